@@ -1,0 +1,47 @@
+export type Verdict = 'built' | 'skipped' | 'failed' | 'error';
+
+/** Architectures by the kernel's name (`uname -m`) and the Debian name. */
+export type Arch = 'x86_64';
+export const DEB_ARCH: Record<Arch, string> = { x86_64: 'amd64' };
+
+/** Where one DKMS module's source comes from. Local paths are absolute. */
+export type ModuleSource =
+  | { kind: 'repo'; text: string; name: string; version?: string }
+  | { kind: 'deb'; text: string; path: string }
+  | { kind: 'rpm'; text: string; path: string }
+  | { kind: 'folder'; text: string; path: string }
+  | { kind: 'tarball'; text: string; path: string };
+
+/** One target: an exact kernel of one distro. `distro` is a catalogue id such as `debian-12`. */
+export interface KernelTarget {
+  release: string;
+  distro: string;
+  arch: Arch;
+  /** The distro's version of the image package, as the index or the file says; absent when only files were given. */
+  packageVersion?: string;
+  /** Suite to install from (`bookworm-backports`), for apt's `-t`. */
+  suite?: string;
+  /** An extra apt source line's URL parts when the kernel only exists in the archive of old packages. */
+  archive?: { uri: string; suite: string };
+}
+
+/** One row of the result; `--json` prints these. */
+export interface CellResult {
+  module: string;
+  version: string | null;
+  kernel: string;
+  distro: string;
+  arch: Arch;
+  verdict: Verdict;
+  reason: string | null;
+  /** Absolute path of the package in --out-dir, null unless built. */
+  package: string | null;
+  /** Absolute path of make.log beside the packages, null when no build ran. */
+  log: string | null;
+  /** Wall seconds per phase; `build` is the guest's own `dkms build`. */
+  phases: Record<string, number>;
+  /** Kept run to log in to, null unless the VM was kept. */
+  kept: string | null;
+  /** Set for verdict error and failed: decides the exit code. */
+  fault: 'module' | 'usage' | 'not-found' | 'host' | 'transient' | 'interrupted' | null;
+}

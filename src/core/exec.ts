@@ -1,0 +1,63 @@
+import { execa, type Options } from 'execa';
+import { Dkms2binError } from './errors.js';
+
+/** Debian package that brings a host tool, for the error's remedy. */
+const PACKAGE_OF: Record<string, string> = {
+  'qemu-system-x86_64': 'qemu-system-x86',
+  'qemu-img': 'qemu-utils',
+  mmdebstrap: 'mmdebstrap',
+  xorriso: 'xorriso',
+  'mkfs.ext4': 'e2fsprogs',
+  'mke2fs': 'e2fsprogs',
+  'mkfs.vfat': 'dosfstools',
+  mformat: 'mtools',
+  mcopy: 'mtools',
+  mmd: 'mtools',
+  fakeroot: 'fakeroot',
+  ssh: 'openssh-client',
+  'ssh-keygen': 'openssh-client',
+  sfdisk: 'fdisk',
+  xz: 'xz-utils',
+  zstd: 'zstd',
+  flock: 'util-linux',
+  setpriv: 'util-linux',
+};
+
+export interface ExecResult {
+  stdout: string;
+  stderr: string;
+}
+
+/**
+ * Runs a host command to its end: the one door to child processes that end by themselves.
+ * Throws fault `host` when the tool is missing or exits non-zero, quoting its last lines.
+ */
+export async function run(
+  file: string,
+  args: readonly string[],
+  options: Pick<Options, 'cwd' | 'env' | 'input' | 'cancelSignal' | 'timeout'> = {},
+): Promise<ExecResult> {
+  const result = await execa(file, [...args], {
+    ...options,
+    reject: false,
+    stdin: options.input === undefined ? 'ignore' : 'pipe',
+    forceKillAfterDelay: 5000,
+  });
+  if (!result.failed) return { stdout: String(result.stdout), stderr: String(result.stderr) };
+  if (result.isCanceled) throw new Dkms2binError('interrupted', 'Interrupted', { cause: result });
+  if (result.code === 'ENOENT') throw missingTool(file);
+  const tail = String(result.stderr || result.stdout || '')
+    .trim()
+    .split('\n')
+    .slice(-8)
+    .join('\n');
+  const how = result.timedOut ? 'ran out of time' : `exited with ${String(result.exitCode ?? result.signal)}`;
+  throw new Dkms2binError('host', `${file} ${args.slice(0, 2).join(' ')} ${how}${tail ? `:\n${tail}` : ''}`);
+}
+
+export function missingTool(file: string): Dkms2binError {
+  const pkg = PACKAGE_OF[file] ?? file;
+  return new Dkms2binError('host', `${file} is not installed on this host`, {
+    hint: `Install it: sudo apt-get install ${pkg}`,
+  });
+}

@@ -1,0 +1,24 @@
+import { homedir, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** Root of the installed package: where `images/` and `cloud-init/` lie, from src/ and from dist/ alike. */
+export const PACKAGE_ROOT = fileURLToPath(new URL('../..', import.meta.url));
+
+/** Images, layers and indexes: can be deleted at any time. DKMS2BIN_CACHE wins over XDG_CACHE_HOME. */
+export function cacheDir(): string {
+  return process.env.DKMS2BIN_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'dkms2bin');
+}
+
+/** Runs, kept ones too. DKMS2BIN_STATE wins over XDG_STATE_HOME. */
+export function runsDir(): string {
+  const state =
+    process.env.DKMS2BIN_STATE ??
+    join(process.env.XDG_STATE_HOME ?? join(homedir(), '.local', 'state'), 'dkms2bin');
+  return join(state, 'runs');
+}
+
+/** Parent of socket folders: short, because a unix socket path holds 108 bytes. */
+export function socketParent(): string {
+  return process.env.XDG_RUNTIME_DIR ?? tmpdir();
+}
