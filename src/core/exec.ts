@@ -8,7 +8,7 @@ const PACKAGE_OF: Record<string, string> = {
   mmdebstrap: 'mmdebstrap',
   xorriso: 'xorriso',
   'mkfs.ext4': 'e2fsprogs',
-  'mke2fs': 'e2fsprogs',
+  mke2fs: 'e2fsprogs',
   'mkfs.vfat': 'dosfstools',
   mformat: 'mtools',
   mcopy: 'mtools',

@@ -7,7 +7,9 @@ export const PACKAGE_ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
 /** Images, layers and indexes: can be deleted at any time. DKMS2BIN_CACHE wins over XDG_CACHE_HOME. */
 export function cacheDir(): string {
-  return process.env.DKMS2BIN_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'dkms2bin');
+  return (
+    process.env.DKMS2BIN_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'dkms2bin')
+  );
 }
 
 /** Runs, kept ones too. DKMS2BIN_STATE wins over XDG_STATE_HOME. */

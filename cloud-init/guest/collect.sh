@@ -1,0 +1,99 @@
+#!/bin/bash
+# Hands over what build.sh left in /var/lib/dkms2bin/result, as frames on stdout. Run as root, `bash -s`. No variables.
+#
+# A frame is an ASCII line "DKMS2BIN1 KIND INDEX SIZE\n" and then SIZE raw bytes. KIND is ko, extra, log or meta; INDEX counts from
+# 0 over all frames. meta is JSON and the last but one:
+#   {"modules": [{"name", "version", "verdict", "reason", "dependency": bool, "ko": [{"dest": "x.ko", "blob": INDEX}],
+#                 "log": INDEX|null, "buildDepends": [NAME…]}],
+#    "extras": [{"path": "/etc/modprobe.d/x.conf", "mode": 420, "blob": INDEX}], "sourcePackage", "sourceVersion"}
+# The last line is "DKMS2BIN1 end SHA256 0\n", the digest of all blobs' bytes in order. No end frame: not all arrived.
+#
+# Exit codes: 0 done · 3 nothing was built here · 4 no python3
+set -u
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+[ -f /var/lib/dkms2bin/result/source ] || { echo 'no build result in this guest' >&2; exit 3; }
+command -v python3 >/dev/null || { echo 'no python3 in this guest' >&2; exit 4; }
+# The program is a file of its own: python3 must not read this script's stdin, where bash -s still reads from.
+program=$(mktemp) || exit 4
+trap 'rm -f "$program"' EXIT
+cat >"$program" <<'PYTHON'
+import hashlib
+import json
+import os
+import stat
+import sys
+
+root = "/var/lib/dkms2bin/result"
+out = sys.stdout.buffer
+count = 0
+digest = hashlib.sha256()
+
+
+def lines(path):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def send(kind, data):
+    global count
+    out.write(b"DKMS2BIN1 %s %d %d\n" % (kind.encode(), count, len(data)))
+    out.write(data)
+    digest.update(data)
+    count += 1
+    return count - 1
+
+
+def send_file(kind, path):
+    global count
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        out.write(b"DKMS2BIN1 %s %d %d\n" % (kind.encode(), count, size))
+        left = size
+        while left > 0:
+            data = file.read(min(left, 1 << 20))
+            if not data:
+                sys.exit("%s became shorter" % path)
+            out.write(data)
+            digest.update(data)
+            left -= len(data)
+    count += 1
+    return count - 1
+
+
+source = lines(root + "/source") + ["", ""]
+targets = lines(root + "/targets")
+modules = []
+folder = root + "/modules"
+for entry in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+    here = os.path.join(folder, entry)
+    name, version = (lines(here + "/id") + ["", ""])[:2]
+    verdict, reason = (lines(here + "/verdict") + ["error", ""])[:2] if os.path.exists(here + "/verdict") else ("error", "")
+    ko = []
+    if verdict == "built":
+        for file in sorted(os.listdir(here + "/ko")):
+            ko.append({"dest": file, "blob": send_file("ko", os.path.join(here, "ko", file))})
+    log = send_file("log", here + "/log") if os.path.exists(here + "/log") else None
+    modules.append({"name": name, "version": version, "verdict": verdict, "reason": reason,
+                    "dependency": name + "/" + version not in targets, "ko": ko, "log": log,
+                    "buildDepends": lines(here + "/depends")})
+# The package's own order; what was built only as a dependency comes last.
+modules.sort(key=lambda m: (m["dependency"], targets.index(m["name"] + "/" + m["version"]) if not m["dependency"] else 0))
+
+extras = []
+for path in lines(root + "/extras"):
+    try:
+        info = os.lstat(path)
+        if stat.S_ISREG(info.st_mode):
+            extras.append({"path": path, "mode": stat.S_IMODE(info.st_mode), "blob": send_file("extra", path)})
+    except OSError:
+        pass
+
+send("meta", json.dumps({"modules": modules, "extras": extras, "sourcePackage": source[0], "sourceVersion": source[1]},
+                        ensure_ascii=False).encode("utf-8", "replace"))
+out.write(b"DKMS2BIN1 end %s 0\n" % digest.hexdigest().encode())
+out.flush()
+PYTHON
+python3 "$program" </dev/null

@@ -1,0 +1,203 @@
+#!/bin/bash
+# Installs one exact kernel, its headers and the DKMS toolchain in a Debian guest. Run as root, through `bash -s`.
+#
+# Variables (put in front by the host, quoted):
+#   RELEASE             what `uname -r` shall print, e.g. 6.1.0-56-amd64
+#   SUITE               apt suite to resolve from (apt-get -t) when the defaults do not suffice, may be empty
+#   ARCHIVE_URI         an archive of old packages to add for this kernel only, may be empty
+#   ARCHIVE_SUITE       that archive's suite, e.g. bookworm
+#   ARCHIVE_COMPONENTS  its components, default "main"
+#   KERNEL_PACKAGE_DIR  folder in the guest with .deb files to use instead of the archive, may be empty
+#
+# Result lines: @@dkms2bin KEY VALUE with KEY one of
+#   image-package, image-version, headers-version, gcc-version, dkms-version, vmlinuz, initrd, root-uuid, cmdline,
+#   near (a release that exists, when RELEASE was not found), error (one line, on failure)
+#
+# Exit codes: 0 done · 2 bad variables · 3 kernel or headers not found · 5 network or mirror fault, worth a retry ·
+#   8 no space left · 9 apt or dpkg failed for another reason · 10 the initramfs could not be made
+set -u
+export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+RELEASE=${RELEASE:-} SUITE=${SUITE:-} ARCHIVE_URI=${ARCHIVE_URI:-} ARCHIVE_SUITE=${ARCHIVE_SUITE:-}
+ARCHIVE_COMPONENTS=${ARCHIVE_COMPONENTS:-main} KERNEL_PACKAGE_DIR=${KERNEL_PACKAGE_DIR:-}
+
+say() { local key=$1; shift; printf '@@dkms2bin %s %s\n' "$key" "$(printf '%s' "$*" | tr '\n\t' '  ')"; }
+fail() { local code=$1; shift; say error "$*"; exit "$code"; }
+
+case $RELEASE in '' | *[!A-Za-z0-9.+~_-]*) fail 2 "RELEASE is not a kernel release: '$RELEASE'" ;; esac
+
+work=$(mktemp -d) || fail 8 'no temporary folder'
+list=/etc/apt/sources.list.d/dkms2bin-archive.list
+cleanup() { rm -rf "$work"; rm -f "$list" /etc/dpkg/dpkg.cfg.d/dkms2bin-tmp; }
+trap cleanup EXIT
+aptlog=$work/apt.log
+
+apt_opts=(-y --no-install-recommends -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold
+  -o Dpkg::Use-Pty=0 -o Acquire::Retries=3 -o Acquire::http::Timeout=60 -o DPkg::Lock::Timeout=300
+  -o Acquire::Languages=none -o APT::Get::Assume-Yes=true)
+
+# Prints nothing; sets verdict to ok, missing, network, space or other, by what apt said.
+verdict=ok
+classify() {
+  if grep -qiE 'No space left on device|not have enough free space' "$aptlog"; then verdict=space
+  elif grep -qiE '^E: (Unable to locate package|Version .* was not found|Couldn.t find any package)|has no installation candidate|^E: Unable to correct problems|unmet dependencies' "$aptlog"; then verdict=missing
+  elif grep -qiE '404 +Not Found' "$aptlog"; then verdict=stale
+  elif grep -qiE 'Hash Sum mismatch|File has unexpected size|Failed to fetch|Temporary failure|Could not (resolve|connect)|Connection (failed|timed out|reset|refused)|Mirror sync|50[0-9] +[A-Z]|Unable to connect|Some index files failed' "$aptlog"; then verdict=network
+  else verdict=other; fi
+}
+apt_run() {
+  apt-get "${apt_opts[@]}" "$@" </dev/null 2>&1 | tee "$aptlog" | sed -u '$a\'
+  if [ "${PIPESTATUS[0]}" -eq 0 ] && ! grep -q '^W: Failed to fetch' "$aptlog"; then verdict=ok; return 0; fi
+  classify; return 1
+}
+updated=
+apt_update() {
+  [ -z "$updated" ] || return 0
+  apt_run update
+  case $verdict in ok) updated=1; return 0 ;; esac
+  return 1
+}
+give_up() {
+  local why; why=$(grep -E '^(E|W|Err)[: ]' "$aptlog" | head -n 3 | tr '\n' ' ')
+  case $verdict in
+    space) fail 8 "the guest's disk is full: $why" ;;
+    missing) return 0 ;;
+    network | stale) fail 5 "the mirror did not deliver: $why" ;;
+    *) fail 9 "apt failed: ${why:-$(tail -n 2 "$aptlog" | tr '\n' ' ')}" ;;
+  esac
+}
+# Installs the packages; refreshes the lists once when they are missing or stale. Returns 1 if they do not exist.
+apt_install() {
+  apt_run install "$@" && return 0
+  case $verdict in
+    missing | stale)
+      if [ -z "$updated" ]; then
+        apt_update || { [ "$verdict" = missing ] || give_up; }
+        apt_run install "$@" && return 0
+      fi
+      # Only now: -t would take the toolchain from that suite (backports) as well.
+      if [ -n "$SUITE" ] && [ "$verdict" = missing ]; then apt_run install -t "$SUITE" "$@" && return 0; fi ;;
+  esac
+  give_up
+  return 1
+}
+package_known() { apt-cache show "$1" 2>/dev/null | grep -q "^Package: "; }
+installed_version() { dpkg-query -W -f '${db:Status-Abbrev} ${Version}\n' "$1" 2>/dev/null | sed -n 's/^ii *//p'; }
+
+# --- cheap work only: each of these costs seconds to minutes under emulation ---------------------------------------
+mkdir -p /etc/dpkg/dpkg.cfg.d /etc/dkms /etc/initramfs-tools/conf.d
+printf 'force-unsafe-io\n' >/etc/dpkg/dpkg.cfg.d/dkms2bin-tmp
+echo 'man-db man-db/auto-update boolean false' | debconf-set-selections 2>/dev/null
+rm -f /var/lib/man-db/auto-update
+for hook in /etc/kernel/postinst.d/zz-update-grub /etc/kernel/postrm.d/zz-update-grub /etc/kernel/postinst.d/apt-auto-removal \
+  /etc/kernel/postinst.d/unattended-upgrades; do
+  if [ -f "$hook" ]; then chmod -x "$hook"; fi
+done
+
+# --- dkms must not build by itself, nor sign with a key of its own (two builds would differ) --------------------------
+: >/etc/dkms/no-autoinstall
+mkdir -p /etc/dkms/framework.conf.d
+printf '# dkms2bin: modules are signed outside the guest.\nsign_file="/nonexistent"\n' >/etc/dkms/framework.conf.d/dkms2bin.conf
+
+toolchain=()
+for package in dkms gcc make; do
+  [ -n "$(installed_version "$package")" ] || toolchain+=("$package")
+done
+
+# --- which packages --------------------------------------------------------------------------------------------------
+image='' headers=linux-headers-$RELEASE
+wanted=()
+if [ -n "$KERNEL_PACKAGE_DIR" ]; then
+  [ -d "$KERNEL_PACKAGE_DIR" ] || fail 2 "KERNEL_PACKAGE_DIR is not a folder: $KERNEL_PACKAGE_DIR"
+  for file in "$KERNEL_PACKAGE_DIR"/*.deb; do
+    [ -f "$file" ] || continue
+    package=$(dpkg-deb -f "$file" Package) || fail 3 "not a Debian package: $file"
+    case $package in
+      linux-image-"$RELEASE" | linux-image-"$RELEASE"-unsigned | linux-image-unsigned-"$RELEASE") image=$package ;;
+      *-dbg | *-dbgsym | linux-libc-dev) continue ;;
+    esac
+    wanted+=("$(readlink -f "$file")")
+  done
+  [ -n "$image" ] || package_known "linux-image-$RELEASE" || fail 3 "no linux-image-$RELEASE among the kernel package files"
+  [ -n "$image" ] || { image=linux-image-$RELEASE; wanted+=("$image"); }
+  printf '%s\n' "${wanted[@]}" | grep -q "/${headers}[_=]" || wanted+=("$headers")
+else
+  if [ -n "$(installed_version "linux-image-$RELEASE")" ]; then image=linux-image-$RELEASE
+  elif [ -n "$(installed_version "linux-image-$RELEASE-unsigned")" ]; then image=linux-image-$RELEASE-unsigned
+  fi
+  if [ -n "$ARCHIVE_URI" ] && { [ -z "$image" ] || [ -z "$(installed_version "$headers")" ]; }; then
+    keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    signed=
+    [ ! -f "$keyring" ] || signed=" signed-by=$keyring"
+    printf 'deb [check-valid-until=no%s] %s %s %s\n' "$signed" "$ARCHIVE_URI" "$ARCHIVE_SUITE" "$ARCHIVE_COMPONENTS" >"$list"
+    if ! package_known "linux-image-$RELEASE" || ! package_known "$headers"; then
+      apt_update || { [ "$verdict" = missing ] || give_up; }
+    fi
+  fi
+  pick_image() {
+    [ -n "$image" ] && return 0
+    if package_known "linux-image-$RELEASE"; then image=linux-image-$RELEASE
+    elif package_known "linux-image-$RELEASE-unsigned"; then image=linux-image-$RELEASE-unsigned
+    else return 1; fi
+  }
+  if ! pick_image || ! package_known "$headers"; then
+    apt_update || { [ "$verdict" = missing ] || give_up; }
+    pick_image
+  fi
+  if [ -z "$image" ] || ! package_known "$headers"; then
+    # The neighbours of the same flavour, in version order.
+    { echo "$RELEASE"; apt-cache pkgnames linux-image- | sed -nE 's/^linux-image-([0-9]+\.[0-9]+\.[0-9].*)$/\1/p' | grep -vE -- '-(dbg|unsigned|template)$'; } |
+      grep -- "[0-9]-${RELEASE##*[0-9]-}\$" | sort -uV | grep -xF -B 5 -A 5 -- "$RELEASE" | grep -vxF -- "$RELEASE" |
+      while read -r near; do say near "$near"; done
+    if [ -n "$image" ]; then fail 3 "$image exists but $headers does not"; fi
+    fail 3 "no linux-image-$RELEASE in the guest's package sources"
+  fi
+  wanted=("$image" "$headers")
+fi
+
+# MODULES=dep looks at the disk we run from: a small initramfs, a third of the time of MODULES=most under emulation.
+# A chroot or a foreign root has no device behind / that it could look at: then leave the distro's choice.
+if [ -b "$(findmnt -no SOURCE / 2>/dev/null)" ]; then
+  cat >/etc/initramfs-tools/conf.d/dkms2bin <<'CONF'
+MODULES=dep
+COMPRESS=gzip
+COMPRESSLEVEL=1
+CONF
+  # The next boot may bring other virtio devices than this one (direct kernel boot, another disk bus).
+  mkdir -p /etc/initramfs-tools
+  touch /etc/initramfs-tools/modules
+  for module in virtio_pci virtio_blk virtio_scsi virtio_net virtio_console virtio_rng virtio_mmio sd_mod ext4; do
+    grep -qx "$module" /etc/initramfs-tools/modules || echo "$module" >>/etc/initramfs-tools/modules
+  done
+fi
+
+echo "installing ${wanted[*]} ${toolchain[*]-}"
+apt_install "${wanted[@]}" ${toolchain[@]+"${toolchain[@]}"} || fail 3 "not installable: $(grep -E '^(E:| .*(Depends|Conflicts|but ))' "$aptlog" | head -n 4 | tr '\n' ' ')"
+
+# dkms before 3.0 has no framework.conf.d, and before 3.0.4 no sign_file: there it signs only with keys an admin made.
+if [ -f /etc/dkms/framework.conf ] && ! grep -qs 'framework.conf.d' "$(command -v dkms)"; then
+  grep -q '^sign_file=' /etc/dkms/framework.conf || printf '\n# dkms2bin\nsign_file="/nonexistent"\n' >>/etc/dkms/framework.conf
+fi
+
+vmlinuz=/boot/vmlinuz-$RELEASE initrd=/boot/initrd.img-$RELEASE
+[ -f "$vmlinuz" ] || fail 3 "$image brought no $vmlinuz"
+[ -e "/lib/modules/$RELEASE/build/Makefile" ] || fail 3 "$headers brought no /lib/modules/$RELEASE/build"
+if [ ! -s "$initrd" ]; then
+  if ! command -v update-initramfs >/dev/null; then
+    apt_install initramfs-tools || fail 10 'no initramfs-tools in the package sources'
+  fi
+  [ -s "$initrd" ] || update-initramfs -c -k "$RELEASE" 2>&1 | sed -u '$a\'
+  [ -s "$initrd" ] || fail 10 "update-initramfs failed for $RELEASE"
+fi
+[ -s "$initrd" ] || fail 10 "no $initrd"
+[ -e "/lib/modules/$RELEASE/modules.dep" ] || depmod "$RELEASE"
+
+say image-package "$image"
+say image-version "$(installed_version "$image")"
+say headers-version "$(installed_version "$headers")"
+say gcc-version "$( (readlink -f "$(command -v gcc)"; gcc -dumpfullversion) 2>/dev/null | tr '\n' ' ' | sed 's/ *$//')"
+say dkms-version "$(installed_version dkms)"
+say vmlinuz "$vmlinuz"
+say initrd "$initrd"
+say root-uuid "$(findmnt -no UUID / 2>/dev/null)"
+say cmdline "$(sed 's/BOOT_IMAGE=[^ ]* *//' /proc/cmdline 2>/dev/null)"
+sync

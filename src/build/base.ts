@@ -1,0 +1,149 @@
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { basename, join, resolve } from 'node:path';
+import type { Arch } from '../core/cell.js';
+import type { Emit } from '../core/events.js';
+import { Dkms2binError } from '../core/errors.js';
+import { PACKAGE_ROOT } from '../core/paths.js';
+import { bootstrapImage } from '../image/bootstrap.js';
+import { cached, hashOf, isCached, type Entry } from '../image/cache.js';
+import type { CatalogueRow } from '../image/catalogue.js';
+import { fetchOfficial, officialInCache, requireStandalone } from '../image/verify.js';
+import { digestOf, type BaseImage } from './kernel-layer.js';
+
+export interface BaseContext {
+  /** `auto`, `official`, `bootstrap` or a path. */
+  image: string;
+  arch: Arch;
+  mirror?: string;
+  proxy?: string;
+  offline: boolean;
+  cwd: string;
+  emit: Emit;
+  signal: AbortSignal;
+}
+
+/** Virtual size of a bootstrapped disk; the file is sparse. */
+const DISK_GIB = 12;
+
+/**
+ * The base image of a distro. `auto` takes what the cache holds, the official image first; else it downloads the
+ * official one and, when that fails, bootstraps, saying so.
+ */
+export async function baseImage(
+  row: CatalogueRow,
+  context: BaseContext,
+): Promise<BaseImage & { entry?: Entry }> {
+  switch (context.image) {
+    case 'official':
+      return official(row, context);
+    case 'bootstrap':
+      return bootstrapped(row, context);
+    case 'auto':
+      break;
+    default:
+      return given(context.image, row, context);
+  }
+  if (await officialInCache(row, context.arch)) return official(row, context);
+  if (context.offline || (await isCached('images', await bootstrapHash(row, context)))) {
+    return bootstrapped(row, context);
+  }
+  try {
+    return await official(row, context);
+  } catch (error) {
+    if (!(error instanceof Dkms2binError) || error.fault === 'interrupted') throw error;
+    context.emit({
+      type: 'note',
+      level: 'warn',
+      message: `The official ${row.id} image is not to be had (${error.message}); bootstrapping one from packages`,
+    });
+    return bootstrapped(row, context);
+  }
+}
+
+async function official(row: CatalogueRow, context: BaseContext): Promise<BaseImage> {
+  const { emit, signal, proxy } = context;
+  const path = await fetchOfficial(row, context.arch, {
+    emit,
+    signal,
+    ...(proxy ? { proxy } : {}),
+  });
+  // Official images are stored under their digest.
+  return { disk: path, hash: basename(path), firmware: row.arch[context.arch].firmware, source: 'official' };
+}
+
+async function given(image: string, row: CatalogueRow, context: BaseContext): Promise<BaseImage> {
+  const disk = resolve(context.cwd, image);
+  const found = await stat(disk).catch(() => null);
+  if (!found?.isFile()) {
+    throw new Dkms2binError('usage', `--image ${image}: no such file`, {
+      hint: 'Give auto, official, bootstrap or the path of a qcow2 cloud image.',
+    });
+  }
+  await requireStandalone(disk);
+  return { disk, hash: await digestOf(disk), firmware: row.arch[context.arch].firmware, source: disk };
+}
+
+async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<string> {
+  const dir = join(PACKAGE_ROOT, 'cloud-init', 'bootstrap');
+  const texts: string[] = [];
+  for (const each of (await readdir(dir, { recursive: true, withFileTypes: true })).sort((a, b) =>
+    join(a.parentPath, a.name) < join(b.parentPath, b.name) ? -1 : 1,
+  )) {
+    if (each.isFile()) texts.push(each.name, await readFile(join(each.parentPath, each.name), 'utf8'));
+  }
+  return hashOf([
+    'bootstrap-1',
+    row.codename,
+    row.suites,
+    row.bootstrap,
+    context.arch,
+    context.mirror ?? null,
+    DISK_GIB,
+    texts,
+  ]);
+}
+
+async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<BaseImage & { entry: Entry }> {
+  const { bootstrap } = row;
+  if (!bootstrap) throw new Dkms2binError('usage', `An image of ${row.id} cannot be bootstrapped`);
+  const hash = await bootstrapHash(row, context);
+  const { firmware } = row.arch[context.arch];
+  const entry = await cached(
+    'images',
+    hash,
+    async (dir) => {
+      if (context.offline) {
+        throw new Dkms2binError(
+          'not-found',
+          `No image of ${row.id} is in the cache and --offline forbids making one`,
+          {
+            hint: 'Run once without --offline.',
+          },
+        );
+      }
+      const { packages } = await bootstrapImage({
+        suite: row.codename,
+        arch: context.arch,
+        firmware,
+        includes: bootstrap.includes,
+        extraSuites: row.suites.map((s) => s.name).filter((name) => name !== row.codename),
+        diskGiB: DISK_GIB,
+        out: join(dir, 'disk.qcow2'),
+        workDir: dir,
+        emit: context.emit,
+        signal: context.signal,
+        ...(context.mirror ? { mirror: context.mirror } : {}),
+        ...(context.proxy ? { proxy: context.proxy } : {}),
+      });
+      return { name: `${row.id} bootstrapped`, packages: hashOf(packages) };
+    },
+    context.signal,
+  );
+  return {
+    disk: join(entry.dir, 'disk.qcow2'),
+    hash: `${hash}-${String(entry.meta.created)}`,
+    firmware,
+    source: 'bootstrap',
+    entry,
+  };
+}

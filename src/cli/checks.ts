@@ -1,0 +1,275 @@
+import { access, constants, readFile, stat, statfs } from 'node:fs/promises';
+import { delimiter, dirname, join } from 'node:path';
+import { messageOf } from '../core/errors.js';
+import { cacheDir, runsDir, socketParent } from '../core/paths.js';
+import { formatBytes } from '../core/units.js';
+import type { CliContext } from './context.js';
+
+export interface Check {
+  name: string;
+  /** `missing` makes the exit code 4; `warn` is worth knowing. */
+  status: 'ok' | 'warn' | 'missing';
+  detail: string;
+  remedy: string | null;
+}
+
+interface Tool {
+  file: string;
+  package: string;
+  use: string;
+  /** What its absence means, when work goes on without it. */
+  optional?: string;
+}
+
+const TOOLS: readonly Tool[] = [
+  { file: 'qemu-system-x86_64', package: 'qemu-system-x86', use: 'runs the VMs' },
+  { file: 'qemu-img', package: 'qemu-utils', use: 'makes disks and layers' },
+  { file: 'ssh', package: 'openssh-client', use: 'talks to the VMs' },
+  { file: 'ssh-keygen', package: 'openssh-client', use: "makes a run's keys" },
+  { file: 'flock', package: 'util-linux', use: 'guards the cache' },
+  { file: 'setpriv', package: 'util-linux', use: 'ends a VM when dkms2bin dies' },
+  { file: 'xorriso', package: 'xorriso', use: 'writes the cloud-init seed' },
+  { file: 'tar', package: 'tar', use: 'reads module sources' },
+  { file: 'xz', package: 'xz-utils', use: 'reads package indexes' },
+  {
+    file: 'gpgv',
+    package: 'gpgv',
+    use: 'checks signatures of package indexes',
+    optional: 'they are not checked without it',
+  },
+  ...(
+    [
+      ['mmdebstrap', 'mmdebstrap'],
+      ['newuidmap', 'uidmap'],
+      ['fakeroot', 'fakeroot'],
+      ['fakechroot', 'fakechroot'],
+      ['sfdisk', 'fdisk'],
+      ['mke2fs', 'e2fsprogs'],
+      ['mcopy', 'mtools'],
+    ] as const
+  ).map(([file, name]) => ({
+    file,
+    package: name,
+    use: 'makes images',
+    optional: 'only for --image bootstrap',
+  })),
+];
+
+/** Below the first figure a build cannot work, below the second it may run out. */
+const SPACE = { least: 2 * 1024 ** 3, comfortable: 8 * 1024 ** 3 };
+
+const FILES = [
+  {
+    name: 'UEFI firmware',
+    // The places of vm/vm.ts.
+    paths: [
+      '/usr/share/OVMF/OVMF_CODE_4M.fd',
+      '/usr/share/OVMF/OVMF_CODE.fd',
+      '/usr/share/edk2/ovmf/OVMF_CODE.fd',
+    ],
+    package: 'ovmf',
+    use: 'only for images that boot by UEFI',
+  },
+  {
+    name: 'Debian keyring',
+    paths: ['/usr/share/keyrings/debian-archive-keyring.gpg'],
+    package: 'debian-archive-keyring',
+    use: 'package indexes are not checked without it; needed for --image bootstrap',
+  },
+] as const;
+
+async function fileChecks(): Promise<Check[]> {
+  return Promise.all(
+    FILES.map(async ({ name, paths, package: pkg, use }): Promise<Check> => {
+      for (const path of paths) {
+        const readable = await access(path, constants.R_OK).then(
+          () => true,
+          () => false,
+        );
+        if (readable) return { name, status: 'ok', detail: path, remedy: null };
+      }
+      return { name, status: 'warn', detail: `not found (${use})`, remedy: `sudo apt-get install ${pkg}` };
+    }),
+  );
+}
+
+export async function which(file: string, path: string): Promise<string | null> {
+  for (const folder of path.split(delimiter).filter((f) => f !== '')) {
+    const candidate = join(folder, file);
+    try {
+      await access(candidate, constants.X_OK);
+      if ((await stat(candidate)).isFile()) return candidate;
+    } catch {
+      // Not in this folder.
+    }
+  }
+  return null;
+}
+
+export async function toolChecks(path: string): Promise<Check[]> {
+  return Promise.all(
+    TOOLS.map(async (tool): Promise<Check> => {
+      const found = await which(tool.file, path);
+      if (found) return { name: tool.file, status: 'ok', detail: found, remedy: null };
+      const detail = `not found (${tool.use}${tool.optional === undefined ? '' : `; ${tool.optional}`})`;
+      const remedy = `sudo apt-get install ${tool.package}`;
+      return { name: tool.file, status: tool.optional === undefined ? 'missing' : 'warn', detail, remedy };
+    }),
+  );
+}
+
+async function qemuCheck(path: string): Promise<Check[]> {
+  const qemu = await which('qemu-system-x86_64', path);
+  if (!qemu) return [];
+  const { run } = await import('../core/exec.js');
+  try {
+    const { stdout } = await run(qemu, ['--version'], { timeout: 10_000 });
+    const version = /version (\d+)\.(\d+)[\w.]*/.exec(stdout);
+    if (!version || Number(version[1]) < 7)
+      return [
+        {
+          name: 'QEMU version',
+          status: 'warn',
+          detail: stdout.split('\n')[0] ?? '',
+          remedy: 'QEMU 7.2 or newer is tested',
+        },
+      ];
+    return [
+      { name: 'QEMU version', status: 'ok', detail: version[0].slice('version '.length), remedy: null },
+    ];
+  } catch (error) {
+    return [
+      {
+        name: 'QEMU version',
+        status: 'missing',
+        detail: messageOf(error),
+        remedy: 'sudo apt-get install --reinstall qemu-system-x86',
+      },
+    ];
+  }
+}
+
+async function acceleratorChecks(context: CliContext): Promise<Check[]> {
+  try {
+    const report = await context.engine.probeAccelerators({ emit: () => undefined, signal: context.signal });
+    const rows: Check[] = report.candidates.map((c) => ({
+      name: c.name.toUpperCase(),
+      status: c.usable ? 'ok' : 'warn',
+      detail: c.figure,
+      remedy: null,
+    }));
+    rows.push({
+      name: 'accelerator',
+      status: report.chosen === null ? 'missing' : 'ok',
+      detail: report.chosen === null ? report.reason : `${report.chosen}: ${report.reason}`,
+      remedy: null,
+    });
+    return rows;
+  } catch (error) {
+    if (context.signal.aborted) throw error;
+    return [{ name: 'accelerator', status: 'missing', detail: messageOf(error), remedy: null }];
+  }
+}
+
+/** The folder itself, or the nearest one above it that exists. */
+async function existing(folder: string): Promise<string> {
+  let at = folder;
+  for (;;) {
+    try {
+      await stat(at);
+      return at;
+    } catch {
+      if (dirname(at) === at) return at;
+      at = dirname(at);
+    }
+  }
+}
+
+async function folderCheck(name: string, folder: string, needsSpace: boolean): Promise<Check> {
+  const base = await existing(folder);
+  try {
+    await access(base, constants.W_OK | constants.X_OK);
+  } catch {
+    return {
+      name,
+      status: 'missing',
+      detail: `${folder}: cannot write to ${base}`,
+      remedy: `Make ${base} writable, or choose another folder (${remedyVariable(name)})`,
+    };
+  }
+  if (!needsSpace) return { name, status: 'ok', detail: folder, remedy: null };
+  const fs = await statfs(base);
+  const free = fs.bavail * fs.bsize;
+  const detail = `${folder} (${formatBytes(free)} free)`;
+  const remedy = `Free some space, or choose another folder (${remedyVariable(name)})`;
+  if (free < SPACE.least) return { name, status: 'missing', detail, remedy };
+  if (free < SPACE.comfortable) return { name, status: 'warn', detail, remedy };
+  return { name, status: 'ok', detail, remedy: null };
+}
+
+const remedyVariable = (name: string): string =>
+  ({ cache: 'DKMS2BIN_CACHE', state: 'DKMS2BIN_STATE' })[name] ?? 'XDG_RUNTIME_DIR or TMPDIR';
+
+async function userNamespaceCheck(path: string): Promise<Check> {
+  const name = 'user namespaces';
+  const remedy =
+    'Only needed for --image bootstrap as an ordinary user: sudo sysctl kernel.unprivileged_userns_clone=1';
+  const unshare = await which('unshare', path);
+  if (!unshare)
+    return {
+      name,
+      status: 'warn',
+      detail: 'cannot tell: unshare is not installed',
+      remedy: 'sudo apt-get install util-linux',
+    };
+  const { run } = await import('../core/exec.js');
+  try {
+    await run(unshare, ['--user', '--map-root-user', 'true'], { timeout: 10_000 });
+  } catch {
+    const restricted = await readFile('/proc/sys/kernel/apparmor_restrict_unprivileged_userns', 'utf8').catch(
+      () => '0',
+    );
+    return {
+      name,
+      status: 'warn',
+      detail: 'not allowed here',
+      remedy:
+        restricted.trim() === '1'
+          ? 'Only needed for --image bootstrap as an ordinary user: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0'
+          : remedy,
+    };
+  }
+  // mmdebstrap's unshare mode maps a range of ids, which an ordinary user takes from /etc/subuid.
+  if (process.getuid?.() !== 0) {
+    const user = process.env.USER ?? '';
+    const subuid = await readFile('/etc/subuid', 'utf8').catch(() => '');
+    const mine = subuid
+      .split('\n')
+      .some((l) => l.startsWith(`${user}:`) || l.startsWith(`${process.getuid?.()}:`));
+    if (!mine)
+      return {
+        name,
+        status: 'warn',
+        detail: `allowed, but ${user || 'this user'} has no range in /etc/subuid`,
+        remedy: `Only needed for --image bootstrap: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 ${user || 'USER'}`,
+      };
+  }
+  return { name, status: 'ok', detail: 'allowed', remedy: null };
+}
+
+/** Everything that doctor looks at, in the order in which it is shown. */
+export async function collectChecks(context: CliContext): Promise<Check[]> {
+  const path = context.env['PATH'] ?? '';
+  const tools = await toolChecks(path);
+  const haveQemu = tools.every((tool) => tool.name !== 'qemu-system-x86_64' || tool.status === 'ok');
+  return [
+    ...tools,
+    ...(await fileChecks()),
+    ...(await qemuCheck(path)),
+    ...(haveQemu ? await acceleratorChecks(context) : []),
+    await userNamespaceCheck(path),
+    await folderCheck('cache', cacheDir(), true),
+    await folderCheck('state', runsDir(), true),
+    await folderCheck('sockets', socketParent(), false),
+  ];
+}

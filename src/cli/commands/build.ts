@@ -1,0 +1,269 @@
+import type { Command } from 'commander';
+import { Option } from 'commander';
+import { Dkms2binError, EXIT_CODE, messageOf } from '../../core/errors.js';
+import { exitCodeOf } from '../../report/exit.js';
+import { resultDocument, toJson } from '../../report/json.js';
+import { failureText, oneLine, resultLines, summary, table } from '../../report/text.js';
+import type { BuildPlan } from '../../plan/types.js';
+import { createUi, type Level, type Ui } from '../../ui/index.js';
+import { askYes } from '../ask.js';
+import type { CliContext } from '../context.js';
+import { DEFAULTS, mergeOptions, NAME_STYLES, requestOf, type BuildOptions } from '../request.js';
+import type { FailedRun } from '../services.js';
+import * as value from '../values.js';
+
+const option = (
+  flags: string,
+  description: string,
+  parse?: (text: string, before: never) => unknown,
+): Option => {
+  const made = new Option(flags, description);
+  return parse ? made.argParser(parse as (text: string, before: unknown) => unknown) : made;
+};
+
+// Defaults stand in the text and in DEFAULTS, not in commander: a config file comes between option and default.
+const GROUPS: Record<string, Option[]> = {
+  'What to build:': [
+    option(
+      '--dkms <source>',
+      'DKMS module to build: a package name of the distro (acpi-call-dkms, name=version), a .deb or .rpm file, a source folder or tarball with dkms.conf, or a text file that lists these one per line; repeatable (required)',
+      value.repeated('--dkms'),
+    ),
+    option(
+      '--kernel <release>',
+      'kernel to build for, as `uname -r` prints it (6.1.0-56-amd64), a quoted pattern ("6.1.0-*-amd64") or latest; repeatable (default: latest)',
+      value.repeated('--kernel'),
+    ),
+    option(
+      '--distro <id>',
+      'distribution that the kernel belongs to, such as debian-12 (default: found from the kernel release)',
+      value.text('--distro'),
+    ),
+    option(
+      '--arch <arch>',
+      `architecture of the kernel; only x86_64 so far (default: ${DEFAULTS.arch})`,
+      value.oneOf('--arch', { x86_64: 'x86_64', amd64: 'x86_64' }),
+    ),
+    option(
+      '--kernel-package <file|url>',
+      'kernel image or headers package to install when no archive has that kernel any more; repeatable (default: none)',
+      value.repeated('--kernel-package'),
+    ),
+  ],
+  'Result:': [
+    option(
+      '--out-dir <dir>',
+      `folder for the packages and build logs, made if missing (default: ${DEFAULTS.outDir})`,
+      value.text('--out-dir'),
+    ),
+    option(
+      '--name-style <style>',
+      `package file names: seed = NAME_VERSION-KERNEL_x86_64.deb, dkms = NAME-modules-KERNEL_VERSION_amd64.deb (default: ${DEFAULTS.nameStyle})`,
+      value.oneOf('--name-style', NAME_STYLES),
+    ),
+    option('--force', 'build again although the package is there already (default: leave it alone)'),
+    option('--no-verify', 'do not install and load the package in a second, clean VM (default: do)'),
+    option('--dry-run', 'print what would be built, and build nothing'),
+  ],
+  'Virtual machine:': [
+    option(
+      '--image <image>',
+      `disk image to start from: official = the distro's cloud image, bootstrap = made here from the distro's packages, auto = official or else bootstrap, or the path of an image file (default: ${DEFAULTS.image})`,
+      value.text('--image'),
+    ),
+    option(
+      '--accel <how>',
+      `processor emulation: kvm = hardware, tcg = software, auto = the faster one as measured (default: ${DEFAULTS.accel})`,
+      value.oneOf('--accel', { auto: 'auto', kvm: 'kvm', tcg: 'tcg' }),
+    ),
+    option('--cpus <n>', 'processors of each VM (default: fitted to this machine)', value.count('--cpus')),
+    option(
+      '--memory <size>',
+      'memory of each VM, such as 512M or 2G (default: fitted to this machine)',
+      value.size('--memory'),
+    ),
+    option(
+      '--jobs <n>',
+      'VMs to run at the same time (default: fitted to this machine)',
+      value.count('--jobs'),
+    ),
+    option(
+      '--timeout <time>',
+      'longest time for one module on one kernel, such as 90s, 45m or 2h (default: 2h)',
+      value.duration('--timeout'),
+    ),
+    option(
+      '--debug',
+      'always keep the VM; on a terminal, offer to log in when a build fails (default: remove it)',
+    ),
+    option('--keep-failed', 'keep the VM of a failed build for `dkms2bin login` (default: remove it)'),
+  ],
+  'Network:': [
+    option('--mirror <url>', "package mirror to use (default: the distro's own)", value.url('--mirror')),
+    option(
+      '--archive <url>',
+      "archive of old packages, for kernels that left the mirror (default: the distro's own, snapshot.debian.org for Debian)",
+      value.url('--archive'),
+    ),
+    option(
+      '--proxy <url>',
+      'HTTP proxy for all downloads, here and in the VM (default: none)',
+      value.url('--proxy'),
+    ),
+    option(
+      '--offline',
+      'download nothing, use only what the cache holds (default: download what is missing)',
+    ),
+  ],
+  'Output:': [
+    option('--json', 'print one JSON document instead of text on standard output'),
+    option('--quiet', 'show no progress, only warnings, errors and the result').conflicts('verbose'),
+    option('--verbose', 'show every line that the build prints, and debug notes'),
+    option(
+      '--config <file>',
+      'YAML file with these options; an option typed here wins over it (default: dkms2bin.yaml in this folder, if there)',
+      value.text('--config'),
+    ),
+  ],
+};
+
+export function addBuild(program: Command, context: CliContext): void {
+  const command = program
+    .command('build', { isDefault: true })
+    .summary('build DKMS modules for exact kernels (the default command)')
+    .description(
+      'Builds each DKMS module for each kernel in a throw-away virtual machine that runs that very kernel, and puts one binary package per module and kernel into the output folder.',
+    )
+    .usage('--dkms <source>... [--kernel <release>...] [options]')
+    // Only to say more than "too many arguments" when a command's name is misspelt.
+    .allowExcessArguments(true);
+  for (const [heading, options] of Object.entries(GROUPS))
+    for (const each of options) command.addOption(each.helpGroup(heading));
+  command.addHelpText(
+    'after',
+    `
+Examples:
+  dkms2bin --dkms acpi-call-dkms --kernel latest --out-dir ./out
+  dkms2bin --dkms ./v4l2loopback-dkms_0.12.7-2_all.deb --kernel 6.1.0-56-amd64 --debug
+`,
+  );
+  command.action(async (options: BuildOptions, self: Command) => {
+    const stray = self.args[0];
+    if (stray !== undefined) throw strayWord(stray, program);
+    await build(options, context);
+  });
+}
+
+function strayWord(word: string, program: Command): Dkms2binError {
+  const close = program.commands.map((c) => c.name()).find((name) => distance(name, word) <= 2);
+  return new Dkms2binError('usage', `"${oneLine(word)}" is not a command`, {
+    hint: close
+      ? `Did you mean "dkms2bin ${close}"?`
+      : `Modules are given with --dkms: dkms2bin --dkms ${oneLine(word)}. Commands: dkms2bin --help`,
+  });
+}
+
+/** Levenshtein. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i += 1) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j += 1)
+      next[j] = Math.min(
+        (row[j] ?? 0) + 1,
+        (next[j - 1] ?? 0) + 1,
+        (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1),
+      );
+    row = next;
+  }
+  return row[b.length] ?? 0;
+}
+
+async function build(typed: BuildOptions, context: CliContext): Promise<void> {
+  const { engine, stdout, stderr, signal } = context;
+  const options = mergeOptions(typed, await engine.loadConfig(typed.config, context.cwd));
+  const request = requestOf(options, context.cwd);
+  if (request.dkms.length === 0)
+    throw new Dkms2binError('usage', 'No module given: --dkms is missing', {
+      hint: 'Example: dkms2bin --dkms acpi-call-dkms --kernel latest   (all options: dkms2bin --help)',
+    });
+
+  const level: Level = options.quiet ? 'quiet' : options.verbose ? 'verbose' : 'normal';
+  const ui = createUi(stderr, { level }, context.env);
+  let outcome;
+  try {
+    const plan = await engine.plan(request, { emit: ui.emit, signal });
+    if (options.dryRun) {
+      ui.close();
+      stdout.write(options.json ? toJson(planDocument(plan)) : planText(plan));
+      return;
+    }
+    const offers = request.debug && !options.json && context.stdin.isTTY === true && stderr.isTTY === true;
+    outcome = await engine.build(plan, {
+      emit: ui.emit,
+      signal,
+      ...(offers ? { onFailure: offerLogin(ui, context) } : {}),
+    });
+  } catch (error) {
+    // A program that reads stdout gets a document however the run ended; a person's text goes to stderr as ever.
+    if (options.json && error instanceof Dkms2binError)
+      stdout.write(
+        toJson(
+          resultDocument({ run: null, accelerator: null, cells: [] }, signal.aborted ? interrupted() : error),
+        ),
+      );
+    throw error;
+  } finally {
+    ui.close();
+  }
+
+  if (options.json) stdout.write(toJson(resultDocument(outcome)));
+  else stdout.write(resultLines(outcome.cells));
+  for (const cell of outcome.cells) stderr.write(failureText(cell));
+  if (level !== 'quiet' && !options.json) stderr.write(`${summary(outcome.cells)}\n`);
+  const code = exitCodeOf(outcome.cells);
+  // Ctrl-C reaches the children too, and a cell may then blame the tool that died.
+  context.exitCode = code !== 0 && signal.aborted ? EXIT_CODE.interrupted : code;
+}
+
+const interrupted = (): Dkms2binError => new Dkms2binError('interrupted', 'Interrupted');
+
+/** Asks one question at a time, however many cells fail at once; the live lines stand still meanwhile. */
+function offerLogin(ui: Ui, context: CliContext): (run: FailedRun) => Promise<void> {
+  let last = Promise.resolve();
+  return (run) => {
+    const mine = last.then(async () => {
+      if (context.signal.aborted) return;
+      ui.pause();
+      try {
+        context.stderr.write(`The build failed; its VM is kept as ${oneLine(run.id)}.\n`);
+        if (await askYes('Log in to the VM now? [Y/n] ', context)) await run.login();
+      } catch (error) {
+        // A login that fails must not turn a failed module into something else.
+        context.stderr.write(`dkms2bin: could not log in: ${oneLine(messageOf(error))}\n`);
+      } finally {
+        ui.resume();
+      }
+    });
+    last = mine;
+    return mine;
+  };
+}
+
+function planDocument(plan: BuildPlan): Record<string, unknown> {
+  return { schemaVersion: 1, plan };
+}
+
+function planText(plan: BuildPlan): string {
+  const head = ['SOURCE', 'KERNEL', 'DISTRO', 'ARCH', 'KERNEL PACKAGE', 'IMAGE'];
+  const rows = plan.cells.map((c) => [
+    c.source,
+    c.kernel,
+    c.distro,
+    c.arch,
+    c.packageVersion ?? '-',
+    c.image,
+  ]);
+  const accelerator = plan.accelerator === undefined ? '' : `accelerator: ${oneLine(plan.accelerator)}\n`;
+  return table([head, ...rows]) + accelerator;
+}

@@ -1,0 +1,31 @@
+import type { Command } from 'commander';
+import { EXIT_CODE } from '../../core/errors.js';
+import { toJson } from '../../report/json.js';
+import { oneLine, table } from '../../report/text.js';
+import type { CliContext } from '../context.js';
+
+export function addDoctor(program: Command, context: CliContext): void {
+  program
+    .command('doctor')
+    .description('Check this machine: tools, QEMU, measured speed of KVM and TCG, free space, folders.')
+    .option('--json', 'print one JSON document instead of a table')
+    .addHelpText('after', '\nExit code: 0 all that is needed is there, 4 something is missing.\n')
+    .action(async (options: { json?: true }) => {
+      const { collectChecks } = await import('../checks.js');
+      const checks = await collectChecks(context);
+      const missing = checks.filter((check) => check.status === 'missing');
+      if (options.json) context.stdout.write(toJson({ schemaVersion: 1, ok: missing.length === 0, checks }));
+      else {
+        const label = { ok: 'ok', warn: 'warning', missing: 'MISSING' };
+        context.stdout.write(
+          table([
+            ['CHECK', 'STATUS', 'DETAIL'],
+            ...checks.map((check) => [check.name, label[check.status], check.detail]),
+          ]),
+        );
+        for (const check of checks)
+          if (check.remedy !== null) context.stderr.write(`${check.name}: ${oneLine(check.remedy)}\n`);
+      }
+      if (missing.length > 0) context.exitCode = EXIT_CODE.host;
+    });
+}

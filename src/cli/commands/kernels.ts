@@ -1,0 +1,35 @@
+import type { Command } from 'commander';
+import { toJson } from '../../report/json.js';
+import { table } from '../../report/text.js';
+import { createUi } from '../../ui/index.js';
+import type { CliContext } from '../context.js';
+import * as value from '../values.js';
+
+export function addKernels(program: Command, context: CliContext): void {
+  program
+    .command('kernels')
+    .description("List the kernels that the distro's archive has now, as --kernel takes them.")
+    .option(
+      '--distro <id>',
+      'only this distribution, such as debian-12 (default: all that are known)',
+      value.text('--distro'),
+    )
+    .option('--json', 'print one JSON document instead of a table')
+    .action(async (options: { distro?: string; json?: true }) => {
+      const ui = createUi(context.stderr, { level: 'normal' }, context.env);
+      let kernels;
+      try {
+        kernels = await context.engine.listKernels(options.distro, { emit: ui.emit, signal: context.signal });
+      } finally {
+        ui.close();
+      }
+      if (options.json) context.stdout.write(toJson({ schemaVersion: 1, kernels }));
+      else
+        context.stdout.write(
+          table([
+            ['KERNEL', 'DISTRO', 'PACKAGE VERSION', 'SUITE'],
+            ...kernels.map((k) => [k.release, k.distro, k.packageVersion, k.suite]),
+          ]),
+        );
+    });
+}

@@ -1,0 +1,128 @@
+import type { Config } from '../plan/config.js';
+import type { BuildRequest } from '../plan/types.js';
+import { duration, size } from './values.js';
+
+/** Values of build's options as commander hands them over; absent unless typed. */
+export interface BuildOptions {
+  dkms?: string[];
+  kernel?: string[];
+  distro?: string;
+  outDir?: string;
+  debug?: true;
+  keepFailed?: true;
+  arch?: BuildRequest['arch'];
+  image?: string;
+  mirror?: string;
+  archive?: string;
+  kernelPackage?: string[];
+  proxy?: string;
+  cpus?: number;
+  memory?: number;
+  jobs?: number;
+  timeout?: number;
+  accel?: BuildRequest['accel'];
+  nameStyle?: BuildRequest['nameStyle'];
+  /** Commander makes this true when --no-verify is absent. */
+  verify?: boolean;
+  force?: true;
+  offline?: true;
+  dryRun?: true;
+  json?: true;
+  quiet?: true;
+  verbose?: true;
+  config?: string;
+}
+
+export const DEFAULTS = {
+  outDir: './out',
+  arch: 'x86_64',
+  image: 'auto',
+  timeoutSeconds: 7200,
+  accel: 'auto',
+  nameStyle: 'seed',
+} as const satisfies Partial<BuildRequest>;
+
+/** `default` is the config file's word for the seed's form. */
+export const NAME_STYLES = { seed: 'seed', default: 'seed', dkms: 'dkms' } as const;
+
+/** The config file's words as options. The loader has checked their form; the parsers here give them units. */
+function optionsOf(config: Config): BuildOptions {
+  const list = (value: string | string[] | undefined): string[] | undefined =>
+    typeof value === 'string' ? [value] : value;
+  const yes = (value: boolean | undefined): true | undefined => (value === true ? true : undefined);
+  const memory = config.memory === undefined ? undefined : size('memory')(String(config.memory));
+  const timeout = config.timeout === undefined ? undefined : duration('timeout')(String(config.timeout));
+  const style = config['name-style'];
+  return defined({
+    dkms: list(config.dkms),
+    kernel: list(config.kernel),
+    distro: config.distro,
+    outDir: config['out-dir'],
+    debug: yes(config.debug),
+    keepFailed: yes(config['keep-failed']),
+    arch: config.arch && 'x86_64',
+    image: config.image,
+    mirror: config.mirror,
+    archive: config.archive,
+    kernelPackage: list(config['kernel-package']),
+    proxy: config.proxy,
+    cpus: config.cpus,
+    memory,
+    jobs: config.jobs,
+    timeout,
+    accel: config.accel,
+    nameStyle: style && NAME_STYLES[style],
+    verify: config.verify,
+    force: yes(config.force),
+    offline: yes(config.offline),
+    dryRun: yes(config['dry-run']),
+    json: yes(config.json),
+    quiet: yes(config.quiet),
+    verbose: yes(config.verbose),
+  });
+}
+
+type Defined<T> = { [K in keyof T]?: Exclude<T[K], undefined> };
+
+const defined = <T extends object>(values: T): Defined<T> =>
+  Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as Defined<T>;
+
+/** An option wins over the config file; a typed list replaces the file's list. */
+export function mergeOptions(options: BuildOptions, config: Config): BuildOptions {
+  // Commander says verify: true when nobody said anything.
+  const { verify, ...typed } = options;
+  const merged = { ...optionsOf(config), ...typed, ...(verify === false ? { verify } : {}) };
+  if (options.quiet) delete merged.verbose;
+  if (options.verbose) delete merged.quiet;
+  return merged;
+}
+
+/** Merged options and the defaults. */
+export function requestOf(options: BuildOptions, cwd: string): BuildRequest {
+  return {
+    dkms: options.dkms ?? [],
+    kernels: options.kernel ?? [],
+    outDir: options.outDir ?? DEFAULTS.outDir,
+    arch: options.arch ?? DEFAULTS.arch,
+    image: options.image ?? DEFAULTS.image,
+    timeoutSeconds: options.timeout ?? DEFAULTS.timeoutSeconds,
+    accel: options.accel ?? DEFAULTS.accel,
+    nameStyle: options.nameStyle ?? DEFAULTS.nameStyle,
+    verify: options.verify ?? true,
+    force: options.force ?? false,
+    debug: options.debug ?? false,
+    keepFailed: options.keepFailed ?? false,
+    offline: options.offline ?? false,
+    kernelPackages: options.kernelPackage ?? [],
+    cwd,
+    ...defined({
+      distro: options.distro,
+      mirror: options.mirror,
+      archive: options.archive,
+      proxy: options.proxy,
+      cpus: options.cpus,
+      memoryMiB: options.memory,
+      jobs: options.jobs,
+    }),
+  };
+}

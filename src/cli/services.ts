@@ -1,0 +1,87 @@
+import type { CellResult } from '../core/cell.js';
+import type { Emit } from '../core/events.js';
+import type { Config } from '../plan/config.js';
+import type { BuildPlan, BuildRequest } from '../plan/types.js';
+
+export interface FailedRun {
+  id: string;
+  login: () => Promise<void>;
+}
+
+export interface BuildContext {
+  emit: Emit;
+  signal: AbortSignal;
+  /** Called while the VM of a failed cell still runs; the cell waits for it. */
+  onFailure?: (run: FailedRun) => Promise<void>;
+}
+
+export interface BuildOutcome {
+  run: string;
+  accelerator: string;
+  cells: CellResult[];
+}
+
+export interface RunInfo {
+  id: string;
+  cell: string;
+  kernel: string;
+  distro: string;
+  /** ISO 8601. */
+  created: string;
+  bytes: number;
+  state: 'running' | 'kept';
+}
+
+export interface ImageInfo {
+  name: string;
+  kind: 'image' | 'layer';
+  bytes: number;
+  created: string;
+  lastUsed: string;
+}
+
+export interface KernelInfo {
+  release: string;
+  distro: string;
+  packageVersion: string;
+  suite: string;
+}
+
+export interface AcceleratorReport {
+  /** The one that `auto` takes; null when none works. */
+  chosen: string | null;
+  reason: string;
+  candidates: { name: string; usable: boolean; figure: string }[];
+}
+
+/** All that commands ask of the layers below; tests put fakes here. */
+export interface Engine {
+  /** Without a path: `dkms2bin.yaml` in `cwd`, empty when there is none. */
+  loadConfig(path: string | undefined, cwd: string): Promise<Config>;
+  plan(request: BuildRequest, context: { emit: Emit; signal: AbortSignal }): Promise<BuildPlan>;
+  build(plan: BuildPlan, context: BuildContext): Promise<BuildOutcome>;
+  listRuns(): Promise<RunInfo[]>;
+  removeRun(id: string): Promise<void>;
+  login(id: string | undefined, options: { serial: boolean; signal: AbortSignal }): Promise<void>;
+  listImages(): Promise<ImageInfo[]>;
+  listKernels(
+    distro: string | undefined,
+    context: { emit: Emit; signal: AbortSignal },
+  ): Promise<KernelInfo[]>;
+  probeAccelerators(context: { emit: Emit; signal: AbortSignal }): Promise<AcceleratorReport>;
+}
+
+// Each method imports its module when it is called: `--help` must not pay for execa, got and zod.
+/** The real engine. */
+export const engine: Engine = {
+  loadConfig: async (explicit, cwd) =>
+    (await (await import('../plan/config.js')).loadConfig({ cwd, explicit })).config,
+  plan: async (request, context) => (await import('../engine/local.js')).plan(request, context),
+  build: async (plan, context) => (await import('../engine/local.js')).build(plan, context),
+  listRuns: async () => (await import('../engine/runs.js')).listRuns(),
+  removeRun: async (id) => (await import('../engine/runs.js')).removeRun(id),
+  login: async (id, options) => (await import('../engine/runs.js')).login(id, options),
+  listImages: async () => (await import('../image/cache.js')).listImages(),
+  listKernels: async (distro, context) => (await import('./kernels-of.js')).kernelsOf(distro, context),
+  probeAccelerators: async (context) => (await import('./accelerators.js')).acceleratorReport(context),
+};

@@ -1,0 +1,33 @@
+import { Dkms2binError, EXIT_CODE } from '../core/errors.js';
+
+interface Process {
+  on(event: string, listener: () => void): unknown;
+  off(event: string, listener: () => void): unknown;
+  exit(code: number): unknown;
+  stderr: { write(text: string): unknown };
+}
+
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
+/**
+ * The first signal aborts, so that VMs and files are cleaned up; the second leaves at once (the next run cleans up).
+ * Returns the way to take the handlers away again.
+ */
+export function onSignals(target: Process, controller: AbortController): () => void {
+  const handlers = SIGNALS.map((name) => {
+    const handler = (): void => {
+      // A closed terminal sends SIGHUP and then often SIGTERM or SIGINT too: SIGHUP never counts as the second.
+      if (controller.signal.aborted) {
+        if (name !== 'SIGHUP') target.exit(EXIT_CODE.interrupted);
+        return;
+      }
+      if (name !== 'SIGHUP') target.stderr.write('\ndkms2bin: stopping… (once more to leave at once)\n');
+      controller.abort(new Dkms2binError('interrupted', 'Interrupted'));
+    };
+    target.on(name, handler);
+    return [name, handler] as const;
+  });
+  return () => {
+    for (const [name, handler] of handlers) target.off(name, handler);
+  };
+}

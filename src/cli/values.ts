@@ -1,0 +1,84 @@
+import { Dkms2binError } from '../core/errors.js';
+import { oneLine } from '../report/text.js';
+
+function wrong(option: string, value: string, what: string, hint: string): Dkms2binError {
+  return new Dkms2binError('usage', `${option}: "${oneLine(value)}" is not ${what}`, { hint });
+}
+
+/** Parsers of option values; each throws fault `usage` naming the option. */
+export const text =
+  (option: string) =>
+  (value: string): string => {
+    if (value.trim() === '') throw wrong(option, value, 'a value', `Give ${option} a value, or leave it out`);
+    return value;
+  };
+
+export const repeated =
+  (option: string) =>
+  (value: string, before: string[] | undefined): string[] => [...(before ?? []), text(option)(value)];
+
+export const url =
+  (option: string) =>
+  (value: string): string => {
+    const parsed = URL.canParse(value) ? new URL(value) : null;
+    if (!parsed || !['http:', 'https:'].includes(parsed.protocol))
+      throw wrong(
+        option,
+        value,
+        'an http:// or https:// URL',
+        `Example: ${option} http://proxy.example:3128`,
+      );
+    return value;
+  };
+
+export const count =
+  (option: string) =>
+  (value: string): number => {
+    const number = Number(value);
+    if (!/^\d+$/.test(value) || number < 1 || number > 1024)
+      throw wrong(option, value, 'a whole number from 1 to 1024', `Example: ${option} 2`);
+    return number;
+  };
+
+/** `512M`, `2G`, `1.5GiB`, `512` (MiB too) → MiB. */
+export const size =
+  (option: string) =>
+  (value: string): number => {
+    const match = /^(\d+(?:\.\d+)?)\s*([MG])?(?:i?B)?$/i.exec(value.trim());
+    const mib = match ? Number(match[1]) * (match[2]?.toUpperCase() === 'G' ? 1024 : 1) : 0;
+    if (!match) throw wrong(option, value, 'a size', `Sizes look like 512M or 2G`);
+    if (mib < 256 || mib > 1024 * 1024)
+      throw wrong(
+        option,
+        value,
+        'between 256M and 1024G',
+        'A VM needs at least 256M; 1G or more is sensible',
+      );
+    return Math.floor(mib);
+  };
+
+/** `90` (seconds), `90s`, `45m`, `2h` → seconds. */
+export const duration =
+  (option: string) =>
+  (value: string): number => {
+    const match = /^(\d+(?:\.\d+)?)\s*(s|m|h)?$/i.exec(value.trim());
+    const unit = { s: 1, m: 60, h: 3600 }[(match?.[2] ?? 's').toLowerCase()] ?? 1;
+    const seconds = match ? Math.round(Number(match[1]) * unit) : 0;
+    if (!match || seconds < 1 || seconds > 7 * 86400)
+      throw wrong(option, value, 'a time of 1 second to 7 days', 'Times look like 90s, 45m or 2h');
+    return seconds;
+  };
+
+export const oneOf =
+  <T extends string>(option: string, choices: Readonly<Record<string, T>>) =>
+  (value: string): T => {
+    const found = Object.hasOwn(choices, value) ? choices[value] : undefined;
+    if (found === undefined)
+      throw wrong(
+        option,
+        value,
+        'one of its values',
+        `Use one of: ${[...new Set(Object.values(choices))].join(', ')}`,
+      );
+    return found;
+  };

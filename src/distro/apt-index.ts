@@ -1,0 +1,327 @@
+import { createHash } from 'node:crypto';
+import { constants } from 'node:fs';
+import { access, mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { gunzipSync } from 'node:zlib';
+import { got, HTTPError, type Got } from 'got';
+import { Dkms2binError, messageOf } from '../core/errors.js';
+import { run } from '../core/exec.js';
+import { compareVersions } from './version.js';
+
+export const DEBIAN_KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
+
+/** One bootable kernel image package of a suite. */
+export interface KernelEntry {
+  release: string;
+  packageVersion: string;
+  suite: string;
+  flavour: string;
+}
+
+/** A package that depends on the current kernel of a flavour: `linux-image-cloud-amd64`. */
+export interface MetaEntry {
+  name: string;
+  /** The kernel release that it points to. */
+  release: string;
+  packageVersion: string;
+  suite: string;
+}
+
+export interface KernelIndex {
+  kernels: KernelEntry[];
+  metas: MetaEntry[];
+  /** What was asked, in order, for an error that has to name every place tried. */
+  places: { suite: string; url: string; present: boolean }[];
+}
+
+export interface IndexOptions {
+  mirror: string;
+  securityMirror?: string | undefined;
+  suites: readonly { name: string; mirror: 'main' | 'security' }[];
+  /** Debian's name of the architecture. */
+  arch: string;
+  cacheDir: string;
+  offline?: boolean | undefined;
+  signal?: AbortSignal | undefined;
+  /**
+   * Keyring for the signature of InRelease. `false` switches the check off. When the keyring or gpgv is missing on this
+   * host the check is skipped with a warning: the index only finds names, the guest's apt verifies what it installs.
+   */
+  keyring?: string | false | undefined;
+  /** Seconds for which a cached index is used unasked; 3600 by default, Infinity for an archive that never changes. */
+  maxAge?: number | undefined;
+  /** Accept a signature by a key that has expired since: only for dated archives. */
+  expiredKeys?: boolean | undefined;
+  warn?: ((message: string) => void) | undefined;
+  /** A got instance that knows the proxy. */
+  client?: Got | undefined;
+}
+
+interface SuiteIndex {
+  fetchedAt: number;
+  present: boolean;
+  kernels: KernelEntry[];
+  metas: MetaEntry[];
+}
+
+const MAX_RELEASE_BYTES = 16 << 20;
+const MAX_PACKAGES_BYTES = 256 << 20;
+
+/** Reads the kernel images of all `suites`; a suite that the mirror lacks counts as empty. */
+export async function listKernels(options: IndexOptions): Promise<KernelIndex> {
+  const indexes = await Promise.all(
+    options.suites.map(async (suite) => {
+      const base =
+        suite.mirror === 'security'
+          ? (options.securityMirror ?? `${options.mirror}-security`)
+          : options.mirror;
+      const url = base.replace(/\/+$/, '');
+      return { suite: suite.name, url, index: await suiteIndex(url, suite.name, options) };
+    }),
+  );
+  return {
+    kernels: indexes.flatMap(({ index }) => index.kernels),
+    metas: indexes.flatMap(({ index }) => index.metas),
+    places: indexes.map(({ suite, url, index }) => ({ suite, url, present: index.present })),
+  };
+}
+
+async function suiteIndex(mirror: string, suite: string, options: IndexOptions): Promise<SuiteIndex> {
+  const key = createHash('sha256')
+    .update(JSON.stringify([1, mirror, suite, options.arch, options.keyring === false]))
+    .digest('hex')
+    .slice(0, 20);
+  const folder = join(options.cacheDir, 'index');
+  const file = join(folder, `${suite.replaceAll('/', '_')}-${key}.json`);
+  const cached = await readCache(file);
+  const age = cached === undefined ? Infinity : Date.now() / 1000 - cached.fetchedAt;
+  // A negative age means that the clock was set back: such a file could otherwise stay valid for years.
+  if (cached !== undefined && (options.offline || (age >= 0 && age < (options.maxAge ?? 3600))))
+    return cached;
+  if (options.offline) {
+    throw new Dkms2binError(
+      'not-found',
+      `--offline, and the index of ${suite} was never read from ${mirror}`,
+      {
+        hint: 'Run once without --offline.',
+      },
+    );
+  }
+  let index: SuiteIndex;
+  try {
+    index = await readSuite(mirror, suite, options);
+  } catch (error) {
+    if (cached === undefined || !(error instanceof Dkms2binError) || error.fault !== 'transient') throw error;
+    options.warn?.(`${error.message}; going on with what it said ${Math.round(age / 60)} minutes ago`);
+    return cached;
+  }
+  await mkdir(folder, { recursive: true });
+  const part = `${file}.${process.pid}.${Math.random().toString(36).slice(2)}.part`;
+  try {
+    await writeFile(part, JSON.stringify(index));
+    await rename(part, file);
+  } finally {
+    await rm(part, { force: true });
+  }
+  return index;
+}
+
+async function readCache(file: string): Promise<SuiteIndex | undefined> {
+  try {
+    const value = JSON.parse(await readFile(file, 'utf8')) as SuiteIndex;
+    return Array.isArray(value.kernels) && Array.isArray(value.metas) ? value : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+async function readSuite(mirror: string, suite: string, options: IndexOptions): Promise<SuiteIndex> {
+  const base = `${mirror}/dists/${suite}`;
+  const fetchedAt = Date.now() / 1000;
+  const signed = await fetchBytes(`${base}/InRelease`, MAX_RELEASE_BYTES, options);
+  if (signed === undefined) return { fetchedAt, present: false, kernels: [], metas: [] };
+  const release = await verifiedRelease(signed, `${base}/InRelease`, options);
+  // Valid-Until is left to the guest's apt: a mirror that lags a day still names its kernels rightly.
+  const wanted = `main/binary-${options.arch}/Packages`;
+  for (const suffix of ['.xz', '.gz', '']) {
+    const sum = checksum(release, `${wanted}${suffix}`);
+    if (sum === undefined || sum.size > MAX_PACKAGES_BYTES) continue;
+    const hashed = `${base}/main/binary-${options.arch}/by-hash/SHA256/${sum.sha256}`;
+    const named = `${base}/${wanted}${suffix}`;
+    const byHash = /^Acquire-By-Hash: yes$/m.test(release);
+    // The name is the fallback: a mirror may lack by-hash, and race with its own update when asked by name.
+    const bytes =
+      (byHash ? await fetchBytes(hashed, sum.size, options) : undefined) ??
+      (await fetchBytes(named, sum.size, options));
+    // Release lists the plain file too, which mirrors do not carry.
+    if (bytes === undefined) continue;
+    const actual = createHash('sha256').update(bytes).digest('hex');
+    if (actual !== sum.sha256) {
+      throw new Dkms2binError('transient', `${named} does not have the checksum that InRelease gives`, {
+        hint: 'The mirror may be in the middle of an update; try again in a few minutes, or use another --mirror.',
+      });
+    }
+    return { fetchedAt, present: true, ...parsePackages(await unpack(bytes, suffix), suite) };
+  }
+  throw new Dkms2binError('not-found', `${base}/InRelease names no usable ${wanted}`);
+}
+
+/** Bytes at `url`, undefined for 404 (and 403, S3's word for it). Throws `transient` or `interrupted`. */
+export async function fetchBytes(
+  url: string,
+  limit: number,
+  options: Pick<IndexOptions, 'signal' | 'client'>,
+): Promise<Buffer | undefined> {
+  try {
+    const request = (options.client ?? got)(url, {
+      responseType: 'buffer',
+      timeout: { connect: 15_000, response: 30_000, socket: 30_000, request: 600_000 },
+      retry: {
+        limit: 2,
+        backoffLimit: 3000,
+        maxRetryAfter: 10_000,
+        // Without ENOTFOUND and ECONNREFUSED: an archive that is shut off from this host answers so at once.
+        errorCodes: ['ETIMEDOUT', 'ECONNRESET', 'EPIPE', 'EAI_AGAIN'],
+      },
+      ...(options.signal === undefined ? {} : { signal: options.signal }),
+    });
+    let tooLarge = false;
+    void request.on('downloadProgress', (progress) => {
+      if (progress.transferred <= limit || tooLarge) return;
+      tooLarge = true;
+      (request as unknown as { cancel(): void }).cancel();
+    });
+    try {
+      return (await request).body;
+    } catch (error) {
+      if (tooLarge)
+        throw new Error(`the answer is larger than the ${limit} bytes expected`, { cause: error });
+      throw error;
+    }
+  } catch (error) {
+    if (options.signal?.aborted) throw new Dkms2binError('interrupted', 'Interrupted', { cause: error });
+    if (error instanceof HTTPError && [403, 404, 410].includes(error.response.statusCode)) return undefined;
+    throw new Dkms2binError('transient', `Could not read ${url}: ${messageOf(error)}`, {
+      hint: 'Check the network and --proxy, or name another --mirror.',
+      cause: error,
+    });
+  }
+}
+
+/** The signed text of an InRelease file, without the armour. */
+async function verifiedRelease(signed: Buffer, url: string, options: IndexOptions): Promise<string> {
+  const plain = (): string => {
+    const text = signed.toString('utf8').replaceAll('\r\n', '\n');
+    const match =
+      /^-----BEGIN PGP SIGNED MESSAGE-----\n(?:[^\n]+\n)*\n([\s\S]*?)\n-----BEGIN PGP SIGNATURE-----/.exec(
+        text,
+      );
+    return (match?.[1] ?? text).replace(/^- /gm, '');
+  };
+  if (options.keyring === false) return plain();
+  const keyring = options.keyring ?? DEBIAN_KEYRING;
+  const missing = (await readable(keyring)) ? ((await onPath('gpgv')) ? undefined : 'gpgv') : keyring;
+  if (missing !== undefined) {
+    options.warn?.(`${url} is used without a check of its signature: ${missing} is missing on this host`);
+    return plain();
+  }
+  const folder = await mkdtemp(join(tmpdir(), 'dkms2bin-gpgv-'));
+  try {
+    const input = join(folder, 'InRelease');
+    const output = join(folder, 'Release');
+    await writeFile(input, signed);
+    // gpgv exits non-zero as soon as one of several signers is unknown, so the status lines decide, as in apt.
+    const { stdout, stderr } = await run(
+      'sh',
+      ['-c', 'gpgv --status-fd 1 --keyring "$1" --output "$2" "$3" || true', 'gpgv', keyring, output, input],
+      { timeout: 60_000, ...(options.signal === undefined ? {} : { cancelSignal: options.signal }) },
+    );
+    const has = (word: string): boolean => new RegExp(`^\\[GNUPG:\\] ${word}\\b`, 'm').test(stdout);
+    const good = has('VALIDSIG') && (has('GOODSIG') || (options.expiredKeys === true && has('EXPKEYSIG')));
+    if (!good || has('BADSIG') || has('REVKEYSIG')) {
+      throw new Dkms2binError(
+        'host',
+        `The signature of ${url} is not good:\n${stderr.trim().split('\n').slice(-6).join('\n')}`,
+        {
+          hint: `It was checked against ${keyring}. Update debian-archive-keyring, or use another --mirror.`,
+        },
+      );
+    }
+    return (await readFile(output, 'utf8')).replaceAll('\r\n', '\n');
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+async function readable(path: string): Promise<boolean> {
+  return access(path, constants.R_OK).then(
+    () => true,
+    () => false,
+  );
+}
+
+async function onPath(tool: string): Promise<boolean> {
+  const folders = (process.env.PATH ?? '').split(':').filter(Boolean);
+  const found = await Promise.all(folders.map((folder) => readable(join(folder, tool))));
+  return found.includes(true);
+}
+
+function checksum(release: string, name: string): { sha256: string; size: number } | undefined {
+  const section = /^SHA256:[ \t]*\n((?:[ \t].*(?:\n|$))*)/m.exec(release)?.[1] ?? '';
+  for (const line of section.split('\n')) {
+    const [sha256, size, path] = line.trim().split(/\s+/);
+    if (path === name && sha256 !== undefined && /^[0-9a-f]{64}$/.test(sha256))
+      return { sha256, size: Number(size) };
+  }
+  return undefined;
+}
+
+async function unpack(bytes: Buffer, suffix: string): Promise<Buffer> {
+  if (suffix === '') return bytes;
+  if (suffix === '.gz') return gunzipSync(bytes, { maxOutputLength: 1 << 30 });
+  const folder = await mkdtemp(join(tmpdir(), 'dkms2bin-index-'));
+  try {
+    // Through a file, because `run` answers with text.
+    await writeFile(join(folder, 'Packages.xz'), bytes);
+    await run('xz', ['-d', '-k', join(folder, 'Packages.xz')], { timeout: 300_000 });
+    return await readFile(join(folder, 'Packages'));
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+const FLAVOUR = /-((?:cloud-|rt-)?[a-z0-9]+)$/;
+
+/** Kernel images and metapackages of a Packages file. Packages files are tens of MB, so only stanzas that matter are read. */
+export function parsePackages(bytes: Buffer, suite: string): Pick<SuiteIndex, 'kernels' | 'metas'> {
+  const kernels = new Map<string, KernelEntry>();
+  const metas = new Map<string, MetaEntry>();
+  const marker = 'Package: linux-image-';
+  for (let at = bytes.indexOf(marker); at >= 0; at = bytes.indexOf(marker, at + 1)) {
+    if (at > 0 && bytes[at - 1] !== 0x0a) continue;
+    const end = bytes.indexOf('\n\n', at);
+    const stanza = bytes.toString('utf8', at, end < 0 ? bytes.length : end);
+    const field = (name: string): string | undefined => new RegExp(`^${name}: *(.*)$`, 'm').exec(stanza)?.[1];
+    const name = field('Package')!;
+    const packageVersion = field('Version');
+    // Unsigned twins of signed images are the same kernel; the signed one is what a machine runs.
+    if (packageVersion === undefined || /-(dbg|unsigned|signed-template)$/.test(name)) continue;
+    const target = /(?:^|, )linux-image-(\d[^ ,|]*)/.exec(field('Depends') ?? '')?.[1];
+    if (target !== undefined) {
+      const known = metas.get(name);
+      if (known === undefined || compareVersions(packageVersion, known.packageVersion) > 0) {
+        metas.set(name, { name, release: target, packageVersion, suite });
+      }
+      continue;
+    }
+    const release = name.slice('linux-image-'.length);
+    const flavour = FLAVOUR.exec(release)?.[1];
+    if (!/^\d/.test(release) || flavour === undefined) continue;
+    const known = kernels.get(release);
+    if (known === undefined || compareVersions(packageVersion, known.packageVersion) > 0) {
+      kernels.set(release, { release, packageVersion, suite, flavour });
+    }
+  }
+  return { kernels: [...kernels.values()], metas: [...metas.values()] };
+}

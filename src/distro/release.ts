@@ -1,0 +1,120 @@
+import { Dkms2binError } from '../core/errors.js';
+import type { DistroRow } from './row.js';
+
+export type ReleaseFamily = 'debian' | 'ubuntu' | 'rhel' | 'fedora' | 'amazon' | 'suse';
+
+export interface ParsedRelease {
+  release: string;
+  family: ReleaseFamily;
+  /** `amd64`, `cloud-amd64`, `rt-amd64`; for other families the part after the version. */
+  flavour: string;
+  /** The distro's major version when the release tells: 12 for `6.1.0-56-amd64`, 9 for `.el9`. */
+  major: number | null;
+}
+
+/** Kernel series of Debian's stable releases, whose releases carry an ABI number and no suffix. */
+const DEBIAN_SERIES: Record<string, number> = { '4.9.0': 9, '4.19.0': 10, '5.10.0': 11, '6.1.0': 12 };
+
+const FAMILY_NAME: Record<ReleaseFamily, string> = {
+  debian: 'Debian',
+  ubuntu: 'Ubuntu',
+  rhel: 'CentOS/RHEL family',
+  fedora: 'Fedora',
+  amazon: 'Amazon Linux',
+  suse: 'SUSE',
+};
+
+const MAX_RELEASE = 64;
+
+/** A kernel release: of a user (fault `usage`), so it must be harmless in paths, package names and apt's words. */
+export function checkRelease(release: string): string {
+  if (release.length > MAX_RELEASE || !/^[0-9][A-Za-z0-9+._~-]*$/.test(release) || release.includes('..')) {
+    throw new Dkms2binError('usage', `Not a kernel release: ${JSON.stringify(release.slice(0, 100))}`, {
+      hint: 'A kernel release is what `uname -r` prints, such as 6.1.0-56-amd64.',
+    });
+  }
+  return release;
+}
+
+/** Reads a kernel release. Throws fault `usage` when it fits no distro's grammar. */
+export function parseRelease(release: string): ParsedRelease {
+  checkRelease(release);
+  const debian =
+    /^(\d+\.\d+(?:\.\d+)?)(?:[-~]rc\d+)?(?:\+(deb(\d+)(?:[.+]\d+)*|bpo(?:\.\d+)?))?(?:-(?:0\.(?:deb|bpo)(\d+)\.)?[\d.]+)?-((?:cloud-|rt-)?amd64)$/.exec(
+      release,
+    );
+  if (debian) {
+    const [, base, suffix, suffixMajor, backportMajor, flavour] = debian;
+    let major: number | null = null;
+    if (suffixMajor !== undefined) major = Number(suffixMajor);
+    else if (backportMajor !== undefined) major = Number(backportMajor);
+    // Only bookworm's backports were called +bpo: earlier ones say 0.debNN, later ones +debNN.
+    else if (suffix !== undefined) major = 12;
+    else major = DEBIAN_SERIES[base!] ?? null;
+    return { release, family: 'debian', flavour: flavour!, major };
+  }
+  const foreign =
+    /-(?:cloud-|rt-)?(arm64|armmp(?:-lpae)?|686(?:-pae)?|ppc64el|powerpc64le|s390x|riscv64|loong64)$/.exec(
+      release,
+    );
+  if (foreign) {
+    throw new Dkms2binError(
+      'usage',
+      `${release} is a kernel for ${foreign[1]!}; only x86_64 (amd64) can be built for`,
+    );
+  }
+  const el = /\.el(\d+)/.exec(release);
+  if (el) return { release, family: 'rhel', flavour: 'default', major: Number(el[1]) };
+  const fedora = /\.fc(\d+)/.exec(release);
+  if (fedora) return { release, family: 'fedora', flavour: 'default', major: Number(fedora[1]) };
+  const amazon = /\.amzn(\d+)/.exec(release);
+  if (amazon) return { release, family: 'amazon', flavour: 'default', major: Number(amazon[1]) };
+  const ubuntu =
+    /^\d+\.\d+\.\d+-\d+-((?:generic|lowlatency|virtual|server|realtime|kvm|aws|azure|gcp|gke|gkeop|oracle|oem|ibm|nvidia|raspi|xilinx|intel|hwe)[a-z0-9.-]*)$/.exec(
+      release,
+    );
+  if (ubuntu) return { release, family: 'ubuntu', flavour: ubuntu[1]!, major: null };
+  if (/^\d+\.\d+\.\d+-[\d.]+-default$/.test(release)) {
+    return { release, family: 'suse', flavour: 'default', major: null };
+  }
+  throw new Dkms2binError('usage', `No known distro names its kernels like this: ${release}`, {
+    hint: 'Give the exact release that `uname -r` prints, such as 6.1.0-56-amd64, or say --distro.',
+  });
+}
+
+/** The number of a Debian row, null for rows that have a name only (forky before its release, sid). */
+function majorOf(row: DistroRow): number | null {
+  const text = /^[a-z]+-(\d+)/.exec(row.id)?.[1];
+  return text === undefined ? null : Number(text);
+}
+
+/**
+ * The catalogue rows whose kernels are named like `release`. More than one means that only the index can tell.
+ * Throws fault `usage` for an unknown grammar, `not-found` when the catalogue has no such distro.
+ */
+export function candidatesFor<R extends DistroRow>(release: string, rows: readonly R[]): R[] {
+  const parsed = parseRelease(release);
+  const family = rows.filter((row) => row.family === parsed.family);
+  let found: R[];
+  if (parsed.major === null) {
+    // Unsuffixed and of no stable series: testing and sid called theirs so before +debNN came.
+    found = parsed.family === 'debian' ? family.filter((row) => majorOf(row) === null) : family;
+  } else {
+    found = family.filter((row) => majorOf(row) === parsed.major);
+    const highest = Math.max(0, ...family.map((row) => majorOf(row) ?? 0));
+    // +deb14 while no debian-14 is in the catalogue: the next release, as testing and unstable carry it.
+    if (found.length === 0 && parsed.family === 'debian' && parsed.major > highest) {
+      found = family.filter((row) => majorOf(row) === null);
+    }
+  }
+  if (found.length > 0) return found;
+  const which =
+    parsed.major === null ? FAMILY_NAME[parsed.family] : `${FAMILY_NAME[parsed.family]} ${parsed.major}`;
+  throw new Dkms2binError(
+    'not-found',
+    `${release} is a kernel of ${which}, which is not in the catalogue yet`,
+    {
+      hint: `Distros in the catalogue: ${rows.map((row) => row.id).join(', ')}. If it is one of these kernels after all, say --distro.`,
+    },
+  );
+}

@@ -1,0 +1,320 @@
+import { randomBytes } from 'node:crypto';
+import { access, constants, mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { availableParallelism, freemem } from 'node:os';
+import { basename, join, resolve } from 'node:path';
+import PQueue from 'p-queue';
+import { baseImage } from '../build/base.js';
+import { buildCell } from '../build/cell.js';
+import { kernelLayer, type BaseImage, type KernelLayer } from '../build/kernel-layer.js';
+import type { Machine } from '../build/machine.js';
+import { listRunDirs } from '../build/run-dir.js';
+import type { CellResult, KernelTarget, ModuleSource } from '../core/cell.js';
+import type { Emit } from '../core/events.js';
+import { Dkms2binError, messageOf } from '../core/errors.js';
+import { cacheDir } from '../core/paths.js';
+import { fetchKernelPackage } from '../distro/kernel-package.js';
+import { releaseOfKernelPackages, resolveKernels } from '../distro/debian.js';
+import { candidatesFor } from '../distro/release.js';
+import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
+import { parseModuleSource } from '../plan/source.js';
+import type { BuildPlan, BuildRequest, PlannedCell } from '../plan/types.js';
+import { chooseAccelerator } from '../vm/accel.js';
+import { loginToRun } from './runs.js';
+
+export interface PlanContext {
+  emit: Emit;
+  signal: AbortSignal;
+}
+
+export interface BuildContext extends PlanContext {
+  onFailure?: (run: { id: string; login: () => Promise<void> }) => Promise<void>;
+}
+
+/** Turns a request into the frozen list of cells. Reads package indexes, starts no VM, writes nothing but caches. */
+export async function plan(request: BuildRequest, context: PlanContext): Promise<BuildPlan> {
+  if (request.dkms.length === 0) {
+    throw new Dkms2binError('usage', 'Nothing to build: --dkms is missing', {
+      hint: 'For example: dkms2bin --dkms acpi-call-dkms --kernel latest --out-dir ./out',
+    });
+  }
+  const sources: ModuleSource[] = [];
+  for (const text of request.dkms) {
+    sources.push(...(await parseModuleSource(text, { cwd: request.cwd, signal: context.signal })));
+  }
+  const rows = await loadCatalogue();
+  const targets = await planTargets(request, rows, context);
+  const cells = targets.flatMap((target) =>
+    sources.map((module): PlannedCell => ({
+      source: module.text,
+      kernel: target.release,
+      distro: target.distro,
+      arch: target.arch,
+      packageVersion: target.packageVersion ?? null,
+      image: request.image,
+      fileStyle: request.nameStyle,
+      module,
+      target,
+    })),
+  );
+  return deepFreeze({ request: { ...request }, cells });
+}
+
+async function planTargets(
+  request: BuildRequest,
+  rows: CatalogueRow[],
+  context: PlanContext,
+): Promise<KernelTarget[]> {
+  if (request.kernelPackages.length > 0) {
+    return releaseOfKernelPackages(request.kernelPackages).map(({ release, packageVersion }) => {
+      if (request.kernels.length > 0 && !request.kernels.includes(release)) {
+        throw new Dkms2binError(
+          'usage',
+          `--kernel-package brings ${release}, --kernel asks for ${request.kernels.join(', ')}`,
+        );
+      }
+      const ids = request.distro
+        ? [findRow(rows, request.distro).id]
+        : candidatesFor(release, rows).map((r) => r.id);
+      if (ids.length !== 1) {
+        throw new Dkms2binError(
+          'usage',
+          `${release} fits ${ids.join(' and ') || 'no distro of the catalogue'}`,
+          {
+            hint: 'Say which with --distro.',
+          },
+        );
+      }
+      return { release, distro: ids[0]!, arch: request.arch, packageVersion };
+    });
+  }
+  return resolveKernels(request.kernels, rows, {
+    cacheDir: cacheDir(),
+    arch: request.arch,
+    offline: request.offline,
+    distro: request.distro,
+    mirror: request.mirror,
+    archiveUrl: request.archive,
+    signal: context.signal,
+    warn: (message) => context.emit({ type: 'note', level: 'warn', message }),
+  });
+}
+
+/** Builds every cell of a plan: image, layers, build, package, proof. Cells never stop each other. */
+export async function build(
+  plan: BuildPlan,
+  context: BuildContext,
+): Promise<{ run: string; accelerator: string; cells: CellResult[] }> {
+  const { request } = plan;
+  const { emit, signal } = context;
+  const outDir = await writableFolder(resolve(request.cwd, request.outDir));
+  // Removes what killed runs left behind.
+  await listRunDirs();
+  const accelerator = await chooseAccelerator(request.accel, { emit, signal });
+  const { jobs, cpus, memoryMiB } = share(request, plan.cells.length);
+  const machine: Machine = {
+    accel: accelerator.name,
+    cpu: accelerator.cpu,
+    cpus,
+    memoryMiB,
+    emit,
+    signal,
+    ...(request.mirror ? { mirror: request.mirror } : {}),
+    ...(request.proxy ? { proxy: request.proxy } : {}),
+  };
+  const rows = await loadCatalogue();
+  const run = `${new Date().toISOString().replace(/[-:]/g, '').slice(0, 15)}-${randomBytes(3).toString('hex')}`;
+  await using shared = new Shared(request, rows, machine);
+  const queue = new PQueue({ concurrency: jobs });
+  const cells = (
+    await Promise.all(
+      plan.cells.map((cell) => queue.add(() => oneCell(cell, request, outDir, machine, shared, context))),
+    )
+  ).flat();
+  if (signal.aborted) throw new Dkms2binError('interrupted', 'Interrupted');
+  return { run, accelerator: accelerator.name, cells };
+}
+
+async function oneCell(
+  cell: PlannedCell,
+  request: BuildRequest,
+  outDir: string,
+  machine: Machine,
+  shared: Shared,
+  context: BuildContext,
+): Promise<CellResult[]> {
+  const label = `${cell.source} × ${cell.kernel}`;
+  const report = (results: CellResult[]): CellResult[] => {
+    for (const r of results) {
+      context.emit({
+        type: 'cell',
+        cell: label,
+        verdict: r.verdict,
+        ...(r.reason === null ? {} : { reason: r.reason }),
+        ...(r.package === null ? {} : { package: r.package }),
+      });
+    }
+    return results;
+  };
+  // A signal of its own: the cell's deadline must not end the others.
+  const started = performance.now();
+  try {
+    context.signal.throwIfAborted();
+    const layer = await shared.layer(cell.target);
+    return report(
+      await buildCell({
+        label,
+        source: cell.module,
+        target: cell.target,
+        layer,
+        machine,
+        outDir,
+        nameStyle: request.nameStyle,
+        verify: request.verify,
+        force: request.force,
+        debug: request.debug,
+        keepFailed: request.keepFailed,
+        timeoutMs: request.timeoutSeconds * 1000,
+        ...(context.onFailure
+          ? {
+              onFailure: (run) =>
+                context.onFailure!({ id: run.record.id, login: () => loginToRun(run.record, run.dir) }),
+            }
+          : {}),
+      }),
+    );
+  } catch (error) {
+    if (context.signal.aborted) return [];
+    if (!(error instanceof Dkms2binError)) throw error;
+    return report([
+      {
+        module: cell.source,
+        version: null,
+        kernel: cell.kernel,
+        distro: cell.distro,
+        arch: cell.arch,
+        verdict: error.fault === 'module' ? 'failed' : 'error',
+        reason: error.hint ? `${messageOf(error)}\n${error.hint}` : messageOf(error),
+        package: null,
+        log: null,
+        phases: { total: (performance.now() - started) / 1000 },
+        kept: (error as { kept?: string }).kept ?? null,
+        fault: error.fault,
+      },
+    ]);
+  }
+}
+
+/** Base images and kernel layers of one invocation: each is made once, and its lock is held until the end. */
+class Shared implements AsyncDisposable {
+  readonly #bases = new Map<string, Promise<BaseImage>>();
+  readonly #layers = new Map<string, Promise<KernelLayer>>();
+  readonly #release: (() => Promise<void>)[] = [];
+  #kernelFiles: Promise<string[]> | undefined;
+
+  constructor(
+    private readonly request: BuildRequest,
+    private readonly rows: CatalogueRow[],
+    private readonly machine: Machine,
+  ) {}
+
+  layer(target: KernelTarget): Promise<KernelLayer> {
+    const key = `${target.distro} ${target.release}`;
+    let layer = this.#layers.get(key);
+    if (!layer) {
+      layer = this.#makeLayer(target);
+      this.#layers.set(key, layer);
+    }
+    return layer;
+  }
+
+  async #makeLayer(target: KernelTarget): Promise<KernelLayer> {
+    let base = this.#bases.get(target.distro);
+    if (!base) {
+      base = this.#makeBase(findRow(this.rows, target.distro));
+      this.#bases.set(target.distro, base);
+    }
+    const layer = await kernelLayer(await base, target, await this.#kernelPackages(), this.machine);
+    this.#release.push(() => layer.entry.use.release());
+    return layer;
+  }
+
+  async #makeBase(row: CatalogueRow): Promise<BaseImage> {
+    const { request, machine } = this;
+    const base = await baseImage(row, {
+      image: request.image,
+      arch: request.arch,
+      offline: request.offline,
+      cwd: request.cwd,
+      emit: machine.emit,
+      signal: machine.signal,
+      ...(request.mirror ? { mirror: request.mirror } : {}),
+      ...(request.proxy ? { proxy: request.proxy } : {}),
+    });
+    const { entry } = base;
+    if (entry) this.#release.push(() => entry.use.release());
+    return base;
+  }
+
+  /** Local paths of the --kernel-package files; URLs are downloaded into a folder that goes at the end. */
+  #kernelPackages(): Promise<string[]> {
+    this.#kernelFiles ??= (async () => {
+      const files: string[] = [];
+      let folder: string | undefined;
+      for (const each of this.request.kernelPackages) {
+        if (!/^https?:/.test(each)) {
+          files.push(resolve(this.request.cwd, each));
+          continue;
+        }
+        if (!folder) {
+          await mkdir(cacheDir(), { recursive: true });
+          folder = await mkdtemp(join(cacheDir(), 'tmp-'));
+          const made = folder;
+          this.#release.push(() => rm(made, { recursive: true, force: true }));
+        }
+        const to = join(folder, basename(decodeURIComponent(new URL(each).pathname)));
+        await fetchKernelPackage(each, to, this.machine);
+        files.push(to);
+      }
+      for (const file of files) {
+        await access(file, constants.R_OK).catch(() => {
+          throw new Dkms2binError('usage', `--kernel-package ${file}: no such file`);
+        });
+      }
+      return files;
+    })();
+    return this.#kernelFiles;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.allSettled([...this.#bases.values(), ...this.#layers.values()]);
+    for (const release of this.#release.reverse()) await release();
+  }
+}
+
+/** One VM gets several CPUs when it is alone; several VMs share the host's, never more VMs than cores. */
+function share(request: BuildRequest, cells: number): { jobs: number; cpus: number; memoryMiB: number } {
+  const cores = availableParallelism();
+  const memoryMiB = request.memoryMiB ?? 2048;
+  const fitting = Math.max(1, Math.floor(freemem() / 2 ** 20 / memoryMiB));
+  const jobs = Math.max(1, request.jobs ?? Math.min(cells, cores, fitting));
+  const cpus = request.cpus ?? Math.max(1, Math.min(4, Math.floor(cores / Math.min(jobs, cells))));
+  return { jobs, cpus, memoryMiB };
+}
+
+async function writableFolder(path: string): Promise<string> {
+  try {
+    await mkdir(path, { recursive: true });
+    await access(path, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    throw new Dkms2binError('usage', `--out-dir ${path} cannot be written: ${messageOf(error)}`, {
+      hint: 'Give a folder that you own.',
+    });
+  }
+  return path;
+}
+
+function deepFreeze<T extends object>(value: T): T {
+  for (const each of Object.values(value))
+    if (typeof each === 'object' && each !== null) deepFreeze(each as object);
+  return Object.freeze(value);
+}

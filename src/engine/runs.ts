@@ -1,0 +1,94 @@
+import { rm } from 'node:fs/promises';
+import { createConnection } from 'node:net';
+import { join } from 'node:path';
+import { bootExisting, type BootSpec } from '../build/machine.js';
+import { listRunDirs, RunDir, type RunRecord, type RunState } from '../build/run-dir.js';
+import { Dkms2binError } from '../core/errors.js';
+import { sshArgs } from '../guest/guest.js';
+import { interactive } from '../guest/login.js';
+
+export interface RunInfo {
+  id: string;
+  cell: string;
+  kernel: string;
+  distro: string;
+  created: string;
+  bytes: number;
+  state: 'running' | 'kept';
+}
+
+export async function listRuns(): Promise<RunInfo[]> {
+  return (await listRunDirs()).map(({ record, state, bytes }) => ({
+    id: record.id,
+    cell: record.cell,
+    kernel: record.kernel,
+    distro: record.distro,
+    created: record.created,
+    bytes,
+    state,
+  }));
+}
+
+/** Removes a kept run; a running one is refused. */
+export async function removeRun(id: string): Promise<void> {
+  const found = await find(id);
+  const run = found.state === 'kept' ? await RunDir.open(found.record.id) : null;
+  if (!run) {
+    throw new Dkms2binError('usage', `Run ${id} is in use`, {
+      hint: 'Wait until it has ended, or interrupt it.',
+    });
+  }
+  await rm(run.dir, { recursive: true, force: true });
+  await run.close();
+}
+
+/**
+ * Opens a shell in a run's VM: attaches to it while it runs, else boots the kept disk for the time of the login.
+ * Without `id` the newest run is meant.
+ */
+export async function login(
+  id: string | undefined,
+  options: { serial: boolean; signal: AbortSignal },
+): Promise<void> {
+  const found = await find(id);
+  if (found.state === 'running') return loginToRun(found.record, found.dir, options.serial);
+  const run = await RunDir.open(found.record.id);
+  if (!run?.record.vm) {
+    throw new Dkms2binError('usage', `Run ${found.record.id} has no disk to boot`);
+  }
+  try {
+    process.stderr.write(`Booting the disk of ${run.record.id} …\n`);
+    const emit = (): void => undefined;
+    const spec = run.record.vm as unknown as BootSpec;
+    await using booted = await bootExisting(run.dir, spec, { signal: options.signal, emit });
+    const live = { socketDir: booted.vm.socketDir, sshPort: booted.vm.sshPort };
+    await run.save({ live });
+    await booted.vm.alive(loginToRun(run.record, run.dir, options.serial));
+    await booted.guest.text('sync', 60_000).catch(() => undefined);
+  } finally {
+    await run.close();
+  }
+}
+
+/** A shell in the running VM of `record`. Resolves when the user leaves it. */
+export async function loginToRun(record: RunRecord, dir: string, serial = false): Promise<void> {
+  if (!record.live) throw new Dkms2binError('usage', `Run ${record.id} has no running VM yet`);
+  if (serial) {
+    await interactive({ socket: createConnection(join(record.live.socketDir, 'console')) });
+    return;
+  }
+  const args = sshArgs(dir, record.live.sshPort);
+  await interactive({ file: 'ssh', args: ['-tt', ...args, 'sudo -i'] });
+}
+
+async function find(id: string | undefined): Promise<RunState> {
+  const runs = await listRunDirs();
+  const matches = id === undefined ? runs.slice(-1) : runs.filter((r) => r.record.id.startsWith(id));
+  if (matches.length === 1) return matches[0]!;
+  const names = runs.map((r) => r.record.id).join(', ') || 'none';
+  throw new Dkms2binError(
+    'usage',
+    id === undefined ? 'No run is kept' : matches.length === 0 ? `No run ${id}` : `${id} fits several runs`,
+    { hint: id === undefined ? 'Build with --debug to keep the VM of a run.' : `Runs: ${names}` },
+  );
+}

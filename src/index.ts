@@ -1,0 +1,5 @@
+export { build, plan } from './engine/local.js';
+export type { BuildPlan, BuildRequest, PlannedCell } from './plan/types.js';
+export type { Arch, CellResult, KernelTarget, ModuleSource, Verdict } from './core/cell.js';
+export { Dkms2binError, EXIT_CODE, type Fault } from './core/errors.js';
+export type { Emit, Event } from './core/events.js';

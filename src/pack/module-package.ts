@@ -1,0 +1,223 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { DEB_ARCH } from '../core/cell.js';
+import { Dkms2binError } from '../core/errors.js';
+import { PACKAGE_ROOT } from '../core/paths.js';
+import { makeDeb, publish, type ControlFields, type DebFile, type Published } from './deb.js';
+import { checkModule, readModule } from './elf.js';
+
+export interface PackInput {
+  /** The DKMS module's PACKAGE_NAME and PACKAGE_VERSION. */
+  module: string;
+  version: string;
+  /** Kernel release, as `uname -r` prints it. */
+  release: string;
+  /** Debian's name: amd64. */
+  debArch: string;
+  /** Uncompressed .ko files; `name` is a bare file name such as `acpi_call.ko`. */
+  modules: readonly { name: string; bytes: Buffer }[];
+  /** What the DKMS package ships outside /usr/src; every path must pass isExtraPath. */
+  extras: readonly { path: string; bytes: Buffer; mode: number }[];
+  /** The Debian package that the source came from; null for a folder or a tarball. */
+  sourcePackage: { name: string; version?: string } | null;
+  /** `Name <address>`. */
+  maintainer: string;
+  /** DKMS names of BUILD_DEPENDS: their packages for the same kernel are depended on. */
+  dependsModules: readonly string[];
+  /** Alternatives for the kernel image; by default `linux-image-R` and `linux-image-R-unsigned`. */
+  kernelImages?: readonly string[];
+  /** Seconds since 1970 (SOURCE_DATE_EPOCH). Take it from the source, so that every kernel's common package is the same. */
+  mtime: number;
+  outDir: string;
+  /** File name of the main package. */
+  fileName: string;
+}
+
+export interface PackedPackage extends Published {
+  role: 'modules' | 'common';
+  path: string;
+  package: string;
+  version: string;
+  architecture: string;
+}
+
+const RELEASE = /^[0-9][A-Za-z0-9.+~_-]{0,63}$/;
+const MODULE_FILE = /^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}\.ko$/;
+const EXTRA_FOLDERS = [
+  '/etc/modprobe.d/',
+  '/lib/modprobe.d/',
+  '/usr/lib/modprobe.d/',
+  '/etc/modules-load.d/',
+  '/lib/modules-load.d/',
+  '/usr/lib/modules-load.d/',
+  '/etc/udev/rules.d/',
+  '/lib/udev/rules.d/',
+  '/usr/lib/udev/rules.d/',
+  '/lib/firmware/',
+  '/usr/lib/firmware/',
+];
+
+/** Whether a file that a DKMS package ships is one that the built module needs beside it. */
+export function isExtraPath(path: string): boolean {
+  return (
+    EXTRA_FOLDERS.some((folder) => path.startsWith(folder) && path.length > folder.length) &&
+    !path.split('/').includes('..')
+  );
+}
+
+/** A name as Debian allows it: `acpi_call` becomes `acpi-call`. */
+export function debName(text: string): string {
+  return text
+    .toLowerCase()
+    .replace(/[^a-z0-9+.-]+/g, '-')
+    .replace(/^[^a-z0-9]+|-+$/g, '');
+}
+
+/** A module's version as Debian allows it: `v1.2_3` becomes `0~v1.2.3`, 1.2.3 stays. */
+export function debVersion(text: string): string {
+  const clean = text
+    .replace(/[_:/]/g, '.')
+    .replace(/[^A-Za-z0-9.+~-]+/g, '+')
+    .replace(/-+/g, '-')
+    .replace(/^[^A-Za-z0-9]+|-+$/g, '');
+  if (clean === '') throw new Dkms2binError('module', `Not a module version: ${JSON.stringify(text)}`);
+  return /^\d/.test(clean) ? clean : `0~${clean}`;
+}
+
+/**
+ * Writes the binary packages of one cell into outDir. When there are extras they go into a package of their own,
+ * `<module>-modules-common`, which is first in the result: it is the same for every kernel, so that several kernels'
+ * packages install side by side.
+ */
+export async function packModules(input: PackInput): Promise<PackedPackage[]> {
+  const { module, release, debArch, mtime } = input;
+  if (!RELEASE.test(release)) {
+    throw new Dkms2binError('usage', `Not a kernel release: ${JSON.stringify(release)}`);
+  }
+  if (!/^[^/\0]+\.deb$/.test(input.fileName)) {
+    throw new Dkms2binError('usage', `Not a package file name: ${JSON.stringify(input.fileName)}`);
+  }
+  const name = debName(module);
+  if (name === '') throw new Dkms2binError('module', `Not a module name: ${JSON.stringify(module)}`);
+  const version = debVersion(input.version);
+  const images = input.kernelImages ?? [
+    `linux-image-${debName(release)}`,
+    `linux-image-${debName(release)}-unsigned`,
+  ];
+  const magics = inspect(input);
+  const source = input.sourcePackage;
+  const origin = source
+    ? [`  Source package: ${source.name}${source.version === undefined ? '' : ` ${source.version}`}`]
+    : [];
+  const base = { version, maintainer: input.maintainer, section: 'kernel', priority: 'optional' };
+  const common = `${name}-modules-common`;
+
+  const packages: { role: PackedPackage['role']; file: string; control: ControlFields; files: DebFile[] }[] =
+    [];
+  if (input.extras.length > 0) {
+    packages.push({
+      role: 'common',
+      file: `${common}_${version}_all.deb`,
+      files: input.extras.map(({ path, bytes, mode }) => ({ path, bytes, mode: extraMode(path, mode) })),
+      control: {
+        ...base,
+        package: common,
+        architecture: 'all',
+        ...(source && { conflicts: [source.name], replaces: [source.name] }),
+        description: {
+          synopsis: `${module} kernel module, files for every kernel`,
+          lines: [
+            'Configuration, udev rules and firmware that the module needs beside it.',
+            '',
+            `  Module version: ${input.version}`,
+            ...origin,
+          ],
+        },
+      },
+    });
+  }
+  packages.push({
+    role: 'modules',
+    file: input.fileName,
+    files: input.modules.map((each) => ({
+      path: `/lib/modules/${release}/updates/dkms/${each.name}`,
+      mode: 0o644,
+      bytes: each.bytes,
+    })),
+    control: {
+      ...base,
+      package: `${name}-modules-${debName(release)}`,
+      architecture: debArch,
+      depends: [
+        images.join(' | '),
+        ...(input.extras.length > 0 ? [`${common} (>= ${version})`] : []),
+        ...input.dependsModules.map((each) => `${debName(each)}-modules-${debName(release)}`),
+      ],
+      provides: [`${name}-modules`],
+      description: {
+        synopsis: `${module} kernel module for Linux ${release}`,
+        lines: [
+          'Built from its DKMS source for exactly this kernel; needs neither a compiler nor',
+          'kernel headers.',
+          '',
+          `  Module version: ${input.version}`,
+          `  Kernel: ${release}`,
+          ...magics.map((magic) => `  Vermagic: ${magic}`),
+          ...origin,
+        ],
+      },
+    },
+  });
+
+  const scripts = { postinst: await script('postinst', release), postrm: await script('postrm', release) };
+  // All are made before the first is published: what is refused leaves nothing behind.
+  const made = packages.map(({ role, file, control, files }) => ({
+    bytes: makeDeb({ control, files, scripts: role === 'modules' ? scripts : {}, mtime }),
+    path: join(input.outDir, file),
+    role,
+    control,
+  }));
+  const packed: PackedPackage[] = [];
+  for (const { bytes, path, role, control } of made) {
+    packed.push({
+      role,
+      path,
+      package: control.package,
+      version,
+      architecture: control.architecture,
+      ...(await publish(bytes, path)),
+    });
+  }
+  return packed;
+}
+
+/** Checks every module against the kernel and returns the distinct vermagics. */
+function inspect({ module, modules, release, debArch }: PackInput): string[] {
+  if (modules.length === 0) {
+    throw new Dkms2binError('module', `The build of ${module} made no kernel module`);
+  }
+  const arch = Object.entries(DEB_ARCH).find(([, deb]) => deb === debArch)?.[0];
+  if (arch === undefined) throw new Dkms2binError('usage', `Unknown Debian architecture ${debArch}`);
+  const magics = new Set<string>();
+  for (const { name, bytes } of modules) {
+    if (!MODULE_FILE.test(name)) {
+      throw new Dkms2binError('module', `Not a kernel module's file name: ${JSON.stringify(name)}`);
+    }
+    const info = readModule(bytes);
+    checkModule(info, { release, arch }, name);
+    magics.add(info.vermagic);
+  }
+  return [...magics].sort();
+}
+
+function extraMode(path: string, mode: number): number {
+  if (!isExtraPath(path)) {
+    throw new Dkms2binError('module', `Not a file that a module package may ship: ${JSON.stringify(path)}`);
+  }
+  return (mode & 0o111) === 0 ? 0o644 : 0o755;
+}
+
+async function script(name: 'postinst' | 'postrm', release: string): Promise<string> {
+  const template = await readFile(join(PACKAGE_ROOT, 'cloud-init', 'package', `${name}.sh`), 'utf8');
+  return template.replaceAll('@RELEASE@', () => release);
+}

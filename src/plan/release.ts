@@ -1,0 +1,1 @@
+export { candidatesFor, checkRelease, parseRelease, type ParsedRelease } from '../distro/release.js';

@@ -1,0 +1,43 @@
+import type { CellResult } from '../core/cell.js';
+import type { Dkms2binError } from '../core/errors.js';
+
+export const SCHEMA_VERSION = 1;
+
+/**
+ * One JSON document. JSON.stringify leaves C1, DEL and bidi controls as they are; here they become `\uXXXX`,
+ * so that the document is safe on a terminal and loses nothing.
+ */
+export function toJson(value: unknown): string {
+  const text = JSON.stringify(value, null, 2).replace(
+    /[\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g,
+    (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
+  return `${text}\n`;
+}
+
+/** The document of `build --json`; `error` is there only when the run ended before it had cells to report. */
+export function resultDocument(
+  outcome: { run: string | null; accelerator: string | null; cells: readonly CellResult[] },
+  error?: Dkms2binError,
+): Record<string, unknown> {
+  return {
+    schemaVersion: SCHEMA_VERSION,
+    run: outcome.run,
+    accelerator: outcome.accelerator,
+    cells: outcome.cells.map((cell) => ({
+      module: cell.module,
+      version: cell.version,
+      kernel: cell.kernel,
+      distro: cell.distro,
+      arch: cell.arch,
+      verdict: cell.verdict,
+      reason: cell.reason,
+      package: cell.package,
+      log: cell.log,
+      phases: cell.phases,
+      kept: cell.kept,
+      fault: cell.fault,
+    })),
+    ...(error ? { error: { fault: error.fault, message: error.message, hint: error.hint ?? null } } : {}),
+  };
+}

@@ -1,0 +1,49 @@
+import { formatClock } from '../core/units.js';
+import { lineOf, progressText } from './lines.js';
+import type { Output, Ui, UiOptions } from './ui.js';
+
+/** One progress line per thing and this many milliseconds; its end is always told. */
+const PROGRESS_EVERY_MS = 10_000;
+
+/** Lines with the elapsed time: `[ 1:02] acpi-call 6.1.0-56-amd64: build …`. For pipes, CI and --verbose. */
+export function plainUi(output: Output, options: UiOptions): Ui {
+  const now = options.now ?? Date.now;
+  const started = now();
+  const toldAt = new Map<string, number>();
+  let closed = false;
+  let held: string[] | null = null;
+
+  const say = (text: string): void => {
+    const line = `[${formatClock((now() - started) / 1000).padStart(5)}] ${text}\n`;
+    if (held) held.push(line);
+    else output.write(line);
+  };
+
+  return {
+    emit(event) {
+      if (closed) return;
+      if (event.type === 'progress') {
+        if (options.level === 'quiet') return;
+        const last = toldAt.get(event.what);
+        const ended = event.total !== undefined && event.done >= event.total;
+        if (last === Infinity || (last !== undefined && !ended && now() - last < PROGRESS_EVERY_MS)) return;
+        toldAt.set(event.what, ended ? Infinity : now());
+        say(progressText(event));
+        return;
+      }
+      const line = lineOf(event, options.level);
+      if (line !== null) say(line);
+    },
+    pause() {
+      held ??= [];
+    },
+    resume() {
+      for (const line of held ?? []) output.write(line);
+      held = null;
+    },
+    close() {
+      this.resume();
+      closed = true;
+    },
+  };
+}

@@ -1,0 +1,141 @@
+/** Everything QEMU needs to know, resolved: `qemuArgs` is a pure function of it. Paths are absolute. */
+export interface VmConfig {
+  accel: 'kvm' | 'tcg';
+  /** CPU model, as the accelerator probe found it to work. */
+  cpu: string;
+  cpus: number;
+  memoryMiB: number;
+  /** The run's own qcow2 overlay. */
+  disk: string;
+  /** NoCloud seed ISO, or null for a VM whose cloud-init has nothing to read. */
+  seed: string;
+  boot: { kind: 'loader'; firmware: 'bios' } | UefiBoot | DirectBoot;
+  qmpSocket: string;
+  consoleSocket: string;
+  consoleLog: string;
+  /** Whether the VM gets a second NIC that reaches the network until it is cut. */
+  egress: boolean;
+}
+
+export interface UefiBoot {
+  kind: 'loader';
+  firmware: 'uefi';
+  code: string;
+  /** This VM's own writable copy. */
+  vars: string;
+}
+
+export interface DirectBoot {
+  kind: 'direct';
+  vmlinuz: string;
+  initrd: string;
+  cmdline: string;
+}
+
+/** MAC addresses let the seed's network configuration name each NIC. */
+export const MAC = { management: '52:54:00:64:6b:01', egress: '52:54:00:64:6b:02' };
+/** Fixed addresses of QEMU's user networks: no DHCP to wait for. */
+export const NET = {
+  management: { net: '10.0.3.0/24', guest: '10.0.3.15' },
+  egress: { net: '10.0.2.0/24', guest: '10.0.2.15', gateway: '10.0.2.2', dns: '10.0.2.3' },
+};
+
+/** QEMU reads a comma as the end of a value. */
+export function escapeValue(value: string): string {
+  return value.replaceAll(',', ',,');
+}
+
+const machine = (c: VmConfig): string[] => [
+  '-machine',
+  `q35,accel=${c.accel},usb=off,vmport=off`,
+  '-cpu',
+  c.cpu,
+  '-smp',
+  String(c.cpus),
+  '-m',
+  `${c.memoryMiB}M`,
+];
+
+const confinement = (): string[] => [
+  '-nodefaults',
+  '-no-user-config',
+  '-display',
+  'none',
+  '-no-reboot',
+  '-sandbox',
+  'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny',
+];
+
+const control = (c: VmConfig): string[] => [
+  '-chardev',
+  `socket,id=qmp,path=${escapeValue(c.qmpSocket)},server=on,wait=off`,
+  '-mon',
+  'chardev=qmp,mode=control',
+];
+
+const consoleDevice = (c: VmConfig): string[] => [
+  '-chardev',
+  `socket,id=console,path=${escapeValue(c.consoleSocket)},server=on,wait=off,logfile=${escapeValue(c.consoleLog)},logappend=on`,
+  '-serial',
+  'chardev:console',
+];
+
+const disk = (c: VmConfig): string[] => [
+  '-drive',
+  // The overlay is thrown away or, for a layer, synced by the host before it is published: cache=unsafe is safe here.
+  `if=none,id=root,format=qcow2,cache=unsafe,discard=unmap,file=${escapeValue(c.disk)}`,
+  '-device',
+  'virtio-blk-pci,drive=root,bootindex=0',
+];
+
+const seed = (c: VmConfig): string[] => [
+  '-drive',
+  `if=none,id=seed,format=raw,readonly=on,file=${escapeValue(c.seed)}`,
+  '-device',
+  'virtio-blk-pci,drive=seed',
+];
+
+const network = (c: VmConfig): string[] => [
+  '-netdev',
+  `user,id=management,net=${NET.management.net},ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:0-${NET.management.guest}:22`,
+  '-device',
+  `virtio-net-pci,netdev=management,mac=${MAC.management},romfile=`,
+  ...(c.egress
+    ? [
+        '-netdev',
+        `user,id=egress,net=${NET.egress.net},ipv6=off`,
+        '-device',
+        `virtio-net-pci,id=egressnic,netdev=egress,mac=${MAC.egress},romfile=`,
+      ]
+    : []),
+];
+
+const extras = (): string[] => ['-device', 'virtio-rng-pci', '-device', 'pvpanic'];
+
+const boot = (c: VmConfig): string[] => {
+  if (c.boot.kind === 'direct') {
+    return ['-kernel', c.boot.vmlinuz, '-initrd', c.boot.initrd, '-append', c.boot.cmdline];
+  }
+  if (c.boot.firmware === 'bios') return [];
+  return [
+    '-drive',
+    `if=pflash,unit=0,format=raw,readonly=on,file=${escapeValue(c.boot.code)}`,
+    '-drive',
+    `if=pflash,unit=1,format=raw,file=${escapeValue(c.boot.vars)}`,
+  ];
+};
+
+/** QEMU's argument list for one VM. */
+export function qemuArgs(config: VmConfig): string[] {
+  return [
+    ...machine(config),
+    ...confinement(),
+    ...control(config),
+    ...consoleDevice(config),
+    ...disk(config),
+    ...seed(config),
+    ...network(config),
+    ...extras(),
+    ...boot(config),
+  ];
+}

@@ -1,0 +1,185 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { closeSync, openSync } from 'node:fs';
+import { access, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Dkms2binError } from '../core/errors.js';
+import { missingTool } from '../core/exec.js';
+import { socketParent } from '../core/paths.js';
+import { plain } from '../core/text.js';
+import { qemuArgs, type VmConfig } from './args.js';
+import { Qmp } from './qmp.js';
+
+export type VmSpec = Omit<VmConfig, 'qmpSocket' | 'consoleSocket' | 'consoleLog'>;
+
+const PANIC = /Kernel panic - not syncing.*|VFS: Unable to mount root fs.*/;
+
+/**
+ * A running QEMU. `died` rejects when QEMU exits, the guest panics or the host disk is full; race every wait against
+ * it with `alive()`. Disposing it ends QEMU: quit, then TERM, then KILL.
+ */
+export class Vm implements AsyncDisposable {
+  readonly died: Promise<never>;
+
+  private constructor(
+    readonly socketDir: string,
+    readonly consoleLog: string,
+    readonly sshPort: number,
+    readonly pid: number,
+    private readonly child: ChildProcess,
+    private readonly qmp: Qmp,
+    private readonly exited: Promise<string>,
+    private readonly killed: { on: boolean },
+  ) {
+    this.died = new Promise<never>((_, reject) => {
+      void exited.then(async (how) => {
+        if (!killed.on) reject(await this.#deathError(`QEMU ${how}`));
+      });
+      qmp.on('event', (name: string, data: Record<string, unknown>) => {
+        if (name === 'GUEST_PANICKED') {
+          void this.#deathError('The guest kernel panicked').then(reject);
+        } else if (name === 'BLOCK_IO_ERROR' && data.nospace === true) {
+          reject(
+            new Dkms2binError('host', 'The host disk is full: QEMU stopped the VM', {
+              hint: 'Free space where the runs are kept, then run again.',
+            }),
+          );
+        }
+      });
+    });
+    this.died.catch(() => undefined);
+  }
+
+  /** Starts QEMU and reads back the port that it chose for ssh. */
+  static async start(spec: VmSpec, dir: string, signal?: AbortSignal): Promise<Vm> {
+    const socketDir = await mkdtemp(join(socketParent(), 'dk2b-'));
+    const config: VmConfig = {
+      ...spec,
+      qmpSocket: join(socketDir, 'qmp'),
+      consoleSocket: join(socketDir, 'console'),
+      consoleLog: join(dir, 'console.log'),
+    };
+    const stderrLog = join(dir, 'qemu.log');
+    const stderr = openSync(stderrLog, 'a');
+    const killed = { on: false };
+    // pdeathsig ends QEMU even when this process is killed with SIGKILL; the parent is node's main thread.
+    const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', 'qemu-system-x86_64', ...qemuArgs(config)], {
+      stdio: ['ignore', 'ignore', stderr],
+      detached: true,
+    });
+    closeSync(stderr);
+    const exited = new Promise<string>((resolve) => {
+      child.once('error', () => resolve('could not be started'));
+      child.once('exit', (code, sig) => resolve(`exited (${code === null ? sig : `code ${code}`})`));
+    });
+    const startFailed = exited.then(async (how) => {
+      const text = await readFile(stderrLog, 'utf8').catch(() => '');
+      if (/setpriv: failed to execute/.test(text)) throw missingTool('qemu-system-x86_64');
+      throw new Dkms2binError('host', `QEMU ${how} before the VM ran:\n${plain(text).trim().slice(-1500)}`);
+    });
+    startFailed.catch(() => undefined);
+    try {
+      const qmp = await Promise.race([Qmp.connect(config.qmpSocket, 20_000, signal), startFailed]);
+      const usernet = await qmp.monitor('info usernet');
+      const port = /TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)/.exec(usernet)?.[1];
+      if (!port || child.pid === undefined) throw new Dkms2binError('host', 'QEMU reports no ssh port');
+      return new Vm(socketDir, config.consoleLog, Number(port), child.pid, child, qmp, exited, killed);
+    } catch (error) {
+      killed.on = true;
+      child.kill('SIGKILL');
+      await exited;
+      await rm(socketDir, { recursive: true, force: true });
+      throw error;
+    }
+  }
+
+  get consoleSocket(): string {
+    return join(this.socketDir, 'console');
+  }
+
+  /** Resolves or rejects with `work`, unless the VM dies first. */
+  alive<T>(work: Promise<T>): Promise<T> {
+    return Promise.race([work, this.died]);
+  }
+
+  /** Takes the network away from the guest: from here on only the management NIC has a link. */
+  async cutEgress(): Promise<void> {
+    await this.qmp.command('set_link', { name: 'egressnic', up: false });
+  }
+
+  /** The guest has been told to power off: waits for QEMU's end. */
+  async waitForPowerOff(deadlineMs: number): Promise<void> {
+    this.killed.on = true;
+    const ended = await Promise.race([
+      this.exited.then(() => true),
+      sleep(deadlineMs, false, { ref: false }),
+    ]);
+    if (!ended) {
+      throw new Dkms2binError('transient', `The guest did not power off within ${deadlineMs / 1000} s`);
+    }
+  }
+
+  /** Asks the guest to power off through ACPI, waits, and ends QEMU. The disk stays consistent. */
+  async powerOff(deadlineMs: number): Promise<void> {
+    this.killed.on = true;
+    await this.qmp.command('system_powerdown').catch(() => undefined);
+    await Promise.race([this.exited, sleep(deadlineMs, undefined, { ref: false })]);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.killed.on = true;
+    const ends = (ms: number): Promise<boolean> =>
+      Promise.race([this.exited.then(() => true), sleep(ms, false, { ref: false })]);
+    if (this.child.exitCode === null && this.child.signalCode === null) {
+      void this.qmp.command('quit').catch(() => undefined);
+      if (!(await ends(5000))) {
+        this.child.kill('SIGTERM');
+        if (!(await ends(3000))) this.child.kill('SIGKILL');
+      }
+      await this.exited;
+    }
+    this.qmp.close();
+    await rm(this.socketDir, { recursive: true, force: true });
+  }
+
+  /** Last lines of the console, safe to print. */
+  async consoleTail(lines = 12): Promise<string> {
+    const text = await readFile(this.consoleLog, 'utf8').catch(() => '');
+    return plain(text.replaceAll('\r', ''))
+      .split('\n')
+      .filter((l) => l.trim() !== '')
+      .slice(-lines)
+      .join('\n');
+  }
+
+  /** A panic that the console shows, when the guest has no pvpanic driver. */
+  async panicLine(): Promise<string | undefined> {
+    return PANIC.exec(await this.consoleTail(200))?.[0];
+  }
+
+  async #deathError(what: string): Promise<Dkms2binError> {
+    const panic = await this.panicLine();
+    return new Dkms2binError(
+      'transient',
+      `${panic ? `The guest kernel panicked (${panic})` : what}; its console ends:\n${await this.consoleTail()}`,
+      { hint: `The whole console is in ${this.consoleLog}` },
+    );
+  }
+}
+
+/** UEFI firmware files of the host, Debian's and Fedora's places. */
+export async function findOvmf(): Promise<{ code: string; vars: string }> {
+  const places = [
+    ['/usr/share/OVMF/OVMF_CODE_4M.fd', '/usr/share/OVMF/OVMF_VARS_4M.fd'],
+    ['/usr/share/OVMF/OVMF_CODE.fd', '/usr/share/OVMF/OVMF_VARS.fd'],
+    ['/usr/share/edk2/ovmf/OVMF_CODE.fd', '/usr/share/edk2/ovmf/OVMF_VARS.fd'],
+  ] as const;
+  for (const [code, vars] of places) {
+    const found = await Promise.all([access(code), access(vars)]).then(
+      () => true,
+      () => false,
+    );
+    if (found) return { code, vars };
+  }
+  throw missingTool('ovmf');
+}

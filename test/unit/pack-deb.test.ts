@@ -1,0 +1,324 @@
+import { spawnSync } from 'node:child_process';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { Dkms2binError } from '../../src/core/errors.js';
+import { formatControl, makeDeb, writeDeb, type ControlFields } from '../../src/pack/deb.js';
+import {
+  debName,
+  debVersion,
+  isExtraPath,
+  packModules,
+  type PackInput,
+} from '../../src/pack/module-package.js';
+import { fakeModule, hasTool } from './pack-fixture.js';
+
+let tmp: string;
+beforeEach(() => void (tmp = mkdtempSync(join(tmpdir(), 'dkms2bin-test-'))));
+afterEach(() => rmSync(tmp, { recursive: true }));
+
+const MTIME = 1_700_000_000;
+
+function tool(file: string, args: string[], env: Record<string, string> = {}): string {
+  const done = spawnSync(file, args, { env: { ...process.env, LC_ALL: 'C', TZ: 'UTC', ...env } });
+  if (done.status !== 0)
+    throw new Error(`${file} ${args.join(' ')}: ${String(done.stdout)}${String(done.stderr)}`);
+  return String(done.stdout);
+}
+
+const control = (more: Partial<ControlFields> = {}): ControlFields => ({
+  package: 'foo-modules-6.1.0-56-amd64',
+  version: '1.0-2',
+  architecture: 'amd64',
+  maintainer: 'dkms2bin <root@localhost>',
+  section: 'kernel',
+  priority: 'optional',
+  description: { synopsis: 'foo', lines: ['one', '', '  two'] },
+  ...more,
+});
+
+const input = (release: string, more: Partial<PackInput> = {}): PackInput => ({
+  module: 'acpi_call',
+  version: '1.2.2',
+  release,
+  debArch: 'amd64',
+  modules: [{ name: 'acpi_call.ko', bytes: fakeModule(release) }],
+  extras: [],
+  sourcePackage: { name: 'acpi-call-dkms', version: '1.2.2-1' },
+  maintainer: 'dkms2bin <root@localhost>',
+  dependsModules: [],
+  mtime: MTIME,
+  outDir: tmp,
+  fileName: `acpi_call_1.2.2-${release}_x86_64.deb`,
+  ...more,
+});
+
+const EXTRAS = [
+  { path: '/etc/modprobe.d/acpi-call.conf', bytes: Buffer.from('options acpi_call x=1\n'), mode: 0o644 },
+  { path: '/lib/udev/rules.d/60-acpi-call.rules', bytes: Buffer.from('# rule\n'), mode: 0o600 },
+];
+
+describe('control fields', () => {
+  it('writes the description as dpkg wants it', () => {
+    expect(formatControl(control(), 3)).toMatch(/\nDescription: foo\n one\n \.\n {3}two\n$/);
+  });
+
+  it.each<Partial<ControlFields>>([
+    { package: 'Foo' },
+    { package: 'foo\nEssential: yes' },
+    { version: 'v1' },
+    { version: '1-' },
+    { version: '1\nPre-Depends: x' },
+    { architecture: 'amd64 i386' },
+    { maintainer: 'nobody' },
+    { maintainer: 'a <a@b>\nX: y' },
+    { depends: ['a, b'] },
+    { depends: ['a (>= 1'] },
+    { provides: ['a\nb'] },
+    { description: { synopsis: 'a\nb', lines: [] } },
+    { description: { synopsis: 'a', lines: ['b\nEvil: 1'] } },
+    { description: { synopsis: 'a', lines: ['.b'] } },
+  ])('refuses %j', (more) => {
+    expect(() => formatControl(control(more), 1)).toThrow(Dkms2binError);
+  });
+});
+
+describe('makeDeb', () => {
+  const make = (paths: string[], mode = 0o644) =>
+    makeDeb({
+      control: control(),
+      files: paths.map((path) => ({ path, mode, bytes: Buffer.from(path) })),
+      scripts: {},
+      mtime: MTIME,
+    });
+
+  it.each(['relative', '/a/../b', '/a//b', '/a/', '/', '/a\nb', '/./a'])('refuses the path %j', (path) => {
+    expect(() => make([path])).toThrow(Dkms2binError);
+  });
+
+  it('refuses duplicates, a file that is a folder, setuid, and a path beyond ustar', () => {
+    expect(() => make(['/a', '/a'])).toThrow('Twice');
+    expect(() => make(['/a', '/a/b'])).toThrow('Both a file and a folder');
+    expect(() => make(['/a'], 0o4755)).toThrow('Not a mode');
+    expect(() => make([`/${'x'.repeat(120)}`])).toThrow('Too long');
+  });
+
+  it('stores long paths so that dpkg finds them', (ctx) => {
+    if (!hasTool('dpkg-deb')) ctx.skip('dpkg-deb is not installed');
+    const paths = [60, 94, 95, 96, 97, 98, 99].flatMap((length) => [
+      `/lib/${'d'.repeat(length)}/${'f'.repeat(90)}`,
+      `/opt/${'e'.repeat(length)}/${'g'.repeat(50)}/${'h'.repeat(47)}/i`,
+    ]);
+    writeFileSync(join(tmp, 'a.deb'), make(paths));
+    tool('dpkg-deb', ['-x', join(tmp, 'a.deb'), join(tmp, 'x')]);
+    for (const path of paths) expect(readFileSync(join(tmp, 'x', path), 'utf8')).toBe(path);
+  });
+
+  it('does not depend on the order of its files', () => {
+    expect(make(['/a/b', '/a-c', '/a.d'])).toEqual(make(['/a.d', '/a/b', '/a-c']));
+  });
+});
+
+describe('writeDeb', () => {
+  const write = (to: string, mtime = MTIME) =>
+    writeDeb({ control: control(), files: [], scripts: {}, mtime, to });
+
+  it('leaves an identical file alone, replaces another, and leaves nothing else', async () => {
+    const to = join(tmp, 'a.deb');
+    expect((await write(to)).status).toBe('written');
+    const { ino } = statSync(to);
+    expect((await write(to)).status).toBe('up to date');
+    expect(statSync(to).ino).toBe(ino);
+    expect((await write(to, MTIME + 1)).status).toBe('written');
+    expect(readdirSync(tmp)).toEqual(['a.deb']);
+  });
+
+  it('replaces a symlink, never what it points at', async () => {
+    writeFileSync(join(tmp, 'victim'), 'v');
+    symlinkSync('victim', join(tmp, 'a.deb'));
+    await write(join(tmp, 'a.deb'));
+    expect(readFileSync(join(tmp, 'victim'), 'utf8')).toBe('v');
+  });
+
+  it('says what is wrong with the place', async () => {
+    await expect(write(join(tmp, 'none', 'a.deb'))).rejects.toThrow(`${join(tmp, 'none')}: no such folder`);
+    mkdirSync(join(tmp, 'a.deb'));
+    await expect(write(join(tmp, 'a.deb'))).rejects.toThrow('a folder of that name exists');
+    expect(readdirSync(tmp)).toEqual(['a.deb']);
+    await expect(write(join(tmp, 'b.deb'), -1)).rejects.toThrow('SOURCE_DATE_EPOCH');
+  });
+});
+
+describe('names', () => {
+  it('are as Debian allows them', () => {
+    expect(debName('acpi_call')).toBe('acpi-call');
+    expect(debName('_Foo Bar_')).toBe('foo-bar');
+    expect(debVersion('1.3.47')).toBe('1.3.47');
+    expect(debVersion('v1.2_3')).toBe('0~v1.2.3');
+    expect(debVersion('1:2-')).toBe('1.2');
+    expect(debVersion('1.0-2~deb12+u1')).toBe('1.0-2~deb12+u1');
+    expect(() => debVersion('___')).toThrow(Dkms2binError);
+  });
+
+  it('of extras lie in known folders', () => {
+    for (const { path } of EXTRAS) expect(isExtraPath(path)).toBe(true);
+    for (const path of ['/etc/cron.d/x', '/lib/firmware/../../etc/x', '/etc/modprobe.d/', 'lib/firmware/x']) {
+      expect(isExtraPath(path)).toBe(false);
+    }
+  });
+});
+
+describe('packModules', () => {
+  it('makes one package that dpkg-deb reads', async (ctx) => {
+    if (!hasTool('dpkg-deb')) ctx.skip('dpkg-deb is not installed');
+    const release = '6.1.0-56-amd64';
+    const packed = await packModules(input(release, { dependsModules: ['base_mod'] }));
+    expect(packed).toHaveLength(1);
+    const deb = packed[0]?.path ?? '';
+    expect(deb).toBe(join(tmp, 'acpi_call_1.2.2-6.1.0-56-amd64_x86_64.deb'));
+    expect(tool('dpkg-deb', ['-f', deb])).toBe(
+      [
+        'Package: acpi-call-modules-6.1.0-56-amd64',
+        'Version: 1.2.2',
+        'Architecture: amd64',
+        'Maintainer: dkms2bin <root@localhost>',
+        'Installed-Size: 10',
+        'Depends: linux-image-6.1.0-56-amd64 | linux-image-6.1.0-56-amd64-unsigned, base-mod-modules-6.1.0-56-amd64',
+        'Provides: acpi-call-modules',
+        'Section: kernel',
+        'Priority: optional',
+        'Description: acpi_call kernel module for Linux 6.1.0-56-amd64',
+        ' Built from its DKMS source for exactly this kernel; needs neither a compiler nor',
+        ' kernel headers.',
+        ' .',
+        '   Module version: 1.2.2',
+        '   Kernel: 6.1.0-56-amd64',
+        '   Vermagic: 6.1.0-56-amd64 SMP preempt mod_unload modversions',
+        '   Source package: acpi-call-dkms 1.2.2-1',
+        '',
+      ].join('\n'),
+    );
+    const listed = tool('dpkg-deb', ['-c', deb]).trimEnd().split('\n');
+    expect(listed.every((line) => line.includes(' root/root '))).toBe(true);
+    expect(listed.every((line) => line.includes('2023-11-14 22:13'))).toBe(true);
+    expect(listed.map((line) => `${line.slice(0, 10)} ${line.split(' ').at(-1) ?? ''}`)).toEqual([
+      'drwxr-xr-x ./',
+      'drwxr-xr-x ./lib/',
+      'drwxr-xr-x ./lib/modules/',
+      `drwxr-xr-x ./lib/modules/${release}/`,
+      `drwxr-xr-x ./lib/modules/${release}/updates/`,
+      `drwxr-xr-x ./lib/modules/${release}/updates/dkms/`,
+      `-rw-r--r-- ./lib/modules/${release}/updates/dkms/acpi_call.ko`,
+    ]);
+    tool('dpkg-deb', ['-R', deb, join(tmp, 'x')]);
+    expect(readFileSync(join(tmp, `x/lib/modules/${release}/updates/dkms/acpi_call.ko`))).toEqual(
+      fakeModule(release),
+    );
+    expect(readdirSync(join(tmp, 'x/DEBIAN')).sort()).toEqual(['control', 'md5sums', 'postinst', 'postrm']);
+    expect(tool('sh', ['-c', `cd ${tmp}/x && md5sum -c DEBIAN/md5sums`])).toContain('OK');
+    const postinst = readFileSync(join(tmp, 'x/DEBIAN/postinst'), 'utf8');
+    expect(postinst).toContain(`release='${release}'`);
+    expect(postinst).not.toContain('@');
+    for (const name of ['postinst', 'postrm']) tool('sh', ['-n', join(tmp, 'x/DEBIAN', name)]);
+  });
+
+  it('gives the same bytes twice, and one common package for all kernels', async () => {
+    const one = await packModules(input('6.1.0-56-amd64', { extras: EXTRAS }));
+    const again = await packModules(input('6.1.0-56-amd64', { extras: [...EXTRAS].reverse() }));
+    expect(again.map((each) => each.status)).toEqual(['up to date', 'up to date']);
+    expect(again.map((each) => each.sha256)).toEqual(one.map((each) => each.sha256));
+    const other = await packModules(input('6.12.117+deb12-amd64', { extras: EXTRAS }));
+    expect(other.map((each) => each.status)).toEqual(['up to date', 'written']);
+    expect(readdirSync(tmp).sort()).toEqual([
+      'acpi-call-modules-common_1.2.2_all.deb',
+      'acpi_call_1.2.2-6.1.0-56-amd64_x86_64.deb',
+      'acpi_call_1.2.2-6.12.117+deb12-amd64_x86_64.deb',
+    ]);
+  });
+
+  it('installs side by side for two kernels, runs depmod, and goes again', async (ctx) => {
+    if (!hasTool('dpkg')) ctx.skip('dpkg is not installed');
+    if (process.getuid?.() !== 0) ctx.skip('dpkg --root needs root');
+    const [root, bin] = [join(tmp, 'root'), join(tmp, 'bin')];
+    mkdirSync(join(root, 'var/lib/dpkg/info'), { recursive: true });
+    mkdirSync(join(root, 'var/lib/dpkg/updates'));
+    for (const file of ['status', 'available']) writeFileSync(join(root, 'var/lib/dpkg', file), '');
+    mkdirSync(bin);
+    writeFileSync(join(bin, 'depmod'), '#!/bin/sh\necho "$*" >>"${0%/*}/calls"\n');
+    chmodSync(join(bin, 'depmod'), 0o755);
+    const calls = () => {
+      const text = existsSync(join(bin, 'calls')) ? readFileSync(join(bin, 'calls'), 'utf8') : '';
+      rmSync(join(bin, 'calls'), { force: true });
+      return text;
+    };
+    const PATH = `${bin}:/usr/sbin:/usr/bin:/sbin:/bin`;
+    const dpkg = (...args: string[]) =>
+      tool(
+        'dpkg',
+        [`--root=${root}`, '--force-depends', '--force-architecture', '--force-script-chrootless', ...args],
+        {
+          PATH,
+        },
+      );
+
+    // Only this kernel is there; depmod must not be run for the other.
+    const here = '6.1.0-56-amd64';
+    mkdirSync(join(root, 'lib/modules', here), { recursive: true });
+    writeFileSync(join(root, 'lib/modules', here, 'modules.builtin'), '');
+    const paths: string[] = [];
+    for (const release of [here, '6.12.117+deb12-amd64']) {
+      paths.push(...(await packModules(input(release, { extras: EXTRAS }))).map((each) => each.path));
+    }
+    dpkg('-i', ...new Set(paths));
+    expect(calls()).toBe(`-b ${root} ${here}\n`);
+    expect(dpkg('-l').match(/^ii +acpi-call-modules-/gm)).toHaveLength(3);
+    expect(dpkg('--verify')).toBe('');
+    expect(dpkg('-S', '/etc/modprobe.d/acpi-call.conf')).toMatch(/^acpi-call-modules-common:/);
+    expect(dpkg('-s', 'acpi-call-modules-common')).toMatch(
+      /Conffiles:\n \/etc\/modprobe\.d\/acpi-call\.conf /,
+    );
+    expect(dpkg('-s', 'acpi-call-modules-common')).toMatch(
+      /Conflicts: acpi-call-dkms\nReplaces|Replaces: acpi-call-dkms/,
+    );
+    expect(dpkg('-s', `acpi-call-modules-${here}`)).toContain('acpi-call-modules-common (>= 1.2.2)');
+    expect(statSync(join(root, 'lib/udev/rules.d/60-acpi-call.rules')).mode & 0o777).toBe(0o644);
+
+    dpkg('-i', ...new Set(paths));
+    expect(calls()).toBe(`-b ${root} ${here}\n`);
+    dpkg('-r', `acpi-call-modules-${here}`, 'acpi-call-modules-6.12.117+deb12-amd64');
+    expect(calls()).toBe(`-b ${root} ${here}\n`);
+    expect(existsSync(join(root, 'lib/modules', here, 'updates'))).toBe(false);
+    expect(existsSync(join(root, 'lib/modules/6.12.117+deb12-amd64'))).toBe(false);
+    dpkg('-P', 'acpi-call-modules-common');
+    expect(existsSync(join(root, 'etc/modprobe.d'))).toBe(false);
+  });
+
+  it.each<[string, Partial<PackInput>]>([
+    ['a module for another kernel', { modules: [{ name: 'a.ko', bytes: fakeModule('6.1.0-1-amd64') }] }],
+    ['no module', { modules: [] }],
+    ['a file name from the guest', { modules: [{ name: '../a.ko', bytes: fakeModule('6.1.0-56-amd64') }] }],
+    ['a release with shell in it', { release: "6.1';reboot;'" }],
+    ['a release that is a path', { release: '6/../..' }],
+    ['an unknown architecture', { debArch: 'vax' }],
+    ['a file name that is a path', { fileName: '../x.deb' }],
+    ['an extra file elsewhere', { extras: [{ path: '/etc/cron.d/x', bytes: Buffer.alloc(0), mode: 0o644 }] }],
+    ['a version of nothing', { version: '' }],
+    ['a module without a name', { module: '___' }],
+    ['a source package with a newline', { sourcePackage: { name: 'a', version: '1\nEssential: yes' } }],
+  ])('refuses %s and writes nothing', async (_name, more) => {
+    await expect(packModules(input('6.1.0-56-amd64', more))).rejects.toBeInstanceOf(Dkms2binError);
+    expect(readdirSync(tmp)).toEqual([]);
+  });
+});

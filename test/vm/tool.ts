@@ -1,0 +1,58 @@
+import { execa } from 'execa';
+import { existsSync } from 'node:fs';
+import { mkdtemp } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { CellResult } from '../../src/core/cell.js';
+
+export const MAIN = fileURLToPath(new URL('../../dist/main.js', import.meta.url));
+export const FIXTURES = fileURLToPath(new URL('../fixtures', import.meta.url));
+
+export interface Ended {
+  code: number | undefined;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs the built tool as a user does. */
+export async function tool(
+  args: string[],
+  options: { input?: string; env?: Record<string, string>; cwd?: string } = {},
+): Promise<Ended> {
+  if (!existsSync(MAIN)) throw new Error('dist/main.js is missing: npm run build');
+  const { input, env, cwd } = options;
+  const result = await execa('node', [MAIN, ...args], {
+    reject: false,
+    ...(input === undefined ? { stdin: 'ignore' as const } : { input }),
+    ...(env ? { env } : {}),
+    ...(cwd ? { cwd } : {}),
+  });
+  return { code: result.exitCode, stdout: String(result.stdout), stderr: String(result.stderr) };
+}
+
+export interface Document {
+  schemaVersion: number;
+  run: string;
+  accelerator: string;
+  cells: CellResult[];
+}
+
+export async function temporary(name: string): Promise<string> {
+  return mkdtemp(join(tmpdir(), `dk2b-${name}-`));
+}
+
+/** Kernels of debian-12 that its archive has now, by role: tests never pin a release. */
+export async function kernels(): Promise<{ newest: string; cloud: string }> {
+  const { stdout, stderr, code } = await tool(['kernels', '--distro', 'debian-12', '--json']);
+  if (code !== 0) throw new Error(stderr);
+  const { kernels: all } = JSON.parse(stdout) as { kernels: { release: string }[] };
+  const newest = (pattern: RegExp): string => {
+    const found = all.map((k) => k.release).filter((r) => pattern.test(r));
+    const number = (r: string): number => Number(/^6\.1\.0-(\d+)/.exec(r)?.[1]);
+    found.sort((a, b) => number(b) - number(a));
+    if (!found[0]) throw new Error(`the archive has no kernel like ${String(pattern)}`);
+    return found[0];
+  };
+  return { newest: newest(/^6\.1\.0-\d+-amd64$/), cloud: newest(/^6\.1\.0-\d+-cloud-amd64$/) };
+}
