@@ -61,14 +61,20 @@ export async function baseImage(
 }
 
 async function official(row: CatalogueRow, context: BaseContext): Promise<BaseImage> {
-  const { emit, signal, proxy } = context;
+  const { emit, signal, proxy, offline } = context;
   const path = await fetchOfficial(row, context.arch, {
     emit,
     signal,
+    offline,
     ...(proxy ? { proxy } : {}),
   });
   // Official images are stored under their digest.
-  return { disk: path, hash: basename(path), firmware: row.arch[context.arch].firmware, source: 'official' };
+  return {
+    disk: path,
+    hash: basename(path, '.qcow2'),
+    firmware: row.arch[context.arch].firmware,
+    source: 'official',
+  };
 }
 
 async function given(image: string, row: CatalogueRow, context: BaseContext): Promise<BaseImage> {

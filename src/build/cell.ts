@@ -169,7 +169,7 @@ async function finish(
   for (const report of reports) {
     const base = packageBaseName(
       { module: report.name, version: report.version, release: target.release, arch: target.arch },
-      input.nameStyle === 'dkms' ? 'dkms' : 'default',
+      input.nameStyle,
     );
     const found = collected.modules.find((m) => m.name === report.name && m.version === report.version);
     const log = found?.log ? join(input.outDir, `${base}.log`) : null;

@@ -42,8 +42,7 @@ export const DEFAULTS = {
   nameStyle: 'seed',
 } as const satisfies Partial<BuildRequest>;
 
-/** `default` is the config file's word for the seed's form. */
-export const NAME_STYLES = { seed: 'seed', default: 'seed', dkms: 'dkms' } as const;
+export const NAME_STYLES = { seed: 'seed', dkms: 'dkms' } as const;
 
 /** The config file's words as options. The loader has checked their form; the parsers here give them units. */
 function optionsOf(config: Config): BuildOptions {

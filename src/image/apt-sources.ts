@@ -47,7 +47,9 @@ export async function hostProxy(signal?: AbortSignal): Promise<string | undefine
 
 /** Ubuntu's and third parties' archives must not pass: by the path, or by the key that signs it. */
 function isDebian({ uri, signedBy }: Source): boolean {
-  return /\/debian(-security)?\/*$/.test(new URL(uri).pathname) || /debian-archive/.test(`${signedBy} ${uri}`);
+  return (
+    /\/debian(-security)?\/*$/.test(new URL(uri).pathname) || /debian-archive/.test(`${signedBy} ${uri}`)
+  );
 }
 
 export function parseOneLine(text: string): Source[] {

@@ -39,7 +39,16 @@ export interface BootstrapRequest {
 /** What an image needs to boot, to be reached, and to grow. */
 const BASE_PACKAGES = [
   ...['apt', 'ca-certificates', 'debian-archive-keyring', 'systemd-sysv', 'udev', 'dbus', 'kmod', 'iproute2'],
-  ...['initramfs-tools', 'cloud-init', 'cloud-guest-utils', 'openssh-server', 'sudo', 'python3', 'xz-utils', 'zstd'],
+  ...[
+    'initramfs-tools',
+    'cloud-init',
+    'cloud-guest-utils',
+    'openssh-server',
+    'sudo',
+    'python3',
+    'xz-utils',
+    'zstd',
+  ],
   ...['e2fsprogs', 'grub-common', 'grub2-common', 'grub-pc-bin', 'grub-efi-amd64-bin'],
 ];
 
@@ -137,7 +146,9 @@ async function installPackages({ request, scratch, uuid, tar }: Context): Promis
       ...((await exists(keyring)) ? [`--keyring=${keyring}`] : []),
       ...((await exists(mergedUsr)) ? [`--hook-dir=${mergedUsr}`] : []),
       `--aptopt=${join(support, 'files/etc/apt/apt.conf.d/90dkms2bin')}`,
-      ...(proxy ? [`--aptopt=Acquire::http::Proxy "${proxy}"`, `--aptopt=Acquire::https::Proxy "${proxy}"`] : []),
+      ...(proxy
+        ? [`--aptopt=Acquire::http::Proxy "${proxy}"`, `--aptopt=Acquire::https::Proxy "${proxy}"`]
+        : []),
       `--dpkgopt=${join(support, 'files/etc/dpkg/dpkg.cfg.d/90dkms2bin')}`,
       `--essential-hook=copy-in "${support}" /tmp`,
       `--essential-hook=${inside('prepare.sh')}`,
@@ -147,8 +158,15 @@ async function installPackages({ request, scratch, uuid, tar }: Context): Promis
       tar,
       ...(await sourceLines(request, components)),
     ],
-    { ...cancel(request), cwd: scratch, env: { TMPDIR: tmpdir } },
-  );
+    { ...cancel(request), cwd: scratch, env: { ...SBIN, TMPDIR: tmpdir } },
+  ).catch((error: unknown) => {
+    if (!/Release file for .* is expired/.test(messageOf(error))) throw error;
+    // apt's guard against replayed indexes: never switched off here, the user has to choose a living mirror.
+    throw new Dkms2binError('transient', `The mirror's index of ${request.suite} has expired`, {
+      hint: "Use another mirror, or check this host's clock",
+      cause: error,
+    });
+  });
 }
 
 /** One-line apt sources for mmdebstrap and the guest; none when no mirror is known: mmdebstrap then uses its own. */
@@ -195,7 +213,10 @@ async function writeDisk(context: Context): Promise<void> {
     'fakeroot',
     [
       ...['-i', fakeState, 'mke2fs', ...ext4],
-      ...['-E', `offset=${ROOT_START * SECTOR},hash_seed=${uuid},lazy_itable_init=1,lazy_journal_init=1,nodiscard`],
+      ...[
+        '-E',
+        `offset=${ROOT_START * SECTOR},hash_seed=${uuid},lazy_itable_init=1,lazy_journal_init=1,nodiscard`,
+      ],
       ...[raw, `${Math.floor((rootSectors * SECTOR) / 1024)}k`],
     ],
     { ...cancel(request), env: { MKE2FS_CONFIG: join(scratch, 'bootstrap', 'mke2fs.conf'), ...SBIN } },
@@ -310,9 +331,13 @@ function uuidOf(request: BootstrapRequest): string {
 
 function derivedUuid(text: string): string {
   const hex = createHash('sha256').update(text).digest('hex');
-  return [hex.slice(0, 8), hex.slice(8, 12), `4${hex.slice(13, 16)}`, `8${hex.slice(17, 20)}`, hex.slice(20, 32)].join(
-    '-',
-  );
+  return [
+    hex.slice(0, 8),
+    hex.slice(8, 12),
+    `4${hex.slice(13, 16)}`,
+    `8${hex.slice(17, 20)}`,
+    hex.slice(20, 32),
+  ].join('-');
 }
 
 async function phase<T>(emit: Emit, name: string, work: () => Promise<T>): Promise<T> {

@@ -108,6 +108,7 @@ export async function listImages(): Promise<CacheRow[]> {
     const parent = join(cacheDir(), kind);
     for (const hash of await readdir(parent).catch(() => [])) {
       const dir = join(parent, hash);
+      if (kind === 'images' && hash.endsWith('.qcow2')) rows.push(await officialRow(dir, hash));
       const meta = await readMeta(dir);
       if (!meta) continue;
       let bytes = 0;
@@ -122,6 +123,18 @@ export async function listImages(): Promise<CacheRow[]> {
     }
   }
   return rows.sort((a, b) => b.lastUsed.localeCompare(a.lastUsed));
+}
+
+/** An official image lies as a file under its digest. */
+async function officialRow(path: string, name: string): Promise<CacheRow> {
+  const s = await stat(path);
+  return {
+    name: `official ${name.slice(0, 12)}`,
+    kind: 'image',
+    bytes: s.blocks * 512,
+    created: s.mtime.toISOString(),
+    lastUsed: s.atime.toISOString(),
+  };
 }
 
 /** Whether `cached` would find the entry without making it. */

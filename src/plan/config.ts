@@ -49,7 +49,7 @@ export const Config = z.strictObject({
   jobs: z.int().min(1).max(1024).optional().describe('VMs that run at once'),
   timeout: Duration.optional().describe('Longest time for one cell: seconds, or with a suffix 90s, 45m, 2h'),
   accel: z.enum(['auto', 'kvm', 'tcg']).optional().describe('QEMU accelerator; auto measures'),
-  'name-style': z.enum(['default', 'dkms']).optional().describe('Form of the package file names'),
+  'name-style': z.enum(['seed', 'dkms']).optional().describe('Form of the package file names'),
   verify: z.boolean().optional().describe('Install and load the package in a fresh VM'),
   force: z.boolean().optional().describe('Build even when an identical package is there'),
   'kernel-package': Texts.optional().describe('Kernel image and header packages, as files or URLs'),

@@ -2,7 +2,7 @@ import { DEB_ARCH, type Arch } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import { checkRelease } from '../distro/release.js';
 
-export type NameStyle = 'default' | 'dkms';
+export type NameStyle = 'seed' | 'dkms';
 
 export interface PackageIdentity {
   module: string;
@@ -44,7 +44,7 @@ function quote(text: string): string {
 }
 
 /** File name without `.deb`; the log beside it has the same base. */
-export function packageBaseName(identity: PackageIdentity, style: NameStyle = 'default'): string {
+export function packageBaseName(identity: PackageIdentity, style: NameStyle = 'seed'): string {
   const module = checkModuleName(identity.module);
   // A colon (a version with an epoch) is awkward in file names; dpkg too leaves the epoch out of them.
   const version = checkModuleVersion(identity.version).replaceAll(':', '-');
@@ -54,11 +54,11 @@ export function packageBaseName(identity: PackageIdentity, style: NameStyle = 'd
     : `${module}_${version}-${release}_${identity.arch}`;
 }
 
-export function packageFileName(identity: PackageIdentity, style: NameStyle = 'default'): string {
+export function packageFileName(identity: PackageIdentity, style: NameStyle = 'seed'): string {
   return `${packageBaseName(identity, style)}.deb`;
 }
 
-export function logFileName(identity: PackageIdentity, style: NameStyle = 'default'): string {
+export function logFileName(identity: PackageIdentity, style: NameStyle = 'seed'): string {
   return `${packageBaseName(identity, style)}.log`;
 }
 

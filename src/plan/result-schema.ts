@@ -8,7 +8,12 @@ const Cell = z.strictObject({
   distro: z.string().describe('Catalogue id, such as debian-12'),
   arch: z.enum(['x86_64']).describe("The kernel's name of the architecture"),
   verdict: z.enum(['built', 'skipped', 'failed', 'error']),
-  reason: z.string().nullable().describe('Why it is not built; null when it is'),
+  reason: z
+    .string()
+    .nullable()
+    .describe(
+      'Why it is not built; for a built one what is worth knowing: up to date, no hardware to load it for',
+    ),
   package: z.string().nullable().describe('Absolute path of the package, null unless built'),
   log: z.string().nullable().describe('Absolute path of make.log, null when no build ran'),
   phases: z
@@ -24,9 +29,17 @@ const Cell = z.strictObject({
 /** The document that `--json` prints. A field may be added under one schemaVersion; none changes or goes. */
 export const ResultDocument = z.strictObject({
   schemaVersion: z.literal(1),
-  run: z.string().describe('Id of the run'),
+  run: z.string().nullable().describe('Id of the run, null when it ended before it began'),
   accelerator: z.string().nullable().describe('kvm or tcg, null when no VM ran'),
   cells: z.array(Cell),
+  error: z
+    .strictObject({
+      fault: z.enum(['module', 'usage', 'not-found', 'host', 'transient', 'interrupted']),
+      message: z.string(),
+      hint: z.string().nullable(),
+    })
+    .optional()
+    .describe('What ended the run before it had cells to report'),
 });
 export type ResultDocument = z.infer<typeof ResultDocument>;
 

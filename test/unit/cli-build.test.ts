@@ -52,7 +52,7 @@ describe('options', () => {
     const loadConfig = () =>
       Promise.resolve({
         ...{ dkms: 'c', 'out-dir': '/cfg', verify: false, accel: 'tcg' as const, memory: '2G', timeout: 90 },
-        ...{ 'name-style': 'default' as const, verbose: true, force: false },
+        ...{ 'name-style': 'seed' as const, verbose: true, force: false },
       });
     const { requests } = await cli(['--accel', 'kvm'], { loadConfig });
     expect(requests[0]).toMatchObject({
