@@ -156,7 +156,8 @@ fi
 
 # MODULES=dep looks at the disk we run from: a small initramfs, a third of the time of MODULES=most under emulation.
 # A chroot or a foreign root has no device behind / that it could look at: then leave the distro's choice.
-if [ -b "$(findmnt -no SOURCE / 2>/dev/null)" ]; then
+# An image that brings a short list of its own (the bootstrapped one) keeps it.
+if [ ! -e /etc/initramfs-tools/conf.d/dkms2bin ] && [ -b "$(findmnt -no SOURCE / 2>/dev/null)" ]; then
   cat >/etc/initramfs-tools/conf.d/dkms2bin <<'CONF'
 MODULES=dep
 COMPRESS=gzip

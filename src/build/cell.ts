@@ -181,10 +181,7 @@ async function finish(
       distro: target.distro,
       arch: target.arch,
       verdict: report.verdict,
-      reason:
-        report.verdict === 'built'
-          ? null
-          : [report.reason, report.firstError].filter(Boolean).join(': ') || null,
+      reason: report.verdict === 'built' ? null : report.reason || report.firstError || null,
       package: null,
       log,
       phases,

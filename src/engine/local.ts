@@ -196,7 +196,7 @@ async function oneCell(
         reason: error.hint ? `${messageOf(error)}\n${error.hint}` : messageOf(error),
         package: null,
         log: null,
-        phases: { total: (performance.now() - started) / 1000 },
+        phases: { 'set-up': (performance.now() - started) / 1000 },
         kept: (error as { kept?: string }).kept ?? null,
         fault: error.fault,
       },

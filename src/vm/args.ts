@@ -85,7 +85,8 @@ const disk = (c: VmConfig): string[] => [
   // The overlay is thrown away or, for a layer, synced by the host before it is published: cache=unsafe is safe here.
   `if=none,id=root,format=qcow2,cache=unsafe,discard=unmap,file=${escapeValue(c.disk)}`,
   '-device',
-  'virtio-blk-pci,drive=root,bootindex=0',
+  // With -kernel QEMU's own loader takes index 0.
+  `virtio-blk-pci,drive=root${c.boot.kind === 'loader' ? ',bootindex=0' : ''}`,
 ];
 
 const seed = (c: VmConfig): string[] => [

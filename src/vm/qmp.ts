@@ -24,7 +24,10 @@ export class Qmp extends EventEmitter {
   private constructor(socket: Socket) {
     super();
     this.#socket = socket;
-    createInterface({ input: socket }).on('line', (line) => this.#onLine(line));
+    // readline passes its input's errors on; `lost` below answers them.
+    createInterface({ input: socket })
+      .on('line', (line) => this.#onLine(line))
+      .on('error', () => undefined);
     const lost = (): void => {
       for (const { reject } of this.#pending.values()) {
         reject(new Dkms2binError('transient', 'QEMU closed its control socket'));
