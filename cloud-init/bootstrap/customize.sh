@@ -19,6 +19,10 @@ for suite in $EXTRA_SUITES; do
 done
 [ -z "${update-}" ] || apt-get update
 
+# An index that was taken although it has expired would be refused by the guest's apt.
+if grep -qs Check-Valid-Until /etc/apt/apt.conf.d/99mmdebstrap; then
+	echo 'Acquire::Check-Valid-Until "false";' >/etc/apt/apt.conf.d/91dkms2bin-expired
+fi
 # The host's proxy is no business of the guest's. mmdebstrap keeps its apt options in 99mmdebstrap.
 rm -f /etc/apt/apt.conf.d/99mmdebstrap /etc/dpkg/dpkg.cfg.d/99mmdebstrap
 apt-get clean

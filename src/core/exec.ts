@@ -35,21 +35,29 @@ export interface ExecResult {
 export async function run(
   file: string,
   args: readonly string[],
-  options: Pick<Options, 'cwd' | 'env' | 'input' | 'cancelSignal' | 'timeout'> = {},
+  options: Pick<Options, 'cwd' | 'env' | 'input' | 'cancelSignal' | 'timeout'> & {
+    /** Ends the command when this process is killed: for commands that run for minutes and clean up on SIGTERM. */
+    dieWithParent?: boolean;
+  } = {},
 ): Promise<ExecResult> {
-  const result = await execa(file, [...args], {
-    ...options,
+  const { dieWithParent, ...rest } = options;
+  const [command, ...words] = dieWithParent
+    ? ['setpriv', '--pdeathsig', 'TERM', '--', file, ...args]
+    : [file, ...args];
+  const result = await execa(command, words, {
+    ...rest,
     reject: false,
     stdin: options.input === undefined ? 'ignore' : 'pipe',
     forceKillAfterDelay: 5000,
   });
   if (!result.failed) return { stdout: String(result.stdout), stderr: String(result.stderr) };
   if (result.isCanceled) throw new Dkms2binError('interrupted', 'Interrupted', { cause: result });
-  if (result.code === 'ENOENT') throw missingTool(file);
+  if (result.code === 'ENOENT') throw missingTool(command);
+  if (/^setpriv: failed to execute/m.test(String(result.stderr))) throw missingTool(file);
   const tail = String(result.stderr || result.stdout || '')
     .trim()
     .split('\n')
-    .slice(-8)
+    .slice(-20)
     .join('\n');
   const how = result.timedOut ? 'ran out of time' : `exited with ${String(result.exitCode ?? result.signal)}`;
   throw new Dkms2binError('host', `${file} ${args.slice(0, 2).join(' ')} ${how}${tail ? `:\n${tail}` : ''}`);

@@ -1,5 +1,6 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { run } from '../core/exec.js';
 
 export interface HostMirrors {
   main?: string;
@@ -100,4 +101,17 @@ async function followList(uri: string): Promise<string> {
   if (!uri.startsWith('mirror+file:')) return uri;
   const text = await readFile(uri.replace(/^mirror\+file:(?:\/\/)?/, ''), 'utf8').catch(() => '');
   return text.split(/\s+/).find((word) => /^https?:\/\//.test(word)) ?? '';
+}
+
+/** The HTTP proxy of this host's apt configuration, if any. */
+export async function hostProxy(signal?: AbortSignal): Promise<string | undefined> {
+  try {
+    const args = ['dump', '--format', '%v', 'Acquire::http::Proxy'];
+    const { stdout } = await run('apt-config', args, { ...(signal && { cancelSignal: signal }) });
+    return /^https?:\/\/\S+$/.test(stdout.trim()) ? stdout.trim() : undefined;
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    // No apt on this host.
+    return undefined;
+  }
 }

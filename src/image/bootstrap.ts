@@ -8,7 +8,7 @@ import { Dkms2binError, messageOf } from '../core/errors.js';
 import type { Emit } from '../core/events.js';
 import { run } from '../core/exec.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
-import { hostMirrors, hostProxy } from './apt-sources.js';
+import { hostMirrors, hostProxy } from '../distro/mirrors.js';
 
 export interface BootstrapRequest {
   /** Codename: bullseye, bookworm, trixie, forky, sid. */
@@ -77,7 +77,7 @@ export async function bootstrapImage(request: BootstrapRequest): Promise<{ packa
   };
   await mkdir(scratch, { mode: 0o755 });
   try {
-    await phase(request.emit, 'bootstrap packages', () => installPackages(context));
+    await phase(request.emit, 'bootstrap packages', () => installFromLivingIndexes(context));
     await phase(request.emit, 'bootstrap filesystem', () => writeDisk(context));
     const packages = await readFile(join(context.root, 'var/lib/dkms2bin/packages'), 'utf8');
     await phase(request.emit, 'bootstrap convert', async () => {
@@ -103,14 +103,57 @@ interface Context {
   raw: string;
 }
 
-async function installPackages({ request, scratch, uuid, tar }: Context): Promise<void> {
+/** What a mirror's state forces on a bootstrap; each is announced. */
+interface Concessions {
+  /** Take indexes past their Valid-Until. Their signatures are still checked. */
+  expired: boolean;
+  /** Leave the security suite out, because its index names packages that its pool no longer has. */
+  withoutSecurity: boolean;
+}
+
+/**
+ * A mirror that lags behind is common: indexes of a development suite expire within a week, and a release at the end
+ * of its support keeps an index of packages that are gone. Both are worked around once, with a warning.
+ */
+async function installFromLivingIndexes(context: Context): Promise<void> {
+  const { request, scratch, tar } = context;
+  const concessions: Concessions = { expired: false, withoutSecurity: false };
+  for (;;) {
+    try {
+      await installPackages(context, concessions);
+      return;
+    } catch (error) {
+      const text = messageOf(error);
+      let message: string;
+      if (!concessions.expired && /Release file for .* is (expired|not valid)/i.test(text)) {
+        concessions.expired = true;
+        message = `The mirror's index of ${request.suite} has expired: using it as it is (its signature is checked), so its packages may not be the newest`;
+      } else if (!concessions.withoutSecurity && /404\s+Not Found/i.test(text)) {
+        concessions.withoutSecurity = true;
+        message = `The mirror no longer has packages that its index of ${request.suite} names: leaving the security suite out`;
+      } else throw error;
+      request.emit({ type: 'note', level: 'warn', message });
+      await rm(tar, { force: true });
+      for (const name of ['bootstrap', 'tmp'])
+        await rm(join(scratch, name), { recursive: true, force: true });
+    }
+  }
+}
+
+async function installPackages(
+  { request, scratch, uuid, tar }: Context,
+  concessions: Concessions,
+): Promise<void> {
+  const extraSuites = request.extraSuites.filter(
+    (suite) => !concessions.withoutSecurity || !isSecurity(suite, request),
+  );
   const components = componentsOf(request.suite);
   const support = join(scratch, 'bootstrap');
   await cp(join(PACKAGE_ROOT, 'cloud-init', 'bootstrap'), support, { recursive: true });
   const params = {
     ROOT_UUID: uuid,
     SUITE: request.suite,
-    EXTRA_SUITES: request.extraSuites.join(' '),
+    EXTRA_SUITES: extraSuites.join(' '),
     COMPONENTS: components,
   };
   for (const [key, value] of Object.entries(params)) {
@@ -149,6 +192,7 @@ async function installPackages({ request, scratch, uuid, tar }: Context): Promis
       ...(proxy
         ? [`--aptopt=Acquire::http::Proxy "${proxy}"`, `--aptopt=Acquire::https::Proxy "${proxy}"`]
         : []),
+      ...(concessions.expired ? ['--aptopt=Acquire::Check-Valid-Until "false"'] : []),
       `--dpkgopt=${join(support, 'files/etc/dpkg/dpkg.cfg.d/90dkms2bin')}`,
       `--essential-hook=copy-in "${support}" /tmp`,
       `--essential-hook=${inside('prepare.sh')}`,
@@ -156,17 +200,10 @@ async function installPackages({ request, scratch, uuid, tar }: Context): Promis
       '--skip=cleanup/apt',
       request.suite,
       tar,
-      ...(await sourceLines(request, components)),
+      ...(await sourceLines({ ...request, extraSuites }, components)),
     ],
-    { ...cancel(request), cwd: scratch, env: { ...SBIN, TMPDIR: tmpdir } },
-  ).catch((error: unknown) => {
-    if (!/Release file for .* is expired/.test(messageOf(error))) throw error;
-    // apt's guard against replayed indexes: never switched off here, the user has to choose a living mirror.
-    throw new Dkms2binError('transient', `The mirror's index of ${request.suite} has expired`, {
-      hint: "Use another mirror, or check this host's clock",
-      cause: error,
-    });
-  });
+    { ...cancel(request), dieWithParent: true, cwd: scratch, env: { ...SBIN, TMPDIR: tmpdir } },
+  );
 }
 
 /** One-line apt sources for mmdebstrap and the guest; none when no mirror is known: mmdebstrap then uses its own. */
@@ -176,9 +213,13 @@ async function sourceLines(request: BootstrapRequest, components: string): Promi
   if (main === undefined) return [];
   const security = host.security ?? main.replace(/\/debian(\/*)$/, '/debian-security$1');
   return [request.suite, ...request.extraSuites].map((suite) => {
-    const secure = suite.endsWith('-security') || suite === request.securitySuite;
+    const secure = isSecurity(suite, request);
     return `deb ${secure ? security : main} ${suite} ${components}`;
   });
+}
+
+function isSecurity(suite: string, request: BootstrapRequest): boolean {
+  return suite.endsWith('-security') || suite === request.securitySuite;
 }
 
 function componentsOf(suite: string): string {

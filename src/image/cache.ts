@@ -29,7 +29,8 @@ export async function cached(
   signal?: AbortSignal,
 ): Promise<Entry> {
   const parent = join(cacheDir(), kind);
-  await mkdir(parent, { recursive: true, mode: 0o700 });
+  // Not 0700: the root of mmdebstrap's user namespace is another user, who works below it.
+  await mkdir(parent, { recursive: true });
   const dir = join(parent, hash);
   const lockPath = join(parent, `${hash}.lock`);
   const wait = { wait: true as const, ...(signal ? { signal } : {}) };
