@@ -402,7 +402,9 @@ async function withRetries<T>(
     } catch (error) {
       if (!(error instanceof Passing)) throw error;
       failures = (await gained()) ? 1 : failures + 1;
-      if (failures > limits.retries) {
+      // A name that does not resolve will not in a minute either; one more try is for a resolver's hiccup.
+      const allowed = /\bENOTFOUND\b/.test(error.message) ? Math.min(1, limits.retries) : limits.retries;
+      if (failures > allowed) {
         throw new Dkms2binError('transient', `${error.message} (${failures} tries)`, {
           hint: 'Try again later, or through another mirror or proxy.',
           cause: error,
