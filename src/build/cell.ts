@@ -13,7 +13,7 @@ import { hashOf } from '../image/cache.js';
 import { isExtraPath, packModules } from '../pack/module-package.js';
 import { checkModuleName, checkModuleVersion, packageBaseName } from '../plan/naming.js';
 import { digestOf, type KernelLayer } from './kernel-layer.js';
-import { bootNew, deadline, type BootSpec, type Machine } from './machine.js';
+import { bootNew, deadline, specOf, type Machine } from './machine.js';
 import { RunDir } from './run-dir.js';
 
 export interface CellInput {
@@ -91,21 +91,14 @@ async function buildInRun(
 ): Promise<CellResult[]> {
   const { source, target, layer, machine } = input;
   const line = (text: string): void => machine.emit({ type: 'output', cell: input.label, line: text });
-  const spec: BootSpec = {
-    boot: layer.boot,
-    accel: machine.accel,
-    cpu: machine.cpu,
-    cpus: machine.cpus,
-    memoryMiB: machine.memoryMiB,
-    egress: true,
-  };
+  const spec = specOf(machine, layer.boot, true);
   let reports: ModuleReport[];
   let collected: Collected;
   let identity = await localIdentity(source);
   {
     await using booted = await phase('boot', () => bootNew(layer.disk, spec, run.dir, machine));
     const { vm, guest } = booted;
-    await run.save({ live: { socketDir: vm.socketDir, sshPort: vm.sshPort }, vm: { ...spec, egress: true } });
+    await run.save({ live: { socketDir: vm.socketDir, sshPort: vm.sshPort }, vm: { ...spec } });
     try {
       const running = (await guest.text('uname -r')).trim();
       if (running !== target.release) {
@@ -261,14 +254,7 @@ async function prove(
 ): Promise<Map<CellResult, Proof>> {
   const { layer, machine, target } = input;
   const dir = join(run.dir, 'verify');
-  const spec: BootSpec = {
-    boot: layer.boot,
-    accel: machine.accel,
-    cpu: machine.cpu,
-    cpus: machine.cpus,
-    memoryMiB: machine.memoryMiB,
-    egress: false,
-  };
+  const spec = specOf(machine, layer.boot, false);
   await using booted = await bootNew(layer.disk, spec, dir, machine);
   const { guest } = booted;
   await guest.text(`mkdir -p ${GUEST_DIR}/debs`);

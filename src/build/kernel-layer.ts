@@ -9,7 +9,7 @@ import { Dkms2binError } from '../core/errors.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
 import { run } from '../core/exec.js';
 import { cached, hashOf, type Entry } from '../image/cache.js';
-import { bootNew, deadline, type BootSpec, type Machine } from './machine.js';
+import { bootNew, deadline, specOf, type BootSpec, type Machine } from './machine.js';
 
 /** A base image ready to put layers on. */
 export interface BaseImage {
@@ -95,14 +95,7 @@ async function make(
   machine: Machine,
   dir: string,
 ): Promise<{ cmdline: string; versions: Record<string, string> }> {
-  const spec: BootSpec = {
-    boot: { kind: 'loader', firmware: base.firmware },
-    accel: machine.accel,
-    cpu: machine.cpu,
-    cpus: machine.cpus,
-    memoryMiB: machine.memoryMiB,
-    egress: true,
-  };
+  const spec = specOf(machine, { kind: 'loader', firmware: base.firmware }, true);
   await using booted = await bootNew(base.disk, spec, dir, machine);
   const { guest, vm } = booted;
   if (kernelPackages.length > 0) {

@@ -37,6 +37,12 @@ export interface Booted extends AsyncDisposable {
   guest: Guest;
 }
 
+/** How this invocation's VMs boot. */
+export function specOf(machine: Machine, boot: BootSpec['boot'], egress: boolean): BootSpec {
+  const { accel, cpu, cpus, memoryMiB } = machine;
+  return { boot, accel, cpu, cpus, memoryMiB, egress };
+}
+
 /** An emulated CPU needs about 20 times as long for everything. */
 export function deadline(accel: 'kvm' | 'tcg', kvmSeconds: number): number {
   return (accel === 'kvm' ? kvmSeconds : kvmSeconds * 10) * 1000;

@@ -1,6 +1,8 @@
 import type { CellResult } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import type { Config } from '../plan/config.js';
+import type { RunInfo } from '../engine/runs.js';
+import type { CacheRow } from '../image/cache.js';
 import type { BuildPlan, BuildRequest } from '../plan/types.js';
 
 export interface FailedRun {
@@ -21,24 +23,8 @@ export interface BuildOutcome {
   cells: CellResult[];
 }
 
-export interface RunInfo {
-  id: string;
-  cell: string;
-  kernel: string;
-  distro: string;
-  /** ISO 8601. */
-  created: string;
-  bytes: number;
-  state: 'running' | 'kept';
-}
-
-export interface ImageInfo {
-  name: string;
-  kind: 'image' | 'layer';
-  bytes: number;
-  created: string;
-  lastUsed: string;
-}
+export type { RunInfo } from '../engine/runs.js';
+export type ImageInfo = CacheRow;
 
 export interface KernelInfo {
   release: string;

@@ -102,7 +102,7 @@ const GROUPS: Record<string, Option[]> = {
     option('--mirror <url>', "package mirror to use (default: the distro's own)", value.url('--mirror')),
     option(
       '--archive <url>',
-      "archive of old packages, for kernels that left the mirror (default: the distro's own, snapshot.debian.org for Debian)",
+      "archive of old packages, for kernels that left the mirror (default: the distro's own)",
       value.url('--archive'),
     ),
     option(
