@@ -1,4 +1,3 @@
-import { rm } from 'node:fs/promises';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { bootExisting, type BootSpec } from '../build/machine.js';
@@ -38,7 +37,8 @@ export async function removeRun(id: string): Promise<void> {
       hint: 'Wait until it has ended, or interrupt it.',
     });
   }
-  await rm(run.dir, { recursive: true, force: true });
+  // A run that is not kept goes when it is closed.
+  await run.save({ kept: false });
   await run.close();
 }
 
