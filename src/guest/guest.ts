@@ -94,6 +94,24 @@ export interface GuestOptions {
   signal?: AbortSignal;
 }
 
+/**
+ * The command that runs `cloud-init/guest/<name>` as root, and what goes to its standard input: the variables and the
+ * script. The guest stores it as a file, because a child that reads stdin must not eat the script.
+ */
+async function rootScript(
+  name: string,
+  vars: Record<string, string>,
+  redirect: '' | ' 2>&1',
+): Promise<{ command: string; input: string }> {
+  const text = await readFile(join(PACKAGE_ROOT, 'cloud-init', 'guest', name), 'utf8');
+  const header = Object.entries(vars)
+    .map(([key, value]) => `${key}=${quote(value)}\n`)
+    .join('');
+  const path = `${GUEST_DIR}/${name}`;
+  const store = `mkdir -p ${GUEST_DIR} && cat > ${path} && exec bash ${path} </dev/null${redirect}`;
+  return { command: `sudo -n sh -c ${quote(store)}`, input: header + text };
+}
+
 const MAX_REPORTS = 10_000;
 const MAX_LINE = 16 * 1024;
 
@@ -170,27 +188,15 @@ export class Guest {
       onReport?: (key: string, value: string) => void;
     },
   ): Promise<GuestOutput> {
-    const text = await readFile(join(PACKAGE_ROOT, 'cloud-init', 'guest', name), 'utf8');
-    const header = Object.entries(vars)
-      .map(([key, value]) => `${key}=${quote(value)}\n`)
-      .join('');
-    const path = `${GUEST_DIR}/${name}`;
-    // A file rather than standard input: a child that reads stdin must not eat the script.
-    const child = execa(
-      'ssh',
-      [
-        ...this.#args,
-        `sudo -n sh -c ${quote(`mkdir -p ${GUEST_DIR} && cat > ${path} && exec bash ${path} </dev/null 2>&1`)}`,
-      ],
-      {
-        input: header + text,
-        reject: false,
-        buffer: false,
-        timeout: options.timeoutMs,
-        forceKillAfterDelay: 3000,
-        ...(this.options.signal ? { cancelSignal: this.options.signal } : {}),
-      },
-    );
+    const { command, input } = await rootScript(name, vars, ' 2>&1');
+    const child = execa('ssh', [...this.#args, command], {
+      input,
+      reject: false,
+      buffer: false,
+      timeout: options.timeoutMs,
+      forceKillAfterDelay: 3000,
+      ...(this.options.signal ? { cancelSignal: this.options.signal } : {}),
+    });
     const reports: GuestOutput['reports'] = [];
     const tail: string[] = [];
     const sink = (line: string): void => {
@@ -232,26 +238,15 @@ export class Guest {
     vars: Record<string, string>,
     timeoutMs: number,
   ): Promise<{ stdout: Readable; done: Promise<void> }> {
-    const header = Object.entries(vars)
-      .map(([key, value]) => `${key}=${quote(value)}\n`)
-      .join('');
-    const path = `${GUEST_DIR}/${name}`;
-    const text = await readFile(join(PACKAGE_ROOT, 'cloud-init', 'guest', name), 'utf8');
-    const child = execa(
-      'ssh',
-      [
-        ...this.#args,
-        `sudo -n sh -c ${quote(`mkdir -p ${GUEST_DIR} && cat > ${path} && exec bash ${path} </dev/null`)}`,
-      ],
-      {
-        input: header + text,
-        reject: false,
-        buffer: { stdout: false, stderr: true },
-        timeout: timeoutMs,
-        encoding: 'buffer',
-        ...(this.options.signal ? { cancelSignal: this.options.signal } : {}),
-      },
-    );
+    const { command, input } = await rootScript(name, vars, '');
+    const child = execa('ssh', [...this.#args, command], {
+      input,
+      reject: false,
+      buffer: { stdout: false, stderr: true },
+      timeout: timeoutMs,
+      encoding: 'buffer',
+      ...(this.options.signal ? { cancelSignal: this.options.signal } : {}),
+    });
     const done = (async () => {
       const result = await this.options.alive(child);
       if (result.isCanceled) throw new Dkms2binError('interrupted', 'Interrupted');
