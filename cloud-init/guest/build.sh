@@ -1,7 +1,7 @@
 #!/bin/bash
 # Builds the pushed or fetched DKMS package for the running kernel, after the guest lost its way out. Run as root, `bash -s`.
 #
-# Variables: KIND, NAME, VERSION, SRC (as for fetch-source.sh; VERSION as it resolved it), RELEASE, JOBS (default 1),
+# Variables: KIND, NAME, VERSION, SRC, EXTRA (as for fetch-source.sh; VERSION as it resolved it), RELEASE, JOBS (default 1),
 #   EPOCH (seconds, for reproducible builds; default 0)
 #
 # Result lines, @@dkms2bin KEY VALUE:
@@ -21,8 +21,10 @@
 set -u
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 KIND=${KIND:-} NAME=${NAME:-} VERSION=${VERSION:-} SRC=${SRC:-} RELEASE=${RELEASE:-} JOBS=${JOBS:-1} EPOCH=${EPOCH:-0}
+EXTRA=${EXTRA:-}
 
-say() { local key=$1; shift; printf '@@dkms2bin %s %s\n' "$key" "$(printf '%s' "$*" | tr '\n\t\r' '   ' | cut -c 1-2000)"; }
+# Every process that starts costs 50 to 100 ms under emulation: builtins wherever the common path goes.
+say() { local key=$1 text; shift; text=${*//[$'\n\t\r']/ }; printf '@@dkms2bin %s %s\n' "$key" "${text:0:2000}"; }
 fail() { local code=$1; shift; say error "$*"; exit "$code"; }
 
 case $RELEASE in '' | *[!A-Za-z0-9.+~_-]*) fail 2 "RELEASE is not a kernel release: '$RELEASE'" ;; esac
@@ -50,13 +52,13 @@ conf_of() {
     set +u
     # shellcheck disable=SC2034 # dkms.conf may use them
     kernelver=$RELEASE kernel_source_dir=/lib/modules/$RELEASE/build dkms_tree=$tree source_tree=/usr/src
-    unset PACKAGE_NAME PACKAGE_VERSION BUILD_DEPENDS "${!BUILD_EXCLUSIVE_@}" OBSOLETE_BY
+    unset PACKAGE_NAME PACKAGE_VERSION BUILD_DEPENDS "${!BUILD_EXCLUSIVE_@}" OBSOLETE_BY POST_ADD
     cd "$1" || exit 1
     exec 3>&1
     # shellcheck disable=SC1091
     . ./dkms.conf >/dev/null 2>&1 </dev/null
     for key in PACKAGE_NAME PACKAGE_VERSION BUILD_EXCLUSIVE_KERNEL BUILD_EXCLUSIVE_KERNEL_MIN BUILD_EXCLUSIVE_KERNEL_MAX \
-      BUILD_EXCLUSIVE_ARCH BUILD_EXCLUSIVE_CONFIG OBSOLETE_BY; do
+      BUILD_EXCLUSIVE_ARCH BUILD_EXCLUSIVE_CONFIG OBSOLETE_BY POST_ADD; do
       [ -z "${!key}" ] || printf '%s %s\n' "$key" "${!key//$'\n'/ }" >&3
     done
     for key in "${BUILD_DEPENDS[@]}"; do
@@ -64,7 +66,7 @@ conf_of() {
     done
   )
 }
-conf_value() { sed -n "s/^$2 //p" <<<"$1" | head -n 1; }
+conf_value() { local key value; while read -r key value; do [ "$key" != "$2" ] || { printf '%s' "$value"; return; }; done <<<"$1"; }
 
 exclusive_reason() {
   local conf=$1 value item config=/lib/modules/$RELEASE/build/.config reasons=
@@ -91,8 +93,9 @@ exclusive_reason() {
 # --- install: nothing is built yet (/etc/dkms/no-autoinstall) ------------------------------------------------------------
 added_modules() { local link; for link in "$tree"/*/*/source; do if [ -e "$link" ]; then link=${link%/source}; echo "${link#"$tree"/}"; fi; done; }
 conf_folders() { local conf; for conf in /usr/src/*/dkms.conf; do if [ -f "$conf" ]; then echo "${conf%/dkms.conf}"; fi; done; }
-before_modules=$(added_modules)
-before_folders=$(conf_folders)
+# Whether fetch-source.sh ran. Then the package may need what it fetched, and is installed; else only unpacked.
+fetched=''
+[ ! -e "$state/fetched-depends" ] || fetched=1
 apt_offline() {
   apt-get -y --no-install-recommends --no-download -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold \
     -o Dpkg::Options::=--force-unsafe-io -o DPkg::Lock::Timeout=120 install "$@" </dev/null 2>&1
@@ -103,6 +106,14 @@ install_debs() {
   fail 7 "the package did not install: $(grep -E '^(E:|dpkg: error)|^ .*Depends' "$state/apt.log" | head -n 3 | tr '\n' ' ')"
 }
 
+# The package's files without its scripts, which would run dkms for 8 s of emulation. The list goes to $state/files.
+unpack_deb() { # FILE
+  dpkg-deb --fsys-tarfile "$1" | tar -C / -xv --quoting-style=literal --keep-directory-symlink --no-overwrite-dir -f - >"$state/files" 2>"$state/tar.log"
+  case ${PIPESTATUS[*]} in '0 0') return 0 ;; esac
+  grep -q 'No space left' "$state/tar.log" && fail 8 "the guest's disk is full"
+  fail 7 "the package did not unpack: $(head -n 1 "$state/tar.log")"
+}
+
 package='' package_version=''
 sources=()  # folders of the package's own modules, when known
 add_folder() { # FOLDER: register it with dkms
@@ -111,7 +122,11 @@ add_folder() { # FOLDER: register it with dkms
   name=$(conf_value "$conf" PACKAGE_NAME) version=$(conf_value "$conf" PACKAGE_VERSION)
   if [ -z "$name" ] || [ -z "$version" ]; then echo "no PACKAGE_NAME or PACKAGE_VERSION in $folder/dkms.conf"; return 1; fi
   [ -e "$tree/$name/$version/source" ] && return 0
-  if [ "$folder" = "/usr/src/$name-$version" ]; then dkms add -m "$name" -v "$version" </dev/null 2>&1
+  # A file in /etc/dkms may override what dkms.conf says.
+  if [ "$folder" = "/usr/src/$name-$version" ] && [ -z "$(conf_value "$conf" POST_ADD)" ] && ! compgen -G "/etc/dkms/$name*.conf" >/dev/null; then
+    # All that `dkms add` leaves, in 2.8 to 3.2; it takes 3 s.
+    mkdir -p "$tree/$name/$version/build" && ln -sfn "$folder" "$tree/$name/$version/source"
+  elif [ "$folder" = "/usr/src/$name-$version" ]; then dkms add -m "$name" -v "$version" </dev/null 2>&1
   else dkms add "$folder" </dev/null 2>&1; fi
 }
 unpack_source() { # FOLDER: copy an unpacked source to /usr/src/NAME-VERSION
@@ -133,6 +148,62 @@ unpack_source() { # FOLDER: copy an unpacked source to /usr/src/NAME-VERSION
   [ -n "$package" ] || { package=$name; package_version=$version; }
 }
 
+take_deb() { # FILE [PACKAGE…]: install FILE with those packages, or unpack it
+  local path file=$1
+  shift
+  if [ -n "$fetched" ]; then
+    install_debs "$(readlink -f "$file")" "$@"
+    dpkg -L "$(dpkg-deb -f "$file" Package)" >"$state/files"
+  else unpack_deb "$file"; fi
+  while read -r path; do
+    path=${path#.} path=/${path#/}
+    case $path in
+      /usr/src/*/*/dkms.conf) ;;
+      /usr/src/*/dkms.conf) sources+=("${path%/dkms.conf}") ;;
+    esac
+  done <"$state/files"
+}
+take_tree() { # TAR or FOLDER
+  local unpacked=$state/unpacked depth='' found conf
+  rm -rf "$unpacked"
+  mkdir -p "$unpacked"
+  if [ -d "$1" ]; then cp -a "$1/." "$unpacked/" || fail 8 "cannot copy $1"
+  else tar -C "$unpacked" --no-same-owner -xf "$1" 2>"$state/tar.log" || {
+    grep -q 'No space left' "$state/tar.log" && fail 8 "the guest's disk is full"
+    fail 2 "cannot unpack $1: $(head -n 1 "$state/tar.log")"
+  }; fi
+  if [ -f "$unpacked/dkms_source_tree/dkms.conf" ]; then unpack_source "$unpacked/dkms_source_tree"
+  elif [ -f "$unpacked/dkms_binaries_only/dkms.conf" ]; then fail 3 'the tarball holds binaries only (dkms mktarball --binaries-only): there is nothing to build'
+  else
+    while read -r found conf; do
+      [ -n "$depth" ] || depth=$found
+      [ "$found" = "$depth" ] || break
+      unpack_source "${conf%/dkms.conf}"
+    done < <(find "$unpacked" -name dkms.conf -type f -printf '%d %p\n' | sort -k1,1n -k2)
+  fi
+  rm -rf "$unpacked"
+}
+
+brought=() # NAME/VERSION of the modules of other sources
+bring() {
+  local VERSION='' each folder conf
+  for each in $EXTRA; do
+    case $each in
+      deb:*) take_deb "${each#*:}" ;;
+      *) take_tree "${each#*:}" ;;
+    esac
+  done
+  for folder in ${sources[@]+"${sources[@]}"}; do
+    add_folder "$folder" || continue
+    conf=$(conf_of "$folder")
+    brought+=("$(conf_value "$conf" PACKAGE_NAME)/$(conf_value "$conf" PACKAGE_VERSION)")
+  done
+  sources=() package='' package_version=''
+}
+[ -z "$EXTRA" ] || bring
+before_modules=$(added_modules)
+before_folders=$(conf_folders)
+
 case $KIND in
   repo | deb)
     file=$SRC
@@ -151,22 +222,31 @@ case $KIND in
       done
       [ -n "$file" ] || fail 3 "the apt cache holds no $NAME $VERSION: was it fetched?"
     fi
-    package=$(dpkg-deb -f "$file" Package) || fail 2 "not a Debian package: $file"
-    package_version=$(dpkg-deb -f "$file" Version)
+    control=$(dpkg-deb -f "$file" Package Version) || fail 2 "not a Debian package: $file"
+    while IFS=': ' read -r key value; do
+      case $key in Package) package=$value ;; Version) package_version=$value ;; esac
+    done <<<"$control"
     depends=()
-    if [ -s "$state/fetched-depends" ]; then
+    if [ -n "$fetched" ]; then
       while read -r name; do [ "$name" = "$package" ] || depends+=("$name"); done <"$state/fetched-depends"
     fi
-    install_debs "$(readlink -f "$file")" ${depends[@]+"${depends[@]}"}
-    while read -r folder; do sources+=("${folder%/dkms.conf}"); done < <(dpkg -L "$package" | grep -E '^/usr/src/[^/]+/dkms\.conf$')
+    take_deb "$file" ${depends[@]+"${depends[@]}"}
+    : >"$result/extras"
     while read -r path; do
-      if [ -f "$path" ] && [ ! -L "$path" ]; then echo "$path"; fi
-    done < <(dpkg -L "$package" | grep -E '^(/etc|/lib|/usr/lib|/usr/local/lib)/(modprobe\.d|modules-load\.d|udev/rules\.d|firmware)/') >"$result/extras"
+      path=${path#.} path=/${path#/}
+      if [[ $path =~ ^(/etc|/lib|/usr/lib|/usr/local/lib)/(modprobe\.d|modules-load\.d|udev/rules\.d|firmware)/ ]] && [ -f "$path" ] && [ ! -L "$path" ]; then
+        printf '%s\n' "$path" >>"$result/extras"
+      fi
+    done <"$state/files"
     if [ ${#sources[@]} -eq 0 ]; then
       # An old style package that carries a dkms tarball.
       for archive in /usr/share/"$package"/*.dkms.tar.gz /usr/share/"$NAME"/*.dkms.tar.gz; do
         [ -f "$archive" ] && dkms ldtarball --archive="$archive" </dev/null 2>&1
       done
+      # Some put their source in its place by a script.
+      if [ -z "$fetched" ] && [ "$(added_modules)" = "$before_modules" ] && [ "$(conf_folders)" = "$before_folders" ]; then
+        install_debs "$(readlink -f "$file")"
+      fi
     fi
     ;;
   folder | tarball)
@@ -174,25 +254,7 @@ case $KIND in
       mapfile -t depends <"$state/fetched-depends"
       install_debs "${depends[@]}"
     fi
-    unpacked=$state/unpacked
-    rm -rf "$unpacked"
-    mkdir -p "$unpacked"
-    if [ -d "$SRC" ]; then cp -a "$SRC/." "$unpacked/" || fail 8 "cannot copy $SRC"
-    else tar -C "$unpacked" --no-same-owner -xf "$SRC" 2>"$state/tar.log" || {
-      grep -q 'No space left' "$state/tar.log" && fail 8 "the guest's disk is full"
-      fail 2 "cannot unpack $SRC: $(head -n 1 "$state/tar.log")"
-    }; fi
-    if [ -f "$unpacked/dkms_source_tree/dkms.conf" ]; then unpack_source "$unpacked/dkms_source_tree"
-    elif [ -f "$unpacked/dkms_binaries_only/dkms.conf" ]; then fail 3 'the tarball holds binaries only (dkms mktarball --binaries-only): there is nothing to build'
-    else
-      depth=''
-      while read -r found conf; do
-        [ -n "$depth" ] || depth=$found
-        [ "$found" = "$depth" ] || break
-        unpack_source "${conf%/dkms.conf}"
-      done < <(find "$unpacked" -name dkms.conf -type f -printf '%d %p\n' | sort -k1,1n -k2)
-    fi
-    rm -rf "$unpacked"
+    take_tree "$SRC"
     ;;
   *) fail 2 "KIND must be repo, deb, folder or tarball, not '$KIND'" ;;
 esac
@@ -239,7 +301,11 @@ finish() { # ID VERDICT REASON
   case " ${targets[*]} " in *" $1 "*) kind=module ;; esac
   say "$kind" "${1%/*}" "${1#*/}" "$2" "$3"
 }
-find_dependency() { # NAME → its newest NAME/VERSION
+find_dependency() { # NAME → NAME/VERSION: what the request brought, else the newest
+  local id
+  for id in ${brought[@]+"${brought[@]}"}; do
+    [ "${id%/*}" != "$1" ] || { echo "$id"; return; }
+  done
   added_modules | grep -F "$1/" | awk -F/ -v n="$1" '$1 == n' | sort -V | tail -n 1
 }
 
@@ -256,7 +322,7 @@ build_one() { # ID PATH-SO-FAR
     echo "$dep" >>"$folder/depends"
     dep_id=$(find_dependency "$dep")
     if [ -z "$dep_id" ]; then
-      finish "$id" error "its build dependency $dep (BUILD_DEPENDS) is missing: no package $dep-dkms in the package sources"
+      finish "$id" error "its build dependency $dep (BUILD_DEPENDS) is missing: no other source brings it, and there is no package $dep-dkms in the package sources"
       return 0
     fi
     if [ -n "${on_path[$dep_id]:-}" ]; then
@@ -266,7 +332,8 @@ build_one() { # ID PATH-SO-FAR
     build_one "$dep_id" "$path$name -> "
     case ${verdict[$dep_id]} in
       built)
-        if ! out=$(dkms install -m "$dep" -v "${dep_id#*/}" -k "$RELEASE" --force </dev/null 2>&1); then
+        # depmod takes 40 s of emulation, and no build asks modprobe.
+        if ! out=$(dkms install -m "$dep" -v "${dep_id#*/}" -k "$RELEASE" --no-depmod --force </dev/null 2>&1); then
           finish "$id" error "its build dependency $dep_id did not install: $(grep -m 1 -i error <<<"$out")"
           return 0
         fi ;;
@@ -283,17 +350,18 @@ build_one() { # ID PATH-SO-FAR
   rm -rf "$base" "$tree/$id/build"
   last_id=$id
   echo "dkms build $id for $RELEASE, $JOBS job(s)"
-  tail -q -n +1 -F -s 0.3 "$log" 2>/dev/null > >(exec sed -u 's/^@@dkms2bin/ &/') &
+  tail -q -n +1 -F -s 0.5 "$log" 2>/dev/null > >(exec sed -u 's/^@@dkms2bin/ &/') &
   stream=$!
   start=$EPOCHREALTIME
   dkms build -m "$name" -v "$version" -k "$RELEASE" -j "$JOBS" </dev/null >"$state/dkms.out" 2>&1
   code=$?
   end=$EPOCHREALTIME
-  sleep 0.2
+  sleep 0.1
   stop_stream
   echo
   sed 's/^@@dkms2bin/ &/; $a\' "$state/dkms.out"
-  say build-seconds "$id" "$(awk -v a="$start" -v b="$end" 'BEGIN {printf "%.3f", b - a}')"
+  start=$((${end/./} - ${start/./}))
+  say build-seconds "$id" "$((start / 1000000)).$(printf '%06d' $((start % 1000000)))"
 
   for file in "$base/log/make.log" "$log" "$tree/$id/$RELEASE"/*/log/make.log; do
     if [ -f "$file" ]; then cp "$file" "$folder/log"; break; fi

@@ -3,7 +3,8 @@
 # Runs none of the package's code. Run as root, through `bash -s`.
 #
 # Variables: KIND (repo|deb|folder|tarball), NAME (package or module name), VERSION (may be empty; a trailing ~ means
-#   "starts with"), SRC (path in the guest of the pushed file, or of a folder's tar; empty for repo)
+#   "starts with"), SRC (path in the guest of the pushed file, or of a folder's tar; empty for repo), EXTRA (words KIND:SRC,
+#   other pushed sources that bring build dependencies), BROUGHT (the names of their modules)
 #
 # Leaves /var/lib/dkms2bin/fetched-depends (package names, one a line) for build.sh.
 #
@@ -14,7 +15,7 @@
 #   9 apt failed for another reason
 set -u
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-KIND=${KIND:-} NAME=${NAME:-} VERSION=${VERSION:-} SRC=${SRC:-}
+KIND=${KIND:-} NAME=${NAME:-} VERSION=${VERSION:-} SRC=${SRC:-} EXTRA=${EXTRA:-} BROUGHT=${BROUGHT:-}
 
 say() { local key=$1; shift; printf '@@dkms2bin %s %s\n' "$key" "$(printf '%s' "$*" | tr '\n\t' '  ')"; }
 fail() { local code=$1; shift; say error "$*"; exit "$code"; }
@@ -28,6 +29,13 @@ apt_opts=(-y --no-install-recommends -o Acquire::Retries=3 -o Acquire::http::Tim
 mkdir -p /etc/apt/apt.conf.d /var/cache/apt/archives/partial /var/lib/dkms2bin
 : >/var/lib/dkms2bin/fetched-depends
 printf '%s\n' 'DPkg::Post-Invoke { "true"; };' 'APT::Keep-Downloaded-Packages "true";' 'Binary::apt::APT::Keep-Downloaded-Packages "true";' >/etc/apt/apt.conf.d/00dkms2bin-keep
+
+# The link comes up a moment before this runs.
+tries=0
+while ! grep -q '^[^[:space:]]*[[:space:]]00000000' /proc/net/route && [ "$tries" -lt 60 ]; do
+  tries=$((tries + 1))
+  sleep 0.5
+done
 
 verdict=ok
 classify() {
@@ -85,6 +93,7 @@ fetch_build_depends() {
   sed -nE 's/^[[:space:]]*BUILD_DEPENDS(\[[0-9]+\])?\+?=[[:space:]]*//p' "$@" 2>/dev/null | sed 's/#.*//' | tr -s "()\"' \t" '\n' |
     grep -E '^[A-Za-z0-9][A-Za-z0-9+._-]*$' | sort -u >"$work/depends"
   while read -r dep; do
+    case " $BROUGHT " in *" $dep "*) continue ;; esac
     for package in "$dep-dkms" "$(printf '%s' "$dep" | tr '_[:upper:]' '-[:lower:]')-dkms"; do
       [ -n "$(versions_of "$package")" ] || continue
       echo "build dependency $dep: $package"
@@ -99,6 +108,27 @@ confs_of_deb() {
   while read -r member; do dpkg-deb --fsys-tarfile "$1" | tar -xOf - "$member" 2>/dev/null; echo; done <"$work/members" >"$work/confs"
   fetch_build_depends "$work/confs"
 }
+confs_of_tree() { # TAR or FOLDER
+  [ -f "$1" ] || [ -d "$1" ] || fail 2 "no such file: $1"
+  if [ -d "$1" ]; then find "$1" -maxdepth 3 -name dkms.conf -exec cat {} + >"$work/confs"
+  else
+    tar -tf "$1" >"$work/all" 2>"$work/err" || fail 2 "not a tar archive that tar can read: $(head -n 1 "$work/err")"
+    grep -E '(^|/)dkms\.conf$' "$work/all" >"$work/members" || fail 2 'no dkms.conf in the archive'
+    tar -xOf "$1" -T "$work/members" >"$work/confs" 2>/dev/null
+  fi
+  fetch_build_depends "$work/confs"
+}
+
+debs=()
+for each in $EXTRA; do
+  case $each in
+    deb:*)
+      debs+=("$(readlink -f "${each#*:}")")
+      confs_of_deb "${each#*:}" ;;
+    *) confs_of_tree "${each#*:}" ;;
+  esac
+done
+[ ${#debs[@]} -eq 0 ] || download "${debs[@]}" || give_up
 
 case $KIND in
   repo)
@@ -121,7 +151,9 @@ case $KIND in
       fail 3 "no package $NAME in the guest's package sources"
     fi
     if ! download "$NAME=$version"; then
-      [ "$verdict" != stale ] || { version=$(match_version "$VERSION" "$NAME"); download "$NAME=$version"; } || give_up
+      [ "$verdict" = stale ] || give_up
+      version=$(match_version "$VERSION" "$NAME")
+      download "$NAME=$version" || give_up
     fi
     say package "$NAME"
     say package-version "$version"
@@ -132,22 +164,13 @@ case $KIND in
     package=$(dpkg-deb -f "$SRC" Package 2>&1) || fail 2 "not a Debian package: $SRC: $package"
     version=$(dpkg-deb -f "$SRC" Version)
     source=$(dpkg-deb -f "$SRC" Source | sed 's/ .*//')
-    download "$(readlink -f "$SRC")" || give_up
+    download "$(readlink -f "$SRC")" ${debs[@]+"${debs[@]}"} || give_up
     say package "$package"
     say package-version "$version"
     say source-package "${source:-$package}"
     confs_of_deb "$SRC"
     ;;
-  folder | tarball)
-    [ -f "$SRC" ] || [ -d "$SRC" ] || fail 2 "no such file: $SRC"
-    if [ -d "$SRC" ]; then find "$SRC" -maxdepth 3 -name dkms.conf -exec cat {} + >"$work/confs"
-    else
-      tar -tf "$SRC" >"$work/all" 2>"$work/err" || fail 2 "not a tar archive that tar can read: $(head -n 1 "$work/err")"
-      grep -E '(^|/)dkms\.conf$' "$work/all" >"$work/members" || fail 2 'no dkms.conf in the archive'
-      tar -xOf "$SRC" -T "$work/members" >"$work/confs" 2>/dev/null
-    fi
-    fetch_build_depends "$work/confs"
-    ;;
+  folder | tarball) confs_of_tree "$SRC" ;;
   *) fail 2 "KIND must be repo, deb, folder or tarball, not '$KIND'" ;;
 esac
 exit 0

@@ -199,6 +199,8 @@ say gcc-version "$( (readlink -f "$(command -v gcc)"; gcc -dumpfullversion) 2>/d
 say dkms-version "$(installed_version dkms)"
 say vmlinuz "$vmlinuz"
 say initrd "$initrd"
-say root-uuid "$(findmnt -no UUID / 2>/dev/null)"
+# In a chroot findmnt would tell of the host.
+uuid=$(sed -nE 's,^UUID=([^ ]+)[[:space:]]+/[[:space:]].*,\1,p' /etc/fstab 2>/dev/null)
+say root-uuid "${uuid:-$(findmnt -no UUID / 2>/dev/null)}"
 say cmdline "$(sed 's/BOOT_IMAGE=[^ ]* *//' /proc/cmdline 2>/dev/null)"
 sync

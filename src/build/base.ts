@@ -5,10 +5,10 @@ import type { Emit } from '../core/events.js';
 import { Dkms2binError } from '../core/errors.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
 import { bootstrapImage } from '../image/bootstrap.js';
-import { cached, hashOf, isCached, type Entry } from '../image/cache.js';
+import { cached, contentDigest, hashOf, isCached, type Entry } from '../image/cache.js';
 import type { CatalogueRow } from '../image/catalogue.js';
 import { fetchOfficial, officialInCache, requireStandalone } from '../image/verify.js';
-import { digestOf, type BaseImage } from './kernel-layer.js';
+import type { BaseImage } from './kernel-layer.js';
 
 export interface BaseContext {
   /** `auto`, `official`, `bootstrap` or a path. */
@@ -72,6 +72,7 @@ async function official(row: CatalogueRow, context: BaseContext): Promise<BaseIm
   return {
     disk: path,
     hash: basename(path, '.qcow2'),
+    parents: [{ kind: 'images', hash: basename(path) }],
     firmware: row.arch[context.arch].firmware,
     source: 'official',
   };
@@ -86,7 +87,13 @@ async function given(image: string, row: CatalogueRow, context: BaseContext): Pr
     });
   }
   await requireStandalone(disk);
-  return { disk, hash: await digestOf(disk), firmware: row.arch[context.arch].firmware, source: disk };
+  return {
+    disk,
+    hash: await contentDigest(disk, 'sha256'),
+    parents: [],
+    firmware: row.arch[context.arch].firmware,
+    source: disk,
+  };
 }
 
 async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<string> {
@@ -98,7 +105,7 @@ async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<s
     if (each.isFile()) texts.push(each.name, await readFile(join(each.parentPath, each.name), 'utf8'));
   }
   return hashOf([
-    'bootstrap-1',
+    'bootstrap-2',
     row.codename,
     row.suites,
     row.bootstrap,
@@ -135,6 +142,7 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
         extraSuites: row.suites.map((s) => s.name).filter((name) => name !== row.codename),
         diskGiB: DISK_GIB,
         out: join(dir, 'disk.qcow2'),
+        rootOut: join(dir, 'root.tar.zst'),
         workDir: dir,
         emit: context.emit,
         signal: context.signal,
@@ -147,7 +155,9 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
   );
   return {
     disk: join(entry.dir, 'disk.qcow2'),
+    root: join(entry.dir, 'root.tar.zst'),
     hash: `${hash}-${String(entry.meta.created)}`,
+    parents: [{ kind: 'images', hash }],
     firmware,
     source: 'bootstrap',
     entry,

@@ -1,5 +1,5 @@
-import { createHash, randomBytes } from 'node:crypto';
-import { copyFile, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { mkdir, readFile, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { DEB_ARCH, type CellResult, type KernelTarget, type ModuleSource } from '../core/cell.js';
@@ -8,20 +8,26 @@ import { Dkms2binError, messageOf } from '../core/errors.js';
 import { run } from '../core/exec.js';
 import { frameJson, FrameReader } from '../core/frames.js';
 import { cacheDir } from '../core/paths.js';
+import { publish } from '../core/publish.js';
 import { GUEST_DIR, type Guest } from '../guest/guest.js';
-import { hashOf } from '../image/cache.js';
+import { contentDigest, hashOf } from '../image/cache.js';
+import { readModule } from '../pack/elf.js';
 import { isExtraPath, packModules } from '../pack/module-package.js';
 import { checkModuleName, checkModuleVersion, packageBaseName } from '../plan/naming.js';
-import { digestOf, type KernelLayer } from './kernel-layer.js';
-import { bootNew, deadline, specOf, type Machine } from './machine.js';
+import { deadline, openSsh, specOf, type Machine } from './machine.js';
 import { RunDir } from './run-dir.js';
+import { bootOn, type Ground } from './snapshot.js';
+import { prepareSource, type Lookup, type Prepared } from './source.js';
 
 export interface CellInput {
   /** What to call the cell in messages. */
   label: string;
   source: ModuleSource;
+  /** All sources of the request: they may bring what this one's BUILD_DEPENDS name. */
+  siblings: readonly ModuleSource[];
   target: KernelTarget;
-  layer: KernelLayer;
+  ground: Ground;
+  lookup: Lookup;
   machine: Machine;
   outDir: string;
   nameStyle: 'seed' | 'dkms';
@@ -59,6 +65,8 @@ interface ModuleReport {
   reason: string;
   firstError?: string;
   seconds?: number;
+  /** Built only because another module needs it. */
+  dependency: boolean;
 }
 
 /** Seconds since 1970 that every file and kbuild timestamp gets: a constant, so that same input gives same bytes. */
@@ -68,7 +76,10 @@ const EPOCH = Number(process.env.SOURCE_DATE_EPOCH ?? 1577836800);
 export async function buildCell(input: CellInput): Promise<CellResult[]> {
   const phases: Record<string, number> = {};
   const phase = phaseTimer(phases, input.machine.emit, input.label);
-  const known = await upToDate(input, await localIdentity(input.source));
+  const prepared = await phase('prepare', () =>
+    prepareSource(input.source, input.siblings, input.ground.layer, input.lookup, input.machine),
+  );
+  const known = await upToDate(input, prepared.identity);
   if (known) return known;
 
   const run = await RunDir.create({
@@ -77,7 +88,7 @@ export async function buildCell(input: CellInput): Promise<CellResult[]> {
     distro: input.target.distro,
   });
   try {
-    return await buildInRun(input, run, phases, phase);
+    return await buildInRun(input, prepared, run, phases, phase);
   } finally {
     await run.close();
   }
@@ -85,31 +96,24 @@ export async function buildCell(input: CellInput): Promise<CellResult[]> {
 
 async function buildInRun(
   input: CellInput,
+  prepared: Prepared,
   run: RunDir,
   phases: Record<string, number>,
   phase: Phase,
 ): Promise<CellResult[]> {
-  const { source, target, layer, machine } = input;
+  const { target, ground, machine } = input;
   const line = (text: string): void => machine.emit({ type: 'output', cell: input.label, line: text });
-  const spec = specOf(machine, layer.boot, true);
+  // A kept disk is booted again for a login.
+  const spec = specOf(machine, ground.layer.boot, true, 'ssh');
   let reports: ModuleReport[];
   let collected: Collected;
-  let identity = await localIdentity(source);
   {
-    await using booted = await phase('boot', () => bootNew(layer.disk, spec, run.dir, machine));
+    await using booted = await phase('boot', () => bootOn(ground, prepared.network, run.dir, machine));
     const { vm, guest } = booted;
     await run.save({ live: { socketDir: vm.socketDir, sshPort: vm.sshPort }, vm: { ...spec } });
     try {
-      const running = (await guest.text('uname -r')).trim();
-      if (running !== target.release) {
-        throw new Dkms2binError('transient', `The VM runs ${running}, not ${target.release}`);
-      }
-      if (input.debug || input.keepFailed) await guest.text(AUTOLOGIN);
-      const vars = await phase('fetch', () => pushSource(guest, source, machine, line));
-      if (source.kind === 'repo') identity = `repo ${vars.NAME}=${vars.VERSION}`;
-      const known = await upToDate(input, identity);
-      if (known) return known;
-
+      if (input.debug) await keepable(input, run, guest);
+      const vars = await phase('fetch', () => pushSource(guest, prepared, machine, line));
       // From here on the package's own code runs: nothing but the management NIC is left to it.
       await vm.cutEgress();
       const jobs = Math.max(1, Math.min(machine.cpus, Math.floor(machine.memoryMiB / 1024)));
@@ -141,7 +145,7 @@ async function buildInRun(
   }
   for (const report of reports)
     if (report.seconds !== undefined) phases.build = (phases.build ?? 0) + report.seconds;
-  return finish(input, run, reports, collected, phases, phase, identity);
+  return finish(input, run, reports, collected, phases, phase, prepared);
 }
 
 /** Packs, proves and publishes what was built; writes the logs beside the packages. */
@@ -152,21 +156,23 @@ async function finish(
   collected: Collected,
   phases: Record<string, number>,
   phase: Phase,
-  identity: string | null,
+  prepared: Prepared,
 ): Promise<CellResult[]> {
   const { target } = input;
   const stage = join(run.dir, 'stage');
   await mkdir(stage, { recursive: true });
   const results: CellResult[] = [];
-  const staged: { result: CellResult; files: string[]; main: string; koNames: string[] }[] = [];
+  const staged: Staged[] = [];
   for (const report of reports) {
     const base = packageBaseName(
       { module: report.name, version: report.version, release: target.release, arch: target.arch },
       input.nameStyle,
     );
     const found = collected.modules.find((m) => m.name === report.name && m.version === report.version);
-    const log = found?.log ? join(input.outDir, `${base}.log`) : null;
-    if (log && found?.log) await publishBytes(found.log, log);
+    // Its own cell reports and publishes it; here it is only there for the proof.
+    const elsewhere = report.dependency && prepared.brings.includes(report.name);
+    const log = found?.log && !elsewhere ? join(input.outDir, `${base}.log`) : null;
+    if (log && found?.log) await publish(found.log, log);
     const result: CellResult = {
       module: report.name,
       version: report.version,
@@ -181,8 +187,8 @@ async function finish(
       kept: run.record.kept ? run.record.id : null,
       fault: report.verdict === 'failed' ? 'module' : report.verdict === 'error' ? 'transient' : null,
     };
-    results.push(result);
-    if (report.verdict !== 'built') continue;
+    if (!elsewhere) results.push(result);
+    if (report.verdict !== 'built' || (elsewhere && !input.verify)) continue;
     try {
       if (!found) throw new Dkms2binError('module', `${report.name}: the guest sent no module files`);
       const packed = await phase('pack', () =>
@@ -193,7 +199,7 @@ async function finish(
           debArch: DEB_ARCH[target.arch],
           modules: found.ko,
           extras: found.extras,
-          sourcePackage: collected.source,
+          sourcePackage: elsewhere ? null : collected.source,
           maintainer: 'dkms2bin <dkms2bin@localhost>',
           dependsModules: found.buildDepends,
           mtime: EPOCH,
@@ -204,15 +210,17 @@ async function finish(
       const main = packed.find((p) => p.role === 'modules')!.path;
       staged.push({
         result,
+        elsewhere,
         files: packed.map((p) => p.path),
         main,
         koNames: found.ko.map((k) => k.name.replace(/\.ko$/, '')),
+        needs: found.ko.flatMap((k) => readModule(k.bytes).depends),
       });
     } catch (error) {
       blame(result, error);
     }
   }
-  if (staged.length === 0) return results;
+  if (staged.every((each) => each.elsewhere)) return results;
 
   if (input.verify) {
     const verdicts = await phase('verify', () => prove(input, run, staged));
@@ -225,20 +233,34 @@ async function finish(
     }
   }
   const record: BuiltRecord[] = [];
-  for (const { result, files, main, koNames } of staged) {
-    if (result.verdict !== 'built') continue;
+  for (const { result, elsewhere, files, main, koNames } of staged) {
+    if (elsewhere || result.verdict !== 'built') continue;
+    const digests: Record<string, string> = {};
     for (const file of files) {
       const to = join(input.outDir, basename(file));
-      const state = await publishFile(file, to);
+      const { status, sha256 } = await publish({ file }, to);
+      digests[basename(file)] = sha256;
       if (file === main) {
         result.package = to;
-        if (state === 'same' && result.reason === null) result.reason = 'up to date';
+        if (status === 'up to date' && result.reason === null) result.reason = 'up to date';
       }
     }
-    record.push({ ...result, reason: null, kept: null, files: await sums(files), koNames });
+    record.push({ ...result, reason: null, kept: null, files: digests, koNames });
   }
-  if (identity && results.every((r) => r.verdict === 'built')) await remember(input, identity, record);
+  if (results.every((r) => r.verdict === 'built')) await remember(input, prepared.identity, record);
   return results;
+}
+
+/** A package that waits for its proof. */
+interface Staged {
+  result: CellResult;
+  /** Published by another cell of the request. */
+  elsewhere: boolean;
+  files: string[];
+  main: string;
+  koNames: string[];
+  /** Modules of the kernel that its own ones ask for. */
+  needs: string[];
 }
 
 interface Proof {
@@ -247,15 +269,9 @@ interface Proof {
 }
 
 /** Installs and loads the packages in a VM that never ran the package's build. */
-async function prove(
-  input: CellInput,
-  run: RunDir,
-  staged: { result: CellResult; files: string[]; koNames: string[] }[],
-): Promise<Map<CellResult, Proof>> {
-  const { layer, machine, target } = input;
-  const dir = join(run.dir, 'verify');
-  const spec = specOf(machine, layer.boot, false);
-  await using booted = await bootNew(layer.disk, spec, dir, machine);
+async function prove(input: CellInput, run: RunDir, staged: Staged[]): Promise<Map<CellResult, Proof>> {
+  const { ground, machine, target } = input;
+  await using booted = await bootOn(ground, false, join(run.dir, 'verify'), machine);
   const { guest } = booted;
   await guest.text(`mkdir -p ${GUEST_DIR}/debs`);
   const debs: string[] = [];
@@ -270,6 +286,7 @@ async function prove(
     {
       DEBS: debs.join(' '),
       MODULES: staged.flatMap((s) => s.koNames).join(' '),
+      NEEDS: staged.flatMap((s) => s.needs).join(' '),
       RELEASE: target.release,
     },
     {
@@ -314,29 +331,38 @@ async function prove(
 /** Sends a local source into the guest, or lets the guest download the package; the variables name it for build.sh. */
 async function pushSource(
   guest: Guest,
-  source: ModuleSource,
+  prepared: Prepared,
   machine: Machine,
   onLine: (line: string) => void,
 ): Promise<Record<string, string>> {
-  const vars: Record<string, string> = { KIND: source.kind, NAME: '', VERSION: '', SRC: '' };
-  if (source.kind === 'repo') {
-    vars.NAME = source.name;
-    vars.VERSION = source.version ?? '';
-  } else if (source.kind === 'rpm') {
+  const { source } = prepared;
+  const vars: Record<string, string> = {
+    KIND: source.kind,
+    NAME: prepared.package?.name ?? '',
+    VERSION: prepared.package?.version ?? '',
+    SRC: '',
+    EXTRA: '',
+    BROUGHT: prepared.brings.join(' '),
+  };
+  const push = async (from: Exclude<ModuleSource, { kind: 'repo' }>, name: string): Promise<string> => {
+    // tar finds the compression out by itself, so a tarball needs no name of its own in the guest.
+    const to = `${GUEST_DIR}/${name}.${from.kind === 'deb' ? 'deb' : 'tar'}`;
+    await guest.put(
+      from.kind === 'folder' ? { bytes: await folderTar(from.path, machine.signal) } : { file: from.path },
+      to,
+    );
+    return to;
+  };
+  if (source.kind === 'rpm') {
     throw new Dkms2binError('usage', `${source.text} is an .rpm, and this target's packages are .deb`, {
       hint: 'Give the .deb of the module, or its source folder or tarball.',
     });
-  } else {
-    // tar finds the compression out by itself, so a tarball needs no name of its own in the guest.
-    vars.SRC = `${GUEST_DIR}/source.${source.kind === 'deb' ? 'deb' : 'tar'}`;
-    await guest.text(`mkdir -p ${GUEST_DIR}`);
-    if (source.kind === 'folder') {
-      const bytes = await folderTar(source.path, machine.signal);
-      await guest.put({ bytes }, vars.SRC);
-    } else {
-      await guest.put({ file: source.path }, vars.SRC);
-    }
   }
+  if (source.kind !== 'repo') vars.SRC = await push(source, 'source');
+  const extra: string[] = [];
+  for (const each of prepared.with) extra.push(`${each.kind}:${await push(each, `extra-${extra.length}`)}`);
+  vars.EXTRA = extra.join(' ');
+  if (!prepared.network) return vars;
   const result = await guest.script('fetch-source.sh', vars, {
     timeoutMs: deadline(machine.accel, 180),
     onLine,
@@ -358,7 +384,6 @@ async function pushSource(
       near.length > 0 ? { hint: `Near it: ${near.join(', ')}` } : {},
     );
   }
-  if (source.kind === 'repo') vars.VERSION = said.get('package-version') ?? source.version ?? '';
   return vars;
 }
 
@@ -408,7 +433,7 @@ interface Collected {
 }
 
 async function collect(guest: Guest, machine: Machine): Promise<Collected> {
-  const stream = await guest.bytes('collect.sh', {}, deadline(machine.accel, 60));
+  const stream = await guest.program('collect.py', deadline(machine.accel, 60));
   const frames = await new FrameReader(stream.stdout, { kinds: ['meta', 'ko', 'extra', 'log'] }).all();
   await stream.done;
   const meta = frames.find((f) => f.kind === 'meta');
@@ -456,6 +481,7 @@ function readReports(lines: { key: string; value: string }[]): ModuleReport[] {
       version: checkModuleVersion(version),
       verdict,
       reason: rest.join(' '),
+      dependency: key === 'dependency',
       ...(firstError ? { firstError } : {}),
       ...(seconds ? { seconds: Number(seconds) } : {}),
     });
@@ -469,10 +495,22 @@ const AUTOLOGIN =
   "printf '[Service]\\nExecStart=\\nExecStart=-/sbin/agetty -a root --keep-baud 115200 %%I xterm\\n' > $d/dkms2bin.conf; " +
   'systemctl daemon-reload; systemctl --no-block restart serial-getty@ttyS0.service';
 
+/** Lets people in, over ssh and on the console. */
+async function keepable(input: CellInput, run: RunDir, guest: Guest): Promise<void> {
+  await openSsh(guest, run.dir, input.machine);
+  await guest.text(AUTOLOGIN);
+}
+
 async function keepIfAsked(input: CellInput, run: RunDir, guest: Guest, failed: boolean): Promise<void> {
   if (!input.debug && !(failed && input.keepFailed)) return;
   if (input.machine.signal.aborted && !input.debug) return;
   await run.save({ kept: true });
+  // A guest that is dead or stuck cannot be opened; its disk is kept all the same.
+  if (!input.debug) {
+    await keepable(input, run, guest).catch((error: unknown) => {
+      input.machine.emit({ type: 'note', level: 'warn', message: messageOf(error), cell: input.label });
+    });
+  }
   if (failed && input.onFailure && !input.machine.signal.aborted) await input.onFailure(run);
   // The file system must be whole when the disk is booted again; a dead or interrupted guest cannot be asked.
   await guest.text('sync', 60_000).catch(() => undefined);
@@ -501,40 +539,6 @@ function blame(result: CellResult, error: unknown): void {
   if (!(error instanceof Dkms2binError)) throw error;
 }
 
-/** Puts a finished file into the out-dir whole or not at all; an identical one is left alone. */
-async function publishFile(from: string, to: string): Promise<'new' | 'same'> {
-  const size = await stat(to).then(
-    (s) => s.size,
-    () => -1,
-  );
-  if (size === (await stat(from)).size && (await digestOf(from)) === (await digestOf(to))) return 'same';
-  const temporary = `${to}.${randomBytes(4).toString('hex')}.part`;
-  try {
-    await copyFile(from, temporary);
-    await settle(temporary, to);
-  } finally {
-    await rm(temporary, { force: true });
-  }
-  return 'new';
-}
-
-async function publishBytes(bytes: Buffer, to: string): Promise<void> {
-  const temporary = `${to}.${randomBytes(4).toString('hex')}.part`;
-  try {
-    await writeFile(temporary, bytes);
-    await settle(temporary, to);
-  } finally {
-    await rm(temporary, { force: true });
-  }
-}
-
-async function settle(temporary: string, to: string): Promise<void> {
-  const handle = await open(temporary, 'r+');
-  await handle.sync();
-  await handle.close();
-  await rename(temporary, to);
-}
-
 // --- up to date: what an earlier run made of the very same input is still in the out-dir ---------------------------
 
 interface BuiltRecord extends CellResult {
@@ -546,32 +550,11 @@ const recordPath = (input: CellInput, identity: string): string =>
   join(
     cacheDir(),
     'built',
-    `${hashOf([1, identity, input.target.release, basename(input.layer.entry.dir), input.nameStyle, input.verify, EPOCH])}.json`,
+    `${hashOf([1, identity, input.target.release, basename(input.ground.layer.entry.dir), input.nameStyle, input.verify, EPOCH])}.json`,
   );
 
-/** Content digest of a local source; null for a repository name, whose version only the guest resolves. */
-async function localIdentity(source: ModuleSource): Promise<string | null> {
-  if (source.kind === 'repo') return null;
-  if (source.kind !== 'folder') return `file ${await digestOf(source.path)}`;
-  const hash = createHash('sha256');
-  const walk = async (dir: string): Promise<void> => {
-    for (const each of (await readdir(dir, { withFileTypes: true })).sort((a, b) =>
-      a.name < b.name ? -1 : 1,
-    )) {
-      const path = join(dir, each.name);
-      hash.update(
-        `${path.slice(source.path.length)}\0${each.isDirectory() ? 'd' : each.isFile() ? 'f' : 'o'}\0`,
-      );
-      if (each.isDirectory()) await walk(path);
-      else if (each.isFile()) hash.update(await readFile(path));
-    }
-  };
-  await walk(source.path);
-  return `folder ${hash.digest('hex')}`;
-}
-
-async function upToDate(input: CellInput, identity: string | null): Promise<CellResult[] | null> {
-  if (identity === null || input.force || input.debug) return null;
+async function upToDate(input: CellInput, identity: string): Promise<CellResult[] | null> {
+  if (input.force || input.debug) return null;
   let records: BuiltRecord[];
   try {
     records = JSON.parse(await readFile(recordPath(input, identity), 'utf8')) as BuiltRecord[];
@@ -581,7 +564,7 @@ async function upToDate(input: CellInput, identity: string | null): Promise<Cell
   const results: CellResult[] = [];
   for (const { files, koNames: _, ...result } of records) {
     for (const [name, digest] of Object.entries(files)) {
-      const now = await digestOf(join(input.outDir, name)).catch(() => null);
+      const now = await contentDigest(join(input.outDir, name)).catch(() => null);
       if (now !== digest) return null;
     }
     const inOutDir = (path: string | null): string | null => path && join(input.outDir, basename(path));
@@ -599,11 +582,5 @@ async function upToDate(input: CellInput, identity: string | null): Promise<Cell
 async function remember(input: CellInput, identity: string, records: BuiltRecord[]): Promise<void> {
   const path = recordPath(input, identity);
   await mkdir(join(path, '..'), { recursive: true });
-  await publishBytes(Buffer.from(JSON.stringify(records)), path);
-}
-
-async function sums(files: string[]): Promise<Record<string, string>> {
-  const result: Record<string, string> = {};
-  for (const file of files) result[basename(file)] = await digestOf(file);
-  return result;
+  await publish(Buffer.from(JSON.stringify(records)), path);
 }

@@ -1,27 +1,32 @@
-import { rm } from 'node:fs/promises';
-import { basename, join } from 'node:path';
-import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
-import { readFile } from 'node:fs/promises';
-import { pipeline } from 'node:stream/promises';
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import type { KernelTarget } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
 import { run } from '../core/exec.js';
-import { cached, hashOf, type Entry } from '../image/cache.js';
+import type { GuestOutput } from '../guest/guest.js';
+import { GUEST_USER } from '../guest/keys.js';
+import { cached, contentDigest, hashOf, type Entry } from '../image/cache.js';
+import { nativeLayer } from '../image/native-layer.js';
+import { MAC, NET } from '../vm/args.js';
 import { bootNew, deadline, specOf, type BootSpec, type Machine } from './machine.js';
 
 /** A base image ready to put layers on. */
 export interface BaseImage {
   /** Read-only qcow2. */
   disk: string;
+  /** A bootstrapped image's root folder, `root.tar.zst`: its layers are made natively. */
+  root?: string;
   hash: string;
+  /** The cache entry that it is. */
+  parents: { kind: 'images'; hash: string }[];
   firmware: 'bios' | 'uefi';
   /** `bootstrap`, `official` or the user's own path: for messages. */
   source: string;
 }
 
 export interface KernelLayer {
+  release: string;
   disk: string;
   boot: BootSpec['boot'];
   /** Package versions that the guest reported: image, headers, gcc, dkms. */
@@ -30,14 +35,13 @@ export interface KernelLayer {
 }
 
 /** Guest exit codes of install-kernel.sh, see its head. */
-function installFault(code: number): 'not-found' | 'transient' | 'host' {
-  if (code === 3) return 'not-found';
-  return code === 8 ? 'host' : 'transient';
+function installFault(code: number): 'not-found' | 'transient' {
+  return code === 3 ? 'not-found' : 'transient';
 }
 
 /**
- * The layer with the exact kernel and its headers on top of `base`; made in a VM when the cache lacks it. The caller
- * releases `entry.use` when no VM uses the layer any more.
+ * The layer with the exact kernel and its headers on top of `base`; made when the cache lacks it, natively where that is
+ * possible, else in a VM. The caller releases `entry.use` when no VM uses the layer any more.
  */
 export async function kernelLayer(
   base: BaseImage,
@@ -45,17 +49,21 @@ export async function kernelLayer(
   kernelPackages: readonly string[],
   machine: Machine,
 ): Promise<KernelLayer> {
-  const script = await readFile(join(PACKAGE_ROOT, 'cloud-init/guest/install-kernel.sh'), 'utf8');
-  const files = await Promise.all(kernelPackages.map(digestOf));
+  const texts = await Promise.all(
+    [...LAYER_TEXTS, ...AGENT_FILES.map((f) => `guest/${f.from}`)].map((name) =>
+      readFile(join(PACKAGE_ROOT, 'cloud-init', name), 'utf8'),
+    ),
+  );
+  const files = await Promise.all(kernelPackages.map((file) => contentDigest(file)));
   const hash = hashOf([
-    'kernel-layer-1',
+    'kernel-layer-2',
     base.hash,
     target.release,
     target.packageVersion ?? null,
     target.suite ?? null,
     target.archive ?? null,
     files,
-    script,
+    texts,
   ]);
   const entry = await cached(
     'layers',
@@ -63,19 +71,22 @@ export async function kernelLayer(
     async (dir) => {
       machine.emit({ type: 'phase', state: 'start', phase: `kernel layer ${target.release}` });
       const started = Date.now();
-      const made = await make(base, target, kernelPackages, machine, dir);
+      const made =
+        (await makeNatively(base, target, kernelPackages, machine, dir)) ??
+        (await makeInVm(base, target, kernelPackages, machine, dir));
       machine.emit({
         type: 'phase',
         state: 'end',
         phase: `kernel layer ${target.release}`,
         seconds: (Date.now() - started) / 1000,
       });
-      return { name: `kernel ${target.release} on ${target.distro}`, base: base.disk, ...made };
+      return { name: `kernel ${target.release} on ${target.distro}`, parents: base.parents, ...made };
     },
     machine.signal,
   );
   const cmdline = String(entry.meta.cmdline);
   return {
+    release: target.release,
     disk: join(entry.dir, 'disk.qcow2'),
     boot: {
       kind: 'direct',
@@ -88,14 +99,79 @@ export async function kernelLayer(
   };
 }
 
-async function make(
+/** Besides the agent, what a layer is made by. */
+const LAYER_TEXTS = ['guest/install-kernel.sh', 'guest/provision.sh', 'layer/native-layer.sh'];
+
+/** The guest's end of the control channel. */
+const AGENT_FILES = [
+  { from: 'agent.py', to: '/usr/local/lib/dkms2bin/agent.py', mode: 0o755 },
+  { from: 'dkms2bin-agent.service', to: '/etc/systemd/system/dkms2bin-agent.service', mode: 0o644 },
+];
+
+interface Made {
+  cmdline: string;
+  versions: Record<string, string>;
+}
+
+/**
+ * In the image's root folder, for a bootstrapped image and packages that its distro signed. Null when this image or host
+ * cannot; says why.
+ */
+async function makeNatively(
   base: BaseImage,
   target: KernelTarget,
   kernelPackages: readonly string[],
   machine: Machine,
   dir: string,
-): Promise<{ cmdline: string; versions: Record<string, string> }> {
-  const spec = specOf(machine, { kind: 'loader', firmware: base.firmware }, true);
+): Promise<Made | null> {
+  if (base.root === undefined || kernelPackages.length > 0) return null;
+  const network = (nic: keyof typeof NET, more: string[]): string =>
+    ['[Match]', `MACAddress=${MAC[nic]}`, '[Network]', `Address=${NET[nic].guest}/24`, ...more].join('\n');
+  try {
+    const installed = await nativeLayer({
+      root: base.root,
+      disk: base.disk,
+      release: target.release,
+      install: installVars(target, ''),
+      provision: {
+        GUEST_USER,
+        NETWORK_MANAGEMENT: network('management', ['LinkLocalAddressing=no']),
+        NETWORK_EGRESS: network('egress', [
+          'LinkLocalAddressing=no',
+          `Gateway=${NET.egress.gateway}`,
+          `DNS=${NET.egress.dns}`,
+        ]),
+      },
+      files: AGENT_FILES,
+      dir,
+      emit: machine.emit,
+      signal: machine.signal,
+      ...(machine.proxy ? { proxy: machine.proxy } : {}),
+    });
+    const said = readInstall(installed, target);
+    return { cmdline: cmdlineOf(said.get('root-uuid'), ' cloud-init=disabled'), versions: versionsOf(said) };
+  } catch (error) {
+    if (!(error instanceof Dkms2binError) || error.fault !== 'host') throw error;
+    for (const name of ['disk.qcow2', 'vmlinuz', 'initrd', 'packages'])
+      await rm(join(dir, name), { force: true });
+    machine.emit({
+      type: 'note',
+      level: 'warn',
+      message: `The kernel layer is made in a VM, which takes minutes longer: ${error.message}`,
+    });
+    return null;
+  }
+}
+
+/** In a VM that boots the image by its own loader: any cloud image, any package. */
+async function makeInVm(
+  base: BaseImage,
+  target: KernelTarget,
+  kernelPackages: readonly string[],
+  machine: Machine,
+  dir: string,
+): Promise<Made> {
+  const spec = specOf(machine, { kind: 'loader', firmware: base.firmware }, true, 'ssh');
   await using booted = await bootNew(base.disk, spec, dir, machine);
   const { guest, vm } = booted;
   if (kernelPackages.length > 0) {
@@ -107,33 +183,20 @@ async function make(
       );
     }
   }
-  const result = await guest.script(
-    'install-kernel.sh',
-    {
-      RELEASE: target.release,
-      SUITE: target.suite ?? '',
-      ARCHIVE_URI: target.archive?.uri ?? '',
-      ARCHIVE_SUITE: target.archive?.suite ?? '',
-      KERNEL_PACKAGE_DIR: kernelPackages.length > 0 ? '/var/tmp/dkms2bin-kernel' : '',
-    },
-    {
-      timeoutMs: deadline(machine.accel, 300),
-      onLine: (line) => machine.emit({ type: 'output', line }),
-    },
-  );
-  const said = new Map(result.reports.map((r) => [r.key, r.value]));
-  if (result.code !== 0) {
-    const near = result.reports.filter((r) => r.key === 'near').map((r) => r.value);
-    throw new Dkms2binError(
-      installFault(result.code),
-      `Kernel ${target.release} could not be installed in the ${target.distro} guest: ${said.get('error') ?? result.tail.split('\n').slice(-3).join('\n')}`,
-      near.length > 0 ? { hint: `Releases that exist there: ${near.slice(-8).join(', ')}` } : {},
-    );
+  const packageDir = kernelPackages.length > 0 ? '/var/tmp/dkms2bin-kernel' : '';
+  const result = await guest.script('install-kernel.sh', installVars(target, packageDir), {
+    timeoutMs: deadline(machine.accel, 300),
+    onLine: (line) => machine.emit({ type: 'output', line }),
+  });
+  const said = readInstall(result, target);
+  for (const { from, to, mode } of AGENT_FILES) {
+    await guest.text(`mkdir -p ${dirname(to)}`);
+    await guest.put({ file: join(PACKAGE_ROOT, 'cloud-init/guest', from) }, to);
+    await guest.text(`chmod ${mode.toString(8)} ${to}`);
   }
-  const uuid = said.get('root-uuid') ?? '';
-  if (!/^[0-9a-f-]{36}$/.test(uuid)) {
-    throw new Dkms2binError('transient', `The guest reports no root file system UUID (${uuid})`);
-  }
+  await guest.text('systemctl enable --quiet dkms2bin-agent.service');
+  const packages = await guest.text("dpkg-query -W -f '${Package}\\t${Version}\\t${Provides}\\n'");
+  await writeFile(join(dir, 'packages'), packages);
   const limit = 512 * 1024 * 1024;
   await guest.fetch(`/boot/vmlinuz-${target.release}`, join(dir, 'vmlinuz'), limit);
   await guest.fetch(`/boot/initrd.img-${target.release}`, join(dir, 'initrd'), limit);
@@ -158,19 +221,45 @@ async function make(
     await rm(join(dir, name), { force: true });
   }
   await run('qemu-img', ['check', '-q', '-f', 'qcow2', join(dir, 'disk.qcow2')]);
+  return { cmdline: cmdlineOf(said.get('root-uuid'), ''), versions: versionsOf(said) };
+}
+
+function installVars(target: KernelTarget, packageDir: string): Record<string, string> {
+  return {
+    RELEASE: target.release,
+    SUITE: target.suite ?? '',
+    ARCHIVE_URI: target.archive?.uri ?? '',
+    ARCHIVE_SUITE: target.archive?.suite ?? '',
+    KERNEL_PACKAGE_DIR: packageDir,
+  };
+}
+
+/** What install-kernel.sh reported. Throws what its exit code means. */
+function readInstall(result: GuestOutput, target: KernelTarget): Map<string, string> {
+  const said = new Map(result.reports.map((r) => [r.key, r.value]));
+  if (result.code !== 0) {
+    const near = result.reports.filter((r) => r.key === 'near').map((r) => r.value);
+    throw new Dkms2binError(
+      installFault(result.code),
+      `Kernel ${target.release} could not be installed in the ${target.distro} image: ${said.get('error') ?? result.tail.split('\n').slice(-3).join('\n')}`,
+      near.length > 0 ? { hint: `Releases that exist there: ${near.slice(-8).join(', ')}` } : {},
+    );
+  }
+  return said;
+}
+
+function versionsOf(said: Map<string, string>): Record<string, string> {
   const versions: Record<string, string> = {};
   for (const key of ['image-package', 'image-version', 'headers-version', 'gcc-version', 'dkms-version']) {
     versions[key] = said.get(key) ?? '';
   }
-  return {
-    // panic=-1 with -no-reboot turns a panic into QEMU's exit, which every wait notices.
-    cmdline: `root=UUID=${uuid} ro console=ttyS0 panic=-1 loglevel=5 mitigations=off`,
-    versions,
-  };
+  return versions;
 }
 
-export async function digestOf(file: string): Promise<string> {
-  const hash = createHash('sha256');
-  await pipeline(createReadStream(file), hash);
-  return hash.digest('hex');
+function cmdlineOf(uuid: string | undefined, more: string): string {
+  if (!/^[0-9a-f-]{36}$/.test(uuid ?? '')) {
+    throw new Dkms2binError('transient', `The image reports no root file system UUID (${uuid ?? ''})`);
+  }
+  // panic=-1 with -no-reboot turns a panic into QEMU's exit, which every wait notices.
+  return `root=UUID=${uuid} ro console=ttyS0 panic=-1 loglevel=5 mitigations=off${more}`;
 }

@@ -43,9 +43,13 @@ const TOOLS: readonly Tool[] = [
       ['newuidmap', 'uidmap'],
       ['fakeroot', 'fakeroot'],
       ['fakechroot', 'fakechroot'],
+      ['unshare', 'util-linux'],
+      ['zstd', 'zstd'],
       ['sfdisk', 'fdisk'],
       ['mke2fs', 'e2fsprogs'],
+      ['debugfs', 'e2fsprogs'],
       ['mcopy', 'mtools'],
+      ['qemu-io', 'qemu-utils'],
     ] as const
   ).map(([file, name]) => ({
     file,

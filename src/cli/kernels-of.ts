@@ -1,21 +1,23 @@
-import { DEB_ARCH } from '../core/cell.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import type { Emit } from '../core/events.js';
 import { cacheDir } from '../core/paths.js';
-import { listKernels } from '../distro/apt-index.js';
-import { hostMirrors } from '../distro/mirrors.js';
-import { compareReleases } from '../distro/version.js';
+import { availableKernels } from '../distro/debian.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
 import type { KernelInfo } from './services.js';
+
+export interface KernelsContext {
+  emit: Emit;
+  signal: AbortSignal;
+  mirror?: string | undefined;
+  proxy?: string | undefined;
+  offline?: boolean | undefined;
+}
 
 /**
  * Kernels in the live archive of one distro, or of every distro of the catalogue whose archive can be read; then an
  * archive that cannot is a warning.
  */
-export async function kernelsOf(
-  distro: string | undefined,
-  context: { emit: Emit; signal: AbortSignal },
-): Promise<KernelInfo[]> {
+export async function kernelsOf(distro: string | undefined, context: KernelsContext): Promise<KernelInfo[]> {
   const rows = await loadCatalogue();
   if (distro !== undefined) {
     const row = findRow(rows, distro);
@@ -35,23 +37,20 @@ export async function kernelsOf(
   return kernels;
 }
 
-async function kernelsOfRow(
-  row: CatalogueRow,
-  context: { emit: Emit; signal: AbortSignal },
-): Promise<KernelInfo[]> {
-  const host = row.family === 'debian' ? await hostMirrors() : {};
-  const { kernels } = await listKernels({
-    mirror: host.main ?? row.mirrors.main,
-    securityMirror: host.security ?? row.mirrors.security,
-    suites: row.suites,
-    arch: DEB_ARCH.x86_64,
+async function kernelsOfRow(row: CatalogueRow, context: KernelsContext): Promise<KernelInfo[]> {
+  const { mirror, proxy, offline, signal } = context;
+  const kernels = await availableKernels(row, {
     cacheDir: cacheDir(),
-    signal: context.signal,
-    // Debian's keyring signs nothing of other families; the list only names kernels, the guest's apt verifies.
-    ...(row.family === 'debian' ? {} : { keyring: false as const }),
+    mirror,
+    proxy,
+    offline,
+    signal,
     warn: (message) => context.emit({ type: 'note', level: 'warn', message: `${row.id}: ${message}` }),
   });
-  return kernels
-    .map((k) => ({ release: k.release, distro: row.id, packageVersion: k.packageVersion, suite: k.suite }))
-    .sort((a, b) => compareReleases(a.release, b.release));
+  return kernels.map(({ release, packageVersion, suite }) => ({
+    release,
+    distro: row.id,
+    packageVersion,
+    suite,
+  }));
 }

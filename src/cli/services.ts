@@ -2,7 +2,8 @@ import type { CellResult } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import type { Config } from '../plan/config.js';
 import type { RunInfo } from '../engine/runs.js';
-import type { CacheRow } from '../image/cache.js';
+import type { WarmKernel } from '../engine/local.js';
+import type { CacheRow, PruneOptions, PruneResult, VerifiedRow } from '../image/upkeep.js';
 import type { BuildPlan, BuildRequest } from '../plan/types.js';
 
 export interface FailedRun {
@@ -25,6 +26,7 @@ export interface BuildOutcome {
 
 export type { RunInfo } from '../engine/runs.js';
 export type ImageInfo = CacheRow;
+export type { PruneOptions, PruneResult, VerifiedRow, WarmKernel };
 
 export interface KernelInfo {
   release: string;
@@ -50,6 +52,13 @@ export interface Engine {
   removeRun(id: string): Promise<void>;
   login(id: string | undefined, options: { serial: boolean; signal: AbortSignal }): Promise<void>;
   listImages(): Promise<ImageInfo[]>;
+  pruneImages(options: PruneOptions): Promise<PruneResult>;
+  verifyImages(options: { remove: boolean; emit: Emit; signal: AbortSignal }): Promise<VerifiedRow[]>;
+  /** Makes what a build of these kernels needs; `report` is called for each kernel that is ready. */
+  warmImages(
+    request: BuildRequest,
+    context: { emit: Emit; signal: AbortSignal; report: (ready: WarmKernel) => void },
+  ): Promise<void>;
   listKernels(
     distro: string | undefined,
     context: { emit: Emit; signal: AbortSignal },
@@ -67,7 +76,10 @@ export const engine: Engine = {
   listRuns: async () => (await import('../engine/runs.js')).listRuns(),
   removeRun: async (id) => (await import('../engine/runs.js')).removeRun(id),
   login: async (id, options) => (await import('../engine/runs.js')).login(id, options),
-  listImages: async () => (await import('../image/cache.js')).listImages(),
+  listImages: async () => (await import('../engine/images.js')).listImages(),
+  pruneImages: async (options) => (await import('../engine/images.js')).pruneImages(options),
+  verifyImages: async (options) => (await import('../engine/images.js')).verifyImages(options),
+  warmImages: async (request, context) => (await import('../engine/local.js')).warm(request, context),
   listKernels: async (distro, context) => (await import('./kernels-of.js')).kernelsOf(distro, context),
   probeAccelerators: async (context) => (await import('./accelerators.js')).acceleratorReport(context),
 };

@@ -57,6 +57,27 @@ export const size =
     return Math.floor(mib);
   };
 
+/** `500M`, `10G`, `1.5TiB`, `0` → bytes. */
+export const diskSize =
+  (option: string) =>
+  (value: string): number => {
+    const match = /^(\d+(?:\.\d+)?)(?:([MGT])(?:i?B)?)?$/i.exec(value.trim());
+    if (!match || (match[2] === undefined && Number(match[1]) !== 0))
+      throw wrong(option, value, 'a size with its unit', 'Sizes look like 500M, 10G or 1T');
+    const unit = { M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 }[match[2]?.toUpperCase() ?? 'M'] ?? 1;
+    return Math.floor(Number(match[1]) * unit);
+  };
+
+/** `12h`, `30d`, `2w` → seconds. */
+export const age =
+  (option: string) =>
+  (value: string): number => {
+    const match = /^(\d+(?:\.\d+)?)([hdw])$/i.exec(value.trim());
+    if (!match) throw wrong(option, value, 'an age with its unit', 'Ages look like 12h, 30d or 2w');
+    const unit = { h: 3600, d: 86400, w: 7 * 86400 }[match[2]!.toLowerCase()] ?? 1;
+    return Number(match[1]) * unit;
+  };
+
 /** `90` (seconds), `90s`, `45m`, `2h` → seconds. */
 export const duration =
   (option: string) =>

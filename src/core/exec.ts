@@ -5,10 +5,13 @@ import { Dkms2binError } from './errors.js';
 const PACKAGE_OF: Record<string, string> = {
   'qemu-system-x86_64': 'qemu-system-x86',
   'qemu-img': 'qemu-utils',
+  'qemu-io': 'qemu-utils',
   mmdebstrap: 'mmdebstrap',
   xorriso: 'xorriso',
   'mkfs.ext4': 'e2fsprogs',
   mke2fs: 'e2fsprogs',
+  e2fsck: 'e2fsprogs',
+  debugfs: 'e2fsprogs',
   'mkfs.vfat': 'dosfstools',
   mformat: 'mtools',
   mcopy: 'mtools',
@@ -21,6 +24,7 @@ const PACKAGE_OF: Record<string, string> = {
   zstd: 'zstd',
   flock: 'util-linux',
   setpriv: 'util-linux',
+  unshare: 'util-linux',
 };
 
 export interface ExecResult {

@@ -1,12 +1,15 @@
 import { createHash } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { constants } from 'node:fs';
 import { access, mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
-import { got, HTTPError, type Got } from 'got';
+import { got, HTTPError } from 'got';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { run } from '../core/exec.js';
+import { proxyOptions } from '../core/proxy.js';
+import { proxyFor } from './mirrors.js';
 import { compareVersions } from './version.js';
 
 export const DEBIAN_KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
@@ -35,6 +38,35 @@ export interface KernelIndex {
   places: { suite: string; url: string; present: boolean }[];
 }
 
+/** One package that carries DKMS modules, or depends on dkms. */
+export interface DkmsPackage {
+  name: string;
+  version: string;
+  suite: string;
+  architecture: string;
+  /** Where the mirror has it, without a leading slash: `pool/main/a/acpi-call/acpi-call-dkms_1.2.2-2_all.deb`. */
+  filename: string;
+  /** Bytes. */
+  size: number;
+  sha256: string;
+  /** Its fields as they stand there, empty without. */
+  depends: string;
+  preDepends: string;
+  provides: string;
+}
+
+export interface DkmsIndex {
+  packages: (DkmsPackage & {
+    /** The mirror that it was read from, without a trailing slash. */
+    mirror: string;
+    /** Whether a good signature vouches for `sha256`. */
+    verified: boolean;
+  })[];
+  places: { suite: string; url: string; components: readonly string[] }[];
+}
+
+const COMPONENTS = ['main', 'contrib', 'non-free', 'non-free-firmware'] as const;
+
 export interface IndexOptions {
   mirror: string;
   securityMirror?: string | undefined;
@@ -46,7 +78,7 @@ export interface IndexOptions {
   signal?: AbortSignal | undefined;
   /**
    * Keyring for the signature of InRelease. `false` switches the check off. When the keyring or gpgv is missing on this
-   * host the check is skipped with a warning: the index only finds names, the guest's apt verifies what it installs.
+   * host the check is skipped with a warning: such an index only finds names, the guest's apt verifies what it installs.
    */
   keyring?: string | false | undefined;
   /** Seconds for which a cached index is used unasked; 3600 by default, Infinity for an archive that never changes. */
@@ -54,15 +86,21 @@ export interface IndexOptions {
   /** Accept a signature by a key that has expired since: only for dated archives. */
   expiredKeys?: boolean | undefined;
   warn?: ((message: string) => void) | undefined;
-  /** A got instance that knows the proxy. */
-  client?: Got | undefined;
+  /** URL of an HTTP proxy, '' for none. By default the one of this host's apt, else what the environment says. */
+  proxy?: string | undefined;
+  /** All four by default, as far as the suite has them; kernels are in main. */
+  components?: readonly string[] | undefined;
 }
 
 interface SuiteIndex {
   fetchedAt: number;
   present: boolean;
+  verified: boolean;
+  /** Those that the mirror has. */
+  components: string[];
   kernels: KernelEntry[];
   metas: MetaEntry[];
+  packages: DkmsPackage[];
 }
 
 const MAX_RELEASE_BYTES = 16 << 20;
@@ -70,7 +108,29 @@ const MAX_PACKAGES_BYTES = 256 << 20;
 
 /** Reads the kernel images of all `suites`; a suite that the mirror lacks counts as empty. */
 export async function listKernels(options: IndexOptions): Promise<KernelIndex> {
-  const indexes = await Promise.all(
+  const indexes = await readIndexes(options);
+  return {
+    kernels: indexes.flatMap(({ index }) => index.kernels),
+    metas: indexes.flatMap(({ index }) => index.metas),
+    places: indexes.map(({ suite, url, index }) => ({ suite, url, present: index.present })),
+  };
+}
+
+/** The packages with DKMS modules of all `suites`, from the same cached indexes as the kernels. */
+export async function listDkmsPackages(options: IndexOptions): Promise<DkmsIndex> {
+  const indexes = await readIndexes(options);
+  return {
+    packages: indexes.flatMap(({ url, index }) =>
+      index.packages.map((each) => ({ ...each, mirror: url, verified: index.verified })),
+    ),
+    places: indexes.map(({ suite, url, index }) => ({ suite, url, components: index.components })),
+  };
+}
+
+function readIndexes(options: IndexOptions): Promise<{ suite: string; url: string; index: SuiteIndex }[]> {
+  // All components of all suites are read at once, and each request listens to the one signal.
+  if (options.signal) setMaxListeners(0, options.signal);
+  return Promise.all(
     options.suites.map(async (suite) => {
       const base =
         suite.mirror === 'security'
@@ -80,16 +140,20 @@ export async function listKernels(options: IndexOptions): Promise<KernelIndex> {
       return { suite: suite.name, url, index: await suiteIndex(url, suite.name, options) };
     }),
   );
-  return {
-    kernels: indexes.flatMap(({ index }) => index.kernels),
-    metas: indexes.flatMap(({ index }) => index.metas),
-    places: indexes.map(({ suite, url, index }) => ({ suite, url, present: index.present })),
-  };
 }
 
 async function suiteIndex(mirror: string, suite: string, options: IndexOptions): Promise<SuiteIndex> {
   const key = createHash('sha256')
-    .update(JSON.stringify([1, mirror, suite, options.arch, options.keyring === false]))
+    .update(
+      JSON.stringify([
+        2,
+        mirror,
+        suite,
+        options.arch,
+        options.keyring ?? DEBIAN_KEYRING,
+        options.components ?? COMPONENTS,
+      ]),
+    )
     .digest('hex')
     .slice(0, 20);
   const folder = join(options.cacheDir, 'index');
@@ -130,7 +194,7 @@ async function suiteIndex(mirror: string, suite: string, options: IndexOptions):
 async function readCache(file: string): Promise<SuiteIndex | undefined> {
   try {
     const value = JSON.parse(await readFile(file, 'utf8')) as SuiteIndex;
-    return Array.isArray(value.kernels) && Array.isArray(value.metas) ? value : undefined;
+    return Array.isArray(value.kernels) && Array.isArray(value.packages) ? value : undefined;
   } catch {
     return undefined;
   }
@@ -140,15 +204,52 @@ async function readSuite(mirror: string, suite: string, options: IndexOptions): 
   const base = `${mirror}/dists/${suite}`;
   const fetchedAt = Date.now() / 1000;
   const signed = await fetchBytes(`${base}/InRelease`, MAX_RELEASE_BYTES, options);
-  if (signed === undefined) return { fetchedAt, present: false, kernels: [], metas: [] };
+  const index: SuiteIndex = {
+    fetchedAt,
+    present: signed !== undefined,
+    verified: false,
+    components: [],
+    kernels: [],
+    metas: [],
+    packages: [],
+  };
+  if (signed === undefined) return index;
   const release = await verifiedRelease(signed, `${base}/InRelease`, options);
+  index.verified = release.verified;
   // Valid-Until is left to the guest's apt: a mirror that lags a day still names its kernels rightly.
-  const wanted = `main/binary-${options.arch}/Packages`;
+  const files = await Promise.all(
+    (options.components ?? COMPONENTS).map(async (component) => ({
+      component,
+      bytes: await readPackages(base, component, release.text, options),
+    })),
+  );
+  for (const { component, bytes } of files) {
+    // A partial mirror may lack what InRelease names.
+    if (bytes === undefined) continue;
+    index.components.push(component);
+    if (component === 'main') Object.assign(index, parsePackages(bytes, suite));
+    index.packages.push(...parseDkmsPackages(bytes, suite));
+  }
+  if (index.components.includes('main')) return index;
+  throw new Dkms2binError(
+    'not-found',
+    `${base}/InRelease names no usable main/binary-${options.arch}/Packages`,
+  );
+}
+
+/** The unpacked Packages file of a component, undefined when the suite or the mirror lacks it. */
+async function readPackages(
+  base: string,
+  component: string,
+  release: string,
+  options: IndexOptions,
+): Promise<Buffer | undefined> {
+  const folder = `${component}/binary-${options.arch}`;
   for (const suffix of ['.xz', '.gz', '']) {
-    const sum = checksum(release, `${wanted}${suffix}`);
+    const sum = checksum(release, `${folder}/Packages${suffix}`);
     if (sum === undefined || sum.size > MAX_PACKAGES_BYTES) continue;
-    const hashed = `${base}/main/binary-${options.arch}/by-hash/SHA256/${sum.sha256}`;
-    const named = `${base}/${wanted}${suffix}`;
+    const hashed = `${base}/${folder}/by-hash/SHA256/${sum.sha256}`;
+    const named = `${base}/${folder}/Packages${suffix}`;
     const byHash = /^Acquire-By-Hash: yes$/m.test(release);
     // The name is the fallback: a mirror may lack by-hash, and race with its own update when asked by name.
     const bytes =
@@ -162,20 +263,21 @@ async function readSuite(mirror: string, suite: string, options: IndexOptions): 
         hint: 'The mirror may be in the middle of an update; try again in a few minutes, or use another --mirror.',
       });
     }
-    return { fetchedAt, present: true, ...parsePackages(await unpack(bytes, suffix), suite) };
+    return unpack(bytes, suffix);
   }
-  throw new Dkms2binError('not-found', `${base}/InRelease names no usable ${wanted}`);
+  return undefined;
 }
 
 /** Bytes at `url`, undefined for 404 (and 403, S3's word for it). Throws `transient` or `interrupted`. */
 export async function fetchBytes(
   url: string,
   limit: number,
-  options: Pick<IndexOptions, 'signal' | 'client'>,
+  options: Pick<IndexOptions, 'signal' | 'proxy'>,
 ): Promise<Buffer | undefined> {
   try {
-    const request = (options.client ?? got)(url, {
+    const request = got(url, {
       responseType: 'buffer',
+      ...proxyOptions(url, await proxyFor(options.proxy)),
       timeout: { connect: 15_000, response: 30_000, socket: 30_000, request: 600_000 },
       retry: {
         limit: 2,
@@ -201,6 +303,7 @@ export async function fetchBytes(
     }
   } catch (error) {
     if (options.signal?.aborted) throw new Dkms2binError('interrupted', 'Interrupted', { cause: error });
+    if (error instanceof Dkms2binError) throw error;
     if (error instanceof HTTPError && [403, 404, 410].includes(error.response.statusCode)) return undefined;
     throw new Dkms2binError('transient', `Could not read ${url}: ${messageOf(error)}`, {
       hint: 'Check the network and --proxy, or name another --mirror.',
@@ -209,15 +312,19 @@ export async function fetchBytes(
   }
 }
 
-/** The signed text of an InRelease file, without the armour. */
-async function verifiedRelease(signed: Buffer, url: string, options: IndexOptions): Promise<string> {
-  const plain = (): string => {
+/** The signed text of an InRelease file, without the armour; `verified` when its signature could be checked. */
+async function verifiedRelease(
+  signed: Buffer,
+  url: string,
+  options: IndexOptions,
+): Promise<{ text: string; verified: boolean }> {
+  const plain = (): { text: string; verified: boolean } => {
     const text = signed.toString('utf8').replaceAll('\r\n', '\n');
     const match =
       /^-----BEGIN PGP SIGNED MESSAGE-----\n(?:[^\n]+\n)*\n([\s\S]*?)\n-----BEGIN PGP SIGNATURE-----/.exec(
         text,
       );
-    return (match?.[1] ?? text).replace(/^- /gm, '');
+    return { text: (match?.[1] ?? text).replace(/^- /gm, ''), verified: false };
   };
   if (options.keyring === false) return plain();
   const keyring = options.keyring ?? DEBIAN_KEYRING;
@@ -248,7 +355,7 @@ async function verifiedRelease(signed: Buffer, url: string, options: IndexOption
         },
       );
     }
-    return (await readFile(output, 'utf8')).replaceAll('\r\n', '\n');
+    return { text: (await readFile(output, 'utf8')).replaceAll('\r\n', '\n'), verified: true };
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
@@ -302,7 +409,7 @@ export function parsePackages(bytes: Buffer, suite: string): Pick<SuiteIndex, 'k
     if (at > 0 && bytes[at - 1] !== 0x0a) continue;
     const end = bytes.indexOf('\n\n', at);
     const stanza = bytes.toString('utf8', at, end < 0 ? bytes.length : end);
-    const field = (name: string): string | undefined => new RegExp(`^${name}: *(.*)$`, 'm').exec(stanza)?.[1];
+    const field = (key: string): string | undefined => fieldOf(stanza, key);
     const name = field('Package')!;
     const packageVersion = field('Version');
     // Unsigned twins of signed images are the same kernel; the signed one is what a machine runs.
@@ -324,4 +431,55 @@ export function parsePackages(bytes: Buffer, suite: string): Pick<SuiteIndex, 'k
     }
   }
   return { kernels: [...kernels.values()], metas: [...metas.values()] };
+}
+
+/**
+ * Packages of a Packages file that are named after dkms, depend on it, recommend it or provide what is named after it.
+ * One whose fields are not fit for a path or a URL is passed over.
+ */
+export function parseDkmsPackages(bytes: Buffer, suite: string): DkmsPackage[] {
+  const packages: DkmsPackage[] = [];
+  for (let at = bytes.indexOf('dkms'), end = 0; at >= 0; at = end < 0 ? -1 : bytes.indexOf('dkms', end)) {
+    const start = bytes.lastIndexOf('\n\n', at);
+    end = bytes.indexOf('\n\n', at);
+    const stanza = bytes.toString('utf8', start < 0 ? 0 : start + 2, end < 0 ? bytes.length : end);
+    const field = (key: string): string => fieldOf(stanza, key) ?? '';
+    const name = field('Package');
+    const needs = ['Depends', 'Pre-Depends', 'Recommends'].map(field);
+    if (
+      !name.includes('dkms') &&
+      !field('Provides').includes('dkms') &&
+      !needs.some((list) => /(?:^|[\s,|])dkms(?![a-z0-9+.-])/.test(list))
+    ) {
+      continue;
+    }
+    const found: DkmsPackage = {
+      name,
+      version: field('Version'),
+      suite,
+      architecture: field('Architecture'),
+      filename: field('Filename').replace(/^\.\//, ''),
+      size: Number(field('Size')),
+      sha256: field('SHA256').toLowerCase(),
+      depends: field('Depends'),
+      preDepends: field('Pre-Depends'),
+      provides: field('Provides'),
+    };
+    if (
+      /^[a-z0-9][a-z0-9+.-]+$/.test(name) &&
+      /^[0-9A-Za-z][0-9A-Za-z.+~:-]*$/.test(found.version) &&
+      /^[a-z0-9-]+$/.test(found.architecture) &&
+      /^[\w.+~%:-]+(?:\/[\w.+~%:-]+)*$/.test(found.filename) &&
+      !found.filename.split('/').includes('..') &&
+      Number.isSafeInteger(found.size) &&
+      /^[0-9a-f]{64}$/.test(found.sha256)
+    ) {
+      packages.push(found);
+    }
+  }
+  return packages;
+}
+
+function fieldOf(stanza: string, key: string): string | undefined {
+  return new RegExp(`^${key}: *(.*)$`, 'm').exec(stanza)?.[1];
 }

@@ -16,7 +16,7 @@ import { compareReleases, compareVersions } from './version.js';
 
 export interface ResolveOptions extends Pick<
   IndexOptions,
-  'cacheDir' | 'offline' | 'signal' | 'keyring' | 'maxAge' | 'warn' | 'client'
+  'cacheDir' | 'offline' | 'signal' | 'keyring' | 'maxAge' | 'warn' | 'proxy'
 > {
   /** Id or alias that the user gave; else the release tells. */
   distro?: string | undefined;
@@ -282,6 +282,7 @@ class Resolver {
             arch: DEB_ARCH[this.arch],
             maxAge: Infinity,
             expiredKeys: true,
+            components: ['main'],
           });
           if (!index.kernels.some((entry) => entry.release === release)) continue;
           return {
@@ -343,12 +344,12 @@ export function releaseOfKernelPackages(
   });
 }
 
-/** Mirrors of a row: `--mirror`, then the host's own, then the catalogue's. Without a trailing slash. */
+/** Mirrors of a row: `--mirror`, then those of the host's apt when it is a Debian, then the catalogue's. */
 export async function mirrorsOf(
   row: DistroRow,
   options: Pick<ResolveOptions, 'mirror' | 'securityMirror'>,
 ): Promise<{ main: string; security: string | undefined }> {
-  const host = await hostMirrors();
+  const host = row.family === 'debian' ? await hostMirrors() : {};
   const given = options.mirror?.replace(/\/+$/, '');
   const derived = given !== undefined && /\/debian$/.test(given) ? `${given}-security` : undefined;
   return {
@@ -379,9 +380,9 @@ async function hostDistro(): Promise<string | null> {
   return id === undefined || version === undefined ? null : `${id}-${version}`;
 }
 
-function requireDebian(row: DistroRow): void {
+export function requireDebian(row: DistroRow): void {
   if (row.family === 'debian') return;
-  throw new Dkms2binError('not-found', `Kernels of ${row.id} cannot be looked up yet`, {
+  throw new Dkms2binError('not-found', `Packages of ${row.id} cannot be looked up yet`, {
     hint: 'Debian is the only family for now.',
   });
 }
@@ -407,7 +408,8 @@ function placesOf(index: KernelIndex, row: DistroRow): Place[] {
   }));
 }
 
-function listed(places: readonly Place[]): string {
+/** The places tried as the last lines of an error. */
+export function listed(places: readonly Place[]): string {
   return `. Looked in:\n${places.map(({ where, outcome }) => `  ${where}: ${outcome}`).join('\n')}`;
 }
 

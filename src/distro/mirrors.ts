@@ -115,3 +115,10 @@ export async function hostProxy(signal?: AbortSignal): Promise<string | undefine
     return undefined;
   }
 }
+
+let ofThisHost: Promise<string | undefined> | undefined;
+
+/** The proxy `given` ('' for none), else that of this host's apt, which is asked once; undefined leaves it to the environment. */
+export async function proxyFor(given: string | undefined): Promise<string | undefined> {
+  return given ?? (await (ofThisHost ??= hostProxy()));
+}

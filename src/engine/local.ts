@@ -5,9 +5,10 @@ import { basename, join, resolve } from 'node:path';
 import PQueue from 'p-queue';
 import { baseImage } from '../build/base.js';
 import { buildCell } from '../build/cell.js';
-import { kernelLayer, type BaseImage, type KernelLayer } from '../build/kernel-layer.js';
+import { kernelLayer, type BaseImage } from '../build/kernel-layer.js';
 import type { Machine } from '../build/machine.js';
 import { listRunDirs } from '../build/run-dir.js';
+import { groundOf, type Ground } from '../build/snapshot.js';
 import type { CellResult, KernelTarget, ModuleSource } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
@@ -15,6 +16,7 @@ import { cacheDir } from '../core/paths.js';
 import { fetchKernelPackage } from '../distro/kernel-package.js';
 import { releaseOfKernelPackages, resolveKernels } from '../distro/debian.js';
 import { candidatesFor } from '../distro/release.js';
+import { holdOfficial } from '../image/cache.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
 import { parseModuleSource } from '../plan/source.js';
 import type { BuildPlan, BuildRequest, PlannedCell } from '../plan/types.js';
@@ -93,6 +95,7 @@ async function planTargets(
     offline: request.offline,
     distro: request.distro,
     mirror: request.mirror,
+    proxy: request.proxy,
     archiveUrl: request.archive,
     signal: context.signal,
     warn: (message) => context.emit({ type: 'note', level: 'warn', message }),
@@ -105,13 +108,66 @@ export async function build(
   context: BuildContext,
 ): Promise<{ run: string; accelerator: string; cells: CellResult[] }> {
   const { request } = plan;
-  const { emit, signal } = context;
+  const { signal } = context;
   const outDir = await writableFolder(resolve(request.cwd, request.outDir));
   // Removes what killed runs left behind.
   await listRunDirs();
+  const machine = await machineOf(request, context);
+  const { jobs } = share(request, plan.cells.length);
+  const rows = await loadCatalogue();
+  const run = `${new Date().toISOString().replace(/[-:]/g, '').slice(0, 15)}-${randomBytes(3).toString('hex')}`;
+  await using shared = new Shared(request, rows, machine);
+  const siblings = [...new Set(plan.cells.map((cell) => cell.module))];
+  const queue = new PQueue({ concurrency: jobs });
+  const cells = (
+    await Promise.all(
+      plan.cells.map((cell) =>
+        queue.add(() => oneCell(cell, siblings, request, outDir, machine, shared, context)),
+      ),
+    )
+  ).flat();
+  if (signal.aborted) throw new Dkms2binError('interrupted', 'Interrupted');
+  return { run, accelerator: machine.accel, cells };
+}
+
+/** A kernel that the next build finds ready. */
+export interface WarmKernel {
+  kernel: string;
+  distro: string;
+  /** Whether VMs start from a memory snapshot; else each boots. */
+  snapshot: boolean;
+}
+
+/**
+ * Makes image, kernel layer and memory snapshot of every kernel of the request, one after the other. A kernel that fails
+ * does not stop the others: `report` is called for each that is ready, the errors come together at the end.
+ */
+export async function warm(
+  request: BuildRequest,
+  context: PlanContext & { report: (ready: WarmKernel) => void },
+): Promise<void> {
+  const rows = await loadCatalogue();
+  const targets = await planTargets(request, rows, context);
+  await using shared = new Shared(request, rows, await machineOf(request, context));
+  const errors: unknown[] = [];
+  for (const target of targets) {
+    try {
+      const { snapshot } = await shared.ground(target);
+      context.report({ kernel: target.release, distro: target.distro, snapshot: snapshot !== null });
+    } catch (error) {
+      if (context.signal.aborted) throw error;
+      errors.push(error);
+    }
+  }
+  if (errors.length === 1) throw errors[0];
+  if (errors.length > 1) throw new AggregateError(errors);
+}
+
+/** The shape of this invocation's VMs. */
+async function machineOf(request: BuildRequest, { emit, signal }: PlanContext): Promise<Machine> {
   const accelerator = await chooseAccelerator(request.accel, { emit, signal });
-  const { jobs, cpus, memoryMiB } = share(request, plan.cells.length);
-  const machine: Machine = {
+  const { cpus, memoryMiB } = share(request, 1);
+  return {
     accel: accelerator.name,
     cpu: accelerator.cpu,
     cpus,
@@ -121,21 +177,11 @@ export async function build(
     ...(request.mirror ? { mirror: request.mirror } : {}),
     ...(request.proxy ? { proxy: request.proxy } : {}),
   };
-  const rows = await loadCatalogue();
-  const run = `${new Date().toISOString().replace(/[-:]/g, '').slice(0, 15)}-${randomBytes(3).toString('hex')}`;
-  await using shared = new Shared(request, rows, machine);
-  const queue = new PQueue({ concurrency: jobs });
-  const cells = (
-    await Promise.all(
-      plan.cells.map((cell) => queue.add(() => oneCell(cell, request, outDir, machine, shared, context))),
-    )
-  ).flat();
-  if (signal.aborted) throw new Dkms2binError('interrupted', 'Interrupted');
-  return { run, accelerator: accelerator.name, cells };
 }
 
 async function oneCell(
   cell: PlannedCell,
+  siblings: readonly ModuleSource[],
   request: BuildRequest,
   outDir: string,
   machine: Machine,
@@ -159,13 +205,20 @@ async function oneCell(
   const started = performance.now();
   try {
     context.signal.throwIfAborted();
-    const layer = await shared.layer(cell.target);
+    const ground = await shared.ground(cell.target);
     return report(
       await buildCell({
         label,
         source: cell.module,
+        siblings,
         target: cell.target,
-        layer,
+        ground,
+        lookup: {
+          row: shared.row(cell.distro),
+          mirror: request.mirror,
+          offline: request.offline,
+          proxy: request.proxy,
+        },
         machine,
         outDir,
         nameStyle: request.nameStyle,
@@ -207,7 +260,7 @@ async function oneCell(
 /** Base images and kernel layers of one invocation: each is made once, and its lock is held until the end. */
 class Shared implements AsyncDisposable {
   readonly #bases = new Map<string, Promise<BaseImage>>();
-  readonly #layers = new Map<string, Promise<KernelLayer>>();
+  readonly #grounds = new Map<string, Promise<Ground>>();
   readonly #release: (() => Promise<void>)[] = [];
   #kernelFiles: Promise<string[]> | undefined;
 
@@ -217,25 +270,32 @@ class Shared implements AsyncDisposable {
     private readonly machine: Machine,
   ) {}
 
-  layer(target: KernelTarget): Promise<KernelLayer> {
-    const key = `${target.distro} ${target.release}`;
-    let layer = this.#layers.get(key);
-    if (!layer) {
-      layer = this.#makeLayer(target);
-      this.#layers.set(key, layer);
-    }
-    return layer;
+  row(distro: string): CatalogueRow {
+    return findRow(this.rows, distro);
   }
 
-  async #makeLayer(target: KernelTarget): Promise<KernelLayer> {
+  ground(target: KernelTarget): Promise<Ground> {
+    const key = `${target.distro} ${target.release}`;
+    let ground = this.#grounds.get(key);
+    if (!ground) {
+      ground = this.#makeGround(target);
+      this.#grounds.set(key, ground);
+    }
+    return ground;
+  }
+
+  async #makeGround(target: KernelTarget): Promise<Ground> {
     let base = this.#bases.get(target.distro);
     if (!base) {
-      base = this.#makeBase(findRow(this.rows, target.distro));
+      base = this.#makeBase(this.row(target.distro));
       this.#bases.set(target.distro, base);
     }
     const layer = await kernelLayer(await base, target, await this.#kernelPackages(), this.machine);
     this.#release.push(() => layer.entry.use.release());
-    return layer;
+    const ground = await groundOf(layer, this.machine);
+    const { snapshot } = ground;
+    if (snapshot) this.#release.push(() => snapshot.entry.use.release());
+    return ground;
   }
 
   async #makeBase(row: CatalogueRow): Promise<BaseImage> {
@@ -252,6 +312,12 @@ class Shared implements AsyncDisposable {
     });
     const { entry } = base;
     if (entry) this.#release.push(() => entry.use.release());
+    else {
+      for (const parent of base.parents) {
+        const use = await holdOfficial(parent, machine.signal);
+        this.#release.push(() => use.release());
+      }
+    }
     return base;
   }
 
@@ -286,19 +352,18 @@ class Shared implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.allSettled([...this.#bases.values(), ...this.#layers.values()]);
+    await Promise.allSettled([...this.#bases.values(), ...this.#grounds.values()]);
     for (const release of this.#release.reverse()) await release();
   }
 }
 
-/** One VM gets several CPUs when it is alone; several VMs share the host's, never more VMs than cores. */
+/** The shape of one VM does not depend on how many run, so that all share one memory snapshot; never more VMs than cores. */
 function share(request: BuildRequest, cells: number): { jobs: number; cpus: number; memoryMiB: number } {
   const cores = availableParallelism();
   const memoryMiB = request.memoryMiB ?? 2048;
   const fitting = Math.max(1, Math.floor(freemem() / 2 ** 20 / memoryMiB));
   const jobs = Math.max(1, request.jobs ?? Math.min(cells, cores, fitting));
-  const cpus = request.cpus ?? Math.max(1, Math.min(4, Math.floor(cores / Math.min(jobs, cells))));
-  return { jobs, cpus, memoryMiB };
+  return { jobs, cpus: request.cpus ?? Math.min(4, cores), memoryMiB };
 }
 
 async function writableFolder(path: string): Promise<string> {

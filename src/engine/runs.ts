@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { bootExisting, type BootSpec } from '../build/machine.js';
 import { listRunDirs, RunDir, type RunRecord, type RunState } from '../build/run-dir.js';
 import { Dkms2binError } from '../core/errors.js';
-import { sshArgs } from '../guest/guest.js';
+import { sshArgs } from '../guest/ssh.js';
 import { interactive } from '../guest/login.js';
 
 export interface RunInfo {

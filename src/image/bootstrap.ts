@@ -30,6 +30,8 @@ export interface BootstrapRequest {
   diskGiB: number;
   /** Final path of the qcow2, written beside it and renamed. */
   out: string;
+  /** Final path of the root folder as a tar, zstd. */
+  rootOut: string;
   /** An existing scratch folder with about 4 GiB free. */
   workDir: string;
   emit: Emit;
@@ -58,6 +60,8 @@ const MIB = 1024 * 1024;
 const BIOS_BOOT = { start: 2048, size: 2048 };
 const ESP = { start: 4096, size: 131072 };
 const ROOT_START = ESP.start + ESP.size;
+/** Where the root file system begins, in bytes. */
+export const ROOT_OFFSET = ROOT_START * SECTOR;
 
 /**
  * Makes a bootable qcow2 of a Debian suite from its packages, without privilege, loop devices or mounts.
@@ -241,7 +245,8 @@ async function writeDisk(context: Context): Promise<void> {
     ['-s', fakeState, 'tar', '-C', root, '-x', '--numeric-owner', '-p', '--exclude=./dev/*', '-f', tar],
     cancel(request),
   );
-  await rm(tar);
+  // Kernel layers are made from this copy, at native speed.
+  await run('zstd', ['-q', '-1', '-T0', '--rm', tar, '-o', request.rootOut], cancel(request));
   // Some suites ship files that nobody may read (gshadow); fakeroot's state keeps their modes, mke2fs has to read them.
   await run(
     'find',
@@ -260,10 +265,7 @@ async function writeDisk(context: Context): Promise<void> {
     'fakeroot',
     [
       ...['-i', fakeState, 'mke2fs', ...ext4],
-      ...[
-        '-E',
-        `offset=${ROOT_START * SECTOR},hash_seed=${uuid},lazy_itable_init=1,lazy_journal_init=1,nodiscard`,
-      ],
+      ...['-E', `offset=${ROOT_OFFSET},hash_seed=${uuid},lazy_itable_init=1,lazy_journal_init=1,nodiscard`],
       ...[raw, `${Math.floor((rootSectors * SECTOR) / 1024)}k`],
     ],
     { ...cancel(request), env: { MKE2FS_CONFIG: join(scratch, 'bootstrap', 'mke2fs.conf'), ...SBIN } },
@@ -356,7 +358,7 @@ async function reachable(folder: string): Promise<boolean> {
 }
 
 /** Deletes the scratch folder, also when a killed mmdebstrap left files of the namespace's users in it. */
-async function removeScratch(scratch: string): Promise<void> {
+export async function removeScratch(scratch: string): Promise<void> {
   try {
     await rm(scratch, { recursive: true, force: true });
   } catch {
@@ -365,7 +367,7 @@ async function removeScratch(scratch: string): Promise<void> {
 }
 
 /** mke2fs and sfdisk lie in sbin, which an ordinary user's PATH lacks on Debian. */
-const SBIN = { PATH: `${process.env.PATH ?? '/usr/bin:/bin'}:/usr/sbin:/sbin` };
+export const SBIN = { PATH: `${process.env.PATH ?? '/usr/bin:/bin'}:/usr/sbin:/sbin` };
 
 function cancel(request: BootstrapRequest): { cancelSignal?: AbortSignal; env: NodeJS.ProcessEnv } {
   return { ...(request.signal && { cancelSignal: request.signal }), env: SBIN };
@@ -387,12 +389,16 @@ function derivedUuid(text: string): string {
   ].join('-');
 }
 
-async function phase<T>(emit: Emit, name: string, work: () => Promise<T>): Promise<T> {
+/** Tells when a step of shared work begins and ends. */
+export async function phase<T>(emit: Emit, name: string, work: () => Promise<T>): Promise<T> {
   const started = performance.now();
   emit({ type: 'phase', state: 'start', phase: name });
-  const value = await work();
-  emit({ type: 'phase', state: 'end', phase: name, seconds: (performance.now() - started) / 1000 });
-  return value;
+  try {
+    return await work();
+  } finally {
+    // Also after a failure: work may go on another way.
+    emit({ type: 'phase', state: 'end', phase: name, seconds: (performance.now() - started) / 1000 });
+  }
 }
 
 async function exists(path: string): Promise<boolean> {

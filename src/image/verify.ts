@@ -2,19 +2,19 @@ import { chmod, mkdir, open, readFile, rm, stat, writeFile } from 'node:fs/promi
 import { basename, join } from 'node:path';
 import * as openpgp from 'openpgp';
 import type { Arch } from '../core/cell.js';
-import { Dkms2binError, messageOf } from '../core/errors.js';
-import { missingTool, run } from '../core/exec.js';
-import { cacheDir } from '../core/paths.js';
-import type { CatalogueRow, Signature, SumsForm } from './catalogue.js';
 import {
   type Digest,
   DigestMismatch,
-  downloadImage,
+  download,
   fetchSmall,
   hasDigest,
   type Net,
   sweepParts,
-} from './download.js';
+} from '../core/download.js';
+import { Dkms2binError, messageOf } from '../core/errors.js';
+import { missingTool, run } from '../core/exec.js';
+import { cacheDir } from '../core/paths.js';
+import type { CatalogueRow, Signature, SumsForm } from './catalogue.js';
 
 const HEX_LENGTH = { sha256: 64, sha512: 128 } as const;
 
@@ -59,7 +59,7 @@ export async function fetchOfficial(row: CatalogueRow, arch: Arch, options: Fetc
   };
   const obtain = async (digest: Digest): Promise<string> => {
     const path = join(dir, `${digest.hex}.qcow2`);
-    await downloadImage({
+    await download({
       ...options,
       url: at(image.url),
       digest,

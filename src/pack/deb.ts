@@ -1,8 +1,8 @@
-import { createHash, randomBytes } from 'node:crypto';
-import { lstat, open, readFile, rename, unlink } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { createHash } from 'node:crypto';
+import { dirname } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { Dkms2binError } from '../core/errors.js';
+import { publish, type Published } from '../core/publish.js';
 
 export interface ControlFields {
   package: string;
@@ -38,12 +38,6 @@ export interface DebInput {
   scripts: { postinst?: string; postrm?: string };
   /** Seconds since 1970 for every member (SOURCE_DATE_EPOCH). */
   mtime: number;
-}
-
-export interface Published {
-  status: 'written' | 'up to date';
-  sha256: string;
-  size: number;
 }
 
 /** Makes the .deb and publishes it at `to`, whole or not at all. An identical file there is left alone. */
@@ -90,67 +84,6 @@ export function makeDeb({ control, files, scripts, mtime }: DebInput): Buffer {
     ],
     mtime,
   );
-}
-
-/** Temp name beside `to`, fsync, rename, fsync of the folder. */
-export async function publish(bytes: Buffer, to: string): Promise<Published> {
-  const done = { sha256: createHash('sha256').update(bytes).digest('hex'), size: bytes.length };
-  const part = join(dirname(to), `.${basename(to).slice(0, 200)}.${randomBytes(6).toString('hex')}.part`);
-  try {
-    if (await holds(to, bytes)) return { status: 'up to date', ...done };
-    try {
-      const file = await open(part, 'wx', 0o644);
-      try {
-        await file.writeFile(bytes);
-        await file.sync();
-      } finally {
-        await file.close();
-      }
-      await rename(part, to);
-    } catch (error) {
-      await unlink(part).catch(() => undefined);
-      throw error;
-    }
-    const folder = await open(dirname(to), 'r');
-    try {
-      await folder.sync();
-    } finally {
-      await folder.close();
-    }
-    return { status: 'written', ...done };
-  } catch (error) {
-    throw publishError(error, to);
-  }
-}
-
-async function holds(path: string, bytes: Buffer): Promise<boolean> {
-  const there = await lstat(path).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return null;
-    throw error;
-  });
-  return (
-    there !== null && there.isFile() && there.size === bytes.length && (await readFile(path)).equals(bytes)
-  );
-}
-
-function publishError(error: unknown, to: string): Dkms2binError {
-  const { code, message } = error as NodeJS.ErrnoException;
-  if (code === 'ENOSPC' || code === 'EDQUOT') {
-    return new Dkms2binError('host', `No space left for ${to}`, { cause: error });
-  }
-  const where = code === 'EISDIR' || code === 'ENAMETOOLONG' ? to : dirname(to);
-  const why =
-    code === 'ENOENT' || code === 'ENOTDIR'
-      ? 'no such folder'
-      : code === 'EACCES' || code === 'EPERM'
-        ? 'permission denied'
-        : code === 'EROFS'
-          ? 'read-only file system'
-          : code === 'EISDIR'
-            ? 'a folder of that name exists'
-            : message;
-  const fault = code === 'EIO' ? 'host' : 'usage';
-  return new Dkms2binError(fault, `Cannot write the package to ${where}: ${why}`, { cause: error });
 }
 
 const RELATION =

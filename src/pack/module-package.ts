@@ -3,7 +3,8 @@ import { join } from 'node:path';
 import { DEB_ARCH } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
-import { makeDeb, publish, type ControlFields, type DebFile, type Published } from './deb.js';
+import { publish, type Published } from '../core/publish.js';
+import { makeDeb, type ControlFields, type DebFile } from './deb.js';
 import { checkModule, readModule } from './elf.js';
 
 export interface PackInput {

@@ -43,7 +43,7 @@ function quote(text: string): string {
   return JSON.stringify(text.length > 100 ? `${text.slice(0, 100)}…` : text);
 }
 
-/** File name without `.deb`; the log beside it has the same base. */
+/** File name of the package without `.deb`, and of the log beside it without `.log`. */
 export function packageBaseName(identity: PackageIdentity, style: NameStyle = 'seed'): string {
   const module = checkModuleName(identity.module);
   // A colon (a version with an epoch) is awkward in file names; dpkg too leaves the epoch out of them.
@@ -52,31 +52,4 @@ export function packageBaseName(identity: PackageIdentity, style: NameStyle = 's
   return style === 'dkms'
     ? `${module}-modules-${release}_${version}_${DEB_ARCH[identity.arch]}`
     : `${module}_${version}-${release}_${identity.arch}`;
-}
-
-export function packageFileName(identity: PackageIdentity, style: NameStyle = 'seed'): string {
-  return `${packageBaseName(identity, style)}.deb`;
-}
-
-export function logFileName(identity: PackageIdentity, style: NameStyle = 'seed'): string {
-  return `${packageBaseName(identity, style)}.log`;
-}
-
-/** `<module>-modules-<release>` as Debian allows it: lower case, no underscore. */
-export function debianPackageName(module: string, release: string): string {
-  return `${checkModuleName(module)}-modules-${checkRelease(release)}`.toLowerCase().replaceAll('_', '-');
-}
-
-/** `<module>-modules`, what every kernel's package of the module provides. */
-export function debianProvidesName(module: string): string {
-  return `${checkModuleName(module)}-modules`.toLowerCase().replaceAll('_', '-');
-}
-
-/**
- * The module's version as a Debian version: starts with a digit, only `A-Za-z0-9.+~-`, and no dash that would read as
- * a revision's, because dpkg would then order `1.0-rc1` by the wrong rule.
- */
-export function debianVersion(version: string): string {
-  const clean = checkModuleVersion(version).replace(/[_:-]/g, '.');
-  return /^[0-9]/.test(clean) ? clean : `0+${clean}`;
 }

@@ -10,11 +10,15 @@ export interface VmConfig {
   /** NoCloud seed ISO, or null for a VM whose cloud-init has nothing to read. */
   seed: string;
   boot: { kind: 'loader'; firmware: 'bios' } | UefiBoot | DirectBoot;
+  /** Guest memory: the VM's own, or a file that is written through (a snapshot being made) or copied on write (a clone). */
+  memory: { kind: 'own' } | { kind: 'file'; path: string; shared: boolean };
+  /** Starts stopped and waits for the device state of a snapshot. */
+  incoming: boolean;
   qmpSocket: string;
   consoleSocket: string;
   consoleLog: string;
-  /** Whether the VM gets a second NIC that reaches the network until it is cut. */
-  egress: boolean;
+  /** Host end of the guest agent's virtio-serial port. */
+  channelSocket: string;
 }
 
 export interface UefiBoot {
@@ -46,8 +50,14 @@ export function escapeValue(value: string): string {
 }
 
 const machine = (c: VmConfig): string[] => [
+  ...(c.memory.kind === 'file'
+    ? [
+        '-object',
+        `memory-backend-file,id=ram,size=${c.memoryMiB}M,mem-path=${escapeValue(c.memory.path)},share=${c.memory.shared ? 'on' : 'off'}`,
+      ]
+    : []),
   '-machine',
-  `q35,accel=${c.accel},usb=off,vmport=off`,
+  `q35,accel=${c.accel},usb=off,vmport=off${c.memory.kind === 'file' ? ',memory-backend=ram' : ''}`,
   '-cpu',
   c.cpu,
   '-smp',
@@ -80,6 +90,15 @@ const consoleDevice = (c: VmConfig): string[] => [
   'chardev:console',
 ];
 
+const channel = (c: VmConfig): string[] => [
+  '-chardev',
+  `socket,id=channel,path=${escapeValue(c.channelSocket)},server=on,wait=off`,
+  '-device',
+  'virtio-serial-pci',
+  '-device',
+  'virtserialport,chardev=channel,name=dkms2bin.0',
+];
+
 const disk = (c: VmConfig): string[] => [
   '-drive',
   // The overlay is thrown away or, for a layer, synced by the host before it is published: cache=unsafe is safe here.
@@ -96,22 +115,25 @@ const seed = (c: VmConfig): string[] => [
   'virtio-blk-pci,drive=seed',
 ];
 
-const network = (c: VmConfig): string[] => [
+const network = (): string[] => [
   '-netdev',
   `user,id=management,net=${NET.management.net},ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:0-${NET.management.guest}:22`,
   '-device',
   `virtio-net-pci,netdev=management,mac=${MAC.management},romfile=`,
-  ...(c.egress
-    ? [
-        '-netdev',
-        `user,id=egress,net=${NET.egress.net},ipv6=off`,
-        '-device',
-        `virtio-net-pci,id=egressnic,netdev=egress,mac=${MAC.egress},romfile=`,
-      ]
-    : []),
+  '-netdev',
+  `user,id=egress,net=${NET.egress.net},ipv6=off`,
+  '-device',
+  `virtio-net-pci,id=egressnic,netdev=egress,mac=${MAC.egress},romfile=`,
 ];
 
-const extras = (): string[] => ['-device', 'virtio-rng-pci', '-device', 'pvpanic'];
+// vmgenid makes a resumed guest kernel reseed its random numbers.
+const extras = (): string[] => [
+  ...['-device', 'virtio-rng-pci'],
+  ...['-device', 'pvpanic'],
+  ...['-device', 'vmgenid,guid=auto'],
+];
+
+const incoming = (c: VmConfig): string[] => (c.incoming ? ['-incoming', 'defer'] : []);
 
 const boot = (c: VmConfig): string[] => {
   if (c.boot.kind === 'direct') {
@@ -133,10 +155,12 @@ export function qemuArgs(config: VmConfig): string[] {
     ...confinement(),
     ...control(config),
     ...consoleDevice(config),
+    ...channel(config),
     ...disk(config),
     ...seed(config),
-    ...network(config),
+    ...network(),
     ...extras(),
     ...boot(config),
+    ...incoming(config),
   ];
 }

@@ -1,7 +1,9 @@
 import { spawn, type ChildProcess } from 'node:child_process';
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, createReadStream, createWriteStream, openSync } from 'node:fs';
 import { access, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { createConnection, createServer } from 'node:net';
 import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Dkms2binError } from '../core/errors.js';
 import { missingTool } from '../core/exec.js';
@@ -10,7 +12,10 @@ import { plain } from '../core/text.js';
 import { qemuArgs, type VmConfig } from './args.js';
 import { Qmp } from './qmp.js';
 
-export type VmSpec = Omit<VmConfig, 'qmpSocket' | 'consoleSocket' | 'consoleLog'>;
+export type VmSpec = Omit<VmConfig, 'qmpSocket' | 'consoleSocket' | 'consoleLog' | 'channelSocket'> & {
+  /** Whether the guest reaches the network until `cutEgress`. */
+  egress: boolean;
+};
 
 const PANIC = /Kernel panic - not syncing.*|VFS: Unable to mount root fs.*/;
 
@@ -50,13 +55,14 @@ export class Vm implements AsyncDisposable {
     this.died.catch(() => undefined);
   }
 
-  /** Starts QEMU and reads back the port that it chose for ssh. */
+  /** Starts QEMU and reads back the port that it chose for ssh. With `spec.incoming` the guest waits for `resume`. */
   static async start(spec: VmSpec, dir: string, signal?: AbortSignal): Promise<Vm> {
     const socketDir = await mkdtemp(join(socketParent(), 'dk2b-'));
     const config: VmConfig = {
       ...spec,
       qmpSocket: join(socketDir, 'qmp'),
       consoleSocket: join(socketDir, 'console'),
+      channelSocket: join(socketDir, 'channel'),
       consoleLog: join(dir, 'console.log'),
     };
     const stderrLog = join(dir, 'qemu.log');
@@ -83,6 +89,7 @@ export class Vm implements AsyncDisposable {
       const usernet = await qmp.monitor('info usernet');
       const port = /TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)/.exec(usernet)?.[1];
       if (!port || child.pid === undefined) throw new Dkms2binError('host', 'QEMU reports no ssh port');
+      if (!spec.egress) await setEgress(qmp, false);
       return new Vm(socketDir, config.consoleLog, Number(port), child.pid, child, qmp, exited, killed);
     } catch (error) {
       killed.on = true;
@@ -97,6 +104,51 @@ export class Vm implements AsyncDisposable {
     return join(this.socketDir, 'console');
   }
 
+  get channelSocket(): string {
+    return join(this.socketDir, 'channel');
+  }
+
+  /**
+   * Stops the guest and writes its device state to `file`. Its memory is the spec's shared file, its disk is complete
+   * once QEMU has ended; the guest does not go on.
+   */
+  async save(file: string): Promise<void> {
+    await this.qmp.command('stop');
+    await shareMemory(this.qmp);
+    const socket = join(this.socketDir, 'save');
+    const server = createServer();
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject).listen(socket, resolve);
+    });
+    try {
+      const received = new Promise<void>((resolve, reject) => {
+        server.once('connection', (stream) => {
+          pipeline(stream, createWriteStream(file, { flags: 'wx' })).then(resolve, reject);
+        });
+      });
+      received.catch(() => undefined);
+      await this.qmp.command('migrate', { uri: `unix:${socket}` });
+      await this.alive(migrated(this.qmp));
+      await this.alive(received);
+    } finally {
+      server.close();
+    }
+  }
+
+  /** Loads the device state that `save` wrote and lets the guest run. Egress was cut when it was saved. */
+  async resume(file: string, egress: boolean): Promise<void> {
+    await shareMemory(this.qmp);
+    const socket = join(this.socketDir, 'resume');
+    await this.qmp.command('migrate-incoming', { uri: `unix:${socket}` });
+    const loading = migrated(this.qmp);
+    loading.catch(() => undefined);
+    await this.alive(pipeline(createReadStream(file), createConnection(socket)));
+    await this.alive(loading);
+    // Loading set the link as it was saved.
+    await setEgress(this.qmp, egress);
+    await this.qmp.command('cont');
+  }
+
   /** Resolves or rejects with `work`, unless the VM dies first. */
   alive<T>(work: Promise<T>): Promise<T> {
     return Promise.race([work, this.died]);
@@ -104,7 +156,7 @@ export class Vm implements AsyncDisposable {
 
   /** Takes the network away from the guest: from here on only the management NIC has a link. */
   async cutEgress(): Promise<void> {
-    await this.qmp.command('set_link', { name: 'egressnic', up: false });
+    await setEgress(this.qmp, false);
   }
 
   /** The guest has been told to power off: waits for QEMU's end. */
@@ -164,6 +216,32 @@ export class Vm implements AsyncDisposable {
       `${panic ? `The guest kernel panicked (${panic})` : what}; its console ends:\n${await this.consoleTail()}`,
       { hint: `The whole console is in ${this.consoleLog}` },
     );
+  }
+}
+
+async function setEgress(qmp: Qmp, up: boolean): Promise<void> {
+  await qmp.command('set_link', { name: 'egressnic', up });
+}
+
+/** Leaves guest memory out of the device state: it lies in a file already. */
+async function shareMemory(qmp: Qmp): Promise<void> {
+  await qmp.command('migrate-set-capabilities', {
+    capabilities: [{ capability: 'x-ignore-shared', state: true }],
+  });
+}
+
+/** Waits for the end of a migration in either direction. */
+async function migrated(qmp: Qmp): Promise<void> {
+  for (;;) {
+    const { status, 'error-desc': why } = (await qmp.command('query-migrate')) as {
+      status?: string;
+      'error-desc'?: string;
+    };
+    if (status === 'completed') return;
+    if (status === 'failed' || status === 'cancelled') {
+      throw new Dkms2binError('host', `QEMU could not move the VM's state: ${why ?? status}`);
+    }
+    await sleep(10);
   }
 }
 

@@ -129,7 +129,7 @@ describe('choice', () => {
     const opts = await options('[ $accel = kvm ] && guest 0.5 85; guest 0.1 85');
     const events: Event[] = [];
     const emit = (event: Event): void => void events.push(event);
-    expect(await chooseAccelerator('auto', { ...opts, emit })).toEqual({ name: 'tcg', cpu: 'max' });
+    expect(await chooseAccelerator('auto', { ...opts, emit })).toEqual({ name: 'tcg', cpu: 'Nehalem' });
     expect(await chooseAccelerator('kvm', { ...opts, emit })).toEqual({ name: 'kvm', cpu: 'host' });
     expect(events).toMatchObject([
       { type: 'note', level: 'warn', message: expect.stringContaining('TCG, KVM is slower') as string },

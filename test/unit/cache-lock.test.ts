@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { lock } from '../../src/core/lock.js';
-import { cached, listImages } from '../../src/image/cache.js';
+import { cached } from '../../src/image/cache.js';
+import { listImages } from '../../src/image/upkeep.js';
 
 let dir = '';
 beforeEach(async () => {
@@ -59,12 +60,12 @@ test('a maker that fails leaves nothing, and the next one makes it', async () =>
   await entry.use.release();
 });
 
-test('a truncated entry is made again and not listed', async () => {
+test('a truncated entry is listed as damaged and made again', async () => {
   const first = await cached('layers', 'x', make('whole'));
   await first.use.release();
   await rm(join(first.dir, 'disk.qcow2'));
   await writeFile(join(first.dir, 'disk.qcow2'), 'ho');
-  expect(await listImages()).toEqual([]);
+  expect(await listImages()).toMatchObject([{ kind: 'layer', damaged: true }]);
   const second = await cached('layers', 'x', make('again'));
   expect(await readFile(join(second.dir, 'disk.qcow2'), 'utf8')).toBe('again');
   await second.use.release();

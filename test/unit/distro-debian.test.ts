@@ -146,6 +146,7 @@ const options = (more: Partial<ResolveOptions> = {}): ResolveOptions => ({
   mirror: `${origin}/debian`,
   archiveUrl: `${origin}/snapshot`,
   keyring: false,
+  proxy: '',
   hostDistro: null,
   ...more,
 });
@@ -333,6 +334,7 @@ test('the signature of InRelease is checked, and only what it covers is read', a
       arch: 'amd64',
       cacheDir,
       keyring,
+      proxy: '',
       maxAge: 0,
     });
   const put = (body: string): unknown => files.set('/debian/dists/trixie/InRelease', Buffer.from(body));

@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Event } from '../../src/core/events.js';
-import { DigestMismatch, downloadImage, fetchSmall, proxyFromEnv } from '../../src/image/download.js';
+import { DigestMismatch, download as fetchFile, fetchSmall } from '../../src/core/download.js';
+import { proxyFromEnv } from '../../src/core/proxy.js';
 
 const BODY = randomBytes(600_000);
 const ETAG = '"v1"';
@@ -49,14 +50,14 @@ afterEach(async () => {
 });
 
 const emit = (event: Event): void => void events.push(event);
-function download(more: Partial<Parameters<typeof downloadImage>[0]> = {}): Promise<void> {
-  return downloadImage({ url: `${base}/image.qcow2`, digest, to, emit, proxy: '', limits, ...more });
+function download(more: Partial<Parameters<typeof fetchFile>[0]> = {}): Promise<void> {
+  return fetchFile({ url: `${base}/image.qcow2`, digest, to, emit, proxy: '', limits, ...more });
 }
 async function parts(): Promise<string[]> {
   return (await readdir(dir)).filter((name) => name.includes('.part'));
 }
 
-describe('downloadImage', () => {
+describe('download', () => {
   it('brings the file whole, reports progress and leaves no part', async () => {
     await download({ mode: 0o444 });
     expect((await readFile(to)).equals(BODY)).toBe(true);
@@ -212,6 +213,23 @@ describe('downloadImage', () => {
     };
     await expect(download({ signal: controller.signal })).rejects.toMatchObject({ fault: 'interrupted' });
     expect(await parts()).toHaveLength(2);
+  });
+
+  it('joins an undigested file only when the server vouches that it is the same', async () => {
+    answer = (req, res, nth) => serve(req, res, nth === 1 ? 300_000 : undefined);
+    await download({ digest: undefined });
+    expect(seen[1]!.headers.range).toMatch(/^bytes=[1-9]\d*-$/);
+    expect((await readFile(to)).equals(BODY)).toBe(true);
+    answer = (req, res, nth) => {
+      const setHeader = res.writeHead.bind(res);
+      res.writeHead = ((code: number, headers: Record<string, string>) =>
+        setHeader(code, { ...headers, etag: 'W/"v1"' })) as typeof res.writeHead;
+      serve(req, res, nth === 3 ? 300_000 : undefined);
+    };
+    await download({ digest: undefined });
+    expect(seen).toHaveLength(4);
+    expect(seen[3]!.headers.range).toBeUndefined();
+    expect((await readFile(to)).equals(BODY)).toBe(true);
   });
 
   it('lets two downloads of one file share the work', async () => {

@@ -12,7 +12,9 @@ const config: VmConfig = {
   qmpSocket: '/run/q',
   consoleSocket: '/run/c',
   consoleLog: '/runs/a,b/console.log',
-  egress: true,
+  channelSocket: '/run/h',
+  memory: { kind: 'own' },
+  incoming: false,
 };
 
 test('a comma in a path does not end the value', () => {
@@ -22,16 +24,22 @@ test('a comma in a path does not end the value', () => {
   expect(args.filter((a) => /\/runs\/a,b\//.test(a))).toEqual([]);
 });
 
-test('a VM without egress has the restricted management NIC alone', () => {
-  const netdevs = (egress: boolean): string[] => {
-    const args = qemuArgs({ ...config, egress });
-    return args.filter((_, i) => args[i - 1] === '-netdev');
-  };
-  expect(netdevs(true)).toHaveLength(2);
-  const [only, ...rest] = netdevs(false);
-  expect(rest).toEqual([]);
-  expect(only).toContain('restrict=on');
-  expect(only).toContain('hostfwd=tcp:127.0.0.1:0-');
+test('the management NIC is restricted to ssh from this host', () => {
+  const netdevs = qemuArgs(config).filter((_, i, args) => args[i - 1] === '-netdev');
+  const management = netdevs.find((n) => n.startsWith('user,id=management'));
+  expect(management).toContain('restrict=on');
+  expect(management).toContain('hostfwd=tcp:127.0.0.1:0-');
+});
+
+test('a clone maps the memory file copy-on-write and waits for its state; a snapshot being made writes it through', () => {
+  const file = { kind: 'file' as const, path: '/c/a,b/ram' };
+  const clone = qemuArgs({ ...config, memory: { ...file, shared: false }, incoming: true });
+  expect(clone).toContain('memory-backend-file,id=ram,size=2048M,mem-path=/c/a,,b/ram,share=off');
+  expect(clone[clone.indexOf('-machine') + 1]).toContain('memory-backend=ram');
+  expect(clone[clone.indexOf('-incoming') + 1]).toBe('defer');
+  const made = qemuArgs({ ...config, memory: { ...file, shared: true } });
+  expect(made.some((a) => a.endsWith('share=on'))).toBe(true);
+  expect(made).not.toContain('-incoming');
 });
 
 test('direct boot names kernel, initrd and command line, and leaves the boot index to it', () => {

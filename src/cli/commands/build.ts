@@ -127,6 +127,13 @@ const GROUPS: Record<string, Option[]> = {
   ],
 };
 
+/** The option of build with this long name, for commands that take it too. */
+export function buildOption(long: string): Option {
+  return Object.values(GROUPS)
+    .flat()
+    .find((each) => each.long === long)!;
+}
+
 export function addBuild(program: Command, context: CliContext): void {
   const command = program
     .command('build', { isDefault: true })

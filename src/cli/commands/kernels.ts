@@ -5,6 +5,14 @@ import { createUi } from '../../ui/index.js';
 import type { CliContext } from '../context.js';
 import * as value from '../values.js';
 
+interface KernelsOptions {
+  distro?: string;
+  mirror?: string;
+  proxy?: string;
+  offline?: true;
+  json?: true;
+}
+
 export function addKernels(program: Command, context: CliContext): void {
   program
     .command('kernels')
@@ -14,12 +22,21 @@ export function addKernels(program: Command, context: CliContext): void {
       'only this distribution, such as debian-12 (default: all that are known)',
       value.text('--distro'),
     )
+    .option('--mirror <url>', 'read the archive from this mirror', value.url('--mirror'))
+    .option(
+      '--proxy <url>',
+      "HTTP proxy (default: the one of this host's apt, else the environment's)",
+      value.url('--proxy'),
+    )
+    .option('--offline', 'list what was last read of the archive')
     .option('--json', 'print one JSON document instead of a table')
-    .action(async (options: { distro?: string; json?: true }) => {
+    .action(async (options: KernelsOptions) => {
+      const { distro, mirror, proxy, offline } = options;
       const ui = createUi(context.stderr, { level: 'normal' }, context.env);
+      const asked = { emit: ui.emit, signal: context.signal, mirror, proxy, offline };
       let kernels;
       try {
-        kernels = await context.engine.listKernels(options.distro, { emit: ui.emit, signal: context.signal });
+        kernels = await context.engine.listKernels(distro, asked);
       } finally {
         ui.close();
       }

@@ -1,22 +1,12 @@
-#!/bin/bash
-# Hands over what build.sh left in /var/lib/dkms2bin/result, as frames on stdout. Run as root, `bash -s`. No variables.
-#
-# A frame is an ASCII line "DKMS2BIN1 KIND INDEX SIZE\n" and then SIZE raw bytes. KIND is ko, extra, log or meta; INDEX counts from
-# 0 over all frames. meta is JSON and the last but one:
-#   {"modules": [{"name", "version", "verdict", "reason", "dependency": bool, "ko": [{"dest": "x.ko", "blob": INDEX}],
-#                 "log": INDEX|null, "buildDepends": [NAME…]}],
-#    "extras": [{"path": "/etc/modprobe.d/x.conf", "mode": 420, "blob": INDEX}], "sourcePackage", "sourceVersion"}
-# The last line is "DKMS2BIN1 end SHA256 0\n", the digest of all blobs' bytes in order. No end frame: not all arrived.
-#
-# Exit codes: 0 done · 3 nothing was built here · 4 no python3
-set -u
-export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-[ -f /var/lib/dkms2bin/result/source ] || { echo 'no build result in this guest' >&2; exit 3; }
-command -v python3 >/dev/null || { echo 'no python3 in this guest' >&2; exit 4; }
-# The program is a file of its own: python3 must not read this script's stdin, where bash -s still reads from.
-program=$(mktemp) || exit 4
-trap 'rm -f "$program"' EXIT
-cat >"$program" <<'PYTHON'
+"""Hands over what build.sh left in /var/lib/dkms2bin/result, as frames on stdout. Run as root.
+
+A frame is an ASCII line "DKMS2BIN1 KIND INDEX SIZE\\n" and then SIZE raw bytes. KIND is ko, extra, log or meta; INDEX counts
+from 0 over all frames. meta is JSON and the last but one:
+  {"modules": [{"name", "version", "verdict", "reason", "dependency": bool, "ko": [{"dest": "x.ko", "blob": INDEX}],
+                "log": INDEX|null, "buildDepends": [NAME]}],
+   "extras": [{"path": "/etc/modprobe.d/x.conf", "mode": 420, "blob": INDEX}], "sourcePackage", "sourceVersion"}
+The last line is "DKMS2BIN1 end SHA256 0\\n", the digest of all blobs' bytes in order. No end frame: not all arrived.
+"""
 import hashlib
 import json
 import os
@@ -63,6 +53,8 @@ def send_file(kind, path):
     return count - 1
 
 
+if not os.path.exists(root + "/source"):
+    sys.exit("no build result in this guest")
 source = lines(root + "/source") + ["", ""]
 targets = lines(root + "/targets")
 modules = []
@@ -95,5 +87,3 @@ send("meta", json.dumps({"modules": modules, "extras": extras, "sourcePackage": 
                         ensure_ascii=False).encode("utf-8", "replace"))
 out.write(b"DKMS2BIN1 end %s 0\n" % digest.hexdigest().encode())
 out.flush()
-PYTHON
-python3 "$program" </dev/null

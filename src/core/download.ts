@@ -2,14 +2,13 @@ import { createHash, type Hash } from 'node:crypto';
 import { constants } from 'node:fs';
 import { chmod, mkdir, open, readFile, readdir, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
-import { request as httpRequest, type RequestOptions } from 'node:http';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { got, RequestError, type Response } from 'got';
-import { HttpsProxyAgent } from 'hpagent';
-import { Dkms2binError, messageOf } from '../core/errors.js';
-import type { Emit } from '../core/events.js';
-import { lock } from '../core/lock.js';
+import { Dkms2binError, messageOf } from './errors.js';
+import type { Emit } from './events.js';
+import { lock } from './lock.js';
+import { proxyOptions, redact } from './proxy.js';
 
 export interface Digest {
   algorithm: 'sha256' | 'sha512';
@@ -46,7 +45,8 @@ export interface Net {
 
 export interface DownloadRequest extends Net {
   url: string;
-  digest: Digest;
+  /** Absent: nobody promised one, and what comes whole is taken. */
+  digest?: Digest | undefined;
   /** Where the file goes, whole or not at all. */
   to: string;
   /** What progress events call it; the URL's last part otherwise. */
@@ -94,20 +94,22 @@ interface PartNote {
 }
 
 /**
- * Downloads `url` to `to` with the given digest, under a lock on `to`. The bytes collect in `TO.DIGEST.part`, which a
- * later try, or a later run, continues where the server can; a digest that comes out wrong removes it.
+ * Downloads `url` to `to` with the given digest, under a lock on `to`. The bytes collect in `TO.KEY.part`, named after
+ * the digest or else the URL, which a later try, or a later run, continues where the server can; a digest that comes
+ * out wrong removes it.
  * Faults: `transient` network and digest, `not-found` 404 and 410, `host` disk and certificates.
  */
-export async function downloadImage(request: DownloadRequest): Promise<void> {
+export async function download(request: DownloadRequest): Promise<void> {
   const { to, digest, url } = request;
   const limits = { ...DOWNLOAD_LIMITS, ...request.limits };
-  const part = `${to}.${digest.hex.slice(0, 16)}.part`;
+  const key = digest?.hex ?? createHash('sha256').update(url).digest('hex');
+  const part = `${to}.${key.slice(0, 16)}.part`;
   const what = request.what ?? (basename(new URL(url).pathname) || 'download');
   try {
     await mkdir(dirname(to), { recursive: true });
     await using _held = await lock(`${to}.lock`, 'exclusive', { wait: true, signal: request.signal });
     // Another run may have fetched it while this one waited for the lock.
-    if (await hasDigest(to, digest)) return;
+    if (digest && (await hasDigest(to, digest))) return;
 
     let highWater = await sizeOf(part);
     let startedOver = false;
@@ -123,7 +125,7 @@ export async function downloadImage(request: DownloadRequest): Promise<void> {
           return gained;
         },
       );
-      if (result.hex === digest.hex) break;
+      if (!digest || result.hex === digest.hex) break;
       await removePart(part);
       // Old bytes of the part may be to blame (a power cut, a replaced image whose server gives no ETag): once from zero.
       if (!result.resumed || startedOver) throw new DigestMismatch(url, digest, result.hex);
@@ -210,11 +212,14 @@ async function attempt(
   what: string,
 ): Promise<{ hex: string; resumed: boolean }> {
   const { url, digest, emit, to } = request;
+  const algorithm = digest?.algorithm ?? 'sha256';
   const handle = await open(part, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
   try {
     const note = await readNote(part, url);
-    let hash = createHash(digest.algorithm);
-    let done = note ? (await handle.stat()).size : 0;
+    let hash = createHash(algorithm);
+    // A weak ETag is not allowed in If-Range. Without either the digest alone guards the join, or there is none.
+    const validator = note?.etag && !note.etag.startsWith('W/') ? note.etag : note?.lastModified;
+    let done = note && (digest || validator) ? (await handle.stat()).size : 0;
     if (done > 0) await hashFile(handle, hash);
     else await handle.truncate(0);
     if (done > 0 && done === note?.total) return { hex: hash.digest('hex'), resumed: true };
@@ -222,8 +227,6 @@ async function attempt(
     const headers: Record<string, string> = {};
     if (done > 0) {
       headers.range = `bytes=${done}-`;
-      // A weak ETag is not allowed in If-Range. Without either the digest alone guards the join.
-      const validator = note?.etag && !note.etag.startsWith('W/') ? note.etag : note?.lastModified;
       if (validator) headers['if-range'] = validator;
     }
     const talk = await converse(url, headers, request, limits, false);
@@ -244,7 +247,7 @@ async function attempt(
         if (done > 0) {
           emit({ type: 'note', level: 'info', message: `${what}: the server starts from the beginning` });
           await handle.truncate(0);
-          hash = createHash(digest.algorithm);
+          hash = createHash(algorithm);
           done = 0;
         }
         total = lengthOf(response);
@@ -526,70 +529,4 @@ async function syncFolder(dir: string): Promise<void> {
   } finally {
     await handle.close();
   }
-}
-
-/** The URL without its user and password. */
-function redact(url: string): string {
-  if (!URL.canParse(url)) return url;
-  const clean = new URL(url);
-  clean.username = '';
-  clean.password = '';
-  return clean.href;
-}
-
-/** The proxy the environment names for `url`, as curl reads it (`HTTP_PROXY` in capitals is left out, as there). */
-export function proxyFromEnv(url: string, env: NodeJS.ProcessEnv = process.env): string | undefined {
-  const { protocol, hostname } = new URL(url);
-  const exempt = (env.no_proxy ?? env.NO_PROXY ?? '').split(/[\s,]+/).filter(Boolean);
-  const host = hostname.replace(/^\[|\]$/g, '');
-  if (
-    exempt.some(
-      (e) => e === '*' || host === e.replace(/^\./, '') || host.endsWith(`.${e.replace(/^\./, '')}`),
-    )
-  ) {
-    return undefined;
-  }
-  const own = protocol === 'https:' ? env.https_proxy || env.HTTPS_PROXY : env.http_proxy;
-  return own || env.all_proxy || env.ALL_PROXY || undefined;
-}
-
-/**
- * got's options to go through a proxy: https by CONNECT, http by the absolute form, since many caching proxies
- * refuse CONNECT to port 80.
- */
-function proxyOptions(url: string, option: string | undefined): object {
-  const chosen = option ?? proxyFromEnv(url);
-  if (!chosen) return {};
-  const text = chosen.includes('://') ? chosen : `http://${chosen}`;
-  if (!/^https?:\/\//.test(text) || !URL.canParse(text)) {
-    throw new Dkms2binError('usage', `Not an http proxy: ${redact(text)}`);
-  }
-  const proxy = new URL(text);
-  const credentials = proxy.username
-    ? `Basic ${Buffer.from(`${decodeURIComponent(proxy.username)}:${decodeURIComponent(proxy.password)}`).toString('base64')}`
-    : undefined;
-  return {
-    agent: { https: new HttpsProxyAgent({ proxy, keepAlive: false }) },
-    request: (target: URL, options: RequestOptions, callback: Parameters<typeof httpRequest>[2]) => {
-      // Undefined lets got make the request itself.
-      if (target.protocol !== 'http:' || proxy.protocol !== 'http:') return undefined;
-      const headers: Record<string, unknown> = {
-        ...(options.headers as Record<string, unknown>),
-        host: target.host,
-      };
-      if (credentials) headers['proxy-authorization'] = credentials;
-      return httpRequest(
-        {
-          ...options,
-          headers: headers as NonNullable<RequestOptions['headers']>,
-          protocol: 'http:',
-          host: proxy.hostname.replace(/^\[|\]$/g, ''),
-          hostname: proxy.hostname.replace(/^\[|\]$/g, ''),
-          port: proxy.port || 80,
-          path: `http://${target.host}${target.pathname}${target.search}`,
-        },
-        callback,
-      );
-    },
-  };
 }

@@ -1,0 +1,225 @@
+import { createHash } from 'node:crypto';
+import { readFile, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { ModuleSource } from '../core/cell.js';
+import { Dkms2binError } from '../core/errors.js';
+import { run } from '../core/exec.js';
+import { cacheDir } from '../core/paths.js';
+import {
+  fetchDkmsPackage,
+  findDkmsPackage,
+  parseInstalled,
+  unmetDependency,
+  type FindOptions,
+} from '../distro/dkms-package.js';
+import type { DistroRow } from '../distro/row.js';
+import { contentDigest } from '../image/cache.js';
+import type { KernelLayer } from './kernel-layer.js';
+import type { Machine } from './machine.js';
+
+/** A source that the host can read. */
+type LocalSource = Extract<ModuleSource, { kind: 'deb' | 'folder' | 'tarball' }>;
+
+/** How a cell's source reaches its build VM. */
+export interface Prepared {
+  source: ModuleSource;
+  /** The version that a repository name means, as the index says. */
+  package: { name: string; version: string } | null;
+  /** Other sources of the request that BUILD_DEPENDS name, each after those that it needs itself. */
+  with: LocalSource[];
+  /** DKMS names of the modules that those bring. */
+  brings: string[];
+  /** What the content of all of them is, so that the very same input is known again. */
+  identity: string;
+  /** Whether the guest has to fetch something itself, so that it needs the network before the build. */
+  network: boolean;
+}
+
+export interface Lookup extends Pick<FindOptions, 'mirror' | 'offline' | 'proxy'> {
+  row: DistroRow;
+}
+
+/**
+ * Finds on the host what the guest would need minutes of emulation for: a repository's package is downloaded here when
+ * everything that it depends on is in the layer, and `siblings`, the request's other sources, bring build dependencies.
+ * Throws what the look-up throws: `not-found`, `transient`.
+ */
+export async function prepareSource(
+  source: ModuleSource,
+  siblings: readonly ModuleSource[],
+  layer: KernelLayer,
+  lookup: Lookup,
+  machine: Machine,
+): Promise<Prepared> {
+  const installed = parseInstalled(await readFile(join(layer.entry.dir, 'packages'), 'utf8'));
+  const { signal } = machine;
+  if (source.kind === 'rpm') {
+    const identity = await localIdentity(source);
+    return { source, package: null, with: [], brings: [], identity, network: true };
+  }
+  let local: LocalSource;
+  let there: Prepared['package'] = null;
+  let identity: string;
+  if (source.kind === 'repo') {
+    const { row, ...where } = lookup;
+    const common = { ...where, cacheDir: cacheDir(), signal };
+    const found = await findDkmsPackage(row, source, {
+      ...common,
+      warn: (message) => machine.emit({ type: 'note', level: 'warn', message }),
+    });
+    there = { name: found.name, version: found.version };
+    identity = `repo ${found.name}=${found.version} ${found.sha256}`;
+    if (unmetDependency(found, installed) !== null || !found.verified) {
+      return { source, package: there, with: [], brings: [], identity, network: true };
+    }
+    const path = await fetchDkmsPackage(found, { ...common, emit: machine.emit });
+    local = { kind: 'deb', text: source.text, path };
+  } else {
+    local = source;
+    identity = await localIdentity(source);
+  }
+  const along = await dependenciesOf(local, siblings, signal);
+  // The package of a repository was found to be complete by the index.
+  const debs = [...along.with, ...(local === source ? [local] : [])].filter((each) => each.kind === 'deb');
+  const fields = await Promise.all(debs.map((each) => fieldsOf(each.path, signal)));
+  const known = [...installed, ...fields.flatMap((each) => parseInstalled(each.line))];
+  const has = (need: string): boolean =>
+    [`${need}-dkms`, `${need.toLowerCase().replaceAll('_', '-')}-dkms`].some((name) =>
+      installed.some((each) => each.name === name),
+    );
+  return {
+    source: local,
+    package: there,
+    with: along.with,
+    brings: along.brings,
+    identity: [identity, ...(await Promise.all(along.with.map(localIdentity)))].join('\n'),
+    network:
+      !along.plain ||
+      !along.missing.every(has) ||
+      fields.some((each) => unmetDependency(each, known) !== null),
+  };
+}
+
+/** A package's relations, and its line as `parseInstalled` reads it. */
+async function fieldsOf(
+  path: string,
+  signal: AbortSignal,
+): Promise<{ depends: string; preDepends: string; line: string }> {
+  const field = async (name: string): Promise<string> =>
+    (await run('dpkg-deb', ['-f', path, name], { cancelSignal: signal })).stdout;
+  try {
+    const line = [await field('Package'), await field('Version'), await field('Provides')].join('\t');
+    return { depends: await field('Depends'), preDepends: await field('Pre-Depends'), line };
+  } catch (error) {
+    if (signal.aborted || !(error instanceof Dkms2binError)) throw error;
+    // No dpkg-deb here, or no package that it can read: the guest's apt has to look.
+    return { depends: 'unknown', preDepends: '', line: '' };
+  }
+}
+
+/** What dkms.conf files say about who needs whom. */
+export interface ConfText {
+  /** PACKAGE_NAMEs. */
+  names: string[];
+  /** Words of BUILD_DEPENDS. */
+  needs: string[];
+  /** False when BUILD_DEPENDS may hold more than plain words say. */
+  plain: boolean;
+}
+
+/** By the text alone: dkms.conf is shell and never run here. A name that the shell would put together is not seen. */
+export function readConfText(text: string): ConfText {
+  const code = text.replaceAll(/(^|\s)#.*$/gm, '$1');
+  const names = code.matchAll(
+    /^\s*(?:export\s+)?PACKAGE_NAME=(["']?)([A-Za-z0-9][A-Za-z0-9._+-]*)\1[ \t]*(?:;|$)/gm,
+  );
+  const values = [...code.matchAll(/^[ \t]*BUILD_DEPENDS(?:\[\d+\])?\+?=(\([^)]*\)|[^\n;]*)/gm)];
+  const words = values.flatMap(([, value = '']) => value.split(/[\s()"']+/)).filter((word) => word !== '');
+  const needs = words.filter((word) => /^[A-Za-z0-9][A-Za-z0-9._+-]*$/.test(word));
+  return {
+    names: [...names].map(([, , name = '']) => name),
+    needs: [...new Set(needs)],
+    plain: needs.length === words.length && values.length === (code.match(/\bBUILD_DEPENDS\b/g) ?? []).length,
+  };
+}
+
+async function confOf(source: LocalSource, signal: AbortSignal): Promise<ConfText> {
+  const tar = ['-xOf', source.kind === 'deb' ? '-' : source.path, '--wildcards', '*dkms.conf'];
+  const options = { cancelSignal: signal };
+  try {
+    switch (source.kind) {
+      case 'folder':
+        return readConfText(await readFile(join(source.path, 'dkms.conf'), 'utf8'));
+      case 'tarball':
+        return readConfText((await run('tar', tar, options)).stdout);
+      case 'deb': {
+        const piped = ['-c', 'dpkg-deb --fsys-tarfile "$0" | tar "$@"', source.path, ...tar];
+        return readConfText((await run('sh', piped, options)).stdout);
+      }
+    }
+  } catch (error) {
+    if (signal.aborted) throw error;
+    // An old-style package carries its dkms.conf in a tarball of its own.
+    return { names: [], needs: [], plain: false };
+  }
+}
+
+interface Dependencies {
+  with: LocalSource[];
+  brings: string[];
+  /** Words of BUILD_DEPENDS that no source of the request brings. */
+  missing: string[];
+  plain: boolean;
+}
+
+/** What a source's BUILD_DEPENDS, and theirs in turn, name; a cycle ends where it closes, for build.sh to report. */
+async function dependenciesOf(
+  source: LocalSource,
+  siblings: readonly ModuleSource[],
+  signal: AbortSignal,
+): Promise<Dependencies> {
+  const own = await confOf(source, signal);
+  const result: Dependencies = { with: [], brings: [], missing: [], plain: own.plain };
+  if (own.needs.length === 0) return result;
+  const others: { source: LocalSource; conf: ConfText }[] = [];
+  for (const each of siblings) {
+    if (each.kind === 'repo' || each.kind === 'rpm' || each.path === source.path) continue;
+    others.push({ source: each, conf: await confOf(each, signal) });
+  }
+  const seen = new Set<ConfText>();
+  const visit = (conf: ConfText): void => {
+    for (const need of conf.needs) {
+      if (own.names.includes(need) || conf.names.includes(need)) continue;
+      const other = others.find((each) => each.conf.names.includes(need));
+      if (!other) result.missing.push(need);
+      if (!other || seen.has(other.conf)) continue;
+      seen.add(other.conf);
+      visit(other.conf);
+      result.with.push(other.source);
+      result.brings.push(...other.conf.names);
+      result.plain &&= other.conf.plain;
+    }
+  };
+  visit(own);
+  return result;
+}
+
+/** Content digest of a local source. */
+async function localIdentity(source: Exclude<ModuleSource, { kind: 'repo' }>): Promise<string> {
+  if (source.kind !== 'folder') return `file ${await contentDigest(source.path, 'sha256')}`;
+  const hash = createHash('sha256');
+  const walk = async (dir: string): Promise<void> => {
+    for (const each of (await readdir(dir, { withFileTypes: true })).sort((a, b) =>
+      a.name < b.name ? -1 : 1,
+    )) {
+      const path = join(dir, each.name);
+      hash.update(
+        `${path.slice(source.path.length)}\0${each.isDirectory() ? 'd' : each.isFile() ? 'f' : 'o'}\0`,
+      );
+      if (each.isDirectory()) await walk(path);
+      else if (each.isFile()) hash.update(await readFile(path));
+    }
+  };
+  await walk(source.path);
+  return `folder ${hash.digest('hex')}`;
+}

@@ -1,0 +1,49 @@
+import { join } from 'node:path';
+import type { BootSpec } from '../build/machine.js';
+import { listRunDirs } from '../build/run-dir.js';
+import type { Emit } from '../core/events.js';
+import { run } from '../core/exec.js';
+import {
+  listImages as list,
+  prune,
+  verifyCache,
+  type CacheRow,
+  type PruneOptions,
+  type PruneResult,
+  type VerifiedRow,
+} from '../image/upkeep.js';
+
+/** What the cache holds, newest use first. */
+export async function listImages(): Promise<CacheRow[]> {
+  return list(await pinned());
+}
+
+/** Makes room in the cache; what a build or a kept run needs stays. */
+export async function pruneImages(options: PruneOptions): Promise<PruneResult> {
+  return prune(options, await pinned());
+}
+
+/** Compares the cache with its recorded digests. */
+export async function verifyImages(options: {
+  remove: boolean;
+  emit: Emit;
+  signal: AbortSignal;
+}): Promise<VerifiedRow[]> {
+  return verifyCache(options, await pinned());
+}
+
+/** Files in the cache that kept runs boot from. */
+async function pinned(): Promise<string[]> {
+  const paths: string[] = [];
+  for (const { dir, record } of await listRunDirs()) {
+    const boot = (record.vm as unknown as BootSpec | null)?.boot;
+    if (boot?.kind === 'direct') paths.push(boot.vmlinuz);
+    const disk = join(dir, 'disk.qcow2');
+    const found = await run('qemu-img', ['info', '-U', '-f', 'qcow2', '--output=json', disk]).catch(
+      () => null,
+    );
+    const info = JSON.parse(found?.stdout ?? '{}') as { 'full-backing-filename'?: string };
+    if (info['full-backing-filename'] !== undefined) paths.push(info['full-backing-filename']);
+  }
+  return paths;
+}
