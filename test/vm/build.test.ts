@@ -93,6 +93,22 @@ test('built, failed and skipped cells of one run, with a real package from the d
   expect(await runsLeft()).toEqual([]);
 });
 
+test('BUILD_DEPENDS from another source of the request: both are built, and load together', async () => {
+  const fixtures = ['--dkms', join(FIXTURES, 'needs-lib'), '--dkms', join(FIXTURES, 'lib')];
+  const ended = await tool([...fixtures, '--kernel', kernel, '--out-dir', out, '--json'], { env });
+  const { cells } = JSON.parse(ended.stdout) as Document;
+  // One row each: what a cell builds only for another is that other cell's to report.
+  expect(cells.map((cell) => cell.module).sort(), ended.stderr).toEqual(['dk2b-lib', 'dk2b-needs-lib']);
+  for (const cell of cells) {
+    expect(cell).toMatchObject({ verdict: 'built', reason: null, kernel });
+    expect(cell.phases.verify).toBeGreaterThan(0);
+  }
+  const file = cells.find((cell) => cell.module === 'dk2b-needs-lib')!.package!;
+  const depends = (await execa('dpkg-deb', ['-f', file, 'Depends'])).stdout;
+  expect(depends.split(', ')).toContain(`dk2b-lib-modules-${kernel}`);
+  expect(ended.code).toBe(0);
+});
+
 test('--debug keeps the VM; login reaches the build tree and rebuilds; rm removes it', async () => {
   const build = await tool(
     ['--dkms', join(FIXTURES, 'broken'), '--kernel', kernel, '--out-dir', out, '--debug', '--json'],

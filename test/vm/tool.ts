@@ -43,16 +43,17 @@ export async function temporary(name: string): Promise<string> {
 }
 
 /** Kernels of debian-12 that its archive has now, by role: tests never pin a release. */
-export async function kernels(): Promise<{ newest: string; cloud: string }> {
+export async function kernels(): Promise<{ newest: string; oldest: string; cloud: string }> {
   const { stdout, stderr, code } = await tool(['kernels', '--distro', 'debian-12', '--json']);
   if (code !== 0) throw new Error(stderr);
   const { kernels: all } = JSON.parse(stdout) as { kernels: { release: string }[] };
-  const newest = (pattern: RegExp): string => {
+  const sorted = (pattern: RegExp): string[] => {
     const found = all.map((k) => k.release).filter((r) => pattern.test(r));
     const number = (r: string): number => Number(/^6\.1\.0-(\d+)/.exec(r)?.[1]);
     found.sort((a, b) => number(b) - number(a));
     if (!found[0]) throw new Error(`the archive has no kernel like ${String(pattern)}`);
-    return found[0];
+    return found;
   };
-  return { newest: newest(/^6\.1\.0-\d+-amd64$/), cloud: newest(/^6\.1\.0-\d+-cloud-amd64$/) };
+  const plain = sorted(/^6\.1\.0-\d+-amd64$/);
+  return { newest: plain[0]!, oldest: plain.at(-1)!, cloud: sorted(/^6\.1\.0-\d+-cloud-amd64$/)[0]! };
 }

@@ -1,0 +1,174 @@
+import { execa } from 'execa';
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { cacheDir } from '../../src/core/paths.js';
+import { FIXTURES, kernels, MAIN, temporary, tool, type Document } from './tool.js';
+
+let kernel = '';
+let cloud = '';
+let out = '';
+let state = '';
+let env: Record<string, string> = {};
+
+beforeAll(async () => {
+  ({ newest: kernel, cloud } = await kernels());
+  out = await temporary('out');
+  state = await temporary('state');
+  env = { DKMS2BIN_STATE: state };
+});
+
+afterAll(async () => {
+  await rm(out, { recursive: true, force: true });
+  await rm(state, { recursive: true, force: true });
+});
+
+interface CacheRow {
+  name: string;
+  kind: string;
+  created: string;
+  inUse: boolean;
+}
+
+async function rows(kind: string, release: string): Promise<CacheRow[]> {
+  const { images } = JSON.parse((await tool(['images', '--json'], { env })).stdout) as { images: CacheRow[] };
+  return images.filter((row) => row.kind === kind && row.name.includes(` ${release}`));
+}
+
+const build = (source: string, release: string, ...more: string[]): string[] => [
+  ...['--dkms', source, '--kernel', release, '--out-dir', out, '--force', '--json', ...more],
+];
+
+test('two runs at once on a kernel that neither has make one layer and one snapshot', async () => {
+  const before = await rows('layer', cloud);
+  const both = await Promise.all(
+    ['tiny', 'exclusive'].map((name) => tool(build(join(FIXTURES, name), cloud, '--no-verify'), { env })),
+  );
+  const verdicts = both.map((ended) => (JSON.parse(ended.stdout) as Document).cells[0]!.verdict);
+  expect(verdicts, both.map((ended) => ended.stderr).join('\n')).toEqual(['built', 'skipped']);
+  expect(await rows('layer', cloud)).toHaveLength(Math.max(1, before.length));
+  expect(await rows('snapshot', cloud)).toHaveLength(1);
+});
+
+test('a second run makes nothing anew, and its module is the same to the byte as that of a cold boot', async () => {
+  const ko = async (file: string): Promise<Buffer> => {
+    const dir = await temporary('deb');
+    await execa('dpkg-deb', ['-x', file, dir]);
+    const bytes = await readFile(join(dir, `lib/modules/${kernel}/updates/dkms/dk2b_tiny.ko`));
+    await rm(dir, { recursive: true, force: true });
+    return bytes;
+  };
+  const source = join(FIXTURES, 'tiny');
+  const first = await tool(build(source, kernel, '--no-verify'), { env });
+  const warm = (JSON.parse(first.stdout) as Document).cells[0]!;
+  expect(warm.verdict, first.stderr).toBe('built');
+  const warmModule = await ko(warm.package!);
+  const [snapshot] = await rows('snapshot', kernel);
+  const [layer] = await rows('layer', kernel);
+  expect(first.stderr).not.toMatch(/cold/i);
+
+  const again = await tool(build(source, kernel, '--no-verify'), { env });
+  expect((JSON.parse(again.stdout) as Document).cells[0]!.verdict).toBe('built');
+  expect((await rows('snapshot', kernel))[0]!.created).toBe(snapshot!.created);
+  expect((await rows('layer', kernel))[0]!.created).toBe(layer!.created);
+
+  // The state of the snapshot is damaged, with its size unchanged: the run says so, boots cold and gets there.
+  const file = await stateFile(kernel);
+  const good = await readFile(file);
+  await rm(file);
+  await writeFile(file, Buffer.alloc(good.length, 0x5a));
+  try {
+    const cold = await tool(build(source, kernel, '--no-verify'), { env });
+    const cell = (JSON.parse(cold.stdout) as Document).cells[0]!;
+    expect(cell.verdict, cold.stderr).toBe('built');
+    expect(cold.stderr.match(/Booting cold, without a memory snapshot/g)).toHaveLength(1);
+    expect(Buffer.compare(await ko(cell.package!), warmModule)).toBe(0);
+  } finally {
+    await rm(file);
+    await writeFile(file, good);
+  }
+});
+
+async function stateFile(release: string): Promise<string> {
+  const parent = join(cacheDir(), 'snapshots');
+  for (const name of await readdir(parent)) {
+    const meta = await readFile(join(parent, name, 'meta.json'), 'utf8').catch(() => '');
+    if (meta.includes(`snapshot ${release}"`)) return join(parent, name, 'state');
+  }
+  throw new Error(`no snapshot of ${release}`);
+}
+
+test('another shape of VM gets a snapshot of its own; the first one stays', async () => {
+  const source = join(FIXTURES, 'exclusive');
+  const before = await rows('snapshot', kernel);
+  const ended = await tool(build(source, kernel, '--memory', '1536'), { env });
+  expect((JSON.parse(ended.stdout) as Document).cells[0]!.verdict, ended.stderr).toBe('skipped');
+  const after = await rows('snapshot', kernel);
+  expect(after).toHaveLength(before.length + 1);
+  expect(after.map((row) => row.created)).toContain(before[0]!.created);
+});
+
+test('clones have the right time, an identity of their own and random numbers of their own', async () => {
+  const kept: string[] = [];
+  for (const _ of [1, 2]) {
+    const ended = await tool(build(join(FIXTURES, 'exclusive'), kernel, '--debug'), { env });
+    kept.push((JSON.parse(ended.stdout) as Document).cells[0]!.kept!);
+  }
+  // What the clone was is on its disk: the machine id, the host key, the time of its files.
+  const told = await Promise.all(
+    kept.map(async (id) => {
+      const dir = join(state, 'runs', id);
+      const hostKey = await readFile(join(dir, 'known_hosts'), 'utf8');
+      return { dir, hostKey };
+    }),
+  );
+  expect(told[0]!.hostKey).not.toBe(told[1]!.hostKey);
+  const input =
+    'cat /etc/machine-id; ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub; stat -c %Y /var/lib/dkms2bin/build.sh; ' +
+    'od -An -N16 -tx1 /var/lib/systemd/random-seed\nexit\n';
+  const answers: string[] = [];
+  for (const id of kept) answers.push((await tool(['login', id], { env, input })).stdout);
+  const machineIds = answers.map((text) => /^([0-9a-f]{32})\r?$/m.exec(text)?.[1]);
+  expect(machineIds.every(Boolean), answers.join('\n')).toBe(true);
+  expect(machineIds[0]).not.toBe(machineIds[1]);
+  const keys = answers.map((text) => /SHA256:\S+/.exec(text)?.[0]);
+  expect(keys[0]).toBeTruthy();
+  expect(keys[0]).not.toBe(keys[1]);
+  for (const text of answers) {
+    const written = Number(/^(\d{10})\r?$/m.exec(text)?.[1]);
+    expect(Math.abs(Date.now() / 1000 - written)).toBeLessThan(1800);
+  }
+  for (const id of kept) expect((await tool(['rm', id], { env })).code).toBe(0);
+});
+
+test('what a run uses is not pruned', async () => {
+  const run = execa('node', [MAIN, ...build(join(FIXTURES, 'tiny'), kernel, '--verbose', '--no-verify')], {
+    env,
+    reject: false,
+    stdin: 'ignore',
+  });
+  let said = '';
+  run.stderr.on('data', (data) => (said += String(data)));
+  for (let i = 0; i < 600 && !/dkms …/.test(said); i++)
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  expect(said).toMatch(/dkms …/);
+  const [snapshot] = await rows('snapshot', kernel);
+  expect((await rows('layer', kernel))[0]!.inUse).toBe(true);
+  const pruned = await tool(['images', 'prune', '--max-age', '0s', '--dry-run'], { env });
+  expect(pruned.code, pruned.stderr).toBe(0);
+  expect(pruned.stdout).not.toContain(`kernel ${kernel} on`);
+  const ended = await run;
+  expect((JSON.parse(ended.stdout) as Document).cells[0]!.verdict, ended.stderr).toBe('built');
+  expect((await rows('snapshot', kernel)).map((row) => row.created)).toContain(snapshot!.created);
+});
+
+test("the package's own code reaches no network, although the guest had one before", async () => {
+  const ended = await tool(build(join(FIXTURES, 'nosy'), kernel, '--no-verify', '--verbose'), { env });
+  const cell = (JSON.parse(ended.stdout) as Document).cells[0]!;
+  expect(cell.verdict, ended.stderr).toBe('built');
+  const log = await readFile(cell.log!, 'utf8');
+  expect(log).toContain('probe: done');
+  expect(log.match(/probe: nothing at/g)).toHaveLength(5);
+  expect(log).toContain('probe: no name server');
+  expect(log).not.toContain('REACHED');
+});
