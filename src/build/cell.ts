@@ -163,6 +163,11 @@ async function finish(
   await mkdir(stage, { recursive: true });
   const results: CellResult[] = [];
   const staged: Staged[] = [];
+  const logs: { bytes: Buffer; to: string }[] = [];
+  // Not before the outcome is known: an interrupted cell leaves nothing in the out-dir.
+  const publishLogs = async (): Promise<void> => {
+    for (const { bytes, to } of logs) await publish(bytes, to);
+  };
   for (const report of reports) {
     const base = packageBaseName(
       { module: report.name, version: report.version, release: target.release, arch: target.arch },
@@ -172,7 +177,7 @@ async function finish(
     // Its own cell reports and publishes it; here it is only there for the proof.
     const elsewhere = report.dependency && prepared.brings.includes(report.name);
     const log = found?.log && !elsewhere ? join(input.outDir, `${base}.log`) : null;
-    if (log && found?.log) await publish(found.log, log);
+    if (log && found?.log) logs.push({ bytes: found.log, to: log });
     const result: CellResult = {
       module: report.name,
       version: report.version,
@@ -220,10 +225,16 @@ async function finish(
       blame(result, error);
     }
   }
-  if (staged.every((each) => each.elsewhere)) return results;
+  if (staged.every((each) => each.elsewhere)) {
+    await publishLogs();
+    return results;
+  }
 
   if (input.verify) {
-    const verdicts = await phase('verify', () => prove(input, run, staged));
+    const verdicts = await phase('verify', () => prove(input, run, staged)).catch(async (error: unknown) => {
+      if (!input.machine.signal.aborted) await publishLogs();
+      throw error;
+    });
     for (const { result } of staged) {
       const proof = verdicts.get(result);
       if (!proof) continue;
@@ -232,6 +243,7 @@ async function finish(
       if (!proof.ok) result.fault = 'module';
     }
   }
+  await publishLogs();
   const record: BuiltRecord[] = [];
   for (const { result, elsewhere, files, main, koNames } of staged) {
     if (elsewhere || result.verdict !== 'built') continue;
