@@ -105,7 +105,7 @@ async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<s
     if (each.isFile()) texts.push(each.name, await readFile(join(each.parentPath, each.name), 'utf8'));
   }
   return hashOf([
-    'bootstrap-2',
+    'bootstrap-3',
     row.codename,
     row.suites,
     row.bootstrap,

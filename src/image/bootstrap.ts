@@ -47,6 +47,8 @@ const BASE_PACKAGES = [
     'cloud-guest-utils',
     'openssh-server',
     'sudo',
+    // sid no longer has it by itself; useradd comes from it.
+    'passwd',
     'python3',
     'xz-utils',
     'zstd',
@@ -157,7 +159,8 @@ async function installPackages(
   const params = {
     ROOT_UUID: uuid,
     SUITE: request.suite,
-    EXTRA_SUITES: extraSuites.join(' '),
+    // All of them: what is left out here may still have the kernel that is wanted later.
+    EXTRA_SUITES: request.extraSuites.join(' '),
     COMPONENTS: components,
   };
   for (const [key, value] of Object.entries(params)) {
