@@ -5,7 +5,7 @@ import { createConnection, createServer } from 'node:net';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Dkms2binError } from '../core/errors.js';
+import { Dkms2binError, messageOf } from '../core/errors.js';
 import { missingTool } from '../core/exec.js';
 import { socketParent } from '../core/paths.js';
 import { plain } from '../core/text.js';
@@ -123,7 +123,13 @@ export class Vm implements AsyncDisposable {
     try {
       const received = new Promise<void>((resolve, reject) => {
         server.once('connection', (stream) => {
-          pipeline(stream, createWriteStream(file, { flags: 'wx' })).then(resolve, reject);
+          pipeline(stream, createWriteStream(file, { flags: 'wx' })).then(resolve, (cause: unknown) =>
+            reject(
+              new Dkms2binError('host', `The VM's state could not be written: ${messageOf(cause)}`, {
+                cause,
+              }),
+            ),
+          );
         });
       });
       received.catch(() => undefined);
@@ -142,8 +148,16 @@ export class Vm implements AsyncDisposable {
     await this.qmp.command('migrate-incoming', { uri: `unix:${socket}` });
     const loading = migrated(this.qmp);
     loading.catch(() => undefined);
-    await this.alive(pipeline(createReadStream(file), createConnection(socket)));
-    await this.alive(loading);
+    try {
+      await this.alive(pipeline(createReadStream(file), createConnection(socket)));
+      await this.alive(loading);
+    } catch (error) {
+      // A state that QEMU does not like breaks the stream, and QEMU ends.
+      if (error instanceof Dkms2binError) throw error;
+      throw new Dkms2binError('host', `QEMU did not take the saved state: ${messageOf(error)}`, {
+        cause: error,
+      });
+    }
     // Loading set the link as it was saved.
     await setEgress(this.qmp, egress);
     await this.qmp.command('cont');
