@@ -154,7 +154,7 @@ test('what a run uses is not pruned', async () => {
   expect(said).toMatch(/dkms …/);
   const [snapshot] = await rows('snapshot', kernel);
   expect((await rows('layer', kernel))[0]!.inUse).toBe(true);
-  const pruned = await tool(['images', 'prune', '--max-age', '0s', '--dry-run'], { env });
+  const pruned = await tool(['images', 'prune', '--max-size', '0', '--dry-run'], { env });
   expect(pruned.code, pruned.stderr).toBe(0);
   expect(pruned.stdout).not.toContain(`kernel ${kernel} on`);
   const ended = await run;
