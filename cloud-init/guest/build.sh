@@ -2,7 +2,7 @@
 # Builds the pushed or fetched DKMS package for the running kernel, after the guest lost its way out. Run as root, `bash -s`.
 #
 # Variables: KIND, NAME, VERSION, SRC, EXTRA (as for fetch-source.sh; VERSION as it resolved it), RELEASE, JOBS (default 1),
-#   EPOCH (seconds, for reproducible builds; default 0)
+#   EPOCH (seconds, for reproducible builds; default 0), KEEP (not empty: the machine may be logged in to later)
 #
 # Result lines, @@dkms2bin KEY VALUE:
 #   source-package NAME VERSION       what was installed (repo, deb) or the module itself (folder, tarball)
@@ -17,11 +17,11 @@
 #   2 bad variables or unreadable file · 3 no DKMS module in the package · 7 the package did not install ·
 #   8 no space left · 20 another kernel runs · 21 no headers for it
 #
-# Leaves for collect.sh: /var/lib/dkms2bin/result/. For a login: /var/lib/dkms2bin/rebuild, /etc/profile.d/dkms2bin.sh.
+# Leaves for collect.py: /var/lib/dkms2bin/result/. With KEEP: /var/lib/dkms2bin/rebuild, /etc/profile.d/dkms2bin.sh.
 set -u
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 KIND=${KIND:-} NAME=${NAME:-} VERSION=${VERSION:-} SRC=${SRC:-} RELEASE=${RELEASE:-} JOBS=${JOBS:-1} EPOCH=${EPOCH:-0}
-EXTRA=${EXTRA:-}
+EXTRA=${EXTRA:-} KEEP=${KEEP:-}
 
 # Every process that starts costs 50 to 100 ms under emulation: builtins wherever the common path goes.
 say() { local key=$1 text; shift; text=${*//[$'\n\t\r']/ }; printf '@@dkms2bin %s %s\n' "$key" "${text:0:2000}"; }
@@ -30,23 +30,28 @@ fail() { local code=$1; shift; say error "$*"; exit "$code"; }
 case $RELEASE in '' | *[!A-Za-z0-9.+~_-]*) fail 2 "RELEASE is not a kernel release: '$RELEASE'" ;; esac
 case $JOBS in '' | *[!0-9]*) fail 2 "JOBS is not a number: '$JOBS'" ;; esac
 case $EPOCH in '' | *[!0-9]*) fail 2 "EPOCH is not a number: '$EPOCH'" ;; esac
-running=$(uname -r)
+read -r running </proc/sys/kernel/osrelease
 [ "$running" = "$RELEASE" ] || fail 20 "the guest runs $running, not $RELEASE"
 [ -e "/lib/modules/$RELEASE/build/Makefile" ] || fail 21 "no kernel headers: /lib/modules/$RELEASE/build has no Makefile"
-arch=$(uname -m)
+arch=$HOSTTYPE
 tree=/var/lib/dkms
 state=/var/lib/dkms2bin
 result=$state/result
-rm -rf "$result"
-mkdir -p "$result" "$tree" /etc/dkms || fail 8 "cannot write $result"
+[ ! -e "$result" ] || rm -rf "$result"
+mkdir -p "$result/modules" "$tree" /etc/dkms || fail 8 "cannot write $result"
 : >/etc/dkms/no-autoinstall
 
 export SOURCE_DATE_EPOCH=$EPOCH KBUILD_BUILD_USER=dkms2bin KBUILD_BUILD_HOST=dkms2bin KBUILD_BUILD_VERSION=1
-KBUILD_BUILD_TIMESTAMP=$(date -u -d "@$EPOCH")
+TZ=UTC0 printf -v KBUILD_BUILD_TIMESTAMP '%(%a %b %e %H:%M:%S UTC %Y)T' "$EPOCH"
 export KBUILD_BUILD_TIMESTAMP
 
 # --- dkms.conf, read the way dkms reads it ----------------------------------------------------------------------------
-# conf_of FOLDER: lines "KEY value" for what we need of the folder's dkms.conf.
+# read_conf FOLDER: puts lines "KEY value" for what we need of the folder's dkms.conf into $conf. A folder's is read once.
+declare -A confs
+read_conf() {
+  [ -n "${confs[$1]:-}" ] || confs[$1]=$(conf_of "$1")
+  conf=${confs[$1]}
+}
 conf_of() {
   (
     set +u
@@ -66,21 +71,29 @@ conf_of() {
     done
   )
 }
-conf_value() { local key value; while read -r key value; do [ "$key" != "$2" ] || { printf '%s' "$value"; return; }; done <<<"$1"; }
+# conf_value VARIABLE KEY: its value in $conf, or nothing.
+conf_value() {
+  local each_key each_value
+  printf -v "$1" ''
+  while read -r each_key each_value; do
+    if [ "$each_key" = "$2" ]; then printf -v "$1" '%s' "$each_value"; return; fi
+  done <<<"$conf"
+}
+has_line() { case $'\n'$1$'\n' in *$'\n'"$2"$'\n'*) ;; *) return 1 ;; esac; } # TEXT LINE
 
 exclusive_reason() {
   local conf=$1 value item config=/lib/modules/$RELEASE/build/.config reasons=
   [ -e "$config" ] || config=/boot/config-$RELEASE
-  value=$(conf_value "$conf" BUILD_EXCLUSIVE_KERNEL)
+  conf_value value BUILD_EXCLUSIVE_KERNEL
   [ -z "$value" ] || [[ $RELEASE =~ $value ]] || reasons+="; BUILD_EXCLUSIVE_KERNEL=\"$value\" does not match $RELEASE"
-  value=$(conf_value "$conf" BUILD_EXCLUSIVE_KERNEL_MIN)
+  conf_value value BUILD_EXCLUSIVE_KERNEL_MIN
   [ -z "$value" ] || dpkg --compare-versions "${RELEASE%%-*}" ge "$value" || reasons+="; BUILD_EXCLUSIVE_KERNEL_MIN=\"$value\" is newer than $RELEASE"
-  value=$(conf_value "$conf" BUILD_EXCLUSIVE_KERNEL_MAX)
-  [ -n "$value" ] || value=$(conf_value "$conf" OBSOLETE_BY)
+  conf_value value BUILD_EXCLUSIVE_KERNEL_MAX
+  [ -n "$value" ] || conf_value value OBSOLETE_BY
   [ -z "$value" ] || dpkg --compare-versions "${RELEASE%%-*}" le "$value" || reasons+="; BUILD_EXCLUSIVE_KERNEL_MAX=\"$value\" is older than $RELEASE"
-  value=$(conf_value "$conf" BUILD_EXCLUSIVE_ARCH)
+  conf_value value BUILD_EXCLUSIVE_ARCH
   [ -z "$value" ] || [[ $arch =~ $value ]] || reasons+="; BUILD_EXCLUSIVE_ARCH=\"$value\" does not match $arch"
-  value=$(conf_value "$conf" BUILD_EXCLUSIVE_CONFIG)
+  conf_value value BUILD_EXCLUSIVE_CONFIG
   for item in $value; do
     case $item in
       '!'*) ! grep -q "^${item#!}=[ym]" "$config" 2>/dev/null || reasons+="; BUILD_EXCLUSIVE_CONFIG: this kernel has ${item#!}" ;;
@@ -117,13 +130,16 @@ unpack_deb() { # FILE
 package='' package_version=''
 sources=()  # folders of the package's own modules, when known
 add_folder() { # FOLDER: register it with dkms
-  local folder=$1 conf name version
-  conf=$(conf_of "$folder")
-  name=$(conf_value "$conf" PACKAGE_NAME) version=$(conf_value "$conf" PACKAGE_VERSION)
+  local folder=$1 conf name version after
+  read_conf "$folder"
+  conf_value name PACKAGE_NAME
+  conf_value version PACKAGE_VERSION
+  conf_value after POST_ADD
   if [ -z "$name" ] || [ -z "$version" ]; then echo "no PACKAGE_NAME or PACKAGE_VERSION in $folder/dkms.conf"; return 1; fi
+  confs[$tree/$name/$version/source]=$conf
   [ -e "$tree/$name/$version/source" ] && return 0
   # A file in /etc/dkms may override what dkms.conf says.
-  if [ "$folder" = "/usr/src/$name-$version" ] && [ -z "$(conf_value "$conf" POST_ADD)" ] && ! compgen -G "/etc/dkms/$name*.conf" >/dev/null; then
+  if [ "$folder" = "/usr/src/$name-$version" ] && [ -z "$after" ] && ! compgen -G "/etc/dkms/$name*.conf" >/dev/null; then
     # All that `dkms add` leaves, in 2.8 to 3.2; it takes 3 s.
     mkdir -p "$tree/$name/$version/build" && ln -sfn "$folder" "$tree/$name/$version/source"
   elif [ "$folder" = "/usr/src/$name-$version" ]; then dkms add -m "$name" -v "$version" </dev/null 2>&1
@@ -137,13 +153,13 @@ unpack_source() { # FOLDER: copy an unpacked source to /usr/src/NAME-VERSION
     grep -q '^[[:space:]]*PACKAGE_VERSION=' "$folder/dkms.conf" || printf '\nPACKAGE_VERSION="%s"\n' "$VERSION" >>"$folder/dkms.conf"
   fi
   conf=$(conf_of "$folder")
-  name=$(conf_value "$conf" PACKAGE_NAME) version=$(conf_value "$conf" PACKAGE_VERSION)
+  conf_value name PACKAGE_NAME
+  conf_value version PACKAGE_VERSION
   [ -n "$name" ] || fail 3 "dkms.conf sets no PACKAGE_NAME"
   case $name$version in */* | *' '* | *'#'*) fail 3 "dkms.conf's name or version cannot be used: '$name' '$version'" ;; esac
   [ -n "$version" ] || fail 3 "dkms.conf sets no PACKAGE_VERSION"
-  rm -rf "/usr/src/$name-$version"
-  cp -a "$folder" "/usr/src/$name-$version" || fail 8 "cannot copy the source to /usr/src/$name-$version"
-  chown -R root:root "/usr/src/$name-$version"
+  [ ! -e "/usr/src/$name-$version" ] || rm -rf "/usr/src/$name-$version"
+  mv "$folder" "/usr/src/$name-$version" || fail 8 "cannot move the source to /usr/src/$name-$version"
   sources+=("/usr/src/$name-$version")
   [ -n "$package" ] || { package=$name; package_version=$version; }
 }
@@ -163,16 +179,16 @@ take_deb() { # FILE [PACKAGE…]: install FILE with those packages, or unpack it
     esac
   done <"$state/files"
 }
-take_tree() { # TAR or FOLDER
+take_tree() { # TAR
   local unpacked=$state/unpacked depth='' found conf
-  rm -rf "$unpacked"
+  [ ! -e "$unpacked" ] || rm -rf "$unpacked"
   mkdir -p "$unpacked"
-  if [ -d "$1" ]; then cp -a "$1/." "$unpacked/" || fail 8 "cannot copy $1"
-  else tar -C "$unpacked" --no-same-owner -xf "$1" 2>"$state/tar.log" || {
+  tar -C "$unpacked" --no-same-owner -xf "$1" 2>"$state/tar.log" || {
     grep -q 'No space left' "$state/tar.log" && fail 8 "the guest's disk is full"
     fail 2 "cannot unpack $1: $(head -n 1 "$state/tar.log")"
-  }; fi
-  if [ -f "$unpacked/dkms_source_tree/dkms.conf" ]; then unpack_source "$unpacked/dkms_source_tree"
+  }
+  if [ -f "$unpacked/dkms.conf" ]; then unpack_source "$unpacked"
+  elif [ -f "$unpacked/dkms_source_tree/dkms.conf" ]; then unpack_source "$unpacked/dkms_source_tree"
   elif [ -f "$unpacked/dkms_binaries_only/dkms.conf" ]; then fail 3 'the tarball holds binaries only (dkms mktarball --binaries-only): there is nothing to build'
   else
     while read -r found conf; do
@@ -181,12 +197,12 @@ take_tree() { # TAR or FOLDER
       unpack_source "${conf%/dkms.conf}"
     done < <(find "$unpacked" -name dkms.conf -type f -printf '%d %p\n' | sort -k1,1n -k2)
   fi
-  rm -rf "$unpacked"
+  [ ! -e "$unpacked" ] || rm -rf "$unpacked"
 }
 
 brought=() # NAME/VERSION of the modules of other sources
 bring() {
-  local VERSION='' each folder conf
+  local VERSION='' each folder conf name version
   for each in $EXTRA; do
     case $each in
       deb:*) take_deb "${each#*:}" ;;
@@ -195,8 +211,10 @@ bring() {
   done
   for folder in ${sources[@]+"${sources[@]}"}; do
     add_folder "$folder" || continue
-    conf=$(conf_of "$folder")
-    brought+=("$(conf_value "$conf" PACKAGE_NAME)/$(conf_value "$conf" PACKAGE_VERSION)")
+    read_conf "$folder"
+    conf_value name PACKAGE_NAME
+    conf_value version PACKAGE_VERSION
+    brought+=("$name/$version")
   done
   sources=() package='' package_version=''
 }
@@ -261,22 +279,24 @@ esac
 
 while read -r folder; do
   [ -n "$folder" ] || continue
-  grep -qxF "$folder" <<<"$before_folders" || add_folder "$folder"
+  has_line "$before_folders" "$folder" || add_folder "$folder"
 done <<<"$(conf_folders)"
 for folder in ${sources[@]+"${sources[@]}"}; do add_folder "$folder"; done
 
 targets=()
 if [ ${#sources[@]} -gt 0 ]; then
   for folder in "${sources[@]}"; do
-    conf=$(conf_of "$folder")
-    id=$(conf_value "$conf" PACKAGE_NAME)/$(conf_value "$conf" PACKAGE_VERSION)
+    read_conf "$folder"
+    conf_value name PACKAGE_NAME
+    conf_value version PACKAGE_VERSION
+    id=$name/$version
     if [ -e "$tree/$id/source" ]; then targets+=("$id")
     else say module "${id%/*}" "${id#*/}" failed "dkms add refused $folder"; refused=1; fi
   done
 else
   while read -r id; do
     [ -n "$id" ] || continue
-    grep -qxF "$id" <<<"$before_modules" || targets+=("$id")
+    has_line "$before_modules" "$id" || targets+=("$id")
   done <<<"$(added_modules)"
 fi
 [ ${#targets[@]} -gt 0 ] || [ -n "${refused:-}" ] || fail 3 "no DKMS module (dkms.conf under /usr/src) came with ${package:-$SRC}"
@@ -310,15 +330,16 @@ find_dependency() { # NAME → NAME/VERSION: what the request brought, else the 
 }
 
 build_one() { # ID PATH-SO-FAR
-  local id=$1 path=$2 name=${1%/*} version=${1#*/} conf dep dep_id log out code start end base why first folder file
+  local id=$1 path=$2 name=${1%/*} version=${1#*/} conf key dep dep_id log out code start end base why first folder file line made
   [ -z "${verdict[$id]:-}" ] || return 0
   on_path[$id]=1
-  conf=$(conf_of "$tree/$id/source")
+  read_conf "$tree/$id/source"
   folder=$result/modules/$name--$version
   mkdir -p "$folder/ko"
   printf '%s\n%s\n' "$name" "$version" >"$folder/id"
   : >"$folder/depends"
-  for dep in $(sed -n 's/^BUILD_DEPENDS //p' <<<"$conf"); do
+  while read -r key dep; do
+    [ "$key" = BUILD_DEPENDS ] || continue
     echo "$dep" >>"$folder/depends"
     dep_id=$(find_dependency "$dep")
     if [ -z "$dep_id" ]; then
@@ -342,12 +363,12 @@ build_one() { # ID PATH-SO-FAR
         unset "on_path[$id]"
         return 0 ;;
     esac
-  done
+  done <<<"$conf"
   unset "on_path[$id]"
 
   base=$tree/$id/$RELEASE/$arch
   log=$tree/$id/build/make.log
-  rm -rf "$base" "$tree/$id/build"
+  [ ! -e "$base" ] && [ ! -e "$log" ] || rm -rf "$base" "$tree/$id/build"
   last_id=$id
   echo "dkms build $id for $RELEASE, $JOBS job(s)"
   tail -q -n +1 -F -s 0.5 "$log" 2>/dev/null > >(exec sed -u 's/^@@dkms2bin/ &/') &
@@ -356,32 +377,38 @@ build_one() { # ID PATH-SO-FAR
   dkms build -m "$name" -v "$version" -k "$RELEASE" -j "$JOBS" </dev/null >"$state/dkms.out" 2>&1
   code=$?
   end=$EPOCHREALTIME
-  sleep 0.1
+  # What it read last is still to be printed. The pipe never has anything to read: a sleep without a process.
+  read -r -t 0.1 <> <(:)
   stop_stream
   echo
-  sed 's/^@@dkms2bin/ &/; $a\' "$state/dkms.out"
+  while read -r line || [ -n "$line" ]; do printf '%s\n' "${line/#@@dkms2bin/ @@dkms2bin}"; done <"$state/dkms.out"
   start=$((${end/./} - ${start/./}))
   say build-seconds "$id" "$((start / 1000000)).$(printf '%06d' $((start % 1000000)))"
 
-  for file in "$base/log/make.log" "$log" "$tree/$id/$RELEASE"/*/log/make.log; do
-    if [ -f "$file" ]; then cp "$file" "$folder/log"; break; fi
+  for file in "$base/log/make.log" "$log" "$tree/$id/$RELEASE"/*/log/make.log "$state/dkms.out"; do
+    if [ -f "$file" ]; then log=$file; break; fi
   done
-  [ -f "$folder/log" ] || cp "$state/dkms.out" "$folder/log"
-  log=$folder/log
+  # dkms.out is the next module's, too.
+  if [ "$log" = "$state/dkms.out" ]; then cp "$log" "$folder/dkms.out" && log=$folder/dkms.out; fi
+  echo "$log" >"$folder/log"
 
   if [ "$code" -eq 0 ]; then
+    made=()
     for file in "$tree/$id/$RELEASE"/*/module/*.ko*; do
       [ -f "$file" ] || continue
       out=$folder/ko/${file##*/}
       case $file in
-        *.ko) cp "$file" "$out" ;;
-        *.ko.xz) xz -dc "$file" >"${out%.xz}" ;;
-        *.ko.zst) zstd -qdc "$file" >"${out%.zst}" ;;
-        *.ko.gz) gzip -dc "$file" >"${out%.gz}" ;;
+        *.ko) out=$file ;;
+        *.ko.xz) out=${out%.xz} && xz -dc "$file" >"$out" ;;
+        *.ko.zst) out=${out%.zst} && zstd -qdc "$file" >"$out" ;;
+        *.ko.gz) out=${out%.gz} && gzip -dc "$file" >"$out" ;;
+        *) continue ;;
       esac || { finish "$id" error "cannot copy ${file##*/} (disk full, or no decompressor)"; return 0; }
+      echo "$out" >>"$folder/ko-files"
+      made+=("${out##*/}")
     done
-    if [ -z "$(ls "$folder/ko")" ]; then finish "$id" failed 'dkms built no module (BUILT_MODULE_NAME is empty)'
-    else finish "$id" built "$(find "$folder/ko" -type f -printf '%f\n' | sort | tr '\n' ' ' | sed 's/ $//')"; fi
+    if [ ${#made[@]} -eq 0 ]; then finish "$id" failed 'dkms built no module (BUILT_MODULE_NAME is empty)'
+    else finish "$id" built "${made[*]}"; fi
     return 0
   fi
 
@@ -429,7 +456,7 @@ done
 
 # --- for whoever logs in to look -----------------------------------------------------------------------------------------
 [ -n "$rebuild_id" ] || rebuild_id=$last_id
-if [ -n "$rebuild_id" ]; then
+if [ -n "$KEEP" ] && [ -n "$rebuild_id" ]; then
   rebuild_command="dkms build -m '${rebuild_id%/*}' -v '${rebuild_id#*/}' -k '$RELEASE' -j '$JOBS'"
   cat >"$state/rebuild" <<REBUILD
 #!/bin/sh
@@ -462,6 +489,6 @@ case \$- in *i*)
   fi ;;
 esac
 PROFILE
+  sync
 fi
-sync
 exit "$status"

@@ -65,9 +65,9 @@ for entry in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
     verdict, reason = (lines(here + "/verdict") + ["error", ""])[:2] if os.path.exists(here + "/verdict") else ("error", "")
     ko = []
     if verdict == "built":
-        for file in sorted(os.listdir(here + "/ko")):
-            ko.append({"dest": file, "blob": send_file("ko", os.path.join(here, "ko", file))})
-    log = send_file("log", here + "/log") if os.path.exists(here + "/log") else None
+        for file in sorted(lines(here + "/ko-files"), key=os.path.basename):
+            ko.append({"dest": os.path.basename(file), "blob": send_file("ko", file)})
+    log = send_file("log", lines(here + "/log")[0]) if lines(here + "/log") else None
     modules.append({"name": name, "version": version, "verdict": verdict, "reason": reason,
                     "dependency": name + "/" + version not in targets, "ko": ko, "log": log,
                     "buildDepends": lines(here + "/depends")})

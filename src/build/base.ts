@@ -4,7 +4,7 @@ import type { Arch } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import { Dkms2binError } from '../core/errors.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
-import { bootstrapImage } from '../image/bootstrap.js';
+import { BASE_PACKAGES, bootstrapImage } from '../image/bootstrap.js';
 import { cached, contentDigest, hashOf, isCached, type Entry } from '../image/cache.js';
 import type { CatalogueRow } from '../image/catalogue.js';
 import { fetchOfficial, officialInCache, requireStandalone } from '../image/verify.js';
@@ -106,6 +106,7 @@ async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<s
   }
   return hashOf([
     'bootstrap-3',
+    BASE_PACKAGES,
     row.codename,
     row.suites,
     row.bootstrap,

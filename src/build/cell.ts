@@ -12,9 +12,9 @@ import { publish } from '../core/publish.js';
 import { GUEST_DIR, type Guest } from '../guest/guest.js';
 import { contentDigest, hashOf } from '../image/cache.js';
 import { readModule } from '../pack/elf.js';
-import { isExtraPath, packModules } from '../pack/module-package.js';
+import { isExtraPath, packModules, type PackedPackage } from '../pack/module-package.js';
 import { checkModuleName, checkModuleVersion, packageBaseName } from '../plan/naming.js';
-import { deadline, openSsh, specOf, type Machine } from './machine.js';
+import { deadline, openSsh, specOf, type Booted, type Machine } from './machine.js';
 import { RunDir } from './run-dir.js';
 import { bootOn, type Ground } from './snapshot.js';
 import { prepareSource, type Lookup, type Prepared } from './source.js';
@@ -40,7 +40,7 @@ export interface CellInput {
   onFailure?: (run: RunDir) => Promise<void>;
 }
 
-/** What collect.sh tells of the build; every name in it is the guest's word and is checked before use. */
+/** What collect.py tells of the build; every name in it is the guest's word and is checked before use. */
 const COLLECTED = z.object({
   modules: z.array(
     z.object({
@@ -107,6 +107,7 @@ async function buildInRun(
   const spec = specOf(machine, ground.layer.boot, true, 'ssh');
   let reports: ModuleReport[];
   let collected: Collected;
+  await using verifyVm = new Ahead(() => bootOn(ground, false, join(run.dir, 'verify'), machine));
   {
     await using booted = await phase('boot', () => bootOn(ground, prepared.network, run.dir, machine));
     const { vm, guest } = booted;
@@ -120,7 +121,13 @@ async function buildInRun(
       const result = await phase('dkms', () =>
         guest.script(
           'build.sh',
-          { ...vars, RELEASE: target.release, JOBS: String(jobs), EPOCH: String(EPOCH) },
+          {
+            ...vars,
+            RELEASE: target.release,
+            JOBS: jobs,
+            EPOCH,
+            KEEP: input.debug || input.keepFailed ? 1 : '',
+          },
           { timeoutMs: input.timeoutMs, onLine: line },
         ),
       );
@@ -134,6 +141,8 @@ async function buildInRun(
           `${input.label}: ${why}`,
         );
       }
+      // It boots while the build VM hands over what it made.
+      if (input.verify && reports.some((r) => r.verdict === 'built')) void verifyVm.start();
       collected = await phase('collect', () => collect(guest, machine));
     } catch (error) {
       await keepIfAsked(input, run, guest, true);
@@ -145,7 +154,28 @@ async function buildInRun(
   }
   for (const report of reports)
     if (report.seconds !== undefined) phases.build = (phases.build ?? 0) + report.seconds;
-  return finish(input, run, reports, collected, phases, phase, prepared);
+  return await finish(input, run, reports, collected, phases, phase, prepared, verifyVm);
+}
+
+/** A VM that boots while other work goes on. Disposing it ends the VM, also one that has not booted yet. */
+class Ahead implements AsyncDisposable {
+  #booting: Promise<Booted> | undefined;
+
+  constructor(private readonly boot: () => Promise<Booted>) {}
+
+  start(): Promise<Booted> {
+    if (!this.#booting) {
+      this.#booting = this.boot();
+      // Whoever asks for the VM hears of it; nobody may.
+      this.#booting.catch(() => undefined);
+    }
+    return this.#booting;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const booted = await this.#booting?.catch(() => null);
+    await booted?.[Symbol.asyncDispose]();
+  }
 }
 
 /** Packs, proves and publishes what was built; writes the logs beside the packages. */
@@ -157,6 +187,7 @@ async function finish(
   phases: Record<string, number>,
   phase: Phase,
   prepared: Prepared,
+  verifyVm: Ahead,
 ): Promise<CellResult[]> {
   const { target } = input;
   const stage = join(run.dir, 'stage');
@@ -216,7 +247,7 @@ async function finish(
       staged.push({
         result,
         elsewhere,
-        files: packed.map((p) => p.path),
+        packed,
         main,
         koNames: found.ko.map((k) => k.name.replace(/\.ko$/, '')),
         needs: found.ko.flatMap((k) => readModule(k.bytes).depends),
@@ -231,10 +262,12 @@ async function finish(
   }
 
   if (input.verify) {
-    const verdicts = await phase('verify', () => prove(input, run, staged)).catch(async (error: unknown) => {
-      if (!input.machine.signal.aborted) await publishLogs();
-      throw error;
-    });
+    const verdicts = await phase('verify', async () => prove(input, await verifyVm.start(), staged)).catch(
+      async (error: unknown) => {
+        if (!input.machine.signal.aborted) await publishLogs();
+        throw error;
+      },
+    );
     for (const { result } of staged) {
       const proof = verdicts.get(result);
       if (!proof) continue;
@@ -245,10 +278,10 @@ async function finish(
   }
   await publishLogs();
   const record: BuiltRecord[] = [];
-  for (const { result, elsewhere, files, main, koNames } of staged) {
+  for (const { result, elsewhere, packed, main, koNames } of staged) {
     if (elsewhere || result.verdict !== 'built') continue;
     const digests: Record<string, string> = {};
-    for (const file of files) {
+    for (const { path: file } of packed) {
       const to = join(input.outDir, basename(file));
       const { status, sha256 } = await publish({ file }, to);
       digests[basename(file)] = sha256;
@@ -268,7 +301,7 @@ interface Staged {
   result: CellResult;
   /** Published by another cell of the request. */
   elsewhere: boolean;
-  files: string[];
+  packed: PackedPackage[];
   main: string;
   koNames: string[];
   /** Modules of the kernel that its own ones ask for. */
@@ -281,47 +314,42 @@ interface Proof {
 }
 
 /** Installs and loads the packages in a VM that never ran the package's build. */
-async function prove(input: CellInput, run: RunDir, staged: Staged[]): Promise<Map<CellResult, Proof>> {
-  const { ground, machine, target } = input;
-  await using booted = await bootOn(ground, false, join(run.dir, 'verify'), machine);
-  const { guest } = booted;
-  await guest.text(`mkdir -p ${GUEST_DIR}/debs`);
-  const debs: string[] = [];
-  for (const file of new Set(staged.flatMap((s) => s.files))) {
-    const to = `${GUEST_DIR}/debs/${basename(file)}`;
-    await guest.put({ file }, to);
-    debs.push(to);
-  }
+async function prove(input: CellInput, booted: Booted, staged: Staged[]): Promise<Map<CellResult, Proof>> {
+  const { machine, target } = input;
+  const packages = [...new Map(staged.flatMap((s) => s.packed).map((p) => [p.path, p])).values()];
+  const bytes = await Promise.all(packages.map((p) => readFile(p.path)));
   const proofs = new Map<CellResult, Proof>();
-  const result = await guest.script(
-    'prove.sh',
+  const result = await booted.guest.script(
+    'prove.py',
     {
-      DEBS: debs.join(' '),
-      MODULES: staged.flatMap((s) => s.koNames).join(' '),
-      NEEDS: staged.flatMap((s) => s.needs).join(' '),
+      DEBS: packages.map((p, at) => [basename(p.path), bytes[at]!.length, p.package]),
+      MODULES: staged.flatMap((s) => s.koNames),
+      NEEDS: staged.flatMap((s) => s.needs),
       RELEASE: target.release,
     },
     {
+      input: Buffer.concat(bytes),
       timeoutMs: deadline(machine.accel, 60),
       onLine: (text) => machine.emit({ type: 'output', cell: input.label, line: text }),
     },
   );
   const error = result.reports.find((r) => r.key === 'error')?.value;
-  if (![0, 1, 7, 11].includes(result.code)) {
+  const judged = result.code !== 1 || result.reports.some((r) => r.key === 'load');
+  if (![0, 1, 7, 11].includes(result.code) || !judged) {
     throw new Dkms2binError(
       'transient',
       `The verify VM could not prove the package: ${error ?? result.tail.split('\n').slice(-3).join(' ')}`,
     );
   }
   for (const { result: cell, koNames } of staged) {
-    // load NAME loaded|no-hardware|bad|failed REASON…
+    // load NAME loaded|refused|bad REASON…
     const loads = koNames.map((name) => {
       const said = result.reports.find((r) => r.key === 'load' && r.value.startsWith(`${name} `))?.value;
       const [, how = 'missing', ...rest] = (said ?? '').split(' ');
       return { name, how, why: rest.join(' ') };
     });
-    const bad = loads.find((l) => l.how !== 'loaded' && l.how !== 'no-hardware');
-    const missing = loads.filter((l) => l.how === 'no-hardware');
+    const bad = loads.find((l) => l.how !== 'loaded' && l.how !== 'refused');
+    const refused = loads.filter((l) => l.how === 'refused');
     if (bad || result.code !== 0) {
       const why = bad
         ? `${bad.name} does not load (${bad.how}): ${bad.why}`
@@ -331,8 +359,8 @@ async function prove(input: CellInput, run: RunDir, staged: Staged[]): Promise<M
       proofs.set(cell, {
         ok: true,
         reason:
-          missing.length > 0
-            ? `installs; not loaded: ${missing.map((l) => `${l.name}: ${l.why}`).join('; ')}`
+          refused.length > 0
+            ? `installs; not loaded: ${refused.map((l) => `${l.name}: ${l.why}`).join('; ')}`
             : null,
       });
     }

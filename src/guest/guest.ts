@@ -54,23 +54,21 @@ export class Guest {
   }
 
   /**
-   * Runs `cloud-init/guest/<name>` as root with `vars` set. Resolves whatever its exit code is; lines reach `onLine`
-   * as they come. Rejects when the connection breaks, the VM dies or `timeoutMs` passes.
+   * Runs `cloud-init/guest/<name>` as root with `vars` set: a shell script, or a Python program (`.py`), which may get
+   * `input`. Resolves whatever its exit code is; lines reach `onLine` as they come. Rejects when the connection breaks,
+   * the VM dies or `timeoutMs` passes.
    */
   async script(
     name: string,
-    vars: Record<string, string>,
+    vars: Record<string, unknown>,
     options: {
       timeoutMs: number;
+      input?: Buffer;
       onLine?: (line: string) => void;
       onReport?: (key: string, value: string) => void;
     },
   ): Promise<GuestOutput> {
-    const header = Object.entries(vars)
-      .map(([key, value]) => `${key}=${quote(value)}\n`)
-      .join('');
-    // Stored as a file, because a child that reads stdin must not eat the script.
-    const path = `${GUEST_DIR}/${name}`;
+    const { command, input } = await scriptCommand(name, vars, options.input);
     const reports: GuestOutput['reports'] = [];
     const tail: string[] = [];
     const sink = (line: string): void => {
@@ -89,15 +87,12 @@ export class Guest {
     const said = (): string => tail.slice(-5).join('\n');
     let ended: Ended;
     try {
-      ended = await this.#exec(
-        { sh: `mkdir -p ${GUEST_DIR} && cat > ${path} && exec bash ${path} </dev/null 2>&1` },
-        {
-          input: header + (await guestFile(name)),
-          stdout: new Lines(sink),
-          stderr: new Lines(sink),
-          timeoutMs: options.timeoutMs,
-        },
-      );
+      ended = await this.#exec(command, {
+        ...(input === undefined ? {} : { input }),
+        stdout: new Lines(sink),
+        stderr: new Lines(sink),
+        timeoutMs: options.timeoutMs,
+      });
     } catch (error) {
       if (!(error instanceof Dkms2binError) || error.fault !== 'transient' || tail.length === 0) throw error;
       throw new Dkms2binError('transient', `${error.message} during ${name}:\n${said()}`, { cause: error });
@@ -167,6 +162,26 @@ export class Guest {
   async close(): Promise<void> {
     await this.options.transport.close();
   }
+}
+
+async function scriptCommand(
+  name: string,
+  vars: Record<string, unknown>,
+  input: Buffer | undefined,
+): Promise<{ command: Command; input: string | Buffer | undefined }> {
+  const text = await guestFile(name);
+  const set = (literal: (value: unknown) => string): string =>
+    Object.entries(vars)
+      .map(([key, value]) => `${key}=${literal(value)}\n`)
+      .join('');
+  // What JSON writes of strings, numbers and lists is Python, too.
+  if (name.endsWith('.py')) return { command: { python: set((v) => JSON.stringify(v)) + text }, input };
+  // Stored as a file, because a child that reads stdin must not eat the script.
+  const path = `${GUEST_DIR}/${name}`;
+  return {
+    command: { sh: `mkdir -p ${GUEST_DIR} && cat > ${path} && exec bash ${path} </dev/null 2>&1` },
+    input: set((v) => quote(String(v))) + text,
+  };
 }
 
 /** Keeps the first `limit` bytes and lets the rest go. */

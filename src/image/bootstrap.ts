@@ -38,8 +38,8 @@ export interface BootstrapRequest {
   signal?: AbortSignal;
 }
 
-/** What an image needs to boot, to be reached, and to grow. */
-const BASE_PACKAGES = [
+/** What an image needs to boot, to be reached, and to grow, whatever its suite. */
+export const BASE_PACKAGES = [
   ...['apt', 'ca-certificates', 'debian-archive-keyring', 'systemd-sysv', 'udev', 'dbus', 'kmod', 'iproute2'],
   ...[
     'initramfs-tools',
@@ -47,8 +47,10 @@ const BASE_PACKAGES = [
     'cloud-guest-utils',
     'openssh-server',
     'sudo',
-    // sid no longer has it by itself; useradd comes from it.
+    // No longer essential after Debian 13: useradd, mount units, and logins on the console need them.
     'passwd',
+    'mount',
+    'login',
     'python3',
     'xz-utils',
     'zstd',
@@ -195,12 +197,12 @@ async function installPackages(
       `--include=${[...BASE_PACKAGES, ...request.includes].join(',')}`,
       ...((await exists(keyring)) ? [`--keyring=${keyring}`] : []),
       ...((await exists(mergedUsr)) ? [`--hook-dir=${mergedUsr}`] : []),
-      `--aptopt=${join(support, 'files/etc/apt/apt.conf.d/90dkms2bin')}`,
+      ...(await settings('aptopt', join(support, 'files/etc/apt/apt.conf.d/90dkms2bin'))),
       ...(proxy
         ? [`--aptopt=Acquire::http::Proxy "${proxy}"`, `--aptopt=Acquire::https::Proxy "${proxy}"`]
         : []),
       ...(concessions.expired ? ['--aptopt=Acquire::Check-Valid-Until "false"'] : []),
-      `--dpkgopt=${join(support, 'files/etc/dpkg/dpkg.cfg.d/90dkms2bin')}`,
+      ...(await settings('dpkgopt', join(support, 'files/etc/dpkg/dpkg.cfg.d/90dkms2bin'))),
       `--essential-hook=copy-in "${support}" /tmp`,
       `--essential-hook=${inside('prepare.sh')}`,
       `--customize-hook=${inside('customize.sh')}`,
@@ -211,6 +213,15 @@ async function installPackages(
     ],
     { ...cancel(request), dieWithParent: true, cwd: scratch, env: { ...SBIN, TMPDIR: tmpdir } },
   );
+}
+
+/**
+ * A settings file's lines as options of mmdebstrap. It takes a path, too, but takes the path for a setting when the root
+ * of its namespace may not read it, as in a folder of mode 0700.
+ */
+async function settings(option: 'aptopt' | 'dpkgopt', path: string): Promise<string[]> {
+  const lines = (await readFile(path, 'utf8')).split('\n').filter((line) => line !== '');
+  return lines.map((line) => `--${option}=${line}`);
 }
 
 /** One-line apt sources for mmdebstrap and the guest; none when no mirror is known: mmdebstrap then uses its own. */
