@@ -25,6 +25,8 @@ export interface ChannelOptions {
   /** Races a wait against the VM's death. */
   alive: <T>(work: Promise<T>) => Promise<T>;
   signal?: AbortSignal;
+  /** For tests. */
+  greetAgainMs?: number;
 }
 
 type Handler = (kind: string, data: Buffer) => void;
@@ -49,7 +51,7 @@ export class Channel implements Transport {
 
   /** Connects to QEMU's socket and waits until the agent answers this session's nonce. */
   static async connect(path: string, options: ChannelOptions): Promise<Channel> {
-    const { deadlineMs, alive, signal } = options;
+    const { deadlineMs, alive, signal, greetAgainMs = GREET_AGAIN_MS } = options;
     const socket = await new Promise<Socket>((resolve, reject) => {
       const s = createConnection(path, () => resolve(s));
       s.once('error', (cause) =>
@@ -85,7 +87,7 @@ export class Channel implements Transport {
     try {
       // A message that an earlier connection left unfinished swallows zeros in place of the greeting.
       socket.write(Buffer.concat([Buffer.alloc(HEADER + MAX_SENT), hello]));
-      again = setInterval(() => socket.write(hello), GREET_AGAIN_MS);
+      again = setInterval(() => socket.write(hello), greetAgainMs);
       const late = sleep(deadlineMs, undefined, { signal: over.signal }).then(() => {
         throw new Dkms2binError(
           'transient',

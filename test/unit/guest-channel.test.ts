@@ -117,10 +117,10 @@ test('a Python program runs in a fork of the agent; its exit code and its sys.ex
 test('a timeout ends the command with its children, and the next command is not disturbed', async () => {
   const channel = await connect();
   const marker = join(dir, 'alive');
-  const slow = await exec(channel, { sh: `(sleep 3; touch ${marker}) & sleep 60` }, { timeoutMs: 300 });
+  const slow = await exec(channel, { sh: `(sleep 1.5; touch ${marker}) & sleep 60` }, { timeoutMs: 300 });
   expect(slow).toMatchObject({ code: null, timedOut: true });
   expect(await exec(channel, { sh: 'echo next' })).toMatchObject({ code: 0 });
-  const later = await exec(channel, { sh: `sleep 3.5; test -e ${marker}` });
+  const later = await exec(channel, { sh: `sleep 2; test -e ${marker}` });
   expect(later.code).toBe(1);
 });
 
@@ -234,7 +234,8 @@ test('an agent that was started anew after it had read the greeting is greeted a
   server.on('connection', (socket) => {
     socket.once('data', () => socket.on('data', (again) => socket.write(again)));
   });
-  channels.push(await Channel.connect(join(dir, 'late'), { deadlineMs: 8000, alive }));
+  const options = { deadlineMs: 8000, greetAgainMs: 200, alive };
+  channels.push(await Channel.connect(join(dir, 'late'), options));
 });
 
 test('nobody at the other end: the deadline is told', async () => {
