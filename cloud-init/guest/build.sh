@@ -45,6 +45,10 @@ export SOURCE_DATE_EPOCH=$EPOCH KBUILD_BUILD_USER=dkms2bin KBUILD_BUILD_HOST=dkm
 TZ=UTC0 printf -v KBUILD_BUILD_TIMESTAMP '%(%a %b %e %H:%M:%S UTC %Y)T' "$EPOCH"
 export KBUILD_BUILD_TIMESTAMP
 
+# What the compiler has answered before, it need not be asked again: see cc-probes.c. A machine that booted cold has none of it.
+PATH_OF_TOOLS=$PATH
+[ ! -d /usr/local/lib/dkms2bin/cc ] || PATH_OF_TOOLS=/usr/local/lib/dkms2bin/cc:$PATH
+
 # --- dkms.conf, read the way dkms reads it ----------------------------------------------------------------------------
 # read_conf FOLDER: puts lines "KEY value" for what we need of the folder's dkms.conf into $conf. A folder's is read once.
 declare -A confs
@@ -374,7 +378,7 @@ build_one() { # ID PATH-SO-FAR
   tail -q -n +1 -F -s 0.5 "$log" 2>/dev/null > >(exec sed -u 's/^@@dkms2bin/ &/') &
   stream=$!
   start=$EPOCHREALTIME
-  dkms build -m "$name" -v "$version" -k "$RELEASE" -j "$JOBS" </dev/null >"$state/dkms.out" 2>&1
+  PATH=$PATH_OF_TOOLS dkms build -m "$name" -v "$version" -k "$RELEASE" -j "$JOBS" </dev/null >"$state/dkms.out" 2>&1
   code=$?
   end=$EPOCHREALTIME
   # What it read last is still to be printed. The pipe never has anything to read: a sleep without a process.

@@ -102,8 +102,9 @@ export async function kernelLayer(
 /** Besides the agent, what a layer is made by. */
 const LAYER_TEXTS = ['guest/install-kernel.sh', 'guest/provision.sh', 'layer/native-layer.sh'];
 
-/** The guest's end of the control channel. */
+/** The guest's end of the control channel, and what settle.sh compiles. */
 const AGENT_FILES = [
+  { from: 'cc-probes.c', to: '/usr/local/lib/dkms2bin/cc-probes.c', mode: 0o644 },
   { from: 'agent.py', to: '/usr/local/lib/dkms2bin/agent.py', mode: 0o755 },
   { from: 'dkms2bin-agent.service', to: '/etc/systemd/system/dkms2bin-agent.service', mode: 0o644 },
 ];
