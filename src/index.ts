@@ -1,4 +1,11 @@
 export { build, plan } from './engine/local.js';
+export {
+  loadSigningKey,
+  publishRepository,
+  type RepositoryOptions,
+  type RepositoryResult,
+  type SigningKey,
+} from './repo/index.js';
 export type { BuildPlan, BuildRequest, PlannedCell } from './plan/types.js';
 export type { Arch, CellResult, KernelTarget, ModuleSource, Verdict } from './core/cell.js';
 export { Dkms2binError, EXIT_CODE, type Fault } from './core/errors.js';

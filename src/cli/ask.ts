@@ -1,4 +1,6 @@
 import { createInterface } from 'node:readline';
+import { Writable } from 'node:stream';
+import { Dkms2binError } from '../core/errors.js';
 import type { CliContext } from './context.js';
 
 /** Asks on stderr; Enter and y mean yes, end of input and an interrupt mean no. */
@@ -20,5 +22,32 @@ export async function askYes(
     });
   } finally {
     reader.close();
+  }
+}
+
+/** Asks for a secret without showing it; null when there is no terminal to ask on. Ctrl-C throws `interrupted`. */
+export async function askSecret(
+  question: string,
+  context: Pick<CliContext, 'stdin' | 'stderr' | 'signal'>,
+): Promise<string | null> {
+  if (context.stdin.isTTY !== true || context.stderr.isTTY !== true) return null;
+  context.stderr.write(question);
+  // With its terminal mode readline does the echo itself, into nothing.
+  const nothing = new Writable({ write: (_chunk, _encoding, done) => done() });
+  const reader = createInterface({ input: context.stdin, output: nothing, terminal: true });
+  try {
+    return await new Promise<string | null>((resolve, reject) => {
+      const stop = (): void => reject(new Dkms2binError('interrupted', 'Interrupted'));
+      context.signal.addEventListener('abort', stop, { once: true });
+      reader.once('SIGINT', stop);
+      reader.once('close', () => {
+        context.signal.removeEventListener('abort', stop);
+        resolve(null);
+      });
+      reader.once('line', resolve);
+    });
+  } finally {
+    reader.close();
+    context.stderr.write('\n');
   }
 }

@@ -8,6 +8,7 @@ import { addDoctor } from './commands/doctor.js';
 import { addImages } from './commands/images.js';
 import { addKernels } from './commands/kernels.js';
 import { addLogin } from './commands/login.js';
+import { addRepo } from './commands/repo.js';
 import { addRm } from './commands/rm.js';
 import { addRuns } from './commands/runs.js';
 import type { CliContext } from './context.js';
@@ -27,6 +28,8 @@ Exit codes:
 Environment:
   DKMS2BIN_CACHE   folder of images and layers (default: ~/.cache/dkms2bin)
   DKMS2BIN_STATE   folder of runs and kept VMs (default: ~/.local/state/dkms2bin)
+  DKMS2BIN_REPO_PASSPHRASE
+                   passphrase of the key that --repo-key names (default: asked for)
   DKMS2BIN_TRACE   1 shows the stack of a bug in dkms2bin (default: not shown)
 `;
 
@@ -73,6 +76,7 @@ export function createProgram(context: CliContext): Command {
   addRm(program, context);
   addImages(program, context);
   addKernels(program, context);
+  addRepo(program, context);
   addDoctor(program, context);
 
   // Somebody who types --help wants build's options, not the advice to type another command.

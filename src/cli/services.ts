@@ -4,6 +4,7 @@ import type { Config } from '../plan/config.js';
 import type { RunInfo } from '../engine/runs.js';
 import type { WarmKernel } from '../engine/local.js';
 import type { CacheRow, PruneOptions, PruneResult, VerifiedRow } from '../image/upkeep.js';
+import type { Passphrase, RepositoryOptions, RepositoryResult, Served } from '../repo/index.js';
 import type { BuildPlan, BuildRequest } from '../plan/types.js';
 
 export interface FailedRun {
@@ -23,6 +24,9 @@ export interface BuildOutcome {
   accelerator: string;
   cells: CellResult[];
 }
+
+/** `keyFile` is an OpenPGP secret key. */
+export type PublishOptions = Omit<RepositoryOptions, 'key'> & Passphrase & { keyFile?: string | undefined };
 
 export type { RunInfo } from '../engine/runs.js';
 export type ImageInfo = CacheRow;
@@ -64,6 +68,8 @@ export interface Engine {
     context: { emit: Emit; signal: AbortSignal },
   ): Promise<KernelInfo[]>;
   probeAccelerators(context: { emit: Emit; signal: AbortSignal }): Promise<AcceleratorReport>;
+  publishRepository(dir: string, options: PublishOptions): Promise<RepositoryResult>;
+  serveRepository(dir: string, options: { port?: number }): Promise<Served>;
 }
 
 // Each method imports its module when it is called: `--help` must not pay for execa, got and zod.
@@ -82,4 +88,10 @@ export const engine: Engine = {
   warmImages: async (request, context) => (await import('../engine/local.js')).warm(request, context),
   listKernels: async (distro, context) => (await import('./kernels-of.js')).kernelsOf(distro, context),
   probeAccelerators: async (context) => (await import('./accelerators.js')).acceleratorReport(context),
+  publishRepository: async (dir, { keyFile, passphrase, ask, ...options }) => {
+    const { loadSigningKey, publishRepository } = await import('../repo/index.js');
+    const key = keyFile === undefined ? undefined : await loadSigningKey(keyFile, { passphrase, ask });
+    return publishRepository(dir, { ...options, key });
+  },
+  serveRepository: async (dir, options) => (await import('../repo/index.js')).serveRepository(dir, options),
 };

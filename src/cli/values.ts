@@ -40,6 +40,15 @@ export const count =
     return number;
   };
 
+export const port =
+  (option: string) =>
+  (value: string): number => {
+    const number = Number(value);
+    if (!/^\d+$/.test(value) || number < 1 || number > 65535)
+      throw wrong(option, value, 'a port from 1 to 65535', `Example: ${option} 8080`);
+    return number;
+  };
+
 /** `512M`, `2G`, `1.5GiB`, `512` (MiB too) → MiB. */
 export const size =
   (option: string) =>

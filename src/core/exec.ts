@@ -55,16 +55,47 @@ export async function run(
     forceKillAfterDelay: 5000,
   });
   if (!result.failed) return { stdout: String(result.stdout), stderr: String(result.stderr) };
-  if (result.isCanceled) throw new Dkms2binError('interrupted', 'Interrupted', { cause: result });
-  if (result.code === 'ENOENT') throw missingTool(command);
   if (/^setpriv: failed to execute/m.test(String(result.stderr))) throw missingTool(file);
-  const tail = String(result.stderr || result.stdout || '')
-    .trim()
-    .split('\n')
-    .slice(-20)
-    .join('\n');
+  throw failure(command, file, args, result, String(result.stderr || result.stdout || ''));
+}
+
+/** Like `run`, for a command that turns bytes into bytes, such as `xz -d`; `limit` is the most that it may give, in bytes. */
+export async function filter(
+  file: string,
+  args: readonly string[],
+  input: Buffer,
+  options: { limit: number; cancelSignal?: AbortSignal | undefined },
+): Promise<Buffer> {
+  const result = await execa(file, args, {
+    input,
+    encoding: 'buffer',
+    maxBuffer: options.limit,
+    reject: false,
+    ...(options.cancelSignal && { cancelSignal: options.cancelSignal }),
+  });
+  if (!result.failed) return Buffer.from(result.stdout);
+  if (result.isMaxBuffer) throw new Dkms2binError('host', `${file} gave more than ${options.limit} bytes`);
+  throw failure(file, file, args, result, Buffer.from(result.stderr ?? '').toString());
+}
+
+function failure(
+  command: string,
+  file: string,
+  args: readonly string[],
+  result: {
+    isCanceled: boolean;
+    timedOut: boolean;
+    code?: string | undefined;
+    exitCode?: number | undefined;
+    signal?: string | undefined;
+  },
+  output: string,
+): Dkms2binError {
+  if (result.isCanceled) return new Dkms2binError('interrupted', 'Interrupted', { cause: result });
+  if (result.code === 'ENOENT') return missingTool(command);
+  const tail = output.trim().split('\n').slice(-20).join('\n');
   const how = result.timedOut ? 'ran out of time' : `exited with ${String(result.exitCode ?? result.signal)}`;
-  throw new Dkms2binError('host', `${file} ${args.slice(0, 2).join(' ')} ${how}${tail ? `:\n${tail}` : ''}`);
+  return new Dkms2binError('host', `${file} ${args.slice(0, 2).join(' ')} ${how}${tail ? `:\n${tail}` : ''}`);
 }
 
 export function missingTool(file: string): Dkms2binError {

@@ -81,6 +81,8 @@ export async function cli(
     warmImages: unexpected,
     listKernels: unexpected,
     probeAccelerators: unexpected,
+    publishRepository: unexpected,
+    serveRepository: unexpected,
     ...fake,
   };
   const stdout = new Screen();

@@ -1,0 +1,3 @@
+export { publishRepository, type RepositoryOptions, type RepositoryResult } from './publish.js';
+export { serveRepository, sourcesFor, type Served, type Sources } from './serve.js';
+export { loadSigningKey, type Passphrase, type SigningKey } from './signing.js';

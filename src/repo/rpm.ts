@@ -1,0 +1,249 @@
+import type { FileHandle } from 'node:fs/promises';
+import { readAt, Unreadable } from './package-file.js';
+
+export interface RpmRelation {
+  name: string;
+  /** LT, GT, EQ, LE or GE; undefined without a version. */
+  flags?: string | undefined;
+  evr?: { epoch: string; version: string; release?: string | undefined } | undefined;
+  /** Needed before the package's scripts run. */
+  pre: boolean;
+}
+
+export interface RpmHeader {
+  name: string;
+  epoch: string;
+  version: string;
+  release: string;
+  /** `src` for a source package. */
+  arch: string;
+  summary: string;
+  description: string;
+  packager: string;
+  url: string;
+  license: string;
+  vendor: string;
+  group: string;
+  buildHost: string;
+  sourceRpm: string;
+  /** Seconds since 1970. */
+  buildTime: number;
+  /** Bytes of the installed files, and of the unpacked payload. */
+  installedSize: number;
+  archiveSize: number;
+  /** Where the main header lies in the file: first byte, and the one after its last. */
+  headerRange: [number, number];
+  relations: Record<RelationKind, RpmRelation[]>;
+  files: { path: string; type: 'file' | 'dir' | 'ghost' }[];
+  /** Newest first, as in the package. */
+  changelog: { author: string; time: number; text: string }[];
+}
+
+/** Tags of name, flags and version, in the order in which the metadata list them. */
+const RELATIONS = {
+  provides: [1047, 1112, 1113],
+  requires: [1049, 1048, 1050],
+  conflicts: [1054, 1053, 1055],
+  obsoletes: [1090, 1114, 1115],
+  suggests: [5049, 5051, 5050],
+  enhances: [5055, 5057, 5056],
+  recommends: [5046, 5048, 5047],
+  supplements: [5052, 5054, 5053],
+} as const;
+export type RelationKind = keyof typeof RELATIONS;
+export const RELATION_KINDS = Object.keys(RELATIONS) as RelationKind[];
+
+const LEAD_BYTES = 96;
+// rpm's own limit is 256 MiB; the header of a package with a hundred thousand files has about 20.
+const MAX_HEADER_BYTES = 64 << 20;
+
+/** Reads the headers of an rpm (v3 and v4 format) and that the file is whole. Throws Unreadable for anything else. */
+export async function readRpm(file: FileHandle, size: number): Promise<RpmHeader> {
+  if (size === 0) throw new Unreadable('an empty file');
+  const lead = await readAt(file, 0, LEAD_BYTES);
+  if (lead.readUInt32BE(0) !== 0xedabeedb) throw new Unreadable('not an RPM package');
+  const signature = await header(file, LEAD_BYTES);
+  // The signature header is padded to a multiple of eight bytes.
+  const start = Math.ceil(signature.end / 8) * 8;
+  const main = await header(file, start);
+  const rest = signature.number(1000) ?? signature.number(270);
+  if (rest !== undefined && start + rest !== size) {
+    throw new Unreadable(start + rest > size ? 'cut off' : 'damaged: longer than it says');
+  }
+  const [name, version, release, arch] = [1000, 1001, 1002, 1022].map((tag) => main.text(tag));
+  if (!name || !version || !release || !arch) throw new Unreadable('an RPM package without name or version');
+  const sourceRpm = main.text(1044);
+  const relations = Object.fromEntries(
+    RELATION_KINDS.map((kind) => [kind, relationsOf(main, RELATIONS[kind])]),
+  ) as RpmHeader['relations'];
+  const times = main.numbers(1080);
+  const texts = main.texts(1082);
+  return {
+    name,
+    epoch: String(main.number(1003) ?? 0),
+    version,
+    release,
+    arch: sourceRpm === '' ? 'src' : arch,
+    summary: main.text(1004),
+    description: main.text(1005),
+    packager: main.text(1015),
+    url: main.text(1020),
+    license: main.text(1014),
+    vendor: main.text(1011),
+    group: main.text(1016),
+    buildHost: main.text(1007),
+    sourceRpm,
+    buildTime: main.number(1006) ?? 0,
+    installedSize: main.number(5009) ?? main.number(1009) ?? 0,
+    archiveSize: signature.number(271) ?? signature.number(1007) ?? main.number(1046) ?? 0,
+    headerRange: [start, main.end],
+    relations,
+    files: filesOf(main),
+    changelog: main.texts(1081).map((author, i) => ({ author, time: times[i] ?? 0, text: texts[i] ?? '' })),
+  };
+}
+
+interface Header {
+  /** The byte after its last, in the file. */
+  end: number;
+  numbers(tag: number): number[];
+  number(tag: number): number | undefined;
+  texts(tag: number): string[];
+  /** The first text, '' without one. */
+  text(tag: number): string;
+}
+
+async function header(file: FileHandle, at: number): Promise<Header> {
+  const intro = await readAt(file, at, 16);
+  if (intro.readUInt32BE(0) !== 0x8eade801) throw new Unreadable('an RPM package with a damaged header');
+  const count = intro.readUInt32BE(8);
+  const storeSize = intro.readUInt32BE(12);
+  if (count * 16 + storeSize > MAX_HEADER_BYTES)
+    throw new Unreadable('an RPM package with too large a header');
+  const bytes = await readAt(file, at + 16, count * 16 + storeSize);
+  const store = bytes.subarray(count * 16);
+  const entries = new Map<number, { type: number; offset: number; count: number }>();
+  for (let i = 0; i < count; i++) {
+    const [tag, type, offset, length] = [0, 4, 8, 12].map((each) => bytes.readUInt32BE(i * 16 + each));
+    entries.set(tag!, { type: type!, offset: offset!, count: length! });
+  }
+  const numbers = (tag: number): number[] => {
+    const entry = entries.get(tag);
+    const width = { 2: 1, 3: 2, 4: 4, 5: 8 }[entry?.type ?? 0];
+    if (!entry || width === undefined) return [];
+    if (entry.offset + entry.count * width > store.length)
+      throw new Unreadable('an RPM package with a damaged header');
+    return Array.from({ length: entry.count }, (_, i) => {
+      const where = entry.offset + i * width;
+      return width === 8 ? Number(store.readBigUInt64BE(where)) : store.readUIntBE(where, width);
+    });
+  };
+  const texts = (tag: number): string[] => {
+    const entry = entries.get(tag);
+    if (!entry || ![6, 8, 9].includes(entry.type)) return [];
+    const found: string[] = [];
+    let where = entry.offset;
+    while (found.length < (entry.type === 6 ? 1 : entry.count)) {
+      const end = store.indexOf(0, where);
+      if (end < 0) throw new Unreadable('an RPM package with a damaged header');
+      found.push(store.toString('utf8', where, end));
+      where = end + 1;
+    }
+    return found;
+  };
+  return {
+    end: at + 16 + bytes.length,
+    numbers,
+    number: (tag) => numbers(tag)[0],
+    texts,
+    text: (tag) => texts(tag)[0] ?? '',
+  };
+}
+
+const LESS = 2;
+const GREATER = 4;
+const EQUAL = 8;
+/** PREREQ, SCRIPT_PRE, SCRIPT_POST. */
+const PRE = (1 << 6) | (1 << 9) | (1 << 10);
+const COMPARISON: Record<number, string> = {
+  [LESS]: 'LT',
+  [GREATER]: 'GT',
+  [EQUAL]: 'EQ',
+  [LESS | EQUAL]: 'LE',
+  [GREATER | EQUAL]: 'GE',
+};
+
+function relationsOf(
+  main: Header,
+  [names, flags, versions]: readonly [number, number, number],
+): RpmRelation[] {
+  const sense = main.numbers(flags);
+  const evr = main.texts(versions);
+  return main.texts(names).map((name, i) => {
+    const bits = sense[i] ?? 0;
+    const comparison = COMPARISON[bits & (LESS | GREATER | EQUAL)];
+    const text = evr[i] ?? '';
+    return {
+      name,
+      pre: (bits & PRE) !== 0,
+      ...(comparison !== undefined && text !== '' && { flags: comparison, evr: splitEvr(text) }),
+    };
+  });
+}
+
+function splitEvr(text: string): NonNullable<RpmRelation['evr']> {
+  const [, epoch, version = '', release] = /^(?:(\d+):)?([^-]*)(?:-(.*))?$/.exec(text) ?? [];
+  return { epoch: epoch ?? '0', version, release };
+}
+
+function filesOf(main: Header): RpmHeader['files'] {
+  const folders = main.texts(1118);
+  const indexes = main.numbers(1116);
+  const names = main.texts(1117);
+  const paths =
+    names.length > 0 ? names.map((name, i) => `${folders[indexes[i] ?? -1] ?? ''}${name}`) : main.texts(1027);
+  const modes = main.numbers(1030);
+  const flags = main.numbers(1037);
+  const isFolder = (i: number): boolean => ((modes[i] ?? 0) & 0o170000) === 0o040000;
+  const isGhost = (i: number): boolean => ((flags[i] ?? 0) & 64) !== 0;
+  return paths.map((path, i) => ({ path, type: isFolder(i) ? 'dir' : isGhost(i) ? 'ghost' : 'file' }));
+}
+
+/** rpm's rpmvercmp on `[epoch:]version[-release]`. Returns negative, 0 or positive. */
+export function compareRpmVersions(a: string, b: string): number {
+  const [left, right] = [splitEvr(a), splitEvr(b)];
+  return (
+    Number(left.epoch) - Number(right.epoch) ||
+    compareParts(left.version, right.version) ||
+    compareParts(left.release ?? '', right.release ?? '')
+  );
+}
+
+function compareParts(a: string, b: string): number {
+  let [left, right] = [a, b];
+  for (;;) {
+    left = left.replace(/^[^A-Za-z0-9~^]+/, '');
+    right = right.replace(/^[^A-Za-z0-9~^]+/, '');
+    // `~` sorts before everything, the end too; `^` after the end but before everything else.
+    const mark = ['~', '^'].find((each) => left.startsWith(each) || right.startsWith(each));
+    if (mark !== undefined && left.startsWith(mark) && right.startsWith(mark)) {
+      left = left.slice(1);
+      right = right.slice(1);
+      continue;
+    }
+    if (mark === '~') return left.startsWith(mark) ? -1 : 1;
+    if (left === '' || right === '') return left === right ? 0 : left === '' ? -1 : 1;
+    if (mark === '^') return left.startsWith(mark) ? -1 : 1;
+    const segment = /^\d/.test(left) ? /^\d+/ : /^[A-Za-z]+/;
+    const one = segment.exec(left)?.[0] ?? '';
+    const two = segment.exec(right)?.[0] ?? '';
+    const digits = /^\d/.test(one);
+    // Digits are newer than letters.
+    if (two === '') return digits ? 1 : -1;
+    const [x, y] = digits ? [one.replace(/^0+/, ''), two.replace(/^0+/, '')] : [one, two];
+    if (digits && x.length !== y.length) return x.length - y.length;
+    if (x !== y) return x < y ? -1 : 1;
+    left = left.slice(one.length);
+    right = right.slice(two.length);
+  }
+}
