@@ -7,6 +7,7 @@ import { addBuild } from './commands/build.js';
 import { addDoctor } from './commands/doctor.js';
 import { addImages } from './commands/images.js';
 import { addKernels } from './commands/kernels.js';
+import { addKeygen } from './commands/keygen.js';
 import { addLogin } from './commands/login.js';
 import { addRm } from './commands/rm.js';
 import { addRuns } from './commands/runs.js';
@@ -27,6 +28,8 @@ Exit codes:
 Environment:
   DKMS2BIN_CACHE   folder of images and layers (default: ~/.cache/dkms2bin)
   DKMS2BIN_STATE   folder of runs and kept VMs (default: ~/.local/state/dkms2bin)
+  DKMS2BIN_SIGN_PASSPHRASE
+                   passphrase of the signing key, or PIN of its token (default: asked for on a terminal)
   DKMS2BIN_TRACE   1 shows the stack of a bug in dkms2bin (default: not shown)
 `;
 
@@ -73,6 +76,7 @@ export function createProgram(context: CliContext): Command {
   addRm(program, context);
   addImages(program, context);
   addKernels(program, context);
+  addKeygen(program, context);
   addDoctor(program, context);
 
   // Somebody who types --help wants build's options, not the advice to type another command.
