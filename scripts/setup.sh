@@ -25,6 +25,7 @@ setup_tools=(
   openssh-client:ssh
   xz-utils:xz
   zstd:zstd
+  openssl:openssl
   util-linux:flock
   gpgv:gpgv
 )

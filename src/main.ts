@@ -4,9 +4,13 @@ import { errorText, EXIT_BUG, runCli } from './cli/run.js';
 import { engine } from './cli/services.js';
 import { onSignals } from './cli/signals.js';
 import { EXIT_CODE } from './core/errors.js';
+import { passphraseFromEnv } from './core/passphrase.js';
 
 // An ordinary user's PATH on Debian lacks the folders of mke2fs and sfdisk.
 process.env.PATH = [process.env.PATH ?? '', '/usr/sbin', '/sbin'].filter((p) => p !== '').join(delimiter);
+
+// Before any process is started: none shall inherit it.
+passphraseFromEnv();
 
 // `dkms2bin … | head` or a closed terminal: the reader is gone, the work and its exit code are not. Progress that cannot
 // be shown (a full disk behind 2>log) is no reason to stop either; a result that cannot be written is.

@@ -1,5 +1,5 @@
 import { createInterface } from 'node:readline';
-import { Writable } from 'node:stream';
+import { StringDecoder } from 'node:string_decoder';
 import { Dkms2binError } from '../core/errors.js';
 import type { CliContext } from './context.js';
 
@@ -25,29 +25,42 @@ export async function askYes(
   }
 }
 
-/** Asks for a secret without showing it; null when there is no terminal to ask on. Ctrl-C throws `interrupted`. */
+/** Asks on stderr and shows nothing of what is typed. Throws fault `interrupted` on Ctrl-C and at the end of input. */
 export async function askSecret(
   question: string,
-  context: Pick<CliContext, 'stdin' | 'stderr' | 'signal'>,
-): Promise<string | null> {
-  if (context.stdin.isTTY !== true || context.stderr.isTTY !== true) return null;
-  context.stderr.write(question);
-  // With its terminal mode readline does the echo itself, into nothing.
-  const nothing = new Writable({ write: (_chunk, _encoding, done) => done() });
-  const reader = createInterface({ input: context.stdin, output: nothing, terminal: true });
+  { stdin, stderr, signal }: Pick<CliContext, 'stdin' | 'stderr' | 'signal'>,
+): Promise<string> {
+  const terminal = stdin as CliContext['stdin'] & { setRawMode?: (raw: boolean) => unknown };
+  stderr.write(question);
+  // Raw, so that the terminal does not echo; Ctrl-C then is a character and no signal.
+  terminal.setRawMode?.(true);
+  const decoder = new StringDecoder('utf8');
+  let typed = '';
+  let release = (): void => undefined;
   try {
-    return await new Promise<string | null>((resolve, reject) => {
+    return await new Promise<string>((resolve, reject) => {
       const stop = (): void => reject(new Dkms2binError('interrupted', 'Interrupted'));
-      context.signal.addEventListener('abort', stop, { once: true });
-      reader.once('SIGINT', stop);
-      reader.once('close', () => {
-        context.signal.removeEventListener('abort', stop);
-        resolve(null);
-      });
-      reader.once('line', resolve);
+      const read = (chunk: Buffer | string): void => {
+        for (const char of typeof chunk === 'string' ? chunk : decoder.write(chunk)) {
+          if (char === '\r' || char === '\n') return resolve(typed);
+          if (char === '\x03' || char === '\x04') return stop();
+          if (char === '\x7f' || char === '\b') typed = [...typed].slice(0, -1).join('');
+          else if (char === '\x15') typed = '';
+          else typed += char;
+        }
+      };
+      signal.addEventListener('abort', stop, { once: true });
+      // A stream that an earlier question paused does not flow again by a listener alone.
+      stdin.on('data', read).on('end', stop).resume();
+      release = () => {
+        signal.removeEventListener('abort', stop);
+        stdin.off('data', read).off('end', stop);
+      };
     });
   } finally {
-    reader.close();
-    context.stderr.write('\n');
+    release();
+    stdin.pause();
+    terminal.setRawMode?.(false);
+    stderr.write('\n');
   }
 }

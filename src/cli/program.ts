@@ -7,6 +7,7 @@ import { addBuild } from './commands/build.js';
 import { addDoctor } from './commands/doctor.js';
 import { addImages } from './commands/images.js';
 import { addKernels } from './commands/kernels.js';
+import { addKeygen } from './commands/keygen.js';
 import { addLogin } from './commands/login.js';
 import { addRepo } from './commands/repo.js';
 import { addRm } from './commands/rm.js';
@@ -30,6 +31,8 @@ Environment:
   DKMS2BIN_STATE   folder of runs and kept VMs (default: ~/.local/state/dkms2bin)
   DKMS2BIN_REPO_PASSPHRASE
                    passphrase of the key that --repo-key names (default: asked for)
+  DKMS2BIN_SIGN_PASSPHRASE
+                   passphrase of the signing key, or PIN of its token (default: asked for on a terminal)
   DKMS2BIN_TRACE   1 shows the stack of a bug in dkms2bin (default: not shown)
 `;
 
@@ -77,6 +80,7 @@ export function createProgram(context: CliContext): Command {
   addImages(program, context);
   addKernels(program, context);
   addRepo(program, context);
+  addKeygen(program, context);
   addDoctor(program, context);
 
   // Somebody who types --help wants build's options, not the advice to type another command.

@@ -49,6 +49,16 @@ export const port =
     return number;
   };
 
+/** Whole days, up to a hundred years. */
+export const days =
+  (option: string) =>
+  (value: string): number => {
+    const number = Number(value);
+    if (!/^\d+$/.test(value) || number < 1 || number > 36525)
+      throw wrong(option, value, 'a whole number of days from 1 to 36525', `Example: ${option} 3650`);
+    return number;
+  };
+
 /** `512M`, `2G`, `1.5GiB`, `512` (MiB too) → MiB. */
 export const size =
   (option: string) =>

@@ -1,5 +1,5 @@
 import { execa, type Options } from 'execa';
-import { Dkms2binError } from './errors.js';
+import { Dkms2binError, type Fault } from './errors.js';
 
 /** Debian package that brings a host tool, for the error's remedy. */
 const PACKAGE_OF: Record<string, string> = {
@@ -22,6 +22,7 @@ const PACKAGE_OF: Record<string, string> = {
   sfdisk: 'fdisk',
   xz: 'xz-utils',
   zstd: 'zstd',
+  openssl: 'openssl',
   flock: 'util-linux',
   setpriv: 'util-linux',
   unshare: 'util-linux',
@@ -32,6 +33,15 @@ export interface ExecResult {
   stderr: string;
 }
 
+export type RunOptions = Pick<Options, 'cwd' | 'env' | 'input' | 'cancelSignal' | 'timeout'> & {
+  /** Ends the command when this process is killed: for commands that run for minutes and clean up on SIGTERM. */
+  dieWithParent?: boolean;
+  /** The command's file descriptors 3, 4, …: bytes it can read there once, or an open file. For what must not be an argument. */
+  fds?: readonly (Uint8Array | number)[];
+  /** Whose fault a non-zero exit is; default `host`. */
+  fault?: Fault;
+};
+
 /**
  * Runs a host command to its end: the one door to child processes that end by themselves.
  * Throws fault `host` when the tool is missing or exits non-zero, quoting its last lines.
@@ -39,63 +49,82 @@ export interface ExecResult {
 export async function run(
   file: string,
   args: readonly string[],
-  options: Pick<Options, 'cwd' | 'env' | 'input' | 'cancelSignal' | 'timeout'> & {
-    /** Ends the command when this process is killed: for commands that run for minutes and clean up on SIGTERM. */
-    dieWithParent?: boolean;
-  } = {},
+  options: RunOptions = {},
 ): Promise<ExecResult> {
-  const { dieWithParent, ...rest } = options;
+  const { stdout, stderr } = await finish(file, args, options);
+  return { stdout: String(stdout), stderr: String(stderr) };
+}
+
+/** As `run`, for a command whose output is bytes. More than `maxBytes` of them count as a non-zero exit. */
+export async function runBytes(
+  file: string,
+  args: readonly string[],
+  { maxBytes, ...options }: RunOptions & { maxBytes: number },
+): Promise<Buffer> {
+  const output = new Capped(maxBytes);
+  await finish(file, args, options, output);
+  return Buffer.concat(output.chunks);
+}
+
+/** What a command writes, up to a limit. */
+class Capped {
+  readonly chunks: Buffer[] = [];
+  #left: number;
+
+  constructor(readonly maxBytes: number) {
+    this.#left = maxBytes;
+  }
+
+  get full(): boolean {
+    return this.#left < 0;
+  }
+
+  add(chunk: Buffer): void {
+    this.#left -= chunk.length;
+    if (!this.full) this.chunks.push(chunk);
+  }
+}
+
+/** The one place that starts a command and reads how it ended. Its output goes to `bytes` when that is given. */
+async function finish(
+  file: string,
+  args: readonly string[],
+  options: RunOptions,
+  bytes?: Capped,
+): Promise<{ stdout: unknown; stderr: unknown }> {
+  const { dieWithParent, fds = [], fault = 'host', ...rest } = options;
   const [command, ...words] = dieWithParent
     ? ['setpriv', '--pdeathsig', 'TERM', '--', file, ...args]
     : [file, ...args];
-  const result = await execa(command, words, {
+  const child = execa(command, words, {
     ...rest,
+    // Not through execa: in its error it would quote all of it as text, which for 64 MiB of zeros ends the process.
+    ...(bytes && { buffer: { stdout: false } }),
     reject: false,
-    stdin: options.input === undefined ? 'ignore' : 'pipe',
+    // execa's types want to know which entry is which; one cast says that all of these go in.
+    stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe', ...(fds as Uint8Array[])],
     forceKillAfterDelay: 5000,
   });
-  if (!result.failed) return { stdout: String(result.stdout), stderr: String(result.stderr) };
-  if (/^setpriv: failed to execute/m.test(String(result.stderr))) throw missingTool(file);
-  throw failure(command, file, args, result, String(result.stderr || result.stdout || ''));
-}
-
-/** Like `run`, for a command that turns bytes into bytes, such as `xz -d`; `limit` is the most that it may give, in bytes. */
-export async function filter(
-  file: string,
-  args: readonly string[],
-  input: Buffer,
-  options: { limit: number; cancelSignal?: AbortSignal | undefined },
-): Promise<Buffer> {
-  const result = await execa(file, args, {
-    input,
-    encoding: 'buffer',
-    maxBuffer: options.limit,
-    reject: false,
-    ...(options.cancelSignal && { cancelSignal: options.cancelSignal }),
-  });
-  if (!result.failed) return Buffer.from(result.stdout);
-  if (result.isMaxBuffer) throw new Dkms2binError('host', `${file} gave more than ${options.limit} bytes`);
-  throw failure(file, file, args, result, Buffer.from(result.stderr ?? '').toString());
-}
-
-function failure(
-  command: string,
-  file: string,
-  args: readonly string[],
-  result: {
-    isCanceled: boolean;
-    timedOut: boolean;
-    code?: string | undefined;
-    exitCode?: number | undefined;
-    signal?: string | undefined;
-  },
-  output: string,
-): Dkms2binError {
-  if (result.isCanceled) return new Dkms2binError('interrupted', 'Interrupted', { cause: result });
-  if (result.code === 'ENOENT') return missingTool(command);
-  const tail = output.trim().split('\n').slice(-20).join('\n');
-  const how = result.timedOut ? 'ran out of time' : `exited with ${String(result.exitCode ?? result.signal)}`;
-  return new Dkms2binError('host', `${file} ${args.slice(0, 2).join(' ')} ${how}${tail ? `:\n${tail}` : ''}`);
+  if (bytes) {
+    child.stdout.on('data', (chunk: Buffer) => {
+      bytes.add(chunk);
+      if (bytes.full) child.kill();
+    });
+  }
+  const result = await child;
+  // The limit can be passed by a command that has ended well before it could be killed.
+  if (!result.failed && !bytes?.full) return { stdout: result.stdout, stderr: result.stderr };
+  if (result.isCanceled) throw new Dkms2binError('interrupted', 'Interrupted', { cause: result });
+  if (result.code === 'ENOENT') throw missingTool(command);
+  const stderr = String(result.stderr ?? '');
+  if (/^setpriv: failed to execute/m.test(stderr)) throw missingTool(file);
+  const tail = (stderr || String(result.stdout ?? '')).trim().split('\n').slice(-20).join('\n');
+  const how = result.timedOut
+    ? 'ran out of time'
+    : bytes?.full
+      ? `wrote more than ${bytes.maxBytes} bytes`
+      : `exited with ${String(result.exitCode ?? result.signal)}`;
+  throw new Dkms2binError(fault, `${file} ${args.slice(0, 2).join(' ')} ${how}${tail ? `:\n${tail}` : ''}`);
 }
 
 export function missingTool(file: string): Dkms2binError {

@@ -21,7 +21,8 @@ export interface ModuleInfo {
 export const MAX_MODULE_BYTES = 64 * 1024 * 1024;
 const MAX_MODINFO_BYTES = 4 * 1024 * 1024;
 const MAX_VALUE_CHARS = 4096;
-const SIGNATURE_MAGIC = '~Module signature appended~\n';
+/** Ends a module that carries a signature (linux/module_signature.h). */
+export const SIGNATURE_MAGIC = '~Module signature appended~\n';
 
 const SHT_NOBITS = 8;
 const SHF_COMPRESSED = 0x800;

@@ -4,6 +4,7 @@ import { DEB_ARCH } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
 import { publish, type Published } from '../core/publish.js';
+import type { Packed } from './compress.js';
 import { makeDeb, type ControlFields, type DebFile } from './deb.js';
 import { checkModule, readModule } from './elf.js';
 
@@ -15,8 +16,11 @@ export interface PackInput {
   release: string;
   /** Debian's name: amd64. */
   debArch: string;
-  /** Uncompressed .ko files; `name` is a bare file name such as `acpi_call.ko`. */
-  modules: readonly { name: string; bytes: Buffer }[];
+  /**
+   * Uncompressed .ko files, by which they are checked; `name` is a bare file name such as `acpi_call.ko`. With `packed`
+   * those bytes are shipped instead, as `acpi_call.ko.xz` for the suffix `.xz`.
+   */
+  modules: readonly { name: string; bytes: Buffer; packed?: Packed }[];
   /** What the DKMS package ships outside /usr/src; every path must pass isExtraPath. */
   extras: readonly { path: string; bytes: Buffer; mode: number }[];
   /** The Debian package that the source came from; null for a folder or a tarball. */
@@ -141,9 +145,9 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
     role: 'modules',
     file: input.fileName,
     files: input.modules.map((each) => ({
-      path: `/lib/modules/${release}/updates/dkms/${each.name}`,
+      path: `/lib/modules/${release}/updates/dkms/${each.name}${each.packed?.suffix ?? ''}`,
       mode: 0o644,
-      bytes: each.bytes,
+      bytes: each.packed?.bytes ?? each.bytes,
     })),
     control: {
       ...base,
@@ -200,9 +204,10 @@ function inspect({ module, modules, release, debArch }: PackInput): string[] {
   const arch = Object.entries(DEB_ARCH).find(([, deb]) => deb === debArch)?.[0];
   if (arch === undefined) throw new Dkms2binError('usage', `Unknown Debian architecture ${debArch}`);
   const magics = new Set<string>();
-  for (const { name, bytes } of modules) {
-    if (!MODULE_FILE.test(name)) {
-      throw new Dkms2binError('module', `Not a kernel module's file name: ${JSON.stringify(name)}`);
+  for (const { name, bytes, packed } of modules) {
+    if (!MODULE_FILE.test(name) || !/^(\.(gz|xz|zst))?$/.test(packed?.suffix ?? '')) {
+      const file = `${name}${packed?.suffix ?? ''}`;
+      throw new Dkms2binError('module', `Not a kernel module's file name: ${JSON.stringify(file)}`);
     }
     const info = readModule(bytes);
     checkModule(info, { release, arch }, name);

@@ -1,7 +1,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { gunzipSync } from 'node:zlib';
 import { Dkms2binError } from '../core/errors.js';
-import { filter } from '../core/exec.js';
+import { runBytes } from '../core/exec.js';
 import { readAt, Unreadable } from './package-file.js';
 
 export interface DebHeader {
@@ -62,7 +62,10 @@ async function unpack(name: string, bytes: Buffer, signal?: AbortSignal): Promis
   try {
     if (name === 'control.tar') return bytes;
     if (name === 'control.tar.gz') return gunzipSync(bytes, { maxOutputLength: MAX_UNPACKED_BYTES });
-    if (tool) return await filter(tool, ['-dc'], bytes, { limit: MAX_UNPACKED_BYTES, cancelSignal: signal });
+    if (tool) {
+      const options = { input: bytes, maxBytes: MAX_UNPACKED_BYTES, ...(signal && { cancelSignal: signal }) };
+      return await runBytes(tool, ['-dc'], options);
+    }
   } catch (error) {
     // A missing tool is the host's fault, not the package's.
     if (error instanceof Dkms2binError && (error.hint !== undefined || error.fault === 'interrupted'))

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { gzipSync } from 'node:zlib';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import type { Emit } from '../core/events.js';
-import { filter } from '../core/exec.js';
+import { runBytes } from '../core/exec.js';
 import { lock } from '../core/lock.js';
 import { publish } from '../core/publish.js';
 import { packagesIndex, releaseDate, releaseHashes, releaseText } from './apt.js';
@@ -310,9 +310,10 @@ const BY_HASH = 'by-hash/SHA256';
 
 async function publishApt(repo: Repository, packages: readonly DebFile[], origin: string): Promise<void> {
   const index = packagesIndex(packages);
-  const xz = await filter('xz', ['-6', '-T1', '-c'], index, {
-    limit: index.length + (1 << 20),
-    cancelSignal: repo.signal,
+  const xz = await runBytes('xz', ['-6', '-T1', '-c'], {
+    input: index,
+    maxBytes: index.length + (1 << 20),
+    ...(repo.signal && { cancelSignal: repo.signal }),
   });
   const files = [
     { name: 'Packages', bytes: index },

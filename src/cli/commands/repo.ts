@@ -59,7 +59,7 @@ function addPublish(repo: Command, context: CliContext): void {
         result = await engine.publishRepository(resolve(cwd, dir), {
           keyFile: flags.repoKey === undefined ? undefined : resolve(cwd, flags.repoKey),
           passphrase: env['DKMS2BIN_REPO_PASSPHRASE'],
-          ask: (question) => askSecret(question, context),
+          ask: async (question) => (context.stdin.isTTY === true ? askSecret(question, context) : null),
           keep: flags.keep,
           origin: flags.origin,
           emit: ui.emit,

@@ -1,0 +1,93 @@
+import { promisify } from 'node:util';
+import { gunzip, gzip } from 'node:zlib';
+import { Dkms2binError, messageOf, type Fault } from '../core/errors.js';
+import { runBytes } from '../core/exec.js';
+import { MAX_MODULE_BYTES } from './elf.js';
+
+/** How a kernel's modules are compressed; the last part of their file names but for `none`. */
+export type Compression = 'none' | 'gz' | 'xz' | 'zst';
+
+/** A module's compressed form; `suffix` follows its name, `.xz` for `foo.ko.xz`. */
+export interface Packed {
+  suffix: string;
+  bytes: Buffer;
+}
+
+/**
+ * How `make modules_install` of the kernel with this configuration compresses modules. CONFIG_MODULE_COMPRESS is as old
+ * as 3.18, _ZSTD came in 5.13, and since 6.12 _ALL can say that the kernel only reads compressed modules.
+ */
+export function moduleCompression(configText: string): Compression {
+  const set = (name: string): boolean =>
+    new RegExp(`^CONFIG_MODULE_COMPRESS${name}=y$`, 'm').test(configText);
+  if (/^# CONFIG_MODULE_COMPRESS_ALL is not set$/m.test(configText)) return 'none';
+  return set('_XZ') ? 'xz' : set('_ZSTD') ? 'zst' : set('_GZIP') ? 'gz' : 'none';
+}
+
+/**
+ * The module as `how` wants it; undefined for `none`. Sign it before. The same bytes give the same bytes with one version
+ * of xz and zstd, whatever the host's cores and settings.
+ */
+export async function compressModule(
+  ko: Buffer,
+  how: Compression,
+  signal?: AbortSignal,
+): Promise<Packed | undefined> {
+  if (how === 'none') return undefined;
+  const bytes =
+    how === 'gz'
+      ? await promisify(gzip)(ko, { level: 6 })
+      : await filter(ko, COMPRESS[how](ko.length), 'host', signal);
+  return { suffix: `.${how}`, bytes };
+}
+
+/**
+ * The module in a file of this name (`x.ko`, `x.ko.gz`, `x.ko.xz`, `x.ko.zst`). Throws fault `module` for another name,
+ * damaged bytes, and more than MAX_MODULE_BYTES before or after.
+ */
+export async function decompressModule(name: string, bytes: Buffer, signal?: AbortSignal): Promise<Buffer> {
+  const match = /\.ko(?:\.(gz|xz|zst))?$/.exec(name);
+  if (!match) throw new Dkms2binError('module', `Not a kernel module's file name: ${JSON.stringify(name)}`);
+  if (bytes.length > MAX_MODULE_BYTES) {
+    throw new Dkms2binError('module', `${name}: ${bytes.length} bytes, the limit is ${MAX_MODULE_BYTES}`);
+  }
+  const how = match[1] as 'gz' | 'xz' | 'zst' | undefined;
+  if (how === undefined) return bytes;
+  try {
+    if (how !== 'gz') return await filter(bytes, DECOMPRESS[how], 'module', signal);
+    return await promisify(gunzip)(bytes, { maxOutputLength: MAX_MODULE_BYTES });
+  } catch (error) {
+    if (error instanceof Dkms2binError && error.fault !== 'module') throw error;
+    const large = (error as NodeJS.ErrnoException).code === 'ERR_BUFFER_TOO_LARGE';
+    const why = large ? `more than ${MAX_MODULE_BYTES} bytes when uncompressed` : messageOf(error);
+    throw new Dkms2binError('module', `Cannot uncompress ${name}: ${why}`, { cause: error });
+  }
+}
+
+// The kernel's own options (scripts/Makefile.modinst), which its built-in decompressors need: CRC32 and a small dictionary.
+// One thread and an explicit level, because newer versions take as many threads as there are cores, and split the data.
+const COMPRESS = {
+  xz: () => ['xz', '--compress', '--stdout', '--threads=1', '--check=crc32', '--lzma2=dict=1MiB'],
+  zst: (size: number) => ['zstd', '-3', '-T1', '--check', `--stream-size=${size}`, '--stdout', '--quiet'],
+};
+const DECOMPRESS = {
+  xz: ['xz', '--decompress', '--stdout', '--threads=1', '--format=xz', '--memlimit-decompress=256MiB'],
+  zst: ['zstd', '--decompress', '--stdout', '--quiet', '--memory=256MB'],
+};
+/** Options of the user's, which would change the bytes; zstd's variables yield to its arguments. */
+const ENV = { XZ_DEFAULTS: '', XZ_OPT: '' };
+
+function filter(
+  input: Buffer,
+  [tool = '', ...args]: readonly string[],
+  fault: Fault,
+  signal?: AbortSignal,
+): Promise<Buffer> {
+  return runBytes(tool, args, {
+    input,
+    env: ENV,
+    fault,
+    maxBytes: MAX_MODULE_BYTES,
+    ...(signal && { cancelSignal: signal }),
+  });
+}
