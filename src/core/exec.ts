@@ -67,6 +67,36 @@ export async function run(
   throw new Dkms2binError('host', `${file} ${args.slice(0, 2).join(' ')} ${how}${tail ? `:\n${tail}` : ''}`);
 }
 
+/**
+ * Pipes bytes through a host command: a decompressor. Null when it refuses its input; throws fault `host` when the
+ * tool is missing or was killed, and `usage` when more than `maxBytes` come out.
+ */
+export async function filter(
+  file: string,
+  args: readonly string[],
+  input: Buffer,
+  maxBytes: number,
+): Promise<Buffer | null> {
+  const result = await execa(file, args, {
+    input,
+    encoding: 'buffer',
+    maxBuffer: maxBytes,
+    reject: false,
+    stripFinalNewline: false,
+    forceKillAfterDelay: 5000,
+  });
+  if (!result.failed)
+    return Buffer.from(result.stdout.buffer, result.stdout.byteOffset, result.stdout.length);
+  if (result.code === 'ENOENT') throw missingTool(file);
+  if (result.isMaxBuffer) {
+    throw new Dkms2binError('usage', `More than ${maxBytes} bytes come out of ${file}`);
+  }
+  if (result.exitCode === undefined) {
+    throw new Dkms2binError('host', `${file} was ended by ${result.signal ?? 'an error'}`, { cause: result });
+  }
+  return null;
+}
+
 export function missingTool(file: string): Dkms2binError {
   const pkg = PACKAGE_OF[file] ?? file;
   return new Dkms2binError('host', `${file} is not installed on this host`, {
