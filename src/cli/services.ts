@@ -1,9 +1,11 @@
+import { resolve } from 'node:path';
 import type { CellResult } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import type { Config } from '../plan/config.js';
 import type { RunInfo } from '../engine/runs.js';
 import type { WarmKernel } from '../engine/local.js';
 import type { CacheRow, PruneOptions, PruneResult, VerifiedRow } from '../image/upkeep.js';
+import type { Inspection } from '../pack/inspect.js';
 import type { BuildPlan, BuildRequest } from '../plan/types.js';
 
 export interface FailedRun {
@@ -64,6 +66,8 @@ export interface Engine {
     context: { emit: Emit; signal: AbortSignal },
   ): Promise<KernelInfo[]>;
   probeAccelerators(context: { emit: Emit; signal: AbortSignal }): Promise<AcceleratorReport>;
+  /** Paths are relative to `cwd`; `key` is a PEM file with the public key that must have signed the provenance. */
+  inspect(path: string, options: { cwd: string; key: string | undefined }): Promise<Inspection>;
 }
 
 // Each method imports its module when it is called: `--help` must not pay for execa, got and zod.
@@ -82,4 +86,11 @@ export const engine: Engine = {
   warmImages: async (request, context) => (await import('../engine/local.js')).warm(request, context),
   listKernels: async (distro, context) => (await import('./kernels-of.js')).kernelsOf(distro, context),
   probeAccelerators: async (context) => (await import('./accelerators.js')).acceleratorReport(context),
+  inspect: async (path, { cwd, key }) => {
+    const { inspectFile, publicKeyFile } = await import('../pack/inspect.js');
+    return inspectFile(
+      resolve(cwd, path),
+      key === undefined ? undefined : await publicKeyFile(resolve(cwd, key)),
+    );
+  },
 };

@@ -81,6 +81,7 @@ export async function cli(
     warmImages: unexpected,
     listKernels: unexpected,
     probeAccelerators: unexpected,
+    inspect: unexpected,
     ...fake,
   };
   const stdout = new Screen();
