@@ -236,6 +236,8 @@ describe('hostile input', () => {
       Buffer.concat([deb(tar()), ar(['data.tar', tar({ name: './evil' })]).subarray(8)]),
     ],
     ['only gzip, xz, zstd', ar(BINARY, ['control.tar.bz2', tar()])],
+    // Only the padding byte is missing.
+    ['later is cut off', Buffer.concat([deb(tar()), ar(['later', Buffer.from('y')]).subarray(8, -1)])],
     ['an unknown member', ar(BINARY, ['evil.tar', tar()])],
     ['data.tar is missing', ar(BINARY, ['control.tar', tar()])],
     ['no control file', ar(BINARY, ['control.tar', tar()], ['data.tar', tar()])],
