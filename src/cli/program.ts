@@ -6,6 +6,7 @@ import { plain } from '../core/text.js';
 import { addBuild } from './commands/build.js';
 import { addDoctor } from './commands/doctor.js';
 import { addImages } from './commands/images.js';
+import { addInspect } from './commands/inspect.js';
 import { addKernels } from './commands/kernels.js';
 import { addKeygen } from './commands/keygen.js';
 import { addLogin } from './commands/login.js';
@@ -17,7 +18,7 @@ import type { CliContext } from './context.js';
 const EXIT_CODES = `
 Exit codes:
   0    all packages built, or the module itself says that it is not for this kernel (skipped)
-  1    a module failed: it does not compile or does not load
+  1    a module failed: it does not compile or does not load; inspect: file and provenance do not fit
   2    wrong usage or input
   3    kernel, image or package not found
   4    this machine cannot do it: a tool is missing, no space (see dkms2bin doctor)
@@ -78,6 +79,7 @@ export function createProgram(context: CliContext): Command {
   addRuns(program, context);
   addRm(program, context);
   addImages(program, context);
+  addInspect(program, context);
   addKernels(program, context);
   addRepo(program, context);
   addKeygen(program, context);

@@ -1,3 +1,4 @@
+import { resolve } from 'node:path';
 import type { CellResult } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import type { Config } from '../plan/config.js';
@@ -5,6 +6,7 @@ import type { RunInfo } from '../engine/runs.js';
 import type { WarmKernel } from '../engine/local.js';
 import type { CacheRow, PruneOptions, PruneResult, VerifiedRow } from '../image/upkeep.js';
 import type { Passphrase, RepositoryOptions, RepositoryResult, Served } from '../repo/index.js';
+import type { Inspection } from '../pack/inspect.js';
 import type { BuildPlan, BuildRequest } from '../plan/types.js';
 
 export interface FailedRun {
@@ -70,6 +72,8 @@ export interface Engine {
   probeAccelerators(context: { emit: Emit; signal: AbortSignal }): Promise<AcceleratorReport>;
   publishRepository(dir: string, options: PublishOptions): Promise<RepositoryResult>;
   serveRepository(dir: string, options: { port?: number }): Promise<Served>;
+  /** Paths are relative to `cwd`; `key` is a PEM file with the public key that must have signed the provenance. */
+  inspect(path: string, options: { cwd: string; key: string | undefined }): Promise<Inspection>;
 }
 
 // Each method imports its module when it is called: `--help` must not pay for execa, got and zod.
@@ -94,4 +98,11 @@ export const engine: Engine = {
     return publishRepository(dir, { ...options, key });
   },
   serveRepository: async (dir, options) => (await import('../repo/index.js')).serveRepository(dir, options),
+  inspect: async (path, { cwd, key }) => {
+    const { inspectFile, publicKeyFile } = await import('../pack/inspect.js');
+    return inspectFile(
+      resolve(cwd, path),
+      key === undefined ? undefined : await publicKeyFile(resolve(cwd, key)),
+    );
+  },
 };

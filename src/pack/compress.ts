@@ -1,7 +1,8 @@
 import { promisify } from 'node:util';
-import { gunzip, gzip } from 'node:zlib';
-import { Dkms2binError, messageOf, type Fault } from '../core/errors.js';
+import { gzip } from 'node:zlib';
+import { Dkms2binError } from '../core/errors.js';
 import { runBytes } from '../core/exec.js';
+import { decompress, PLAIN_XZ } from './decompress.js';
 import { MAX_MODULE_BYTES } from './elf.js';
 
 /** How a kernel's modules are compressed; the last part of their file names but for `none`. */
@@ -37,7 +38,12 @@ export async function compressModule(
   const bytes =
     how === 'gz'
       ? await promisify(gzip)(ko, { level: 6 })
-      : await filter(ko, COMPRESS[how](ko.length), 'host', signal);
+      : await runBytes(how === 'xz' ? 'xz' : 'zstd', COMPRESS[how](ko.length), {
+          input: ko,
+          env: PLAIN_XZ,
+          maxBytes: MAX_MODULE_BYTES,
+          ...(signal && { cancelSignal: signal }),
+        });
   return { suffix: `.${how}`, bytes };
 }
 
@@ -45,49 +51,28 @@ export async function compressModule(
  * The module in a file of this name (`x.ko`, `x.ko.gz`, `x.ko.xz`, `x.ko.zst`). Throws fault `module` for another name,
  * damaged bytes, and more than MAX_MODULE_BYTES before or after.
  */
-export async function decompressModule(name: string, bytes: Buffer, signal?: AbortSignal): Promise<Buffer> {
+export async function decompressModule(name: string, bytes: Buffer): Promise<Buffer> {
   const match = /\.ko(?:\.(gz|xz|zst))?$/.exec(name);
   if (!match) throw new Dkms2binError('module', `Not a kernel module's file name: ${JSON.stringify(name)}`);
   if (bytes.length > MAX_MODULE_BYTES) {
     throw new Dkms2binError('module', `${name}: ${bytes.length} bytes, the limit is ${MAX_MODULE_BYTES}`);
   }
   const how = match[1] as 'gz' | 'xz' | 'zst' | undefined;
-  if (how === undefined) return bytes;
   try {
-    if (how !== 'gz') return await filter(bytes, DECOMPRESS[how], 'module', signal);
-    return await promisify(gunzip)(bytes, { maxOutputLength: MAX_MODULE_BYTES });
+    return await decompress(bytes, how === undefined ? 'none' : FORMAT[how], MAX_MODULE_BYTES, name);
   } catch (error) {
-    if (error instanceof Dkms2binError && error.fault !== 'module') throw error;
-    const large = (error as NodeJS.ErrnoException).code === 'ERR_BUFFER_TOO_LARGE';
-    const why = large ? `more than ${MAX_MODULE_BYTES} bytes when uncompressed` : messageOf(error);
+    if (!(error instanceof Dkms2binError) || error.fault !== 'usage') throw error;
+    const large = error.message.includes('more than the limit');
+    const why = large ? `more than ${MAX_MODULE_BYTES} bytes when uncompressed` : error.message;
     throw new Dkms2binError('module', `Cannot uncompress ${name}: ${why}`, { cause: error });
   }
 }
 
+const FORMAT = { gz: 'gzip', xz: 'xz', zst: 'zstd' } as const;
+
 // The kernel's own options (scripts/Makefile.modinst), which its built-in decompressors need: CRC32 and a small dictionary.
 // One thread and an explicit level, because newer versions take as many threads as there are cores, and split the data.
 const COMPRESS = {
-  xz: () => ['xz', '--compress', '--stdout', '--threads=1', '--check=crc32', '--lzma2=dict=1MiB'],
-  zst: (size: number) => ['zstd', '-3', '-T1', '--check', `--stream-size=${size}`, '--stdout', '--quiet'],
+  xz: () => ['--compress', '--stdout', '--threads=1', '--check=crc32', '--lzma2=dict=1MiB'],
+  zst: (size: number) => ['-3', '-T1', '--check', `--stream-size=${size}`, '--stdout', '--quiet'],
 };
-const DECOMPRESS = {
-  xz: ['xz', '--decompress', '--stdout', '--threads=1', '--format=xz', '--memlimit-decompress=256MiB'],
-  zst: ['zstd', '--decompress', '--stdout', '--quiet', '--memory=256MB'],
-};
-/** Options of the user's, which would change the bytes; zstd's variables yield to its arguments. */
-const ENV = { XZ_DEFAULTS: '', XZ_OPT: '' };
-
-function filter(
-  input: Buffer,
-  [tool = '', ...args]: readonly string[],
-  fault: Fault,
-  signal?: AbortSignal,
-): Promise<Buffer> {
-  return runBytes(tool, args, {
-    input,
-    env: ENV,
-    fault,
-    maxBytes: MAX_MODULE_BYTES,
-    ...(signal && { cancelSignal: signal }),
-  });
-}

@@ -1,7 +1,6 @@
 import type { FileHandle } from 'node:fs/promises';
-import { gunzipSync } from 'node:zlib';
 import { Dkms2binError } from '../core/errors.js';
-import { runBytes } from '../core/exec.js';
+import { decompress, type Compression } from '../pack/decompress.js';
 import { readAt, Unreadable } from './package-file.js';
 
 export interface DebHeader {
@@ -17,7 +16,7 @@ const MAX_PACKED_BYTES = 16 << 20;
 const MAX_UNPACKED_BYTES = 64 << 20;
 
 /** Reads what a .deb says about itself (deb(5)) and that it is whole. Throws Unreadable for anything else. */
-export async function readDeb(file: FileHandle, size: number, signal?: AbortSignal): Promise<DebHeader> {
+export async function readDeb(file: FileHandle, size: number): Promise<DebHeader> {
   const members = await arMembers(file, size);
   const first = members[0];
   const format =
@@ -28,7 +27,7 @@ export async function readDeb(file: FileHandle, size: number, signal?: AbortSign
     throw new Unreadable('a Debian package without its control or data part, probably cut off');
   }
   if (control.size > MAX_PACKED_BYTES) throw new Unreadable('its control part is too large');
-  const tar = await unpack(control.name, await readAt(file, control.at, control.size), signal);
+  const tar = await unpack(control.name, await readAt(file, control.at, control.size));
   return parseControl(controlFile(tar));
 }
 
@@ -57,23 +56,24 @@ async function arMembers(file: FileHandle, size: number): Promise<Member[]> {
   return members;
 }
 
-async function unpack(name: string, bytes: Buffer, signal?: AbortSignal): Promise<Buffer> {
-  const tool = { 'control.tar.xz': 'xz', 'control.tar.zst': 'zstd' }[name];
+async function unpack(name: string, bytes: Buffer): Promise<Buffer> {
+  const compression = CONTROL[name];
+  if (!compression) throw new Unreadable(`its control part is packed in an unknown way (${name})`);
   try {
-    if (name === 'control.tar') return bytes;
-    if (name === 'control.tar.gz') return gunzipSync(bytes, { maxOutputLength: MAX_UNPACKED_BYTES });
-    if (tool) {
-      const options = { input: bytes, maxBytes: MAX_UNPACKED_BYTES, ...(signal && { cancelSignal: signal }) };
-      return await runBytes(tool, ['-dc'], options);
-    }
+    return await decompress(bytes, compression, MAX_UNPACKED_BYTES, 'its control part');
   } catch (error) {
     // A missing tool is the host's fault, not the package's.
-    if (error instanceof Dkms2binError && (error.hint !== undefined || error.fault === 'interrupted'))
-      throw error;
+    if (!(error instanceof Dkms2binError) || error.fault !== 'usage') throw error;
     throw new Unreadable('its control part is damaged', { cause: error });
   }
-  throw new Unreadable(`its control part is packed in an unknown way (${name})`);
 }
+
+const CONTROL: Record<string, Compression> = {
+  'control.tar': 'none',
+  'control.tar.gz': 'gzip',
+  'control.tar.xz': 'xz',
+  'control.tar.zst': 'zstd',
+};
 
 /** The text of ./control in a tar archive. */
 function controlFile(tar: Buffer): string {

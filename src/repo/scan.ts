@@ -59,7 +59,7 @@ export async function scan(dir: string, signal: AbortSignal): Promise<Scan> {
     if (signal.aborted) throw new Dkms2binError('interrupted', 'Interrupted');
     try {
       if (!FILE_NAME.test(path)) throw new Unreadable('characters in its name that a URL cannot carry');
-      const found = await readPackage(join(dir, path), path, signal);
+      const found = await readPackage(join(dir, path), path);
       if (found) result.packages.push(found);
     } catch (error) {
       if (!(error instanceof Unreadable)) throw error;
@@ -93,11 +93,7 @@ export function comparePackageVersions(a: PackageFile, b: PackageFile): number {
 const order = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
 
 /** Undefined when the file went away meanwhile. */
-async function readPackage(
-  full: string,
-  path: string,
-  signal: AbortSignal,
-): Promise<PackageFile | undefined> {
+async function readPackage(full: string, path: string): Promise<PackageFile | undefined> {
   let file: FileHandle;
   try {
     // Non-blocking: a FIFO must not hang the scan.
@@ -112,7 +108,7 @@ async function readPackage(
     if (!before.isFile()) throw new Unreadable('not a regular file');
     // The header first: a file that is no package need not be read to its end.
     const described = path.endsWith('.deb')
-      ? debFile(await readDeb(file, before.size, signal))
+      ? debFile(await readDeb(file, before.size))
       : rpmFile(await readRpm(file, before.size));
     const sha256 = await digest(file);
     const after = await file.stat();

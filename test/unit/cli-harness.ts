@@ -83,6 +83,7 @@ export async function cli(
     probeAccelerators: unexpected,
     publishRepository: unexpected,
     serveRepository: unexpected,
+    inspect: unexpected,
     ...fake,
   };
   const stdout = new Screen();

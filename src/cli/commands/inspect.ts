@@ -1,0 +1,116 @@
+import type { Command } from 'commander';
+import { Dkms2binError } from '../../core/errors.js';
+import { formatBytes } from '../../core/units.js';
+import type { Inspection, InspectedProvenance } from '../../pack/inspect.js';
+import { toJson } from '../../report/json.js';
+import { oneLine, table } from '../../report/text.js';
+import type { CliContext } from '../context.js';
+import * as value from '../values.js';
+
+interface InspectOptions {
+  key?: string;
+  json?: true;
+}
+
+export function addInspect(program: Command, context: CliContext): void {
+  program
+    .command('inspect')
+    .summary('show what a package or a kernel module is')
+    .description(
+      'Shows what a .deb package, or a .ko, .ko.xz or .ko.zst module, is: module, kernel, files, and whether it is what the provenance beside it (<file>.intoto.jsonl) describes. Exits with 1 when it is not, with 2 when the file is damaged or something else.',
+    )
+    .argument('<file>', 'package or module')
+    .option(
+      '--key <file>',
+      'require that the provenance is signed by this public key or certificate (PEM)',
+      value.text('--key'),
+    )
+    .option('--json', 'print one JSON document')
+    .action(async (file: string, options: InspectOptions) => {
+      const found = await context.engine.inspect(file, { cwd: context.cwd, key: options.key });
+      context.stdout.write(options.json ? toJson({ schemaVersion: 1, ...found }) : inspectionText(found));
+      const problem = problemOf(found, options.key);
+      if (problem) throw problem;
+    });
+}
+
+/** What is wrong with the provenance; fault `module`, which exits with 1. */
+function problemOf(found: Inspection, key: string | undefined): Dkms2binError | null {
+  const { provenance, file, sha256 } = found;
+  const hint =
+    'Do not install it unless you know why: get package and provenance again, from where they were made.';
+  if (!provenance) {
+    if (key === undefined) return null;
+    return new Dkms2binError('module', `${file} has no provenance beside it to check with --key`, { hint });
+  }
+  if (!provenance.matches) {
+    const described =
+      provenance.expected === null
+        ? 'does not speak of this file'
+        : `describes sha256 ${provenance.expected}`;
+    return new Dkms2binError(
+      'module',
+      `${file} is not what its provenance describes:\nit has sha256 ${sha256}\n${provenance.file} ${described}`,
+      { hint },
+    );
+  }
+  if (provenance.verified === false) {
+    return new Dkms2binError('module', `${provenance.file} is not signed by ${key ?? 'the key'}`, { hint });
+  }
+  return null;
+}
+
+function inspectionText(found: Inspection): string {
+  const { package: pkg, modules, files, provenance } = found;
+  const rows: string[][] = [
+    ['File', `${found.file} (${formatBytes(found.bytes)})`],
+    ['SHA-256', found.sha256],
+  ];
+  if (pkg) {
+    rows.push(['Package', `${pkg.name} ${pkg.version} ${pkg.architecture}`]);
+    if (pkg.description !== null) rows.push(['', pkg.description]);
+    if (pkg.depends !== null) rows.push(['Depends', pkg.depends]);
+  }
+  for (const each of modules) {
+    rows.push(
+      ['Module', each.version === null ? each.name : `${each.name} ${each.version}`],
+      ...(pkg ? [['  file', each.path]] : []),
+      ['  kernel', each.kernel],
+      ['  vermagic', each.vermagic],
+      ['  arch', each.arch],
+      ...(each.license === null ? [] : [['  license', each.license]]),
+      ...(each.depends.length === 0 ? [] : [['  depends', each.depends.join(' ')]]),
+      ['  signed', each.signed ? 'yes' : 'no'],
+      ...(each.signature
+        ? [['  signer', `${each.signature.signer} (key ${each.signature.keyId}, ${each.signature.hash})`]]
+        : []),
+    );
+    // A bare module that is not compressed is the file itself.
+    if (each.sha256 !== found.sha256) rows.push(['  SHA-256', each.sha256]);
+  }
+  if (pkg) {
+    files.forEach(({ path, mode, bytes, type, target }, at) => {
+      const what = target !== null ? `${path} -> ${target}` : path;
+      rows.push([at === 0 ? 'Files' : '', `${mode} ${type === 'file' ? formatBytes(bytes) : type} ${what}`]);
+    });
+    if (files.length === 0) rows.push(['Files', 'none']);
+  }
+  return table([...rows, ...provenanceRows(provenance)]);
+}
+
+function provenanceRows(provenance: InspectedProvenance | null): string[][] {
+  if (!provenance) return [['Provenance', 'none beside it']];
+  const { matches, builder, invocation, finished, keyids, verified } = provenance;
+  const checked =
+    verified === null ? 'not checked, give --key' : verified ? 'verified' : 'not by the given key';
+  return [
+    ['Provenance', oneLine(provenance.file)],
+    ['  digest', matches ? 'matches' : 'DOES NOT MATCH'],
+    ['  builder', builder],
+    ...(invocation === null ? [] : [['  run', invocation]]),
+    ...(finished === null ? [] : [['  finished', finished]]),
+    ...(keyids.length === 0
+      ? [['  signature', verified === false ? 'none' : 'none: anybody may have written it']]
+      : keyids.map((keyid) => ['  signature', `${keyid} (${checked})`])),
+  ];
+}
