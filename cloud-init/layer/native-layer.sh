@@ -5,7 +5,7 @@
 #   SCRATCH     holds `in/`: install-kernel.sh and provision.sh with their variables, files/ to copy into the root, apt.conf
 #   TAR         the image's root folder, zstd
 #   FILESYSTEM  of the image, as e2fsprogs takes it: a writable copy
-# Leaves in SCRATCH: before and after (paths, see the end), packages, vmlinuz, initrd. Then prints `@@dkms2bin installed`
+# Leaves in SCRATCH: before and after (paths, see the end), packages, vmlinuz, initrd, config. Then prints `@@dkms2bin installed`
 # and waits for a line; SCRATCH/commands now holds debugfs's commands, whose complaints go to SCRATCH/complaints.
 # Exit codes: install-kernel.sh's, and 1 when this host is to blame.
 set -eu
@@ -54,12 +54,13 @@ chroot "$root" /bin/bash /tmp/in/provision.sh </dev/null
 chroot "$root" apt-get clean
 # Building this cache takes a guest under emulation half a minute.
 chroot "$root" apt-cache gencaches
-chroot "$root" dpkg-query -W -f '${Package}\t${Version}\t${Provides}\n' >"$scratch/packages"
+chroot "$root" dpkg-query -W -f '${Package}\t${Version}\t${Provides}\t${Architecture}\n' >"$scratch/packages"
 umount "$root/etc/resolv.conf" "$root/usr/sbin/policy-rc.d" "$root/proc" "$root/tmp" "$root/run"
 umount -l "$root/dev"
 rm -f "$root/usr/sbin/policy-rc.d" "$root"/var/log/apt/* "$root/var/log/dpkg.log"
 cp "$root/boot/vmlinuz-$release" "$scratch/vmlinuz"
 cp "$root/boot/initrd.img-$release" "$scratch/initrd"
+cp "$root/boot/config-$release" "$scratch/config"
 # `+` for what was touched since the marker, type, mode, uid, gid, seconds, path, link target
 line='%y\t%m\t%U\t%G\t%T@\t%P\t%l\n'
 (cd "$root" && find . -xdev -mindepth 1 \( -newercc "$scratch/marker" -printf "+\t$line" -o -printf "=\t$line" \)) \

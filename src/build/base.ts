@@ -75,7 +75,13 @@ async function official(row: CatalogueRow, context: BaseContext): Promise<BaseIm
     parents: [{ kind: 'images', hash: basename(path) }],
     firmware: row.arch[context.arch].firmware,
     source: 'official',
+    origin: { origin: 'official', digest: digestSet(basename(path, '.qcow2')) },
   };
+}
+
+/** An official image's digest by its length: sums come as SHA-256 or SHA-512. */
+function digestSet(hex: string): Record<string, string> {
+  return { [hex.length === 128 ? 'sha512' : 'sha256']: hex };
 }
 
 async function given(image: string, row: CatalogueRow, context: BaseContext): Promise<BaseImage> {
@@ -87,12 +93,14 @@ async function given(image: string, row: CatalogueRow, context: BaseContext): Pr
     });
   }
   await requireStandalone(disk);
+  const hash = await contentDigest(disk, 'sha256');
   return {
     disk,
-    hash: await contentDigest(disk, 'sha256'),
+    hash,
     parents: [],
     firmware: row.arch[context.arch].firmware,
     source: disk,
+    origin: { origin: 'file', digest: { sha256: hash } },
   };
 }
 
@@ -161,6 +169,10 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
     parents: [{ kind: 'images', hash }],
     firmware,
     source: 'bootstrap',
+    origin: {
+      origin: 'bootstrap',
+      digest: { sha256: (entry.meta.digests as Record<string, string>)['disk.qcow2']! },
+    },
     entry,
   };
 }

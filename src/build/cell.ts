@@ -1,23 +1,24 @@
-import { randomBytes } from 'node:crypto';
-import { mkdir, readFile, rm } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { DEB_ARCH, type CellResult, type KernelTarget, type ModuleSource } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
-import { run } from '../core/exec.js';
 import { frameJson, FrameReader } from '../core/frames.js';
 import { cacheDir } from '../core/paths.js';
 import { publish } from '../core/publish.js';
 import { GUEST_DIR, type Guest } from '../guest/guest.js';
 import { contentDigest, hashOf } from '../image/cache.js';
+import { compressModule, moduleCompression } from '../pack/compress.js';
 import { readModule } from '../pack/elf.js';
-import { isExtraPath, packModules, type PackedPackage } from '../pack/module-package.js';
+import { isExtraPath, packModules, type PackedPackage, type PackInput } from '../pack/module-package.js';
+import { signatureHash, type Signer } from '../pack/sign.js';
 import { checkModuleName, checkModuleVersion, packageBaseName } from '../plan/naming.js';
+import { attest, type Invocation } from './attest.js';
 import { deadline, openSsh, specOf, type Booted, type Machine } from './machine.js';
 import { RunDir } from './run-dir.js';
 import { bootOn, type Ground } from './snapshot.js';
-import { prepareSource, type Lookup, type Prepared } from './source.js';
+import { EPOCH, folderTar, prepareSource, type Lookup, type Prepared } from './source.js';
 
 export interface CellInput {
   /** What to call the cell in messages. */
@@ -30,6 +31,9 @@ export interface CellInput {
   lookup: Lookup;
   machine: Machine;
   outDir: string;
+  /** Signs the modules; null: they stay as they were built. */
+  signer: Signer | null;
+  invocation: Invocation;
   nameStyle: 'seed' | 'dkms';
   verify: boolean;
   force: boolean;
@@ -69,11 +73,9 @@ interface ModuleReport {
   dependency: boolean;
 }
 
-/** Seconds since 1970 that every file and kbuild timestamp gets: a constant, so that same input gives same bytes. */
-const EPOCH = Number(process.env.SOURCE_DATE_EPOCH ?? 1577836800);
-
 /** Builds one cell from source to published package; a package with several modules gives several results. */
 export async function buildCell(input: CellInput): Promise<CellResult[]> {
+  const startedOn = new Date();
   const phases: Record<string, number> = {};
   const phase = phaseTimer(phases, input.machine.emit, input.label);
   const prepared = await phase('prepare', () =>
@@ -88,7 +90,7 @@ export async function buildCell(input: CellInput): Promise<CellResult[]> {
     distro: input.target.distro,
   });
   try {
-    return await buildInRun(input, prepared, run, phases, phase);
+    return await buildInRun(input, prepared, run, phases, phase, startedOn);
   } finally {
     await run.close();
   }
@@ -100,6 +102,7 @@ async function buildInRun(
   run: RunDir,
   phases: Record<string, number>,
   phase: Phase,
+  startedOn: Date,
 ): Promise<CellResult[]> {
   const { target, ground, machine } = input;
   const line = (text: string): void => machine.emit({ type: 'output', cell: input.label, line: text });
@@ -154,7 +157,7 @@ async function buildInRun(
   }
   for (const report of reports)
     if (report.seconds !== undefined) phases.build = (phases.build ?? 0) + report.seconds;
-  return await finish(input, run, reports, collected, phases, phase, prepared, verifyVm);
+  return await finish(input, run, reports, collected, phases, phase, prepared, verifyVm, startedOn);
 }
 
 /** A VM that boots while other work goes on. Disposing it ends the VM, also one that has not booted yet. */
@@ -188,6 +191,7 @@ async function finish(
   phase: Phase,
   prepared: Prepared,
   verifyVm: Ahead,
+  startedOn: Date,
 ): Promise<CellResult[]> {
   const { target } = input;
   const stage = join(run.dir, 'stage');
@@ -227,13 +231,13 @@ async function finish(
     if (report.verdict !== 'built' || (elsewhere && !input.verify)) continue;
     try {
       if (!found) throw new Dkms2binError('module', `${report.name}: the guest sent no module files`);
-      const packed = await phase('pack', () =>
+      const packed = await phase('pack', async () =>
         packModules({
           module: report.name,
           version: report.version,
           release: target.release,
           debArch: DEB_ARCH[target.arch],
-          modules: found.ko,
+          modules: await finishModules(found.ko, input),
           extras: found.extras,
           sourcePackage: elsewhere ? null : collected.source,
           maintainer: 'dkms2bin <dkms2bin@localhost>',
@@ -281,19 +285,37 @@ async function finish(
   for (const { result, elsewhere, packed, main, koNames } of staged) {
     if (elsewhere || result.verdict !== 'built') continue;
     const digests: Record<string, string> = {};
+    const published: string[] = [];
     for (const { path: file } of packed) {
       const to = join(input.outDir, basename(file));
       const { status, sha256 } = await publish({ file }, to);
       digests[basename(file)] = sha256;
+      published.push(to);
       if (file === main) {
         result.package = to;
         if (status === 'up to date' && result.reason === null) result.reason = 'up to date';
       }
     }
+    await attest(input, prepared, result, published, startedOn);
     record.push({ ...result, reason: null, kept: null, files: digests, koNames });
   }
   if (results.every((r) => r.verdict === 'built')) await remember(input, prepared.identity, record);
   return results;
+}
+
+/** The modules as they are shipped: signed on this host, after the build VM is gone, then compressed as the kernel's own are. */
+async function finishModules(
+  modules: readonly { name: string; bytes: Buffer }[],
+  { signer, ground, machine }: CellInput,
+): Promise<PackInput['modules']> {
+  const config = await readFile(ground.layer.config, 'utf8');
+  return Promise.all(
+    modules.map(async ({ name, bytes }) => {
+      const signed = signer ? await signer.sign(bytes, signatureHash(config)) : bytes;
+      const packed = await compressModule(signed, moduleCompression(config), machine.signal);
+      return { name, bytes: signed, ...(packed && { packed }) };
+    }),
+  );
 }
 
 /** A package that waits for its proof. */
@@ -427,39 +449,6 @@ async function pushSource(
   return vars;
 }
 
-/** A folder as a tar whose bytes depend on its content alone. */
-async function folderTar(path: string, signal: AbortSignal): Promise<Buffer> {
-  const out = join(await mkTemporary(), 'source.tar');
-  try {
-    await run(
-      'tar',
-      [
-        '--sort=name',
-        `--mtime=@${EPOCH}`,
-        '--owner=0',
-        '--group=0',
-        '--numeric-owner',
-        '--exclude-vcs',
-        '-cf',
-        out,
-        '-C',
-        path,
-        '.',
-      ],
-      { cancelSignal: signal },
-    );
-    return await readFile(out);
-  } finally {
-    await rm(join(out, '..'), { recursive: true, force: true });
-  }
-}
-
-async function mkTemporary(): Promise<string> {
-  const dir = join(cacheDir(), `tmp-${randomBytes(6).toString('hex')}`);
-  await mkdir(dir, { recursive: true, mode: 0o700 });
-  return dir;
-}
-
 interface Collected {
   source: { name: string; version?: string } | null;
   modules: {
@@ -590,7 +579,7 @@ const recordPath = (input: CellInput, identity: string): string =>
   join(
     cacheDir(),
     'built',
-    `${hashOf([1, identity, input.target.release, basename(input.ground.layer.entry.dir), input.nameStyle, input.verify, EPOCH])}.json`,
+    `${hashOf([2, input.signer?.keyId ?? null, identity, input.target.release, basename(input.ground.layer.entry.dir), input.nameStyle, input.verify, EPOCH])}.json`,
   );
 
 async function upToDate(input: CellInput, identity: string): Promise<CellResult[] | null> {

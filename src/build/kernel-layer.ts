@@ -23,14 +23,27 @@ export interface BaseImage {
   firmware: 'bios' | 'uefi';
   /** `bootstrap`, `official` or the user's own path: for messages. */
   source: string;
+  /** What provenance says of it. */
+  origin: ImageOrigin;
+}
+
+export interface ImageOrigin {
+  origin: 'official' | 'bootstrap' | 'file';
+  /** Of the disk, hex by in-toto's name of the algorithm. */
+  digest: Record<string, string>;
 }
 
 export interface KernelLayer {
   release: string;
   disk: string;
   boot: BootSpec['boot'];
+  /** Path of the kernel's configuration, as it lies in /boot. */
+  config: string;
   /** Package versions that the guest reported: image, headers, gcc, dkms. */
   versions: Record<string, string>;
+  image: ImageOrigin;
+  /** Kernel packages that were given as files. */
+  kernelPackages: { file: string; sha256: string }[];
   entry: Entry;
 }
 
@@ -56,7 +69,7 @@ export async function kernelLayer(
   );
   const files = await Promise.all(kernelPackages.map((file) => contentDigest(file)));
   const hash = hashOf([
-    'kernel-layer-2',
+    'kernel-layer-3',
     base.hash,
     target.release,
     target.packageVersion ?? null,
@@ -80,7 +93,13 @@ export async function kernelLayer(
         phase: `kernel layer ${target.release}`,
         seconds: (Date.now() - started) / 1000,
       });
-      return { name: `kernel ${target.release} on ${target.distro}`, parents: base.parents, ...made };
+      return {
+        name: `kernel ${target.release} on ${target.distro}`,
+        parents: base.parents,
+        image: base.origin,
+        kernelPackages: kernelPackages.map((file, at) => ({ file: basename(file), sha256: files[at]! })),
+        ...made,
+      };
     },
     machine.signal,
   );
@@ -94,7 +113,10 @@ export async function kernelLayer(
       initrd: join(entry.dir, 'initrd'),
       cmdline,
     },
+    config: join(entry.dir, 'config'),
     versions: entry.meta.versions as Record<string, string>,
+    image: entry.meta.image as ImageOrigin,
+    kernelPackages: entry.meta.kernelPackages as { file: string; sha256: string }[],
     entry,
   };
 }
@@ -153,7 +175,7 @@ async function makeNatively(
     return { cmdline: cmdlineOf(said.get('root-uuid'), ' cloud-init=disabled'), versions: versionsOf(said) };
   } catch (error) {
     if (!(error instanceof Dkms2binError) || error.fault !== 'host') throw error;
-    for (const name of ['disk.qcow2', 'vmlinuz', 'initrd', 'packages'])
+    for (const name of ['disk.qcow2', 'vmlinuz', 'initrd', 'config', 'packages'])
       await rm(join(dir, name), { force: true });
     machine.emit({
       type: 'note',
@@ -196,11 +218,14 @@ async function makeInVm(
     await guest.text(`chmod ${mode.toString(8)} ${to}`);
   }
   await guest.text('systemctl enable --quiet dkms2bin-agent.service');
-  const packages = await guest.text("dpkg-query -W -f '${Package}\\t${Version}\\t${Provides}\\n'");
+  const packages = await guest.text(
+    "dpkg-query -W -f '${Package}\\t${Version}\\t${Provides}\\t${Architecture}\\n'",
+  );
   await writeFile(join(dir, 'packages'), packages);
   const limit = 512 * 1024 * 1024;
   await guest.fetch(`/boot/vmlinuz-${target.release}`, join(dir, 'vmlinuz'), limit);
   await guest.fetch(`/boot/initrd.img-${target.release}`, join(dir, 'initrd'), limit);
+  await guest.fetch(`/boot/config-${target.release}`, join(dir, 'config'), limit);
   await guest.text(
     'rm -rf /var/tmp/dkms2bin-kernel; cloud-init clean --logs; rm -f /etc/ssh/ssh_host_*; sync',
   );

@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
-import { readFile, readdir } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ModuleSource } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
-import { run } from '../core/exec.js';
+import { run, runBytes } from '../core/exec.js';
 import { cacheDir } from '../core/paths.js';
 import {
   fetchDkmsPackage,
@@ -29,6 +29,10 @@ export interface Prepared {
   with: LocalSource[];
   /** DKMS names of the modules that those bring. */
   brings: string[];
+  /** SHA-256 of the source: of a file, of a folder's tar as the guest gets it, of the package that an index names. */
+  digest: string;
+  /** The same of each of `with`. */
+  withDigests: string[];
   /** What the content of all of them is, so that the very same input is known again. */
   identity: string;
   /** Whether the guest has to fetch something itself, so that it needs the network before the build. */
@@ -54,11 +58,13 @@ export async function prepareSource(
   const installed = parseInstalled(await readFile(join(layer.entry.dir, 'packages'), 'utf8'));
   const { signal } = machine;
   if (source.kind === 'rpm') {
-    const identity = await localIdentity(source);
-    return { source, package: null, with: [], brings: [], identity, network: true };
+    const digest = await localDigest(source, signal);
+    const identity = `rpm ${digest}`;
+    return { source, package: null, digest, with: [], withDigests: [], brings: [], identity, network: true };
   }
   let local: LocalSource;
   let there: Prepared['package'] = null;
+  let digest: string;
   let identity: string;
   if (source.kind === 'repo') {
     const { row, ...where } = lookup;
@@ -68,20 +74,26 @@ export async function prepareSource(
       warn: (message) => machine.emit({ type: 'note', level: 'warn', message }),
     });
     there = { name: found.name, version: found.version };
-    identity = `repo ${found.name}=${found.version} ${found.sha256}`;
+    digest = found.sha256;
+    identity = `repo ${found.name}=${found.version} ${digest}`;
     if (unmetDependency(found, installed) !== null || !found.verified) {
-      return { source, package: there, with: [], brings: [], identity, network: true };
+      return {
+        ...{ source, package: there, digest, with: [], withDigests: [], brings: [], identity },
+        network: true,
+      };
     }
     const path = await fetchDkmsPackage(found, { ...common, emit: machine.emit });
     local = { kind: 'deb', text: source.text, path };
   } else {
     local = source;
-    identity = await localIdentity(source);
+    digest = await localDigest(source, signal);
+    identity = `${source.kind} ${digest}`;
   }
   const along = await dependenciesOf(local, siblings, signal);
   // The package of a repository was found to be complete by the index.
   const debs = [...along.with, ...(local === source ? [local] : [])].filter((each) => each.kind === 'deb');
   const fields = await Promise.all(debs.map((each) => fieldsOf(each.path, signal)));
+  const withDigests = await Promise.all(along.with.map((each) => localDigest(each, signal)));
   const known = [...installed, ...fields.flatMap((each) => parseInstalled(each.line))];
   const has = (need: string): boolean =>
     [`${need}-dkms`, `${need.toLowerCase().replaceAll('_', '-')}-dkms`].some((name) =>
@@ -90,9 +102,11 @@ export async function prepareSource(
   return {
     source: local,
     package: there,
+    digest,
     with: along.with,
+    withDigests,
     brings: along.brings,
-    identity: [identity, ...(await Promise.all(along.with.map(localIdentity)))].join('\n'),
+    identity: [identity, ...withDigests].join('\n'),
     network:
       !along.plain ||
       !along.missing.every(has) ||
@@ -204,22 +218,28 @@ async function dependenciesOf(
   return result;
 }
 
-/** Content digest of a local source. */
-async function localIdentity(source: Exclude<ModuleSource, { kind: 'repo' }>): Promise<string> {
-  if (source.kind !== 'folder') return `file ${await contentDigest(source.path, 'sha256')}`;
-  const hash = createHash('sha256');
-  const walk = async (dir: string): Promise<void> => {
-    for (const each of (await readdir(dir, { withFileTypes: true })).sort((a, b) =>
-      a.name < b.name ? -1 : 1,
-    )) {
-      const path = join(dir, each.name);
-      hash.update(
-        `${path.slice(source.path.length)}\0${each.isDirectory() ? 'd' : each.isFile() ? 'f' : 'o'}\0`,
-      );
-      if (each.isDirectory()) await walk(path);
-      else if (each.isFile()) hash.update(await readFile(path));
-    }
-  };
-  await walk(source.path);
-  return `folder ${hash.digest('hex')}`;
+/** SHA-256 of a local source: of the file, or of the tar that a folder is sent as. */
+async function localDigest(
+  source: Exclude<ModuleSource, { kind: 'repo' }>,
+  signal: AbortSignal,
+): Promise<string> {
+  if (source.kind !== 'folder') return contentDigest(source.path, 'sha256');
+  return createHash('sha256')
+    .update(await folderTar(source.path, signal))
+    .digest('hex');
+}
+
+/** Seconds since 1970 that every file and kbuild timestamp gets: a constant, so that same input gives same bytes. */
+export const EPOCH = Number(process.env.SOURCE_DATE_EPOCH ?? 1577836800);
+
+/** Largest source folder, as a tar. */
+const MAX_TAR_BYTES = 2 ** 30;
+
+/** A folder as a tar whose bytes depend on its content alone. */
+export async function folderTar(path: string, signal: AbortSignal): Promise<Buffer> {
+  const same = ['--sort=name', `--mtime=@${EPOCH}`, '--owner=0', '--group=0', '--numeric-owner'];
+  return runBytes('tar', [...same, '--exclude-vcs', '-cf', '-', '-C', path, '.'], {
+    maxBytes: MAX_TAR_BYTES,
+    cancelSignal: signal,
+  });
 }

@@ -24,6 +24,13 @@ export interface BuildOptions {
   nameStyle?: BuildRequest['nameStyle'];
   /** Commander makes this true when --no-verify is absent. */
   verify?: boolean;
+  signKey?: string;
+  signCert?: string;
+  passphraseFile?: string;
+  provenanceKey?: string;
+  repo?: true;
+  repoKey?: string;
+  keep?: number;
   force?: true;
   offline?: true;
   dryRun?: true;
@@ -72,6 +79,13 @@ function optionsOf(config: Config): BuildOptions {
     accel: config.accel,
     nameStyle: style && NAME_STYLES[style],
     verify: config.verify,
+    signKey: config['sign-key'],
+    signCert: config['sign-cert'],
+    passphraseFile: config['passphrase-file'],
+    provenanceKey: config['provenance-key'],
+    repo: yes(config.repo),
+    repoKey: config['repo-key'],
+    keep: config.keep,
     force: yes(config.force),
     offline: yes(config.offline),
     dryRun: yes(config['dry-run']),
@@ -119,6 +133,10 @@ export function requestOf(options: BuildOptions, cwd: string): BuildRequest {
       mirror: options.mirror,
       archive: options.archive,
       proxy: options.proxy,
+      signKey: options.signKey,
+      signCert: options.signCert,
+      passphraseFile: options.passphraseFile,
+      provenanceKey: options.provenanceKey,
       cpus: options.cpus,
       memoryMiB: options.memory,
       jobs: options.jobs,

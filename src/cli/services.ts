@@ -19,6 +19,8 @@ export interface BuildContext {
   signal: AbortSignal;
   /** Called while the VM of a failed cell still runs; the cell waits for it. */
   onFailure?: (run: FailedRun) => Promise<void>;
+  /** Asks a person for the signing key's passphrase; absent when nobody is there. */
+  askPassphrase?: (question: string) => Promise<string>;
 }
 
 export interface BuildOutcome {

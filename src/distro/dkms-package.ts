@@ -30,6 +30,8 @@ export interface InstalledPackage {
   name: string;
   version: string;
   provides: string;
+  /** Debian's name, `all` included; absent when the list does not say. */
+  architecture?: string;
 }
 
 /**
@@ -157,14 +159,18 @@ export async function fetchDkmsPackage(found: FoundPackage, options: FetchOption
 }
 
 /**
- * Reads lines of `name\tversion\tprovides`, as dpkg-query writes them. Names of another architecture (`libc6:i386`) and
+ * Reads lines of `name\tversion\tprovides\tarchitecture`, as dpkg-query writes them. Names of another architecture (`libc6:i386`) and
  * packages without a version (removed ones) are passed over.
  */
 export function parseInstalled(text: string, arch: Arch = 'x86_64'): InstalledPackage[] {
   return text.split('\n').flatMap((line) => {
-    const [full = '', version = '', provides = ''] = line.split('\t').map((each) => each.trim());
+    const [full = '', version = '', provides = '', architecture] = line
+      .split('\t')
+      .map((each) => each.trim());
     const [name = '', qualifier = DEB_ARCH[arch]] = full.split(':');
-    return name === '' || version === '' || qualifier !== DEB_ARCH[arch] ? [] : [{ name, version, provides }];
+    return name === '' || version === '' || qualifier !== DEB_ARCH[arch]
+      ? []
+      : [{ name, version, provides, ...(architecture ? { architecture } : {}) }];
   });
 }
 

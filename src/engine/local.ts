@@ -4,7 +4,7 @@ import { availableParallelism, freemem } from 'node:os';
 import { basename, join, resolve } from 'node:path';
 import PQueue from 'p-queue';
 import { baseImage } from '../build/base.js';
-import { buildCell } from '../build/cell.js';
+import { buildCell, type CellInput } from '../build/cell.js';
 import { kernelLayer, type BaseImage } from '../build/kernel-layer.js';
 import type { Machine } from '../build/machine.js';
 import { listRunDirs } from '../build/run-dir.js';
@@ -13,11 +13,14 @@ import type { CellResult, KernelTarget, ModuleSource } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { cacheDir } from '../core/paths.js';
+import { readCapped } from '../core/read-capped.js';
 import { fetchKernelPackage } from '../distro/kernel-package.js';
 import { releaseOfKernelPackages, resolveKernels } from '../distro/debian.js';
 import { candidatesFor } from '../distro/release.js';
 import { holdOfficial } from '../image/cache.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
+import { readSigner, type Signer as AttestSigner } from '../pack/dsse.js';
+import { openSigner, type Signer } from '../pack/sign.js';
 import { parseModuleSource } from '../plan/source.js';
 import type { BuildPlan, BuildRequest, PlannedCell } from '../plan/types.js';
 import { chooseAccelerator } from '../vm/accel.js';
@@ -30,6 +33,8 @@ export interface PlanContext {
 
 export interface BuildContext extends PlanContext {
   onFailure?: (run: { id: string; login: () => Promise<void> }) => Promise<void>;
+  /** Asks a person for the signing key's passphrase; absent when nobody is there. */
+  askPassphrase?: (question: string) => Promise<string>;
 }
 
 /** Turns a request into the frozen list of cells. Reads package indexes, starts no VM, writes nothing but caches. */
@@ -110,24 +115,84 @@ export async function build(
   const { request } = plan;
   const { signal } = context;
   const outDir = await writableFolder(resolve(request.cwd, request.outDir));
+  // A key that cannot be used is told before minutes of building.
+  const signer = await signerOf(plan, context);
+  const attester = await attesterOf(request);
   // Removes what killed runs left behind.
   await listRunDirs();
   const machine = await machineOf(request, context);
   const { jobs } = share(request, plan.cells.length);
   const rows = await loadCatalogue();
-  const run = `${new Date().toISOString().replace(/[-:]/g, '').slice(0, 15)}-${randomBytes(3).toString('hex')}`;
+  const id = `${new Date().toISOString().replace(/[-:]/g, '').slice(0, 15)}-${randomBytes(3).toString('hex')}`;
+  const invocation = {
+    id,
+    signer: attester,
+    options: {
+      image: request.image,
+      nameStyle: request.nameStyle,
+      verify: request.verify,
+      ...(request.mirror ? { mirror: request.mirror } : {}),
+      ...(request.archive ? { archive: request.archive } : {}),
+    },
+  };
   await using shared = new Shared(request, rows, machine);
   const siblings = [...new Set(plan.cells.map((cell) => cell.module))];
   const queue = new PQueue({ concurrency: jobs });
   const cells = (
     await Promise.all(
       plan.cells.map((cell) =>
-        queue.add(() => oneCell(cell, siblings, request, outDir, machine, shared, context)),
+        queue.add(() =>
+          oneCell(cell, siblings, request, outDir, { signer, invocation }, machine, shared, context),
+        ),
       ),
     )
   ).flat();
   if (signal.aborted) throw new Dkms2binError('interrupted', 'Interrupted');
-  return { run, accelerator: machine.accel, cells };
+  return { run: id, accelerator: machine.accel, cells };
+}
+
+async function attesterOf({ provenanceKey, cwd }: BuildRequest): Promise<AttestSigner | null> {
+  if (provenanceKey === undefined) return null;
+  const path = resolve(cwd, provenanceKey);
+  return readSigner((await readCapped(path, 2 ** 20)).toString('latin1'), path);
+}
+
+/** Opens the signing key and says what it cannot do. */
+async function signerOf({ request, cells }: BuildPlan, context: BuildContext): Promise<Signer | null> {
+  const { signKey, signCert } = request;
+  if (signKey === undefined && signCert === undefined) return null;
+  if (signKey === undefined || signCert === undefined) {
+    throw new Dkms2binError('usage', `--sign-${signKey === undefined ? 'key' : 'cert'} is missing`, {
+      hint: 'Signing needs both --sign-key and --sign-cert; dkms2bin keygen makes a pair.',
+    });
+  }
+  const old = cells.find(({ kernel }) => {
+    const [major = 0, minor = 0] = kernel.split('.').map((part) => parseInt(part, 10));
+    return major < 4 || (major === 4 && minor < 3);
+  });
+  if (old) {
+    throw new Dkms2binError(
+      'usage',
+      `Modules for ${old.kernel} cannot be signed: kernels before 4.3 want another form`,
+      {
+        hint: 'Build for that kernel without --sign-key.',
+      },
+    );
+  }
+  const signer = await openSigner({
+    key: signKey,
+    cert: signCert,
+    cwd: request.cwd,
+    signal: context.signal,
+    ...(request.passphraseFile === undefined ? {} : { passphraseFile: request.passphraseFile }),
+    ...(context.askPassphrase ? { prompt: context.askPassphrase } : {}),
+  });
+  if (!signer.reproducible) {
+    const message =
+      'Signatures of this kind of key differ each time: the packages will not be reproducible. RSA keys make the same ones.';
+    context.emit({ type: 'note', level: 'warn', message });
+  }
+  return signer;
 }
 
 /** A kernel that the next build finds ready. */
@@ -184,6 +249,7 @@ async function oneCell(
   siblings: readonly ModuleSource[],
   request: BuildRequest,
   outDir: string,
+  attach: Pick<CellInput, 'signer' | 'invocation'>,
   machine: Machine,
   shared: Shared,
   context: BuildContext,
@@ -221,6 +287,7 @@ async function oneCell(
         },
         machine,
         outDir,
+        ...attach,
         nameStyle: request.nameStyle,
         verify: request.verify,
         force: request.force,

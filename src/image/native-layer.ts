@@ -21,7 +21,7 @@ export interface NativeLayerRequest {
   /** Files of cloud-init/guest to put into the layer: path in the guest, mode. */
   files: { from: string; to: string; mode: number }[];
   proxy?: string;
-  /** An existing folder: gets `disk.qcow2`, `vmlinuz`, `initrd` and `packages`. */
+  /** An existing folder: gets `disk.qcow2`, `vmlinuz`, `initrd`, `config` and `packages`. */
   dir: string;
   emit: Emit;
   signal: AbortSignal;
@@ -60,7 +60,7 @@ export async function nativeLayer(request: NativeLayerRequest): Promise<Installe
     await phase(emit, 'kernel layer disk', async () => {
       await run('e2fsck', ['-fn', fileSystemOf(raw)], { cancelSignal: signal, env: SBIN });
       await writeDelta({ base: disk, raw, out: join(dir, 'disk.qcow2'), workDir: scratch, signal });
-      for (const name of ['vmlinuz', 'initrd', 'packages'])
+      for (const name of ['vmlinuz', 'initrd', 'config', 'packages'])
         await rename(join(scratch, name), join(dir, name));
     });
     return installed;

@@ -93,8 +93,7 @@ function digestFor(key: KeyObject, name: string): 'sha256' | 'sha384' | 'sha512'
 }
 
 /**
- * Signs a payload: RSA with PKCS #1 v1.5 and SHA-256, ECDSA in DER with the curve's digest, Ed25519 as it is. These are what
- * cosign and the in-toto libraries verify.
+ * Signs a payload: RSA with PKCS #1 v1.5 and SHA-256, ECDSA in DER with the curve's digest, Ed25519 as it is.
  */
 export function signEnvelope(payloadType: string, payload: Buffer, signer: Signer): Envelope {
   const sig = sign(digestFor(signer.key, 'The key'), pae(payloadType, payload), signer.key);

@@ -52,6 +52,22 @@ export const Config = z.strictObject({
   'name-style': z.enum(['seed', 'dkms']).optional().describe('Form of the package file names'),
   verify: z.boolean().optional().describe('Install and load the package in a fresh VM'),
   force: z.boolean().optional().describe('Build even when an identical package is there'),
+  'sign-key': z
+    .string()
+    .min(1)
+    .optional()
+    .describe('Private key to sign modules with: PEM file or pkcs11: URI'),
+  'sign-cert': z.string().min(1).optional().describe('Certificate of the signing key: PEM or DER file'),
+  'provenance-key': z.string().min(1).optional().describe('Private key (PEM) to sign the provenance with'),
+  'passphrase-file': z.string().min(1).optional().describe("File with the signing key's passphrase or PIN"),
+  repo: z.boolean().optional().describe('Make the output folder a repository for apt and dnf'),
+  'repo-key': z.string().min(1).optional().describe('OpenPGP secret key file to sign the repository with'),
+  keep: z
+    .int()
+    .min(1)
+    .max(10000)
+    .optional()
+    .describe('Newest versions of a package that stay in the repository'),
   'kernel-package': Texts.optional().describe('Kernel image and header packages, as files or URLs'),
   'dry-run': z.boolean().optional().describe('Print the plan and stop'),
   offline: z.boolean().optional().describe('Use only what the cache holds'),

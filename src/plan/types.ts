@@ -30,6 +30,13 @@ export interface BuildRequest {
   debug: boolean;
   keepFailed: boolean;
   offline: boolean;
+  /** Signs the modules: private key (PEM file or `pkcs11:` URI) and its certificate; both or neither. */
+  signKey?: string;
+  signCert?: string;
+  /** PEM private key that signs the provenance. */
+  provenanceKey?: string;
+  /** File with the key's passphrase, or the token's PIN. */
+  passphraseFile?: string;
   /** Files or URLs of kernel image and header packages. */
   kernelPackages: string[];
   cwd: string;

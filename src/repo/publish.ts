@@ -260,15 +260,22 @@ class Repository {
     });
   }
 
-  /** The time for new metadata, in seconds since 1970; later than `previous`, the time of what they replace. */
-  async now(previous: number | undefined): Promise<number> {
+  /**
+   * The time for new metadata, in seconds since 1970; later than `previous`, the time of what they replace, and than when
+   * `last`, the file that is written last, was written.
+   */
+  async now(previous: number | undefined, last: string): Promise<number> {
     const epoch = process.env.SOURCE_DATE_EPOCH;
     if (epoch !== undefined && epoch !== '' && !/^\d{1,11}$/.test(epoch)) {
       throw new Dkms2binError('usage', `Not a time (SOURCE_DATE_EPOCH): ${JSON.stringify(epoch)}`);
     }
     const seconds = (): number => Math.floor(Date.now() / 1000);
+    const written = await stat(join(this.dir, last)).then(
+      ({ mtimeMs }) => Math.floor(mtimeMs / 1000),
+      () => undefined,
+    );
     // HTTP knows times by the second: to a client that has just read the old one, the new one must look newer.
-    if (!epoch && previous === seconds()) {
+    if (!epoch && (previous === seconds() || written === seconds())) {
       await sleep(1005 - (Date.now() % 1000), undefined, { signal: this.signal }).catch(() => undefined);
     }
     const now = epoch ? Number(epoch) : seconds();
@@ -323,13 +330,15 @@ async function publishApt(repo: Repository, packages: readonly DebFile[], origin
   const current = new Set(files.map((each) => each.sha256));
   const before = { release: await repo.read('Release'), inRelease: await repo.read('InRelease') };
 
+  const architectures = [...new Set(packages.map((each) => each.architecture))].sort();
+  const text = (date: number): string => releaseText({ origin, architectures, files, date });
+  // Before anything is written: it may have to wait until a new file looks newer than the old one.
+  const last = before.inRelease === null ? 'Release' : 'InRelease';
+  const release = await dated(repo, before.release, last, releaseDate, text);
   await repo.folder(BY_HASH);
   for (const { bytes, sha256 } of files) await repo.write(`${BY_HASH}/${sha256}`, bytes);
   for (const { bytes, name } of files) await repo.write(name, bytes);
 
-  const architectures = [...new Set(packages.map((each) => each.architecture))].sort();
-  const text = (date: number): string => releaseText({ origin, architectures, files, date });
-  const release = await dated(repo, before.release, releaseDate, text);
   const named = [before.release, before.inRelease].flatMap((each) => releaseHashes(each ?? ''));
   await repo.supersede(BY_HASH, named, current);
   const { key } = repo;
@@ -382,7 +391,7 @@ async function publishDnf(repo: Repository, packages: readonly RpmFile[]): Promi
       data.map((each) => each.about),
       date,
     );
-  const repomd = await dated(repo, before, repomdDate, text);
+  const repomd = await dated(repo, before, 'repodata/repomd.xml', repomdDate, text);
   await repo.supersede('repodata', repomdFiles(before ?? ''), current);
   const { key } = repo;
   if (key) {
@@ -402,12 +411,13 @@ async function publishDnf(repo: Repository, packages: readonly RpmFile[]): Promi
 async function dated(
   repo: Repository,
   before: string | null,
+  last: string,
   dateOf: (text: string) => number | undefined,
   make: (date: number) => string,
 ): Promise<string> {
   const previous = before === null ? undefined : dateOf(before);
   if (previous !== undefined && !process.env.SOURCE_DATE_EPOCH && make(previous) === before) return before;
-  return make(await repo.now(previous));
+  return make(await repo.now(previous, last));
 }
 
 /** A signature has a time in it: one that is good stays as it is. */

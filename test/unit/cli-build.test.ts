@@ -2,6 +2,7 @@ import { PassThrough } from 'node:stream';
 import { describe, expect, test } from 'vitest';
 import { Dkms2binError } from '../../src/core/errors.js';
 import { ResultDocument } from '../../src/plan/result-schema.js';
+import type { Engine } from '../../src/cli/services.js';
 import { cell, cli } from './cli-harness.js';
 
 const FAILED = cell({
@@ -66,6 +67,61 @@ describe('options', () => {
       nameStyle: 'seed',
       force: false,
     });
+  });
+
+  test('signing options arrive; without a terminal nobody is asked for a passphrase', async () => {
+    const contexts: object[] = [];
+    const { requests } = await cli(
+      [
+        '--dkms',
+        'a',
+        '--sign-key',
+        'k',
+        '--sign-cert',
+        'c',
+        '--passphrase-file',
+        'p',
+        '--provenance-key',
+        'q',
+      ],
+      {
+        build: (_plan, context) => {
+          contexts.push(context);
+          return Promise.resolve({ run: 'r1', accelerator: 'tcg', cells: [] });
+        },
+      },
+    );
+    expect(requests[0]).toMatchObject({
+      signKey: 'k',
+      signCert: 'c',
+      passphraseFile: 'p',
+      provenanceKey: 'q',
+    });
+    expect(contexts[0]).not.toHaveProperty('askPassphrase');
+  });
+
+  test.each([
+    [['--repo'], { keyFile: undefined }],
+    [['--repo-key', 'sub/k.asc'], { keyFile: '/work/sub/k.asc' }],
+    [['--keep', '3'], { keep: 3 }],
+  ])('%j makes the output folder a repository', async (more, expected) => {
+    const published: [string, object][] = [];
+    const publishRepository: Engine['publishRepository'] = (dir, options) => {
+      published.push([dir, options]);
+      return Promise.resolve({
+        ...{ packages: [], changed: true, removed: [], kinds: ['apt' as const], signedBy: null },
+        leftOut: [{ path: 'cut.deb', reason: 'cut off' }],
+      });
+    };
+    const { code, stderr } = await cli(['--dkms', 'a', '--out-dir', 'o', ...more], { publishRepository });
+    expect(code).toBe(0);
+    expect(published).toEqual([['/work/o', expect.objectContaining(expected)]]);
+    expect(stderr).toMatch(/cut\.deb: cut off/);
+  });
+
+  test('nothing built, nothing published', async () => {
+    const { code } = await cli(['--dkms', 'a', '--repo'], { cells: [FAILED] });
+    expect(code).toBe(1);
   });
 
   test.each([

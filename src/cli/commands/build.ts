@@ -1,15 +1,16 @@
 import type { Command } from 'commander';
 import { Option } from 'commander';
+import { resolve } from 'node:path';
 import { Dkms2binError, EXIT_CODE, messageOf } from '../../core/errors.js';
 import { exitCodeOf } from '../../report/exit.js';
 import { resultDocument, toJson } from '../../report/json.js';
 import { failureText, oneLine, resultLines, summary, table } from '../../report/text.js';
 import type { BuildPlan } from '../../plan/types.js';
 import { createUi, type Level, type Ui } from '../../ui/index.js';
-import { askYes } from '../ask.js';
+import { askSecret, askYes } from '../ask.js';
 import type { CliContext } from '../context.js';
 import { DEFAULTS, mergeOptions, NAME_STYLES, requestOf, type BuildOptions } from '../request.js';
-import type { FailedRun } from '../services.js';
+import type { BuildOutcome, FailedRun } from '../services.js';
 import * as value from '../values.js';
 
 const option = (
@@ -64,6 +65,39 @@ const GROUPS: Record<string, Option[]> = {
     option('--force', 'build again although the package is there already (default: leave it alone)'),
     option('--no-verify', 'do not install and load the package in a second, clean VM (default: do)'),
     option('--dry-run', 'print what would be built, and build nothing'),
+  ],
+  'Signing and repository:': [
+    option(
+      '--sign-key <key>',
+      'private key to sign the modules with, on this host: a PEM file or a pkcs11: URI; needs --sign-cert (default: modules are not signed)',
+      value.text('--sign-key'),
+    ),
+    option(
+      '--sign-cert <file>',
+      'certificate of that key, PEM or DER; `dkms2bin keygen` makes both',
+      value.text('--sign-cert'),
+    ),
+    option(
+      '--passphrase-file <file>',
+      "file whose first line is the key's passphrase or the token's PIN (default: DKMS2BIN_SIGN_PASSPHRASE, or asked for)",
+      value.text('--passphrase-file'),
+    ),
+    option(
+      '--provenance-key <file>',
+      'private key (PEM, without a passphrase) to sign the provenance beside the packages with (default: it is not signed)',
+      value.text('--provenance-key'),
+    ),
+    option('--repo', 'make the output folder a repository for apt and dnf, as `dkms2bin repo` does'),
+    option(
+      '--repo-key <file>',
+      'OpenPGP secret key to sign the repository with; implies --repo (default: it is not signed)',
+      value.text('--repo-key'),
+    ),
+    option(
+      '--keep <n>',
+      'keep the newest N versions of each package in the repository; implies --repo (default: all)',
+      value.count('--keep'),
+    ),
   ],
   'Virtual machine:': [
     option(
@@ -205,12 +239,16 @@ async function build(typed: BuildOptions, context: CliContext): Promise<void> {
       stdout.write(options.json ? toJson(planDocument(plan)) : planText(plan));
       return;
     }
+    const asks = context.stdin.isTTY === true;
     const offers = request.debug && !options.json && context.stdin.isTTY === true && stderr.isTTY === true;
     outcome = await engine.build(plan, {
       emit: ui.emit,
       signal,
       ...(offers ? { onFailure: offerLogin(ui, context) } : {}),
+      ...(asks ? { askPassphrase: (question: string) => askSecret(question, context) } : {}),
     });
+    if (options.repo || options.repoKey !== undefined || options.keep !== undefined)
+      await publishRepository(request.outDir, options, outcome, ui, context);
   } catch (error) {
     // A program that reads stdout gets a document however the run ended; a person's text goes to stderr as ever.
     if (options.json && error instanceof Dkms2binError)
@@ -231,6 +269,28 @@ async function build(typed: BuildOptions, context: CliContext): Promise<void> {
   const code = exitCodeOf(outcome.cells);
   // Ctrl-C reaches the children too, and a cell may then blame the tool that died.
   context.exitCode = code !== 0 && signal.aborted ? EXIT_CODE.interrupted : code;
+}
+
+/** Packages that were built are a repository at once; without any there is nothing to publish. */
+async function publishRepository(
+  outDir: string,
+  options: BuildOptions,
+  outcome: BuildOutcome,
+  ui: Ui,
+  context: CliContext,
+): Promise<void> {
+  if (!outcome.cells.some((cell) => cell.package !== null)) return;
+  const { engine, env, cwd, signal } = context;
+  const { leftOut } = await engine.publishRepository(resolve(cwd, outDir), {
+    keyFile: options.repoKey === undefined ? undefined : resolve(cwd, options.repoKey),
+    passphrase: env['DKMS2BIN_REPO_PASSPHRASE'],
+    ask: async (question) => (context.stdin.isTTY === true ? askSecret(question, context) : null),
+    emit: ui.emit,
+    signal,
+    ...(options.keep === undefined ? {} : { keep: options.keep }),
+  });
+  for (const { path, reason } of leftOut)
+    ui.emit({ type: 'note', level: 'warn', message: `Not in the repository: ${path}: ${reason}` });
 }
 
 const interrupted = (): Dkms2binError => new Dkms2binError('interrupted', 'Interrupted');

@@ -1,0 +1,145 @@
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import type { CellResult, ModuleSource } from '../core/cell.js';
+import { run } from '../core/exec.js';
+import { PACKAGE_ROOT } from '../core/paths.js';
+import { parseInstalled } from '../distro/dkms-package.js';
+import { contentDigest } from '../image/cache.js';
+import { compressionOf, decompress } from '../pack/decompress.js';
+import type { Signer } from '../pack/dsse.js';
+import { MAX_MODULE_BYTES, readModule } from '../pack/elf.js';
+import {
+  makeStatement,
+  writeProvenance,
+  type BuildFacts,
+  type PackageRecord,
+  type SourceRecord,
+} from '../pack/provenance.js';
+import { readDeb } from '../pack/read-deb.js';
+import { writeSbom } from '../pack/sbom.js';
+import type { CellInput } from './cell.js';
+import { EPOCH, type Prepared } from './source.js';
+
+/** What an invocation says of itself in the provenance of all its packages. */
+export interface Invocation {
+  /** Of the run, as `--json` prints it. */
+  id: string;
+  /** The DKMS source, image and mirrors as asked for. */
+  options: BuildFacts['options'];
+  /** Signs the provenance; null: it is written unsigned. */
+  signer: Signer | null;
+}
+
+/** Writes provenance and SBOM beside the published packages of one module. */
+export async function attest(
+  input: CellInput,
+  prepared: Prepared,
+  result: CellResult,
+  packages: readonly string[],
+  startedOn: Date,
+): Promise<void> {
+  const { target, ground, machine, invocation } = input;
+  const { layer } = ground;
+  const installed = parseInstalled(await readFile(join(layer.entry.dir, 'packages'), 'utf8'));
+  const compilers = installed.filter(({ name }) => /^gcc-\d+$/.test(name));
+  const headers = `linux-headers-${target.release}`;
+  const records = await Promise.all(packages.map(recordOf));
+  const facts: BuildFacts = {
+    module: { name: result.module, version: result.version ?? '' },
+    kernel: target.release,
+    distro: target.distro,
+    arch: target.arch,
+    packages: records,
+    source: sourceOf(input.source, prepared.digest, prepared.package),
+    buildDepends: prepared.with.map((each, at) => sourceOf(each, prepared.withDigests[at]!, null)),
+    options: invocation.options,
+    image: layer.image,
+    kernelPackages: layer.kernelPackages,
+    installed: installed.map(({ name, version, architecture }) => ({
+      name,
+      version,
+      ...(architecture === undefined ? {} : { arch: architecture }),
+    })),
+    roles: {
+      kernelImage: layer.versions['image-package'] ?? '',
+      kernelHeaders: headers,
+      // With several of them the layer does not tell which one the kernel's makefiles take.
+      ...(compilers.length === 1 ? { compiler: compilers[0]!.name } : {}),
+      dkms: 'dkms',
+    },
+    layer: basename(layer.entry.dir),
+    epoch: EPOCH,
+    builder: { dkms2bin: await ownVersion(), qemu: await qemuVersion(), accelerator: machine.accel },
+    run: {
+      id: invocation.id,
+      startedOn,
+      finishedOn: new Date(),
+      phases: result.phases,
+      ...(result.log === null
+        ? {}
+        : { log: { file: result.log, sha256: await contentDigest(result.log, 'sha256') } }),
+    },
+  };
+  const statement = makeStatement(facts);
+  for (const [at, path] of packages.entries()) {
+    await writeProvenance(path, statement, invocation.signer ?? undefined);
+    await writeSbom(path, facts, records[at]!);
+  }
+}
+
+function sourceOf(source: ModuleSource, sha256: string, there: Prepared['package']): SourceRecord {
+  return {
+    kind: source.kind,
+    text: source.text,
+    ...(there ? { package: there } : {}),
+    digest: { sha256 },
+  };
+}
+
+async function recordOf(path: string): Promise<PackageRecord> {
+  const { control, files } = await readDeb(path);
+  return {
+    file: basename(path),
+    sha256: await contentDigest(path, 'sha256'),
+    package: control.get('Package')!,
+    version: control.get('Version')!,
+    architecture: control.get('Architecture')!,
+    files: await Promise.all(
+      files
+        .filter(({ type }) => type === 'file')
+        .map(async (file) => ({
+          path: file.path,
+          sha256: createHash('sha256').update(file.bytes()).digest('hex'),
+          ...(/\.ko(\.\w+)?$/.test(file.path) && { module: await moduleOf(file.path, file.bytes()) }),
+        })),
+    ),
+  };
+}
+
+async function moduleOf(
+  path: string,
+  bytes: Buffer,
+): Promise<NonNullable<PackageRecord['files'][0]['module']>> {
+  const ko = await decompress(bytes, compressionOf(bytes), MAX_MODULE_BYTES, path);
+  const { name, version, license } = readModule(ko);
+  return {
+    ...(name !== undefined && { name }),
+    ...(version !== undefined && { version }),
+    ...(license !== undefined && { license }),
+  };
+}
+
+async function ownVersion(): Promise<string> {
+  return (JSON.parse(await readFile(join(PACKAGE_ROOT, 'package.json'), 'utf8')) as { version: string })
+    .version;
+}
+
+/** Asked for once: it is the same for all cells of an invocation. */
+let qemu: Promise<string> | undefined;
+function qemuVersion(): Promise<string> {
+  qemu ??= run('qemu-system-x86_64', ['--version']).then(
+    ({ stdout }) => /version ([^\s(]+)/.exec(stdout)?.[1] ?? 'unknown',
+  );
+  return qemu;
+}
