@@ -92,7 +92,7 @@ async function finish(
   options: RunOptions,
   bytes?: Capped,
 ): Promise<{ stdout: unknown; stderr: unknown }> {
-  const { dieWithParent, fds = [], fault = 'host', ...rest } = options;
+  const { dieWithParent, fds = [], fault = 'host', cancelSignal, ...rest } = options;
   const [command, ...words] = dieWithParent
     ? ['setpriv', '--pdeathsig', 'TERM', '--', file, ...args]
     : [file, ...args];
@@ -104,7 +104,10 @@ async function finish(
     // execa's types want to know which entry is which; one cast says that all of these go in.
     stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe', ...(fds as Uint8Array[])],
     forceKillAfterDelay: 5000,
+    // A group of its own, so that all of it can be ended.
+    ...(dieWithParent ? { detached: true } : cancelSignal && { cancelSignal }),
   });
+  const release = dieWithParent ? endGroupOn(cancelSignal, child.pid) : undefined;
   if (bytes) {
     child.stdout.on('data', (chunk: Buffer) => {
       bytes.add(chunk);
@@ -112,6 +115,9 @@ async function finish(
     });
   }
   const result = await child;
+  release?.();
+  if (dieWithParent && cancelSignal?.aborted)
+    throw new Dkms2binError('interrupted', 'Interrupted', { cause: result });
   // The limit can be passed by a command that has ended well before it could be killed.
   if (!result.failed && !bytes?.full) return { stdout: result.stdout, stderr: result.stderr };
   if (result.isCanceled) throw new Dkms2binError('interrupted', 'Interrupted', { cause: result });
@@ -125,6 +131,35 @@ async function finish(
       ? `wrote more than ${bytes.maxBytes} bytes`
       : `exited with ${String(result.exitCode ?? result.signal)}`;
   throw new Dkms2binError(fault, `${file} ${args.slice(0, 2).join(' ')} ${how}${tail ? `:\n${tail}` : ''}`);
+}
+
+/** How long a group may clean up after itself: mmdebstrap has a whole root folder to delete. */
+const GROUP_GRACE_MS = 20_000;
+
+/**
+ * Ends a process group when `signal` aborts. mmdebstrap hands no signal on to its children, who ignore SIGINT, hold its
+ * output open and would wait for ever for somebody to read theirs. The result takes the watch away again.
+ */
+function endGroupOn(signal: AbortSignal | undefined, pid: number | undefined): () => void {
+  let timer: NodeJS.Timeout | undefined;
+  const strike = (name: NodeJS.Signals): void => {
+    try {
+      if (pid !== undefined) process.kill(-pid, name);
+    } catch {
+      // It has ended.
+    }
+  };
+  const end = (): void => {
+    strike('SIGTERM');
+    timer = setTimeout(() => strike('SIGKILL'), GROUP_GRACE_MS);
+  };
+  if (signal?.aborted) end();
+  signal?.addEventListener('abort', end, { once: true });
+  return () => {
+    clearTimeout(timer);
+    signal?.removeEventListener('abort', end);
+    if (signal?.aborted) strike('SIGKILL');
+  };
 }
 
 export function missingTool(file: string): Dkms2binError {
