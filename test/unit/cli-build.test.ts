@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { describe, expect, test } from 'vitest';
 import { Dkms2binError } from '../../src/core/errors.js';
@@ -102,7 +103,7 @@ describe('options', () => {
 
   test.each([
     [['--repo'], { keyFile: undefined }],
-    [['--repo-key', 'sub/k.asc'], { keyFile: '/work/sub/k.asc' }],
+    [['--repo-key', 'sub/k.asc'], { keyFile: join('/work', 'sub/k.asc') }],
     [['--keep', '3'], { keep: 3 }],
   ])('%j makes the output folder a repository', async (more, expected) => {
     const published: [string, object][] = [];
@@ -115,7 +116,7 @@ describe('options', () => {
     };
     const { code, stderr } = await cli(['--dkms', 'a', '--out-dir', 'o', ...more], { publishRepository });
     expect(code).toBe(0);
-    expect(published).toEqual([['/work/o', expect.objectContaining(expected)]]);
+    expect(published).toEqual([[join('/work', 'o'), expect.objectContaining(expected)]]);
     expect(stderr).toMatch(/cut\.deb: cut off/);
   });
 

@@ -104,7 +104,13 @@ test('repo publishes: options, lines, JSON, and an exit code for what is left ou
   const argv = ['repo', 'out', '--repo-key', 'key.asc', '--keep', '3', '--origin', 'me'];
   const { code, stdout, stderr } = await cli(argv, { publishRepository: publishRepository(RESULT) }, { env });
   expect(asked).toMatchObject([
-    { folder: '/work/out', keyFile: '/work/key.asc', passphrase: 'secret', keep: 3, origin: 'me' },
+    {
+      folder: join('/work', 'out'),
+      keyFile: join('/work', 'key.asc'),
+      passphrase: 'secret',
+      keep: 3,
+      origin: 'me',
+    },
   ]);
   expect([code, stdout]).toEqual([
     0,
