@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { CellResult, ModuleSource } from '../core/cell.js';
 import { run } from '../core/exec.js';
-import { PACKAGE_ROOT } from '../core/paths.js';
+import { packageVersion } from '../core/paths.js';
 import { parseInstalled } from '../distro/dkms-package.js';
 import { contentDigest } from '../image/cache.js';
 import { compressionOf, decompress } from '../pack/decompress.js';
@@ -70,7 +70,7 @@ export async function attest(
     },
     layer: basename(layer.entry.dir),
     epoch: EPOCH,
-    builder: { dkms2bin: await ownVersion(), qemu: await qemuVersion(), accelerator: machine.accel },
+    builder: { dkms2bin: packageVersion(), qemu: await qemuVersion(), accelerator: machine.accel },
     run: {
       id: invocation.id,
       startedOn,
@@ -128,11 +128,6 @@ async function moduleOf(
     ...(version !== undefined && { version }),
     ...(license !== undefined && { license }),
   };
-}
-
-async function ownVersion(): Promise<string> {
-  return (JSON.parse(await readFile(join(PACKAGE_ROOT, 'package.json'), 'utf8')) as { version: string })
-    .version;
 }
 
 /** Asked for once: it is the same for all cells of an invocation. */

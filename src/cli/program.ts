@@ -1,7 +1,5 @@
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { Command } from 'commander';
-import { PACKAGE_ROOT } from '../core/paths.js';
+import { packageVersion } from '../core/paths.js';
 import { plain } from '../core/text.js';
 import { addBuild } from './commands/build.js';
 import { addDoctor } from './commands/doctor.js';
@@ -36,11 +34,6 @@ Environment:
                    passphrase of the signing key, or PIN of its token (default: asked for on a terminal)
   DKMS2BIN_TRACE   1 shows the stack of a bug in dkms2bin (default: not shown)
 `;
-
-export function packageVersion(): string {
-  const text = readFileSync(join(PACKAGE_ROOT, 'package.json'), 'utf8');
-  return (JSON.parse(text) as { version: string }).version;
-}
 
 /** The commander program. It throws instead of exiting; `runCli` turns that into an exit code. */
 export function createProgram(context: CliContext): Command {

@@ -1,9 +1,16 @@
+import { readFileSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 /** Root of the installed package: where `images/` and `cloud-init/` lie, from src/ and from dist/ alike. */
 export const PACKAGE_ROOT = fileURLToPath(new URL('../..', import.meta.url));
+
+/** Of this tool, as its package.json says. */
+export function packageVersion(): string {
+  const text = readFileSync(join(PACKAGE_ROOT, 'package.json'), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}
 
 /** Images, layers and indexes: can be deleted at any time. DKMS2BIN_CACHE wins over XDG_CACHE_HOME. */
 export function cacheDir(): string {

@@ -1,6 +1,5 @@
 import type { Command } from 'commander';
 import { Option } from 'commander';
-import { resolve } from 'node:path';
 import { Dkms2binError, EXIT_CODE, messageOf } from '../../core/errors.js';
 import { exitCodeOf } from '../../report/exit.js';
 import { resultDocument, toJson } from '../../report/json.js';
@@ -10,6 +9,7 @@ import { createUi, type Level, type Ui } from '../../ui/index.js';
 import { askSecret, askYes } from '../ask.js';
 import type { CliContext } from '../context.js';
 import { DEFAULTS, mergeOptions, NAME_STYLES, requestOf, type BuildOptions } from '../request.js';
+import { publishFolder } from './repo.js';
 import type { BuildOutcome, FailedRun } from '../services.js';
 import * as value from '../values.js';
 
@@ -280,15 +280,7 @@ async function publishRepository(
   context: CliContext,
 ): Promise<void> {
   if (!outcome.cells.some((cell) => cell.package !== null)) return;
-  const { engine, env, cwd, signal } = context;
-  const { leftOut } = await engine.publishRepository(resolve(cwd, outDir), {
-    keyFile: options.repoKey === undefined ? undefined : resolve(cwd, options.repoKey),
-    passphrase: env['DKMS2BIN_REPO_PASSPHRASE'],
-    ask: async (question) => (context.stdin.isTTY === true ? askSecret(question, context) : null),
-    emit: ui.emit,
-    signal,
-    ...(options.keep === undefined ? {} : { keep: options.keep }),
-  });
+  const { leftOut } = await publishFolder(outDir, options, ui.emit, context);
   for (const { path, reason } of leftOut)
     ui.emit({ type: 'note', level: 'warn', message: `Not in the repository: ${path}: ${reason}` });
 }

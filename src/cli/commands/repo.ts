@@ -1,12 +1,33 @@
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { Dkms2binError } from '../../core/errors.js';
+import type { Emit } from '../../core/events.js';
+import type { RepositoryResult } from '../../repo/index.js';
 import { toJson } from '../../report/json.js';
 import { oneLine, table } from '../../report/text.js';
 import { createUi } from '../../ui/index.js';
 import { askSecret } from '../ask.js';
 import type { CliContext } from '../context.js';
 import * as value from '../values.js';
+
+/** Publishes a folder, relative to the current one; the key's passphrase comes from the environment or the terminal. */
+export function publishFolder(
+  dir: string,
+  { repoKey, keep, origin }: Pick<PublishFlags, 'repoKey' | 'keep' | 'origin'>,
+  emit: Emit,
+  context: CliContext,
+): Promise<RepositoryResult> {
+  const { engine, env, cwd, signal } = context;
+  return engine.publishRepository(resolve(cwd, dir), {
+    keyFile: repoKey === undefined ? undefined : resolve(cwd, repoKey),
+    passphrase: env['DKMS2BIN_REPO_PASSPHRASE'],
+    ask: async (question) => (context.stdin.isTTY === true ? askSecret(question, context) : null),
+    keep,
+    origin,
+    emit,
+    signal,
+  });
+}
 
 export function addRepo(program: Command, context: CliContext): void {
   const repo = program
@@ -52,19 +73,11 @@ function addPublish(repo: Command, context: CliContext): void {
     )
     .option('--json', 'print one JSON document instead of lines')
     .action(async (dir: string, flags: PublishFlags) => {
-      const { engine, stdout, stderr, signal, env, cwd } = context;
+      const { stdout, stderr, env } = context;
       const ui = createUi(stderr, { level: 'normal' }, env);
       let result;
       try {
-        result = await engine.publishRepository(resolve(cwd, dir), {
-          keyFile: flags.repoKey === undefined ? undefined : resolve(cwd, flags.repoKey),
-          passphrase: env['DKMS2BIN_REPO_PASSPHRASE'],
-          ask: async (question) => (context.stdin.isTTY === true ? askSecret(question, context) : null),
-          keep: flags.keep,
-          origin: flags.origin,
-          emit: ui.emit,
-          signal,
-        });
+        result = await publishFolder(dir, flags, ui.emit, context);
       } finally {
         ui.close();
       }
