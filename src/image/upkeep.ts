@@ -74,7 +74,7 @@ export interface PruneResult {
 
 /** Between making an entry and using it lies a moment without a lock. */
 const JUST_USED_MS = 10_000;
-/** Records of indexes and builds, without --max-age. */
+/** Records of indexes and builds and downloaded packages, without --max-age. */
 const RECORD_AGE_SECONDS = 30 * 86400;
 /** Scratch folders have no lock; no build lasts that long. */
 const SCRATCH_AGE_SECONDS = 7 * 86400;
@@ -198,6 +198,7 @@ async function removeLeftovers(maxAgeSeconds: number, dryRun: boolean): Promise<
   for (const [folder, what] of [
     ['index', 'package index'],
     ['built', 'record of a build'],
+    ['packages', 'downloaded package'],
   ] as const) {
     for (const name of await list(join(root, folder))) {
       const path = join(root, folder, name);

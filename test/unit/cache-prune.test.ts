@@ -148,11 +148,13 @@ test.skipIf(!namespaces)("files that belong to a namespace's other users go too"
 });
 
 test('old records and scratch go, young ones stay', async () => {
-  for (const folder of ['index', 'built', 'tmp-old', 'tmp-new']) await mkdir(join(cache.dir, folder));
+  for (const folder of ['index', 'built', 'packages', 'packages/cafe', 'tmp-old', 'tmp-new'])
+    await mkdir(join(cache.dir, folder));
   for (const [path, days] of [
     ['index/old.json', 31],
     ['index/new.json', 29],
     ['built/old.json', 31],
+    ['packages/cafe', 31],
     ['tmp-old', 8],
     ['tmp-new', 6],
   ] as const) {
@@ -161,6 +163,7 @@ test('old records and scratch go, young ones stay', async () => {
     await utimes(join(cache.dir, path), then, then);
   }
   expect((await pruned({})).sort()).toEqual([
+    'downloaded package cafe',
     'package index old.json',
     'record of a build old.json',
     'scratch tmp-old',
