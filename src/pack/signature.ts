@@ -101,17 +101,16 @@ export function keyIdOf(certificate: X509Certificate): string {
   return colons(Buffer.from(certificate.serialNumber, 'hex'));
 }
 
-/** By what /proc/keys names the certificate's key: the hex digits of its subject key id or, without one, of its serial number. */
+/** What /proc/keys calls the certificate's key: hex digits of its subject key id or, without one, of its serial number's bytes. */
 export function keyNameOf(certificate: X509Certificate): string {
-  const [body] = elements(first(elements(certificate.raw), SEQUENCE).value);
-  const wrapped = elements(body?.value ?? Buffer.alloc(0)).find((each) => each.tag === EXTENSIONS);
-  const extensions = wrapped ? elements(first(elements(wrapped.value), SEQUENCE).value) : [];
-  for (const extension of extensions) {
-    const [id, ...rest] = elements(extension.value);
+  const body = elements(first(elements(first(elements(certificate.raw), SEQUENCE).value), SEQUENCE).value);
+  const wrapped = body.find((each) => each.tag === EXTENSIONS);
+  for (const { value } of wrapped ? elements(first(elements(wrapped.value), SEQUENCE).value) : []) {
+    const [id, ...rest] = elements(value);
     if (id?.value.toString('hex') !== SUBJECT_KEY_ID) continue;
-    return first(elements(rest.at(-1)?.value ?? Buffer.alloc(0)), OCTET_STRING).value.toString('hex');
+    return first(elements(rest.at(-1)?.value ?? value), OCTET_STRING).value.toString('hex');
   }
-  return certificate.serialNumber.toLowerCase();
+  return body.find((each) => each.tag === INTEGER)?.value.toString('hex') ?? '';
 }
 
 function bad(why: string): Dkms2binError {
