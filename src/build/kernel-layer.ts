@@ -8,8 +8,8 @@ import type { GuestOutput } from '../guest/guest.js';
 import { GUEST_USER } from '../guest/keys.js';
 import { cached, contentDigest, hashOf, type Entry } from '../image/cache.js';
 import { nativeLayer } from '../image/native-layer.js';
-import { MAC, NET } from '../vm/args.js';
-import { bootNew, deadline, specOf, type BootSpec, type Machine } from './machine.js';
+import { MAC, NET, type DirectBoot } from '../vm/args.js';
+import { bootNew, deadline, specOf, type Machine } from './machine.js';
 
 /** A base image ready to put layers on. */
 export interface BaseImage {
@@ -36,7 +36,7 @@ export interface ImageOrigin {
 export interface KernelLayer {
   release: string;
   disk: string;
-  boot: BootSpec['boot'];
+  boot: DirectBoot;
   /** Path of the kernel's configuration, as it lies in /boot. */
   config: string;
   /** Package versions that the guest reported: image, headers, gcc, dkms. */

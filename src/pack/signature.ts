@@ -35,6 +35,7 @@ export const SIGNATURE_HASHES: readonly string[] = Object.values(HASHES);
 
 const SIGNED_DATA = '2a864886f70d010702';
 const COMMON_NAME = '550403';
+const SUBJECT_KEY_ID = '551d0e';
 
 /** The module with a CMS signature (DER) of it appended, in the form that the kernel's scripts/sign-file.c writes. */
 export function appendSignature(module: Buffer, cms: Buffer): Buffer {
@@ -100,6 +101,18 @@ export function keyIdOf(certificate: X509Certificate): string {
   return colons(Buffer.from(certificate.serialNumber, 'hex'));
 }
 
+/** What /proc/keys calls the certificate's key: hex digits of its subject key id or, without one, of its serial number's bytes. */
+export function keyNameOf(certificate: X509Certificate): string {
+  const body = elements(first(elements(first(elements(certificate.raw), SEQUENCE).value), SEQUENCE).value);
+  const wrapped = body.find((each) => each.tag === EXTENSIONS);
+  for (const { value } of wrapped ? elements(first(elements(wrapped.value), SEQUENCE).value) : []) {
+    const [id, ...rest] = elements(value);
+    if (id?.value.toString('hex') !== SUBJECT_KEY_ID) continue;
+    return first(elements(rest.at(-1)?.value ?? value), OCTET_STRING).value.toString('hex');
+  }
+  return body.find((each) => each.tag === INTEGER)?.value.toString('hex') ?? '';
+}
+
 function bad(why: string): Dkms2binError {
   return new Dkms2binError('module', `The module's signature cannot be used: ${why}`);
 }
@@ -154,6 +167,8 @@ const SEQUENCE = 0x30;
 const SET = 0x31;
 /** Context-specific [0], constructed: the content, or signed attributes. */
 const CONTEXT_0 = 0xa0;
+/** Context-specific [3], constructed: a certificate's extensions. */
+const EXTENSIONS = 0xa3;
 /** Context-specific [0], primitive: a signer named by subject key id. */
 const KEY_ID = 0x80;
 

@@ -21,12 +21,15 @@ export interface VmConfig {
   channelSocket: string;
 }
 
-export interface UefiBoot {
-  kind: 'loader';
-  firmware: 'uefi';
+export interface UefiFiles {
   code: string;
   /** This VM's own writable copy. */
   vars: string;
+}
+
+export interface UefiBoot extends UefiFiles {
+  kind: 'loader';
+  firmware: 'uefi';
 }
 
 export interface DirectBoot {
@@ -34,6 +37,8 @@ export interface DirectBoot {
   vmlinuz: string;
   initrd: string;
   cmdline: string;
+  /** Starts the kernel as a UEFI program; without it, QEMU's own BIOS does. */
+  uefi?: UefiFiles;
 }
 
 /** MAC addresses let the seed's network configuration name each NIC. */
@@ -135,17 +140,19 @@ const extras = (): string[] => [
 
 const incoming = (c: VmConfig): string[] => (c.incoming ? ['-incoming', 'defer'] : []);
 
-const boot = (c: VmConfig): string[] => {
-  if (c.boot.kind === 'direct') {
-    return ['-kernel', c.boot.vmlinuz, '-initrd', c.boot.initrd, '-append', c.boot.cmdline];
+const uefi = ({ code, vars }: UefiFiles): string[] => [
+  '-drive',
+  `if=pflash,unit=0,format=raw,readonly=on,file=${escapeValue(code)}`,
+  '-drive',
+  `if=pflash,unit=1,format=raw,file=${escapeValue(vars)}`,
+];
+
+const boot = ({ boot: b }: VmConfig): string[] => {
+  if (b.kind === 'direct') {
+    const kernel = ['-kernel', b.vmlinuz, '-initrd', b.initrd, '-append', b.cmdline];
+    return b.uefi ? [...uefi(b.uefi), ...kernel] : kernel;
   }
-  if (c.boot.firmware === 'bios') return [];
-  return [
-    '-drive',
-    `if=pflash,unit=0,format=raw,readonly=on,file=${escapeValue(c.boot.code)}`,
-    '-drive',
-    `if=pflash,unit=1,format=raw,file=${escapeValue(c.boot.vars)}`,
-  ];
+  return b.firmware === 'bios' ? [] : uefi(b);
 };
 
 /** QEMU's argument list for one VM. */

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { createPrivateKey, generateKeyPairSync } from 'node:crypto';
+import { createPrivateKey, generateKeyPairSync, X509Certificate } from 'node:crypto';
 import {
   chmodSync,
   existsSync,
@@ -18,6 +18,7 @@ import { makeKeyPair, type KeyPair } from '../../src/pack/keygen.js';
 import { openSigner, signatureHash, type SignerOptions } from '../../src/pack/sign.js';
 import {
   appendSignature,
+  keyNameOf,
   readSignature,
   SIGNATURE_HASHES,
   stripSignature,
@@ -433,4 +434,30 @@ describe('a key in a token', () => {
       hint: 'Install it: sudo apt-get install libengine-pkcs11-openssl',
     });
   });
+});
+
+it('names a key as /proc/keys does: by its subject key id, or by the bytes of its serial number', () => {
+  const shown = String(
+    spawnSync('openssl', ['x509', '-noout', '-ext', 'subjectKeyIdentifier', '-in', pair.cert]).stdout,
+  );
+  expect(keyNameOf(new X509Certificate(readFileSync(pair.cert)))).toBe(
+    /(?:[0-9A-F]{2}:){19}[0-9A-F]{2}/.exec(shown)![0].replaceAll(':', '').toLowerCase(),
+  );
+  const cert = join(tmp, 'plain.pem');
+  const config = join(tmp, 'openssl.cnf');
+  writeFileSync(config, '[req]\nprompt = no\ndistinguished_name = dn\n[dn]\nCN = plain\n');
+  const args = [
+    'req',
+    '-x509',
+    '-key',
+    pair.key,
+    '-config',
+    config,
+    '-set_serial',
+    '0xb28ddf47',
+    '-out',
+    cert,
+  ];
+  expect(spawnSync('openssl', args).status).toBe(0);
+  expect(keyNameOf(new X509Certificate(readFileSync(cert)))).toBe('00b28ddf47');
 });

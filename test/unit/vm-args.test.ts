@@ -59,3 +59,14 @@ test('UEFI brings its code read-only and its own variables', () => {
     'if=pflash,unit=1,format=raw,file=/r/vars.fd',
   ]);
 });
+
+test('a kernel that is booted directly through UEFI finds the firmware in front of it', () => {
+  const uefi = { code: '/f/code.fd', vars: '/r/a,b/vars.fd' };
+  const boot = { kind: 'direct' as const, vmlinuz: '/l/vmlinuz', initrd: '/l/initrd', cmdline: 'ro', uefi };
+  const args = qemuArgs({ ...config, boot });
+  expect(args.filter((a) => a.startsWith('if=pflash'))).toEqual([
+    'if=pflash,unit=0,format=raw,readonly=on,file=/f/code.fd',
+    'if=pflash,unit=1,format=raw,file=/r/a,,b/vars.fd',
+  ]);
+  expect(args).toContain('-kernel');
+});
