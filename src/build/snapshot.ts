@@ -44,7 +44,13 @@ export async function snapshot(layer: KernelLayer, machine: Machine): Promise<Sn
     // Every device and option, with stand-ins for this run's own paths.
     qemuArgs({
       ...(await configOf('/', spec, { kind: 'file', path: '/ram', shared: true })),
-      ...{ qmpSocket: '', consoleSocket: '', consoleLog: '', channelSocket: '' },
+      ...{
+        qmpSocket: '',
+        consoleSocket: '',
+        consoleLog: '',
+        channelSocket: '',
+        forwardSocket: spec.forward ? '' : null,
+      },
     }),
     await Promise.all(['settle.sh', '../user-data.yaml'].map(guestText)),
   ]);

@@ -5,7 +5,7 @@ import { basename, join, resolve } from 'node:path';
 import PQueue from 'p-queue';
 import { baseImage } from '../build/base.js';
 import { buildCell, type CellInput } from '../build/cell.js';
-import { kernelLayer, type BaseImage } from '../build/kernel-layer.js';
+import { kernelLayer, type BaseImage, type Variant } from '../build/kernel-layer.js';
 import type { Machine } from '../build/machine.js';
 import { listRunDirs } from '../build/run-dir.js';
 import { groundOf, type Ground } from '../build/snapshot.js';
@@ -335,6 +335,7 @@ class Shared implements AsyncDisposable {
     private readonly request: BuildRequest,
     private readonly rows: CatalogueRow[],
     private readonly machine: Machine,
+    private readonly variant: Variant = 'build',
   ) {}
 
   row(distro: string): CatalogueRow {
@@ -357,7 +358,13 @@ class Shared implements AsyncDisposable {
       base = this.#makeBase(this.row(target.distro));
       this.#bases.set(target.distro, base);
     }
-    const layer = await kernelLayer(await base, target, await this.#kernelPackages(), this.machine);
+    const layer = await kernelLayer(
+      await base,
+      target,
+      this.variant,
+      await this.#kernelPackages(),
+      this.machine,
+    );
     this.#release.push(() => layer.entry.use.release());
     const ground = await groundOf(layer, this.machine);
     const { snapshot } = ground;
@@ -369,6 +376,7 @@ class Shared implements AsyncDisposable {
     const { request, machine } = this;
     const base = await baseImage(row, {
       image: request.image,
+      variant: this.variant,
       arch: request.arch,
       offline: request.offline,
       cwd: request.cwd,
