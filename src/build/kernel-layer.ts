@@ -2,6 +2,7 @@ import { readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { KernelTarget } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
+import type { Cost } from '../core/proof.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
 import { run } from '../core/exec.js';
 import type { GuestOutput } from '../guest/guest.js';
@@ -38,6 +39,7 @@ export type Variant = 'build' | 'runtime';
 
 export interface KernelLayer {
   release: string;
+  variant: Variant;
   disk: string;
   boot: BootSpec['boot'];
   /** Path of the kernel's configuration, as it lies in /boot. */
@@ -50,14 +52,6 @@ export interface KernelLayer {
   /** Of the variant `runtime`: what headers and dkms would take there; null when its package sources lack the headers. */
   toolchain: Cost | null;
   entry: Entry;
-}
-
-/** What packages take. */
-export interface Cost {
-  packages: number;
-  /** Bytes on the disk, as Installed-Size has them. */
-  installedBytes: number;
-  downloadBytes: number;
 }
 
 /** Guest exit codes of install-kernel.sh, see its head. */
@@ -119,6 +113,7 @@ export async function kernelLayer(
   const cmdline = String(entry.meta.cmdline);
   return {
     release: target.release,
+    variant,
     disk: join(entry.dir, 'disk.qcow2'),
     boot: {
       kind: 'direct',
