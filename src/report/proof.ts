@@ -33,5 +33,5 @@ export function savingText({
 /** In millions of bytes, as apt has them. */
 function megabytes(bytes: number): string {
   const value = bytes / 1e6;
-  return `${value >= 10 ? Math.round(value) : Number(value.toPrecision(1 + Number(value >= 0.1)))} MB`;
+  return `${value >= 10 ? Math.round(value) : Number(value.toPrecision(2))} MB`;
 }
