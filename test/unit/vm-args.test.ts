@@ -13,6 +13,7 @@ const config: VmConfig = {
   consoleSocket: '/run/c',
   consoleLog: '/runs/a,b/console.log',
   channelSocket: '/run/h',
+  forwardSocket: null,
   memory: { kind: 'own' },
   incoming: false,
 };
@@ -29,6 +30,15 @@ test('the management NIC is restricted to ssh from this host', () => {
   const management = netdevs.find((n) => n.startsWith('user,id=management'));
   expect(management).toContain('restrict=on');
   expect(management).toContain('hostfwd=tcp:127.0.0.1:0-');
+});
+
+test('one address leads out of the restricted network, and only when it is asked for', () => {
+  const text = (forwardSocket: string | null): string => qemuArgs({ ...config, forwardSocket }).join(' ');
+  expect(text(null)).not.toMatch(/guestfwd|forward/);
+  expect(text('/run/a,b/f')).toContain('socket,id=forward,path=/run/a,,b/f,server=on,wait=off');
+  expect(text('/run/f')).toMatch(
+    /id=management,\S*restrict=on\S*,guestfwd=tcp:10\.0\.3\.100:80-chardev:forward /,
+  );
 });
 
 test('a clone maps the memory file copy-on-write and waits for its state; a snapshot being made writes it through', () => {
