@@ -164,6 +164,8 @@ def load(module, files, log, retry):
     if code != 0:
         reasons = [line for line in kernel.splitlines() if not USUAL.search(line)]
         reason = first("(?i)%s|%s" % (re.escape(internal(module)), re.escape(module)), "\n".join(reasons))
+        # Of a module that it does not trust, the kernel says no name.
+        reason = reason or first("(?i)loading of .* is rejected", "\n".join(reasons))
         if "No such device" in said:
             return "refused %s" % (reason or "No such device")
         parameters = re.findall(r"(?m)^parm: *(\w+):", info)

@@ -1,3 +1,4 @@
+import type { X509Certificate } from 'node:crypto';
 import { join } from 'node:path';
 import type { KernelTarget } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
@@ -7,6 +8,7 @@ import { findDkmsPackage } from '../distro/dkms-package.js';
 import type { GuestOutput } from '../guest/guest.js';
 import { debName } from '../pack/module-package.js';
 import { provenancePath, readBundle } from '../pack/provenance.js';
+import { keyIdOf } from '../pack/signature.js';
 import {
   kernelsOf,
   modulesFor,
@@ -18,6 +20,7 @@ import {
 import { NET } from '../vm/args.js';
 import { forwardTo } from '../vm/forward.js';
 import { howItLoads, phaseTimer } from './cell.js';
+import { bootEnforcing } from './enforce.js';
 import { deadline, type Machine } from './machine.js';
 import { RunDir } from './run-dir.js';
 import { bootOn, type Ground } from './snapshot.js';
@@ -31,6 +34,8 @@ export interface ProveInput {
   target: KernelTarget;
   /** Of the variant `runtime`. */
   ground: Ground;
+  /** Null, or what the machine's kernel trusts: then it loads no module without a signature. */
+  certificate: X509Certificate | null;
   lookup: Lookup;
   machine: Machine;
 }
@@ -65,7 +70,7 @@ export function choosePackages(offer: Offer, release: string, modules: readonly 
  * `module` when apt does not take the repository or a package, `usage` when the machine's image has a toolchain.
  */
 export async function prove(input: ProveInput): Promise<Proof> {
-  const { dir, offer, packages, target, ground, machine } = input;
+  const { dir, offer, packages, target, ground, certificate, machine } = input;
   const label = `prove ${target.release}`;
   const phases: Record<string, number> = {};
   const phase = phaseTimer(phases, machine.emit, label);
@@ -73,8 +78,11 @@ export async function prove(input: ProveInput): Promise<Proof> {
   let output: GuestOutput;
   try {
     await using served = await serveRepository(dir);
-    // What else the target shall boot with (firmware, certificates, kernel options) belongs here.
-    await using booted = await phase('boot', () => bootOn(ground, false, run.dir, machine));
+    await using booted = await phase('boot', () =>
+      certificate
+        ? bootEnforcing(ground.layer, certificate, run.dir, machine)
+        : bootOn(ground, false, run.dir, machine),
+    );
     using _ = forwardTo(Number(new URL(served.url).port), booted.vm.forwardSocket);
     const url = `http://${NET.management.forward}/`;
     const sources = sourcesFor(url, { apt: true, dnf: false, signed: offer.signedBy !== null });
@@ -107,6 +115,7 @@ export async function prove(input: ProveInput): Promise<Proof> {
     repository: dir,
     signedBy: offer.signedBy,
     pristine: true,
+    enforced: certificate && keyIdOf(certificate),
     installed: came.map(({ name, version }) => ({ package: name, version })),
     modules: came.flatMap(({ name, version, modules }) =>
       modules.map((module): ModuleProof => {

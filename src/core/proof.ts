@@ -36,6 +36,8 @@ export interface Proof {
   signedBy: string | null;
   /** The machine had no compiler, make, headers or dkms, before and after. */
   pristine: true;
+  /** Serial number (`0A:1B:…`, as modinfo's sig_key) of the certificate that the kernel trusted while it loaded nothing unsigned; null: it asked for no signatures. */
+  enforced: string | null;
   /** All that apt installed. */
   installed: { package: string; version: string }[];
   modules: ModuleProof[];

@@ -1,11 +1,11 @@
-import { randomBytes } from 'node:crypto';
+import { randomBytes, type X509Certificate } from 'node:crypto';
 import { access, constants, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { availableParallelism, freemem } from 'node:os';
 import { basename, join, resolve } from 'node:path';
 import PQueue from 'p-queue';
 import { baseImage } from '../build/base.js';
 import { buildCell, type CellInput } from '../build/cell.js';
-import { kernelLayer, type BaseImage, type Variant } from '../build/kernel-layer.js';
+import { kernelLayer, type BaseImage, type KernelLayer, type Variant } from '../build/kernel-layer.js';
 import type { Machine } from '../build/machine.js';
 import { choosePackages, prove as proveRepository } from '../build/prove.js';
 import { listRunDirs } from '../build/run-dir.js';
@@ -24,6 +24,7 @@ import { holdOfficial } from '../image/cache.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
 import { readSigner, type Signer as AttestSigner } from '../pack/dsse.js';
 import { openSigner, type Signer } from '../pack/sign.js';
+import { readCertificate } from '../pack/signature.js';
 import { parseModuleSource } from '../plan/source.js';
 import type { BuildPlan, BuildRequest, PlannedCell } from '../plan/types.js';
 import { readOffer } from '../repo/index.js';
@@ -234,7 +235,7 @@ export async function warm(
 
 /**
  * Installs the packages that the repository `dir` has for the request's one kernel, or those of `modules`, on a machine
- * without a toolchain, and loads their modules.
+ * without a toolchain, and loads their modules; with `signCert` on one that trusts it and loads nothing unsigned.
  */
 export async function prove(
   request: BuildRequest,
@@ -244,15 +245,25 @@ export async function prove(
   const [release = ''] = request.kernels;
   const offer = await readOffer(dir);
   const packages = choosePackages(offer, release, modules);
+  const certificate = await certificateOf(request);
   const rows = await loadCatalogue();
   const [target] = await planTargets(request, rows, context);
   // Removes what killed runs left behind.
   await listRunDirs();
   const machine = await machineOf(request, context);
   await using shared = new Shared(request, rows, machine, 'runtime');
-  const ground = await shared.ground(target!);
+  // A kernel reads the firmware's certificates as it boots: no snapshot can be used.
+  const ground = certificate
+    ? { layer: await shared.layer(target!), snapshot: null }
+    : await shared.ground(target!);
   const lookup = shared.lookup(target!.distro);
-  return proveRepository({ dir, offer, packages, target: target!, ground, lookup, machine });
+  return proveRepository({ dir, offer, packages, target: target!, ground, certificate, lookup, machine });
+}
+
+async function certificateOf({ signCert, cwd }: BuildRequest): Promise<X509Certificate | null> {
+  if (signCert === undefined) return null;
+  const path = resolve(cwd, signCert);
+  return readCertificate(await readCapped(path, 2 ** 20), path);
 }
 
 /** The shape of this invocation's VMs. */
@@ -376,6 +387,13 @@ class Shared implements AsyncDisposable {
   }
 
   async #makeGround(target: KernelTarget): Promise<Ground> {
+    const ground = await groundOf(await this.layer(target), this.machine);
+    const { snapshot } = ground;
+    if (snapshot) this.#release.push(() => snapshot.entry.use.release());
+    return ground;
+  }
+
+  async layer(target: KernelTarget): Promise<KernelLayer> {
     let base = this.#bases.get(target.distro);
     if (!base) {
       base = this.#makeBase(findRow(this.rows, target.distro));
@@ -389,10 +407,7 @@ class Shared implements AsyncDisposable {
       this.machine,
     );
     this.#release.push(() => layer.entry.use.release());
-    const ground = await groundOf(layer, this.machine);
-    const { snapshot } = ground;
-    if (snapshot) this.#release.push(() => snapshot.entry.use.release());
-    return ground;
+    return layer;
   }
 
   async #makeBase(row: CatalogueRow): Promise<BaseImage> {

@@ -62,6 +62,12 @@ const Proved = z.strictObject({
   repository: z.string().describe("Absolute path of the repository's folder"),
   signedBy: z.string().nullable().describe('Fingerprint of its key, null when it is not signed'),
   pristine: z.literal(true).describe('The machine had no compiler, make, headers or dkms, before and after'),
+  enforced: z
+    .string()
+    .nullable()
+    .describe(
+      'Serial number of the certificate that the kernel trusted while it loaded nothing unsigned, null when it asked for no signatures',
+    ),
   installed: z
     .array(z.strictObject({ package: z.string(), version: z.string() }))
     .describe('All that apt installed'),

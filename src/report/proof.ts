@@ -2,12 +2,15 @@ import type { Proof } from '../core/proof.js';
 import { oneLine, table } from './text.js';
 
 /** What was proved, a line for each module, and what it saved. */
-export function proofText({ modules, saved, signedBy, kernel, distro }: Proof): string {
+export function proofText({ modules, saved, signedBy, enforced, kernel, distro }: Proof): string {
   const rows = modules.map((m) => [m.verdict, m.module, m.package, m.version, m.reason ?? '']);
   const key = signedBy === null ? 'not signed' : `signed by ${signedBy}`;
   return [
     table(rows),
     `installed with apt on ${oneLine(distro)}, ${oneLine(kernel)}, without compiler, headers or dkms; the repository is ${key}\n`,
+    enforced === null
+      ? ''
+      : `the kernel took no module but what the certificate ${enforced} signed (module.sig_enforce=1)\n`,
     saved
       ? `${savingText(saved)}\n`
       : `what was saved is unknown: ${oneLine(distro)} has no headers of this kernel any more\n`,

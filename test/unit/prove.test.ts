@@ -128,6 +128,7 @@ const PROOF: Proof = {
   repository: '/work/out',
   signedBy: 'ABCD',
   pristine: true,
+  enforced: null,
   installed: [{ package: `acpi-call-modules-${KERNEL}`, version: '1.2.2' }],
   modules: [
     {

@@ -32,8 +32,8 @@ beforeAll(async () => {
   const context = { arch: 'x86_64' as const, offline: false, signal };
   const [target] = await resolveKernels([kernel], rows, { ...context, cacheDir: cacheDir(), warn: emit });
   const row = findRow(rows, target!.distro);
-  const base = await baseImage(row, { ...context, image: 'bootstrap', cwd: work, emit });
-  layer = await kernelLayer(base, target!, [], machine);
+  const base = await baseImage(row, { ...context, image: 'bootstrap', variant: 'build', cwd: work, emit });
+  layer = await kernelLayer(base, target!, 'build', [], machine);
   release = [() => layer.entry.use.release(), async () => base.entry?.use.release()];
 });
 

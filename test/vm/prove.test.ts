@@ -23,12 +23,14 @@ beforeAll(async () => {
   env = { DKMS2BIN_STATE: join(work, 'state') };
   const { file, key } = await makeKey(work);
   fingerprint = key!.fingerprint;
+  expect((await tool(['keygen', '--out-dir', 'keys'], { cwd: work })).code).toBe(0);
   const ended = await tool(
     [
+      ...['--sign-key', 'keys/mok.key', '--sign-cert', 'keys/mok.pem'],
       ...['--dkms', join(FIXTURES, 'tiny'), '--kernel', kernel, '--image', 'bootstrap', '--no-verify'],
       ...['--out-dir', out, '--repo-key', file, '--json'],
     ],
-    { env },
+    { env, cwd: work },
   );
   expect(ended.code, ended.stderr).toBe(0);
   built = (JSON.parse(ended.stdout) as Document).cells[0]!.package!;
@@ -98,6 +100,17 @@ test('a signed repository on a machine without toolchain: installs, loads, and t
   const least = [`linux-headers-${kernel}`, `linux-kbuild-${version}`, 'gcc-12', 'cpp-12', 'dkms', 'make'];
   expect(instead.installedBytes).toBeGreaterThan(await sizesOf(least));
   expect(instead.packages).toBeGreaterThan(least.length);
+});
+
+test('a kernel that takes signed modules only, and trusts the certificate, takes the module', async () => {
+  const certificate = join(work, 'keys', 'mok.pem');
+  const ended = await prove(kernel, '--module', 'dk2b_tiny', '--sign-cert', certificate);
+  expect(ended.code, ended.stderr).toBe(0);
+  const ko = await execa('dpkg-deb', ['--fsys-tarfile', built], { encoding: 'buffer' });
+  await writeFile(join(work, 'fs.tar'), ko.stdout);
+  await execa('tar', ['-xf', 'fs.tar', '--wildcards', '--strip-components=6', '*.ko'], { cwd: work });
+  const { stdout: key } = await execa('/sbin/modinfo', ['-F', 'sig_key', join(work, 'dk2b_tiny.ko')]);
+  expect(JSON.parse(ended.stdout)).toMatchObject({ enforced: key, modules: [{ verdict: 'loaded' }] });
 });
 
 test('a package that wants more than the repository has is refused: nothing comes from elsewhere', async () => {

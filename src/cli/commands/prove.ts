@@ -48,6 +48,12 @@ export function addProve(program: Command, context: CliContext): void {
         'module whose package to install, such as acpi_call; repeatable (default: all that the repository has for this kernel)',
       ).argParser(value.repeated('--module')),
     );
+  command.addOption(
+    new Option(
+      '--sign-cert <file>',
+      'certificate that the modules are signed with: the machine trusts it (by its UEFI firmware) and its kernel takes no module without a signature, as with Secure Boot (default: unsigned modules load, too)',
+    ).argParser(value.text('--sign-cert')),
+  );
   for (const long of MACHINE_OPTIONS) command.addOption(buildOption(long));
   command.action(async (dir: string, flags: ProveFlags) => {
     const { engine, stdout, stderr, env, cwd, signal } = context;
