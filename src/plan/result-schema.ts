@@ -24,6 +24,10 @@ const Cell = z.strictObject({
     .enum(['module', 'usage', 'not-found', 'host', 'transient', 'interrupted'])
     .nullable()
     .describe('Whose fault a failed or error verdict is; decides the exit code'),
+  reproducible: z
+    .boolean()
+    .optional()
+    .describe('Whether a second build gave the same packages to the byte; absent when that was not checked'),
 }) satisfies z.ZodType<CellResult>;
 
 /** The document that `--json` prints. A field may be added under one schemaVersion; none changes or goes. */

@@ -37,6 +37,7 @@ export function resultDocument(
       phases: cell.phases,
       kept: cell.kept,
       fault: cell.fault,
+      ...(cell.reproducible === undefined ? {} : { reproducible: cell.reproducible }),
     })),
     ...(error ? { error: { fault: error.fault, message: error.message, hint: error.hint ?? null } } : {}),
   };
