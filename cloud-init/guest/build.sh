@@ -2,7 +2,8 @@
 # Builds the pushed or fetched DKMS package for the running kernel, after the guest lost its way out. Run as root, `bash -s`.
 #
 # Variables: KIND, NAME, VERSION, SRC, EXTRA (as for fetch-source.sh; VERSION as it resolved it), RELEASE, JOBS (default 1),
-#   EPOCH (seconds, for reproducible builds; default 0), KEEP (not empty: the machine may be logged in to later)
+#   EPOCH (seconds, for reproducible builds; default 0), KEEP (not empty: the machine may be logged in to later),
+#   DEBUG_SYMBOLS (not empty: what dkms strips from the modules is kept beside them)
 #
 # Result lines, @@dkms2bin KEY VALUE:
 #   source-package NAME VERSION       what was installed (repo, deb) or the module itself (folder, tarball)
@@ -21,7 +22,7 @@
 set -u
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 KIND=${KIND:-} NAME=${NAME:-} VERSION=${VERSION:-} SRC=${SRC:-} RELEASE=${RELEASE:-} JOBS=${JOBS:-1} EPOCH=${EPOCH:-0}
-EXTRA=${EXTRA:-} KEEP=${KEEP:-}
+EXTRA=${EXTRA:-} KEEP=${KEEP:-} DEBUG_SYMBOLS=${DEBUG_SYMBOLS:-}
 
 # Every process that starts costs 50 to 100 ms under emulation: builtins wherever the common path goes.
 say() { local key=$1 text; shift; text=${*//[$'\n\t\r']/ }; printf '@@dkms2bin %s %s\n' "$key" "${text:0:2000}"; }
@@ -48,6 +49,19 @@ export KBUILD_BUILD_TIMESTAMP
 # What the compiler has answered before, it need not be asked again: see cc-probes.c. A machine that booted cold has none of it.
 PATH_OF_TOOLS=$PATH
 [ ! -d /usr/local/lib/dkms2bin/cc ] || PATH_OF_TOOLS=/usr/local/lib/dkms2bin/cc:$PATH
+
+# dkms 2.8 to 3.2 run `strip -g FILE` on each module that STRIP=no does not spare, before they sign and compress it. strip
+# itself is replaced: 2.8 sets a PATH of its own, and all of them `unset strip`, which would take an inherited function, too.
+if [ -n "$DEBUG_SYMBOLS" ] && [ ! -e /usr/bin/strip.dkms2bin ]; then
+  mv /usr/bin/strip /usr/bin/strip.dkms2bin && cat >/usr/bin/strip <<'STRIP' && chmod 755 /usr/bin/strip
+#!/bin/bash
+# Written by dkms2bin: keeps what dkms strips from a module. One name per path: two may be called the same where they are built.
+case $#$1${2-} in
+  2-g*.ko) [ -z "${DKMS2BIN_DEBUG:-}" ] || objcopy --only-keep-debug "$2" "$DKMS2BIN_DEBUG/${2//\//@}.debug" || rm -f "$DKMS2BIN_DEBUG/${2//\//@}.debug" ;;
+esac
+exec strip.dkms2bin "$@"
+STRIP
+fi
 
 # --- dkms.conf, read the way dkms reads it ----------------------------------------------------------------------------
 # read_conf FOLDER: puts lines "KEY value" for what we need of the folder's dkms.conf into $conf. A folder's is read once.
@@ -339,7 +353,7 @@ build_one() { # ID PATH-SO-FAR
   on_path[$id]=1
   read_conf "$tree/$id/source"
   folder=$result/modules/$name--$version
-  mkdir -p "$folder/ko"
+  mkdir -p "$folder/ko" "$folder/debug"
   printf '%s\n%s\n' "$name" "$version" >"$folder/id"
   : >"$folder/depends"
   while read -r key dep; do
@@ -378,7 +392,7 @@ build_one() { # ID PATH-SO-FAR
   tail -q -n +1 -F -s 0.5 "$log" 2>/dev/null > >(exec sed -u 's/^@@dkms2bin/ &/') &
   stream=$!
   start=$EPOCHREALTIME
-  PATH=$PATH_OF_TOOLS dkms build -m "$name" -v "$version" -k "$RELEASE" -j "$JOBS" </dev/null >"$state/dkms.out" 2>&1
+  DKMS2BIN_DEBUG=$folder/debug PATH=$PATH_OF_TOOLS dkms build -m "$name" -v "$version" -k "$RELEASE" -j "$JOBS" </dev/null >"$state/dkms.out" 2>&1
   code=$?
   end=$EPOCHREALTIME
   # What it read last is still to be printed. The pipe never has anything to read: a sleep without a process.

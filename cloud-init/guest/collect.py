@@ -1,9 +1,10 @@
 """Hands over what build.sh left in /var/lib/dkms2bin/result, as frames on stdout. Run as root.
 
-A frame is an ASCII line "DKMS2BIN1 KIND INDEX SIZE\\n" and then SIZE raw bytes. KIND is ko, extra, log or meta; INDEX counts
+A frame is an ASCII line "DKMS2BIN1 KIND INDEX SIZE\\n" and then SIZE raw bytes. KIND is ko, debug, extra, log or meta; INDEX counts
 from 0 over all frames. meta is JSON and the last but one:
   {"modules": [{"name", "version", "verdict", "reason", "dependency": bool, "ko": [{"dest": "x.ko", "blob": INDEX}],
-                "log": INDEX|null, "buildDepends": [NAME]}],
+                "debug": [{"file": "x.ko.debug", "blob": INDEX}], "debugTooLarge": bool, "log": INDEX|null,
+                "buildDepends": [NAME]}],
    "extras": [{"path": "/etc/modprobe.d/x.conf", "mode": 420, "blob": INDEX}], "sourcePackage", "sourceVersion"}
 The last line is "DKMS2BIN1 end SHA256 0\\n", the digest of all blobs' bytes in order. No end frame: not all arrived.
 """
@@ -53,6 +54,9 @@ def send_file(kind, path):
     return count - 1
 
 
+# The host takes 128 MiB of one file of debug symbols and 512 MiB of all files: without symbols a module is still a module.
+MAX_DEBUG, debug_left = 128 << 20, 256 << 20
+
 if not os.path.exists(root + "/source"):
     sys.exit("no build result in this guest")
 source = lines(root + "/source") + ["", ""]
@@ -67,9 +71,19 @@ for entry in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
     if verdict == "built":
         for file in sorted(lines(here + "/ko-files"), key=os.path.basename):
             ko.append({"dest": os.path.basename(file), "blob": send_file("ko", file)})
+    debug, too_large = [], False
+    for file in sorted(os.listdir(here + "/debug")) if verdict == "built" and os.path.isdir(here + "/debug") else []:
+        size = os.path.getsize(os.path.join(here, "debug", file))
+        if size <= min(MAX_DEBUG, debug_left):
+            debug_left -= size
+            # The name is the module's path with @ for each slash.
+            debug.append({"file": file.split("@")[-1], "blob": send_file("debug", os.path.join(here, "debug", file))})
+        else:
+            too_large = True
     log = send_file("log", lines(here + "/log")[0]) if lines(here + "/log") else None
     modules.append({"name": name, "version": version, "verdict": verdict, "reason": reason,
-                    "dependency": name + "/" + version not in targets, "ko": ko, "log": log,
+                    "dependency": name + "/" + version not in targets, "ko": ko, "debug": debug,
+                    "debugTooLarge": too_large, "log": log,
                     "buildDepends": lines(here + "/depends")})
 # The package's own order; what was built only as a dependency comes last.
 modules.sort(key=lambda m: (m["dependency"], targets.index(m["name"] + "/" + m["version"]) if not m["dependency"] else 0))

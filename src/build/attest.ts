@@ -111,7 +111,7 @@ async function recordOf(path: string): Promise<PackageRecord> {
         .map(async (file) => ({
           path: file.path,
           sha256: createHash('sha256').update(file.bytes()).digest('hex'),
-          ...(/\.ko(\.\w+)?$/.test(file.path) && { module: await moduleOf(file.path, file.bytes()) }),
+          ...(/\.ko(\.(gz|xz|zst))?$/.test(file.path) && { module: await moduleOf(file.path, file.bytes()) }),
         })),
     ),
   };

@@ -1,5 +1,6 @@
 import { mkdir, readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { DEB_ARCH, type CellResult, type KernelTarget, type ModuleSource } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
@@ -10,12 +11,14 @@ import { publish } from '../core/publish.js';
 import { GUEST_DIR, type Guest, type GuestOutput } from '../guest/guest.js';
 import { contentDigest, hashOf } from '../image/cache.js';
 import { compressModule, moduleCompression } from '../pack/compress.js';
+import { hasDebugInfo, MAX_DEBUG_BYTES, MAX_DEBUG_TOTAL, pairDebugSymbols } from '../pack/debug-symbols.js';
 import { readModule } from '../pack/elf.js';
 import { isExtraPath, packModules, type PackedPackage, type PackInput } from '../pack/module-package.js';
 import { signatureHash, type Signer } from '../pack/sign.js';
 import { checkModuleName, checkModuleVersion, packageBaseName } from '../plan/naming.js';
 import { attest, type Invocation } from './attest.js';
 import { deadline, openSsh, specOf, type Booted, type Machine } from './machine.js';
+import { checkReproducible } from './reproducibility.js';
 import { RunDir } from './run-dir.js';
 import { bootOn, type Ground } from './snapshot.js';
 import { EPOCH, folderTar, prepareSource, type Lookup, type Prepared } from './source.js';
@@ -36,6 +39,10 @@ export interface CellInput {
   invocation: Invocation;
   nameStyle: 'seed' | 'dkms';
   verify: boolean;
+  /** Packs what dkms strips from the modules into a package of its own. */
+  debugSymbols: boolean;
+  /** Builds twice; what does not come out the same has failed. */
+  checkReproducible: boolean;
   force: boolean;
   debug: boolean;
   keepFailed: boolean;
@@ -52,6 +59,8 @@ const COLLECTED = z.object({
       version: z.string(),
       verdict: z.string().optional(),
       ko: z.array(z.object({ dest: z.string(), blob: z.number().int() })),
+      debug: z.array(z.object({ file: z.string(), blob: z.number().int() })).default([]),
+      debugTooLarge: z.boolean().default(false),
       dependency: z.boolean().default(false),
       log: z.number().int().nullish(),
       buildDepends: z.array(z.string()).default([]),
@@ -62,7 +71,7 @@ const COLLECTED = z.object({
   sourceVersion: z.string().nullish(),
 });
 
-interface ModuleReport {
+export interface ModuleReport {
   name: string;
   version: string;
   verdict: 'built' | 'skipped' | 'failed' | 'error';
@@ -71,6 +80,21 @@ interface ModuleReport {
   seconds?: number;
   /** Built only because another module needs it. */
   dependency: boolean;
+}
+
+/** What a build VM made. */
+export interface Built {
+  reports: ModuleReport[];
+  collected: Collected;
+}
+
+/** What of a build's surroundings must not show in its result. */
+export interface Surroundings {
+  boot: (dir: string) => Promise<Booted>;
+  /** For make. */
+  jobs: number;
+  /** Changes the guest when it needs the network no more and before the package's own code runs. */
+  disguise?: (guest: Guest) => Promise<void>;
 }
 
 /** Builds one cell from source to published package; a package with several modules gives several results. */
@@ -104,60 +128,79 @@ async function buildInRun(
   phase: Phase,
   startedOn: Date,
 ): Promise<CellResult[]> {
+  const { ground, machine } = input;
+  await using verifyVm = new Ahead(() => bootOn(ground, false, join(run.dir, 'verify'), machine));
+  const usual: Surroundings = {
+    boot: (dir) => bootOn(ground, prepared.network, dir, machine),
+    jobs: Math.max(1, Math.min(machine.cpus, Math.floor(machine.memoryMiB / 1024))),
+  };
+  // The verify VM boots while the build VM hands over what it made.
+  const built = await buildInVm(input, prepared, run, usual, phase, ({ verdict }) => {
+    if (input.verify && verdict === 'built') void verifyVm.start();
+  });
+  for (const { seconds } of built.reports) {
+    if (seconds !== undefined) phases.build = (phases.build ?? 0) + seconds;
+  }
+  return await finish(input, run, built, usual, phases, phase, prepared, verifyVm, startedOn);
+}
+
+/** Boots a build VM, runs the package's build in it and takes what it made. `onReport` hears how each module ended before that. */
+async function buildInVm(
+  input: CellInput,
+  prepared: Prepared,
+  run: RunDir,
+  { boot, jobs, disguise }: Surroundings,
+  phase: Phase,
+  onReport: (report: ModuleReport) => void = () => undefined,
+): Promise<Built> {
   const { target, ground, machine } = input;
   const line = (text: string): void => machine.emit({ type: 'output', cell: input.label, line: text });
   // A kept disk is booted again for a login.
   const spec = specOf(machine, ground.layer.boot, true, 'ssh');
   let reports: ModuleReport[];
   let collected: Collected;
-  await using verifyVm = new Ahead(() => bootOn(ground, false, join(run.dir, 'verify'), machine));
-  {
-    await using booted = await phase('boot', () => bootOn(ground, prepared.network, run.dir, machine));
-    const { vm, guest } = booted;
-    await run.save({ live: { socketDir: vm.socketDir, sshPort: vm.sshPort }, vm: { ...spec } });
-    try {
-      if (input.debug) await keepable(input, run, guest);
-      const vars = await phase('fetch', () => pushSource(guest, prepared, machine, line));
-      // From here on the package's own code runs: nothing but the management NIC is left to it.
-      await vm.cutEgress();
-      const jobs = Math.max(1, Math.min(machine.cpus, Math.floor(machine.memoryMiB / 1024)));
-      const result = await phase('dkms', () =>
-        guest.script(
-          'build.sh',
-          {
-            ...vars,
-            RELEASE: target.release,
-            JOBS: jobs,
-            EPOCH,
-            KEEP: input.debug || input.keepFailed ? 1 : '',
-          },
-          { timeoutMs: input.timeoutMs, onLine: line },
-        ),
+  await using booted = await phase('boot', () => boot(run.dir));
+  const { vm, guest } = booted;
+  await run.save({ live: { socketDir: vm.socketDir, sshPort: vm.sshPort }, vm: { ...spec } });
+  try {
+    if (input.debug) await keepable(input, run, guest);
+    const vars = await phase('fetch', () => pushSource(guest, prepared, machine, line));
+    // From here on the package's own code runs: nothing but the management NIC is left to it.
+    await vm.cutEgress();
+    await disguise?.(guest);
+    const result = await phase('dkms', () =>
+      guest.script(
+        'build.sh',
+        {
+          ...vars,
+          RELEASE: target.release,
+          JOBS: jobs,
+          EPOCH,
+          KEEP: input.debug || input.keepFailed ? 1 : '',
+          DEBUG_SYMBOLS: input.debugSymbols ? 1 : '',
+        },
+        { timeoutMs: input.timeoutMs, onLine: line },
+      ),
+    );
+    reports = readReports(result.reports);
+    if (reports.length === 0) {
+      const why =
+        result.reports.find((r) => r.key === 'error')?.value ?? result.tail.split('\n').slice(-3).join('\n');
+      throw new Dkms2binError(
+        result.code === 3 || result.code === 7 ? 'module' : result.code === 2 ? 'usage' : 'transient',
+        `${input.label}: ${why}`,
       );
-      reports = readReports(result.reports);
-      if (reports.length === 0) {
-        const why =
-          result.reports.find((r) => r.key === 'error')?.value ??
-          result.tail.split('\n').slice(-3).join('\n');
-        throw new Dkms2binError(
-          result.code === 3 || result.code === 7 ? 'module' : result.code === 2 ? 'usage' : 'transient',
-          `${input.label}: ${why}`,
-        );
-      }
-      // It boots while the build VM hands over what it made.
-      if (input.verify && reports.some((r) => r.verdict === 'built')) void verifyVm.start();
-      collected = await phase('collect', () => collect(guest, machine));
-    } catch (error) {
-      await keepIfAsked(input, run, guest, true);
-      throw error;
     }
-    const bad = reports.some((r) => r.verdict === 'failed' || r.verdict === 'error');
-    await keepIfAsked(input, run, guest, bad);
-    await run.save({ live: null });
+    reports.forEach(onReport);
+    collected = await phase('collect', () => collect(guest, machine));
+  } catch (error) {
+    await keepIfAsked(input, run, guest, true);
+    throw error;
   }
-  for (const report of reports)
-    if (report.seconds !== undefined) phases.build = (phases.build ?? 0) + report.seconds;
-  return await finish(input, run, reports, collected, phases, phase, prepared, verifyVm, startedOn);
+  const bad = reports.some((r) => r.verdict === 'failed' || r.verdict === 'error');
+  await keepIfAsked(input, run, guest, bad);
+  await run.save({ live: null });
+  return { reports, collected };
 }
 
 /** A VM that boots while other work goes on. Disposing it ends the VM, also one that has not booted yet. */
@@ -176,17 +219,19 @@ class Ahead implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    const booted = await this.#booting?.catch(() => null);
+    const booting = this.#booting;
+    this.#booting = undefined;
+    const booted = await booting?.catch(() => null);
     await booted?.[Symbol.asyncDispose]();
   }
 }
 
-/** Packs, proves and publishes what was built; writes the logs beside the packages. */
+/** Packs, proves, if asked builds again, and publishes what was built; writes the logs beside the packages. */
 async function finish(
   input: CellInput,
   run: RunDir,
-  reports: ModuleReport[],
-  collected: Collected,
+  built: Built,
+  usual: Surroundings,
   phases: Record<string, number>,
   phase: Phase,
   prepared: Prepared,
@@ -203,16 +248,19 @@ async function finish(
   const publishLogs = async (): Promise<void> => {
     for (const { bytes, to } of logs) await publish(bytes, to);
   };
+  const { reports, collected } = built;
   for (const report of reports) {
     const base = packageBaseName(
       { module: report.name, version: report.version, release: target.release, arch: target.arch },
       input.nameStyle,
     );
-    const found = collected.modules.find((m) => m.name === report.name && m.version === report.version);
+    const logBytes = collected.modules.find(
+      (m) => m.name === report.name && m.version === report.version,
+    )?.log;
     // Its own cell reports and publishes it; here it is only there for the proof.
     const elsewhere = report.dependency && prepared.brings.includes(report.name);
-    const log = found?.log && !elsewhere ? join(input.outDir, `${base}.log`) : null;
-    if (log && found?.log) logs.push({ bytes: found.log, to: log });
+    const log = logBytes && !elsewhere ? join(input.outDir, `${base}.log`) : null;
+    if (log && logBytes) logs.push({ bytes: logBytes, to: log });
     const result: CellResult = {
       module: report.name,
       version: report.version,
@@ -230,32 +278,36 @@ async function finish(
     if (!elsewhere) results.push(result);
     if (report.verdict !== 'built' || (elsewhere && !input.verify)) continue;
     try {
-      if (!found) throw new Dkms2binError('module', `${report.name}: the guest sent no module files`);
-      const packed = await phase('pack', async () =>
-        packModules({
+      const found = moduleOf(collected, report);
+      const pack: Staged['pack'] = async ({ collected: from }, signer, outDir) => {
+        const { ko, debug, extras, buildDepends } = moduleOf(from, report);
+        return packModules({
           module: report.name,
           version: report.version,
           release: target.release,
           debArch: DEB_ARCH[target.arch],
-          modules: await finishModules(found.ko, input),
-          extras: found.extras,
-          sourcePackage: elsewhere ? null : collected.source,
+          modules: await finishModules(ko, elsewhere ? [] : debug, signer, input),
+          extras,
+          sourcePackage: elsewhere ? null : from.source,
           maintainer: 'dkms2bin <dkms2bin@localhost>',
-          dependsModules: found.buildDepends,
+          dependsModules: buildDepends,
           mtime: EPOCH,
-          outDir: stage,
+          outDir,
           fileName: `${base}.deb`,
-        }),
-      );
+        });
+      };
+      const packed = await phase('pack', () => pack(built, input.signer, stage));
       const main = packed.find((p) => p.role === 'modules')!.path;
       staged.push({
         result,
         elsewhere,
+        pack,
         packed,
         main,
         koNames: found.ko.map((k) => k.name.replace(/\.ko$/, '')),
         needs: found.ko.flatMap((k) => readModule(k.bytes).depends),
       });
+      if (input.debugSymbols && !elsewhere) await noteMissingSymbols(input, found);
     } catch (error) {
       blame(result, error);
     }
@@ -280,6 +332,20 @@ async function finish(
       if (!proof.ok) result.fault = 'module';
     }
   }
+  if (input.checkReproducible) {
+    // Its memory is wanted for the other one.
+    await verifyVm[Symbol.asyncDispose]();
+    const rebuild = (again: RunDir, surroundings: Surroundings): Promise<Built> =>
+      buildInVm({ ...input, debug: false, keepFailed: false }, prepared, again, surroundings, (_, work) =>
+        work(),
+      );
+    await phase('rebuild', () =>
+      checkReproducible(input, prepared.network, built, staged, usual, rebuild),
+    ).catch(async (error: unknown) => {
+      if (!input.machine.signal.aborted) await publishLogs();
+      throw error;
+    });
+  }
   await publishLogs();
   const record: BuiltRecord[] = [];
   for (const { result, elsewhere, packed, main, koNames } of staged) {
@@ -303,26 +369,64 @@ async function finish(
   return results;
 }
 
+function moduleOf({ modules }: Collected, { name, version }: ModuleReport): Collected['modules'][0] {
+  const found = modules.find((m) => m.name === name && m.version === version);
+  if (!found) throw new Dkms2binError('module', `${name}: the guest sent no module files`);
+  return found;
+}
+
 /** The modules as they are shipped: signed on this host, after the build VM is gone, then compressed as the kernel's own are. */
 async function finishModules(
-  modules: readonly { name: string; bytes: Buffer }[],
-  { signer, ground, machine }: CellInput,
+  modules: Collected['modules'][0]['ko'],
+  debugFiles: Collected['modules'][0]['debug'],
+  signer: Signer | null,
+  { ground, machine }: CellInput,
 ): Promise<PackInput['modules']> {
   const config = await readFile(ground.layer.config, 'utf8');
+  const symbols = pairDebugSymbols(modules, debugFiles);
   return Promise.all(
     modules.map(async ({ name, bytes }) => {
       const signed = signer ? await signer.sign(bytes, signatureHash(config)) : bytes;
       const packed = await compressModule(signed, moduleCompression(config), machine.signal);
-      return { name, bytes: signed, ...(packed && { packed }) };
+      const debug = symbols.get(name);
+      return { name, bytes: signed, ...(packed && { packed }), ...(debug && { debug }) };
     }),
   );
 }
 
+/** Says of each module that got no debug symbols why. */
+async function noteMissingSymbols(
+  { ground, label, machine }: CellInput,
+  { ko, debug, debugTooLarge }: Collected['modules'][0],
+): Promise<void> {
+  const config = await readFile(ground.layer.config, 'utf8');
+  const symbols = pairDebugSymbols(ko, debug);
+  for (const { name, bytes } of ko) {
+    if (symbols.has(name)) continue;
+    const kept = hasDebugInfo(bytes);
+    const why = kept
+      ? 'it keeps them itself, as its dkms.conf asks (STRIP=no)'
+      : !/^CONFIG_DEBUG_INFO=y$/m.test(config)
+        ? 'the kernel is configured without debug information (CONFIG_DEBUG_INFO)'
+        : debugTooLarge
+          ? `they are larger than ${MAX_DEBUG_BYTES / 2 ** 20} MiB`
+          : 'its build made none';
+    machine.emit({
+      type: 'note',
+      level: kept ? 'info' : 'warn',
+      message: `No package of debug symbols for ${name}: ${why}`,
+      cell: label,
+    });
+  }
+}
+
 /** A package that waits for its proof. */
-interface Staged {
+export interface Staged {
   result: CellResult;
   /** Published by another cell of the request. */
   elsewhere: boolean;
+  /** Packs what this build, or another one of the same cell, made of the module, into `outDir`. */
+  pack: (built: Built, signer: Signer | null, outDir: string) => Promise<PackedPackage[]>;
   packed: PackedPackage[];
   main: string;
   koNames: string[];
@@ -338,7 +442,8 @@ interface Proof {
 /** Installs and loads the packages in a VM that never ran the package's build. */
 async function prove(input: CellInput, booted: Booted, staged: Staged[]): Promise<Map<CellResult, Proof>> {
   const { machine, target } = input;
-  const packages = [...new Map(staged.flatMap((s) => s.packed).map((p) => [p.path, p])).values()];
+  const installed = staged.flatMap((s) => s.packed).filter(({ role }) => role !== 'debug');
+  const packages = [...new Map(installed.map((p) => [p.path, p])).values()];
   const bytes = await Promise.all(packages.map((p) => readFile(p.path)));
   const proofs = new Map<CellResult, Proof>();
   const result = await booted.guest.script(
@@ -461,6 +566,9 @@ interface Collected {
     name: string;
     version: string;
     ko: { name: string; bytes: Buffer }[];
+    debug: { name: string; bytes: Buffer }[];
+    /** Some debug symbols were too large to be sent. */
+    debugTooLarge: boolean;
     extras: { path: string; mode: number; bytes: Buffer }[];
     log: Buffer | null;
     buildDepends: string[];
@@ -469,7 +577,10 @@ interface Collected {
 
 async function collect(guest: Guest, machine: Machine): Promise<Collected> {
   const stream = await guest.program('collect.py', deadline(machine.accel, 60));
-  const frames = await new FrameReader(stream.stdout, { kinds: ['meta', 'ko', 'extra', 'log'] }).all();
+  const frames = await new FrameReader(stream.stdout, {
+    kinds: ['meta', 'ko', 'debug', 'extra', 'log'],
+    limits: { single: MAX_DEBUG_BYTES, total: MAX_DEBUG_TOTAL },
+  }).all();
   await stream.done;
   const meta = frames.find((f) => f.kind === 'meta');
   if (!meta) throw new Dkms2binError('transient', 'The guest sent no description of what it built');
@@ -487,6 +598,8 @@ async function collect(guest: Guest, machine: Machine): Promise<Collected> {
       name: checkModuleName(m.name),
       version: checkModuleVersion(m.version),
       ko: m.ko.map((k) => ({ name: k.dest, bytes: blob(k.blob, 'ko') })),
+      debug: m.debug.map((d) => ({ name: d.file, bytes: blob(d.blob, 'debug') })),
+      debugTooLarge: m.debugTooLarge,
       // They belong to the source package as a whole: its first module carries them.
       extras:
         at === said.modules.findIndex((each) => !each.dependency)
@@ -585,17 +698,14 @@ const recordPath = (input: CellInput, identity: string): string =>
   join(
     cacheDir(),
     'built',
-    `${hashOf([2, input.signer?.keyId ?? null, identity, input.target.release, basename(input.ground.layer.entry.dir), input.nameStyle, input.verify, EPOCH])}.json`,
+    `${hashOf([2, input.signer?.keyId ?? null, identity, input.target.release, basename(input.ground.layer.entry.dir), input.nameStyle, input.verify, EPOCH, ...(input.debugSymbols ? ['debug-symbols'] : [])])}.json`,
   );
 
 async function upToDate(input: CellInput, identity: string): Promise<CellResult[] | null> {
   if (input.force || input.debug) return null;
-  let records: BuiltRecord[];
-  try {
-    records = JSON.parse(await readFile(recordPath(input, identity), 'utf8')) as BuiltRecord[];
-  } catch {
-    return null;
-  }
+  const records = await recorded(input, identity);
+  // A record of a build that was not checked says nothing of how a second one would come out.
+  if (input.checkReproducible && !records.every(({ reproducible }) => reproducible)) return null;
   const results: CellResult[] = [];
   for (const { files, koNames: _, ...result } of records) {
     for (const [name, digest] of Object.entries(files)) {
@@ -614,8 +724,22 @@ async function upToDate(input: CellInput, identity: string): Promise<CellResult[
   return results.length > 0 ? results : null;
 }
 
+/** What is remembered of this input; nothing when it is new. */
+async function recorded(input: CellInput, identity: string): Promise<BuiltRecord[]> {
+  try {
+    return JSON.parse(await readFile(recordPath(input, identity), 'utf8')) as BuiltRecord[];
+  } catch {
+    return [];
+  }
+}
+
 async function remember(input: CellInput, identity: string, records: BuiltRecord[]): Promise<void> {
   const path = recordPath(input, identity);
+  const before = await recorded(input, identity);
+  // What was checked once stays so for the very same files.
+  const checked = (record: BuiltRecord): boolean =>
+    before.some((each) => each.reproducible && isDeepStrictEqual(each.files, record.files));
+  const kept = records.map((each) => (checked(each) ? { ...each, reproducible: true } : each));
   await mkdir(join(path, '..'), { recursive: true });
-  await publish(Buffer.from(JSON.stringify(records)), path);
+  await publish(Buffer.from(JSON.stringify(kept)), path);
 }

@@ -24,6 +24,8 @@ export interface BuildOptions {
   nameStyle?: BuildRequest['nameStyle'];
   /** Commander makes this true when --no-verify is absent. */
   verify?: boolean;
+  debugSymbols?: true;
+  checkReproducible?: true;
   signKey?: string;
   signCert?: string;
   passphraseFile?: string;
@@ -79,6 +81,8 @@ function optionsOf(config: Config): BuildOptions {
     accel: config.accel,
     nameStyle: style && NAME_STYLES[style],
     verify: config.verify,
+    debugSymbols: yes(config['debug-symbols']),
+    checkReproducible: yes(config['check-reproducible']),
     signKey: config['sign-key'],
     signCert: config['sign-cert'],
     passphraseFile: config['passphrase-file'],
@@ -122,6 +126,8 @@ export function requestOf(options: BuildOptions, cwd: string): BuildRequest {
     accel: options.accel ?? DEFAULTS.accel,
     nameStyle: options.nameStyle ?? DEFAULTS.nameStyle,
     verify: options.verify ?? true,
+    debugSymbols: options.debugSymbols ?? false,
+    checkReproducible: options.checkReproducible ?? false,
     force: options.force ?? false,
     debug: options.debug ?? false,
     keepFailed: options.keepFailed ?? false,

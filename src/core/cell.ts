@@ -44,4 +44,6 @@ export interface CellResult {
   kept: string | null;
   /** Set for verdict error and failed: decides the exit code. */
   fault: 'module' | 'usage' | 'not-found' | 'host' | 'transient' | 'interrupted' | null;
+  /** Whether a second build gave the same packages to the byte; absent when that was not checked. */
+  reproducible?: boolean;
 }

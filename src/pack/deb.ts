@@ -17,6 +17,8 @@ export interface ControlFields {
   provides?: readonly string[];
   conflicts?: readonly string[];
   replaces?: readonly string[];
+  /** Marks a package of debug symbols, as Debian's own are: the build ids (hex) that it has files for, possibly none. */
+  buildIds?: readonly string[];
   description: {
     synopsis: string;
     /** Lines of the long description, shown as they are; '' is a blank line. */
@@ -35,6 +37,8 @@ export interface DebFile {
 export interface DebInput {
   control: ControlFields;
   files: readonly DebFile[];
+  /** Symbolic links; `target` is written as it stands. */
+  links?: readonly { path: string; target: string }[];
   scripts: { postinst?: string; postrm?: string };
   /** Seconds since 1970 for every member (SOURCE_DATE_EPOCH). */
   mtime: number;
@@ -49,11 +53,11 @@ export async function writeDeb(input: DebInput & { to: string }): Promise<Publis
  * The bytes of a .deb, a function of its input alone. gzip, not xz: zlib is part of Node, so the bytes do not depend
  * on the host's tools, and every dpkg reads it. Files under /etc become conffiles.
  */
-export function makeDeb({ control, files, scripts, mtime }: DebInput): Buffer {
+export function makeDeb({ control, files, links = [], scripts, mtime }: DebInput): Buffer {
   if (!Number.isSafeInteger(mtime) || mtime < 0 || mtime >= 8 ** 11) {
     throw new Dkms2binError('usage', `Not a time for package files (SOURCE_DATE_EPOCH): ${mtime}`);
   }
-  const data = withParents(files);
+  const data = withParents(files, links);
   const conffiles = files.map((file) => file.path).filter((path) => path.startsWith('/etc/'));
   const sums = data
     .filter((each) => each.bytes !== null && !each.path.startsWith('/etc/'))
@@ -121,6 +125,10 @@ export function formatControl(control: ControlFields, installedSize: number): st
     `Priority: ${control.priority}`,
     `Description: ${control.description.synopsis}`,
     ...lines,
+    ...(control.buildIds ? ['Auto-Built-Package: debug-symbols'] : []),
+    ...(control.buildIds?.length
+      ? [`Build-Ids: ${control.buildIds.map((id) => field('Build-Ids', id, /^[0-9a-f]+$/)).join(' ')}`]
+      : []),
     '',
   ].join('\n');
 }
@@ -135,14 +143,17 @@ function field(name: string, value: string, shape: RegExp): string {
 interface Entry {
   path: string;
   mode: number;
-  /** Null for a folder. */
+  /** Null for a folder and a link. */
   bytes: Buffer | null;
+  /** Where a symbolic link points. */
+  target?: string;
 }
 
-/** The files and all their parent folders, parents first, in byte order. */
-function withParents(files: readonly DebFile[]): Entry[] {
+/** The files, links and all their parent folders, parents first, in byte order. */
+function withParents(files: readonly DebFile[], links: DebInput['links'] = []): Entry[] {
   const entries = new Map<string, Entry>();
-  for (const { path, mode, bytes } of files) {
+  const all: Entry[] = [...files, ...links.map((link) => ({ ...link, mode: 0o777, bytes: null }))];
+  for (const { path, mode, ...content } of all) {
     if (
       !/^(\/[^/\x00-\x1f\x7f]+)+$/.test(path) ||
       path.split('/').some((part) => part === '.' || part === '..')
@@ -153,7 +164,13 @@ function withParents(files: readonly DebFile[]): Entry[] {
       throw new Dkms2binError('usage', `Not a mode for ${path}: ${mode.toString(8)}`);
     }
     if (entries.has(path)) throw new Dkms2binError('usage', `Twice in one package: ${path}`);
-    entries.set(path, { path, mode, bytes });
+    if (content.target !== undefined && !/^[\x21-\x7e]{1,100}$/.test(content.target)) {
+      throw new Dkms2binError(
+        'usage',
+        `Not a target for the link ${path}: ${JSON.stringify(content.target)}`,
+      );
+    }
+    entries.set(path, { path, mode, ...content });
   }
   const folders = new Set<string>(['/']);
   for (const path of entries.keys()) {
@@ -168,9 +185,11 @@ function withParents(files: readonly DebFile[]): Entry[] {
   return keys.sort(([a], [b]) => Buffer.compare(a, b)).map(([, entry]) => entry);
 }
 
-function tarName({ path, bytes }: Entry): string {
-  return bytes === null && path !== '/' ? `.${path}/` : `.${path}`;
+function tarName(entry: Entry): string {
+  return isFolder(entry) && entry.path !== '/' ? `.${entry.path}/` : `.${entry.path}`;
 }
+
+const isFolder = ({ bytes, target }: Entry): boolean => bytes === null && target === undefined;
 
 /** POSIX ustar without extensions: dpkg refuses pax headers (deb(5)). */
 function tar(entries: readonly Entry[], mtime: number): Buffer {
@@ -186,7 +205,8 @@ function tar(entries: readonly Entry[], mtime: number): Buffer {
     octal(header, 124, 12, size);
     octal(header, 136, 12, mtime);
     header.fill(' ', 148, 156);
-    header.write(entry.bytes === null ? '5' : '0', 156);
+    header.write(isFolder(entry) ? '5' : entry.target === undefined ? '0' : '2', 156);
+    header.write(entry.target ?? '', 157, 'latin1');
     header.write('ustar\x0000', 257, 'latin1');
     header.write('root', 265);
     header.write('root', 297);

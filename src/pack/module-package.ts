@@ -6,7 +6,8 @@ import { PACKAGE_ROOT } from '../core/paths.js';
 import { publish, type Published } from '../core/publish.js';
 import type { Packed } from './compress.js';
 import { makeDeb, type ControlFields, type DebFile } from './deb.js';
-import { checkModule, readModule } from './elf.js';
+import { debugPaths } from './debug-symbols.js';
+import { buildId, checkModule, readModule } from './elf.js';
 
 export interface PackInput {
   /** The DKMS module's PACKAGE_NAME and PACKAGE_VERSION. */
@@ -18,9 +19,9 @@ export interface PackInput {
   debArch: string;
   /**
    * Uncompressed .ko files, by which they are checked; `name` is a bare file name such as `acpi_call.ko`. With `packed`
-   * those bytes are shipped instead, as `acpi_call.ko.xz` for the suffix `.xz`.
+   * those bytes are shipped instead, as `acpi_call.ko.xz` for the suffix `.xz`. `debug` are its separate debug symbols.
    */
-  modules: readonly { name: string; bytes: Buffer; packed?: Packed }[];
+  modules: readonly { name: string; bytes: Buffer; packed?: Packed; debug?: Buffer }[];
   /** What the DKMS package ships outside /usr/src; every path must pass isExtraPath. */
   extras: readonly { path: string; bytes: Buffer; mode: number }[];
   /** The Debian package that the source came from; null for a folder or a tarball. */
@@ -39,7 +40,8 @@ export interface PackInput {
 }
 
 export interface PackedPackage extends Published {
-  role: 'modules' | 'common';
+  /** `common`: files for every kernel. `debug`: debug symbols, which nothing but a debugger wants. */
+  role: 'modules' | 'common' | 'debug';
   path: string;
   package: string;
   version: string;
@@ -92,7 +94,7 @@ export function debVersion(text: string): string {
 /**
  * Writes the binary packages of one cell into outDir. When there are extras they go into a package of their own,
  * `<module>-modules-common`, which is first in the result: it is the same for every kernel, so that several kernels'
- * packages install side by side.
+ * packages install side by side. Debug symbols go into `<module>-modules-<release>-dbgsym`, the last one.
  */
 export async function packModules(input: PackInput): Promise<PackedPackage[]> {
   const { module, release, debArch, mtime } = input;
@@ -117,8 +119,13 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
   const base = { version, maintainer: input.maintainer, section: 'kernel', priority: 'optional' };
   const common = `${name}-modules-common`;
 
-  const packages: { role: PackedPackage['role']; file: string; control: ControlFields; files: DebFile[] }[] =
-    [];
+  const packages: {
+    role: PackedPackage['role'];
+    file: string;
+    control: ControlFields;
+    files: DebFile[];
+    links?: { path: string; target: string }[];
+  }[] = [];
   if (input.extras.length > 0) {
     packages.push({
       role: 'common',
@@ -141,17 +148,18 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
       },
     });
   }
+  const main = `${name}-modules-${debName(release)}`;
   packages.push({
     role: 'modules',
     file: input.fileName,
     files: input.modules.map((each) => ({
-      path: `/lib/modules/${release}/updates/dkms/${each.name}${each.packed?.suffix ?? ''}`,
+      path: `${folderOf(release)}/${each.name}${each.packed?.suffix ?? ''}`,
       mode: 0o644,
       bytes: each.packed?.bytes ?? each.bytes,
     })),
     control: {
       ...base,
-      package: `${name}-modules-${debName(release)}`,
+      package: main,
       architecture: debArch,
       depends: [
         images.join(' | '),
@@ -173,11 +181,33 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
       },
     },
   });
+  const debug = input.modules.flatMap(({ name: file, bytes, debug: symbols }) => {
+    if (!symbols) return [];
+    const id = buildId(bytes);
+    return [{ ...debugPaths(`${folderOf(release)}/${file}`, id), id, symbols }];
+  });
+  if (debug.length > 0) {
+    packages.push({
+      role: 'debug',
+      file: `${main}-dbgsym_${version}_${debArch}.deb`,
+      files: debug.map(({ file, symbols }) => ({ path: file, mode: 0o644, bytes: symbols })),
+      links: debug.flatMap(({ link }) => link ?? []),
+      control: {
+        ...base,
+        package: `${main}-dbgsym`,
+        architecture: debArch,
+        section: 'debug',
+        depends: [`${main} (= ${version})`],
+        buildIds: debug.flatMap(({ id }) => id ?? []).sort(),
+        description: { synopsis: `debug symbols for ${main}`, lines: [] },
+      },
+    });
+  }
 
   const scripts = { postinst: await script('postinst', release), postrm: await script('postrm', release) };
   // All are made before the first is published: what is refused leaves nothing behind.
-  const made = packages.map(({ role, file, control, files }) => ({
-    bytes: makeDeb({ control, files, scripts: role === 'modules' ? scripts : {}, mtime }),
+  const made = packages.map(({ role, file, control, files, links = [] }) => ({
+    bytes: makeDeb({ control, files, links, scripts: role === 'modules' ? scripts : {}, mtime }),
     path: join(input.outDir, file),
     role,
     control,
@@ -195,6 +225,8 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
   }
   return packed;
 }
+
+const folderOf = (release: string): string => `/lib/modules/${release}/updates/dkms`;
 
 /** Checks every module against the kernel and returns the distinct vermagics. */
 function inspect({ module, modules, release, debArch }: PackInput): string[] {

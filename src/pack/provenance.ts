@@ -72,6 +72,7 @@ export interface BuildFacts {
     image: string;
     nameStyle: string;
     verify: boolean;
+    debugSymbols?: boolean;
     mirror?: string;
     archive?: string;
   };
@@ -174,6 +175,7 @@ export function makeStatement(facts: BuildFacts): Statement {
             image: image.origin === 'file' ? basename(options.image) : options.image,
             nameStyle: options.nameStyle,
             verify: options.verify,
+            ...(options.debugSymbols && { debugSymbols: true }),
             ...(options.mirror !== undefined && { mirror: withoutCredentials(options.mirror) }),
             ...(options.archive !== undefined && { archive: withoutCredentials(options.archive) }),
           },

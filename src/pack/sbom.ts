@@ -62,12 +62,12 @@ export function makeSbom(facts: BuildFacts, record: PackageRecord): Bom {
     distro,
     vendor: 'dkms2bin',
   });
-  const modules = record.files.some((each) => each.module !== undefined);
-  const sources = [facts.source, ...(modules ? facts.buildDepends : [])].map((each) =>
+  // Files for every kernel come from the source alone.
+  const built = record.architecture !== 'all';
+  const sources = [facts.source, ...(built ? facts.buildDepends : [])].map((each) =>
     sourceComponent(each, distro),
   );
-  // Files for every kernel come from the source alone.
-  const tools = modules
+  const tools = built
     ? facts.installed.flatMap(({ name, version, arch }): Component[] => {
         const role = roleOf(name, roles);
         if (role === undefined) return [];
@@ -107,7 +107,7 @@ export function makeSbom(facts: BuildFacts, record: PackageRecord): Bom {
         properties: [
           { name: 'dkms2bin:file', value: record.file },
           { name: 'dkms2bin:module', value: `${facts.module.name} ${facts.module.version}` },
-          ...(modules ? [{ name: 'dkms2bin:kernel', value: facts.kernel }] : []),
+          ...(built ? [{ name: 'dkms2bin:kernel', value: facts.kernel }] : []),
         ],
       },
     },

@@ -51,6 +51,14 @@ export const Config = z.strictObject({
   accel: z.enum(['auto', 'kvm', 'tcg']).optional().describe('QEMU accelerator; auto measures'),
   'name-style': z.enum(['seed', 'dkms']).optional().describe('Form of the package file names'),
   verify: z.boolean().optional().describe('Install and load the package in a fresh VM'),
+  'debug-symbols': z
+    .boolean()
+    .optional()
+    .describe("Pack the modules' debug symbols into a -dbgsym package of its own"),
+  'check-reproducible': z
+    .boolean()
+    .optional()
+    .describe('Build twice in different surroundings; packages that differ have failed'),
   force: z.boolean().optional().describe('Build even when an identical package is there'),
   'sign-key': z
     .string()

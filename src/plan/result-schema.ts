@@ -25,6 +25,10 @@ const Cell = z.strictObject({
     .enum(['module', 'usage', 'not-found', 'host', 'transient', 'interrupted'])
     .nullable()
     .describe('Whose fault a failed or error verdict is; decides the exit code'),
+  reproducible: z
+    .boolean()
+    .optional()
+    .describe('Whether a second build gave the same packages to the byte; absent when that was not checked'),
 }) satisfies z.ZodType<CellResult>;
 
 const EndedBy = z.strictObject({

@@ -26,6 +26,10 @@ export interface BuildRequest {
   accel: 'auto' | 'kvm' | 'tcg';
   nameStyle: 'seed' | 'dkms';
   verify: boolean;
+  /** Packs the modules' debug symbols as well. */
+  debugSymbols: boolean;
+  /** Builds each cell twice and compares. */
+  checkReproducible: boolean;
   force: boolean;
   debug: boolean;
   keepFailed: boolean;

@@ -38,6 +38,7 @@ export function resultDocument(
       phases: cell.phases,
       kept: cell.kept,
       fault: cell.fault,
+      ...(cell.reproducible === undefined ? {} : { reproducible: cell.reproducible }),
     })),
     ...errorField(error),
   };

@@ -27,7 +27,12 @@ function headline(reason: string | null): string {
 
 /** The result lines for stdout: `built   acpi_call 1.2.2  6.1.0-56-amd64  /out/….deb`. */
 export function resultLines(cells: readonly CellResult[]): string {
-  const rows = cells.map((cell) => [nameOf(cell), cell.kernel, cell.package ?? headline(cell.reason)]);
+  const rows = cells.map((cell) => [
+    nameOf(cell),
+    cell.kernel,
+    cell.package ?? headline(cell.reason),
+    ...(cell.reproducible ? ['reproducible'] : []),
+  ]);
   const lines = table(rows).split('\n');
   return cells.map((cell, i) => `${cell.verdict.padEnd(7)} ${lines[i] ?? ''}\n`).join('');
 }

@@ -63,6 +63,14 @@ const GROUPS: Record<string, Option[]> = {
       value.oneOf('--name-style', NAME_STYLES),
     ),
     option('--force', 'build again although the package is there already (default: leave it alone)'),
+    option(
+      '--debug-symbols',
+      "put the modules' debug symbols, for gdb, crash, drgn and perf, into a second package NAME-modules-KERNEL-dbgsym (default: they are thrown away, as by dkms)",
+    ),
+    option(
+      '--check-reproducible',
+      'build everything twice, the second time on another date and in a freshly booted VM, and fail a module whose packages are not the same to the byte (default: build once)',
+    ),
     option('--no-verify', 'do not install and load the package in a second, clean VM (default: do)'),
     option('--dry-run', 'print what would be built, and build nothing'),
   ],
