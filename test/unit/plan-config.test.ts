@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { configJsonSchema, loadConfig, parseConfig } from '../../src/plan/config.js';
-import { ResultDocument, resultJsonSchema } from '../../src/plan/result-schema.js';
+import { refreshJsonSchema, ResultDocument, resultJsonSchema } from '../../src/plan/result-schema.js';
 
 test('a whole file', () => {
   expect(
@@ -49,6 +49,7 @@ test('the file in the working directory is optional, the one of --config is not'
 test.each([
   ['config', configJsonSchema],
   ['result', resultJsonSchema],
+  ['refresh', refreshJsonSchema],
 ] as const)('schema/%s.schema.json is up to date (node scripts/write-schemas.mjs)', async (name, make) => {
   const text = await readFile(new URL(`../../schema/${name}.schema.json`, import.meta.url), 'utf8');
   expect(JSON.parse(text)).toEqual(JSON.parse(JSON.stringify(make())));
