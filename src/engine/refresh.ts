@@ -214,9 +214,7 @@ async function offersToCome(
     coming.push({ of, offer, why });
   }
   if (coming.length > 0) return coming;
-  throw new Dkms2binError('usage', `--validate ${what}: none of the distros held has that`, {
-    hint: 'It takes proposed, backports, next or a distro such as debian-forky.',
-  });
+  throw new Dkms2binError('usage', `--validate ${what}: none of the distros held has that`);
 }
 
 function comingRow(what: string, row: CatalogueRow, rows: readonly CatalogueRow[]): CatalogueRow | undefined {
@@ -236,8 +234,13 @@ function comingRow(what: string, row: CatalogueRow, rows: readonly CatalogueRow[
     }
     case 'next':
       return next === undefined ? undefined : released(findRow(rows, next));
-    default:
-      return released(findRow(rows, what));
+    default: {
+      const other = rows.find(({ id, aliases }) => id === what || aliases.includes(what));
+      if (other) return released(other);
+      throw new Dkms2binError('usage', `--validate ${what}: there is no such distro`, {
+        hint: `It takes proposed, backports, next or one of ${rows.map(({ id }) => id).join(', ')}.`,
+      });
+    }
   }
 }
 

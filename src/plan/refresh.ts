@@ -200,7 +200,7 @@ export function missingCells(
           kernel,
           last,
           'module',
-          `it failed before, and nothing has changed since: ${before.reason}`,
+          `it failed before, and nothing has changed since: ${before.reason}\n--force tries it again.`,
         );
     };
     for (const kernel of newest ? newer.slice(-1) : newer) want(kernel, 'new kernel');

@@ -43,7 +43,12 @@ export async function temporary(name: string): Promise<string> {
 }
 
 /** Kernels of debian-12 that its archive has now, by role: tests never pin a release. */
-export async function kernels(): Promise<{ newest: string; oldest: string; cloud: string }> {
+export async function kernels(): Promise<{
+  newest: string;
+  previous: string;
+  oldest: string;
+  cloud: string;
+}> {
   const { stdout, stderr, code } = await tool(['kernels', '--distro', 'debian-12', '--json']);
   if (code !== 0) throw new Error(stderr);
   const { kernels: all } = JSON.parse(stdout) as { kernels: { release: string }[] };
@@ -55,5 +60,10 @@ export async function kernels(): Promise<{ newest: string; oldest: string; cloud
     return found;
   };
   const plain = sorted(/^6\.1\.0-\d+-amd64$/);
-  return { newest: plain[0]!, oldest: plain.at(-1)!, cloud: sorted(/^6\.1\.0-\d+-cloud-amd64$/)[0]! };
+  return {
+    newest: plain[0]!,
+    previous: plain[1]!,
+    oldest: plain.at(-1)!,
+    cloud: sorted(/^6\.1\.0-\d+-cloud-amd64$/)[0]!,
+  };
 }

@@ -5,7 +5,7 @@ import type { RefreshPlan } from '../../plan/refresh.js';
 import type { BuildRequest } from '../../plan/types.js';
 import { EXIT_ORDER, WORK_TO_DO } from '../../report/exit.js';
 import { SCHEMA_VERSION, toJson } from '../../report/json.js';
-import { table } from '../../report/text.js';
+import { oneLine, table } from '../../report/text.js';
 import { createUi } from '../../ui/index.js';
 import type { CliContext } from '../context.js';
 import { DEFAULTS, mergeOptions, requestOf, type BuildOptions } from '../request.js';
@@ -129,6 +129,7 @@ async function refresh(
     if (options.dryRun) {
       ui.close();
       stdout.write(options.json ? toJson(planDocument(plan)) : planText(plan));
+      if (!options.json) stderr.write(remarks(plan));
       if (plan.cells.length === 0 && !options.quiet) stderr.write('nothing to build\n');
       context.exitCode = dryRunCode(plan);
       return;
@@ -168,8 +169,19 @@ function planText({ wanted, blocked }: RefreshPlan): string {
       ...[modules.join(', '), version ?? '-', kernel.release, distro, why],
     ]),
     ...blocked.map(({ modules, kernel, distro, reason }) => [
-      ...[modules.join(', '), '-', kernel, distro, `cannot be built: ${reason}`],
+      ...[modules.join(', '), '-', kernel, distro, `cannot be built: ${reason.split('\n')[0]!}`],
     ]),
   ];
   return rows.length === 0 ? '' : table([['MODULE', 'VERSION', 'KERNEL', 'DISTRO', 'REASON'], ...rows]);
+}
+
+/** What the table's lines have no room for: places looked in, the next step. */
+function remarks({ blocked }: RefreshPlan): string {
+  return blocked
+    .filter(({ reason }) => reason.includes('\n'))
+    .map(({ modules, kernel, reason }) => {
+      const more = plain(reason).split('\n').slice(1);
+      return `${oneLine(modules.join(', '))} on ${oneLine(kernel)}:\n${more.map((line) => `  ${line}\n`).join('')}`;
+    })
+    .join('');
 }
