@@ -3,7 +3,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { format } from 'prettier';
 import { configJsonSchema } from '../dist/plan/config.js';
-import { proofJsonSchema, resultJsonSchema } from '../dist/plan/result-schema.js';
+import { proofJsonSchema, refreshJsonSchema, resultJsonSchema } from '../dist/plan/result-schema.js';
 
 const folder = fileURLToPath(new URL('../schema/', import.meta.url));
 await mkdir(folder, { recursive: true });
@@ -11,6 +11,7 @@ for (const [name, schema] of [
   ['config', configJsonSchema()],
   ['result', resultJsonSchema()],
   ['proof', proofJsonSchema()],
+  ['refresh', refreshJsonSchema()],
 ]) {
   const text = await format(JSON.stringify(schema), { parser: 'json', printWidth: 110 });
   await writeFile(`${folder}${name}.schema.json`, text);

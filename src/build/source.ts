@@ -157,6 +157,15 @@ export function readConfText(text: string): ConfText {
   };
 }
 
+/**
+ * Names of the modules that a source seems to bring, so that it can be told what it is a newer version of: of a local one,
+ * what its dkms.conf says in plain words; of a distro's package, what its name says.
+ */
+export async function moduleNames(source: ModuleSource, signal: AbortSignal): Promise<string[]> {
+  if (source.kind === 'repo') return [source.name.replace(/-dkms$/, '')];
+  return source.kind === 'rpm' ? [] : (await confOf(source, signal)).names;
+}
+
 async function confOf(source: LocalSource, signal: AbortSignal): Promise<ConfText> {
   const tar = ['-xOf', source.kind === 'deb' ? '-' : source.path, '--wildcards', '*dkms.conf'];
   const options = { cancelSignal: signal };
@@ -219,7 +228,7 @@ async function dependenciesOf(
 }
 
 /** SHA-256 of a local source: of the file, or of the tar that a folder is sent as. */
-async function localDigest(
+export async function localDigest(
   source: Exclude<ModuleSource, { kind: 'repo' }>,
   signal: AbortSignal,
 ): Promise<string> {

@@ -9,6 +9,7 @@ import { addKernels } from './commands/kernels.js';
 import { addKeygen } from './commands/keygen.js';
 import { addLogin } from './commands/login.js';
 import { addProve } from './commands/prove.js';
+import { addRefresh } from './commands/refresh.js';
 import { addRepo } from './commands/repo.js';
 import { addRm } from './commands/rm.js';
 import { addRuns } from './commands/runs.js';
@@ -23,6 +24,7 @@ Exit codes:
   3    kernel, image or package not found
   4    this machine cannot do it: a tool is missing, no space (see dkms2bin doctor)
   5    a fault of the VM or the network, worth another try
+  6    refresh --dry-run: there is something to build
   70   a bug in dkms2bin
   130  interrupted
   Several at once: the first of 130, 4, 3, 2, 5, 1.
@@ -76,6 +78,7 @@ export function createProgram(context: CliContext): Command {
   addImages(program, context);
   addInspect(program, context);
   addKernels(program, context);
+  addRefresh(program, context);
   addRepo(program, context);
   addProve(program, context);
   addKeygen(program, context);

@@ -5,9 +5,11 @@ import type { Proof } from '../core/proof.js';
 import type { Config } from '../plan/config.js';
 import type { RunInfo } from '../engine/runs.js';
 import type { WarmKernel } from '../engine/local.js';
+import type { RefreshOptions } from '../engine/refresh.js';
 import type { CacheRow, PruneOptions, PruneResult, VerifiedRow } from '../image/upkeep.js';
 import type { Passphrase, RepositoryOptions, RepositoryResult, Served } from '../repo/index.js';
 import type { Inspection } from '../pack/inspect.js';
+import type { RefreshPlan } from '../plan/refresh.js';
 import type { BuildPlan, BuildRequest } from '../plan/types.js';
 
 export interface FailedRun {
@@ -24,9 +26,10 @@ export interface BuildContext {
   askPassphrase?: (question: string) => Promise<string>;
 }
 
+/** `run` and `accelerator` are null when there was nothing to build. */
 export interface BuildOutcome {
-  run: string;
-  accelerator: string;
+  run: string | null;
+  accelerator: string | null;
   cells: CellResult[];
 }
 
@@ -57,6 +60,12 @@ export interface Engine {
   loadConfig(path: string | undefined, cwd: string): Promise<Config>;
   plan(request: BuildRequest, context: { emit: Emit; signal: AbortSignal }): Promise<BuildPlan>;
   build(plan: BuildPlan, context: BuildContext): Promise<BuildOutcome>;
+  planRefresh(
+    request: BuildRequest,
+    options: RefreshOptions,
+    context: { emit: Emit; signal: AbortSignal },
+  ): Promise<RefreshPlan>;
+  refresh(plan: RefreshPlan, context: BuildContext): Promise<BuildOutcome>;
   listRuns(): Promise<RunInfo[]>;
   removeRun(id: string): Promise<void>;
   login(id: string | undefined, options: { serial: boolean; signal: AbortSignal }): Promise<void>;
@@ -92,6 +101,9 @@ export const engine: Engine = {
     (await (await import('../plan/config.js')).loadConfig({ cwd, explicit })).config,
   plan: async (request, context) => (await import('../engine/local.js')).plan(request, context),
   build: async (plan, context) => (await import('../engine/local.js')).build(plan, context),
+  planRefresh: async (request, options, context) =>
+    (await import('../engine/refresh.js')).planRefresh(request, options, context),
+  refresh: async (plan, context) => (await import('../engine/refresh.js')).refresh(plan, context),
   listRuns: async () => (await import('../engine/runs.js')).listRuns(),
   removeRun: async (id) => (await import('../engine/runs.js')).removeRun(id),
   login: async (id, options) => (await import('../engine/runs.js')).login(id, options),

@@ -109,6 +109,15 @@ export const duration =
     return seconds;
   };
 
+/** `30m`, `6h` → seconds, from one minute to seven days: a mirror is not to be asked without end. */
+export const interval =
+  (option: string) =>
+  (value: string): number => {
+    const seconds = duration(option)(value);
+    if (seconds < 60) throw wrong(option, value, 'a time of one minute or more', `Example: ${option} 6h`);
+    return seconds;
+  };
+
 export const oneOf =
   <T extends string>(option: string, choices: Readonly<Record<string, T>>) =>
   (value: string): T => {

@@ -19,12 +19,17 @@ export function cacheDir(): string {
   );
 }
 
-/** Runs, kept ones too. DKMS2BIN_STATE wins over XDG_STATE_HOME. */
-export function runsDir(): string {
-  const state =
+/** What outlives a run and is no package. DKMS2BIN_STATE wins over XDG_STATE_HOME. */
+export function stateDir(): string {
+  return (
     process.env.DKMS2BIN_STATE ??
-    join(process.env.XDG_STATE_HOME ?? join(homedir(), '.local', 'state'), 'dkms2bin');
-  return join(state, 'runs');
+    join(process.env.XDG_STATE_HOME ?? join(homedir(), '.local', 'state'), 'dkms2bin')
+  );
+}
+
+/** Runs, kept ones too. */
+export function runsDir(): string {
+  return join(stateDir(), 'runs');
 }
 
 /** Parent of socket folders: short, because a unix socket path holds 108 bytes. */

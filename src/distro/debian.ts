@@ -68,6 +68,17 @@ export async function availableKernels(row: DistroRow, options: ResolveOptions):
   return unique(row, kernels).sort((a, b) => compareReleases(a.release, b.release));
 }
 
+/**
+ * The same kernels, and the releases that metapackages point to: what a machine that follows one of those gets next.
+ */
+export async function offeredKernels(
+  row: DistroRow,
+  options: ResolveOptions,
+): Promise<{ kernels: KernelEntry[]; heads: string[] }> {
+  const { kernels, metas } = await new Resolver([row], options).index(row);
+  return { kernels: unique(row, kernels), heads: [...new Set(metas.map(({ release }) => release))] };
+}
+
 class Resolver {
   private readonly arch: Arch;
   private readonly indexes = new Map<string, Promise<KernelIndex>>();

@@ -12,6 +12,10 @@ export interface DistroRow {
     role: 'release' | 'updates' | 'security' | 'backports';
     mirror: 'main' | 'security';
   }[];
+  /** The suite where the next kernels of this release wait. */
+  proposed?: string | undefined;
+  /** Id of the row of the release that follows. */
+  next?: string | undefined;
   arch: { x86_64: { defaultKernel: string } };
   archive?: { kind: string; url: string } | undefined;
 }

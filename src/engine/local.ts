@@ -142,7 +142,7 @@ export async function build(
     },
   };
   await using shared = new Shared(request, rows, machine);
-  const siblings = [...new Set(plan.cells.map((cell) => cell.module))];
+  const siblings = plan.siblings ?? [...new Set(plan.cells.map((cell) => cell.module))];
   const queue = new PQueue({ concurrency: jobs });
   const cells = (
     await Promise.all(
@@ -494,7 +494,7 @@ async function writableFolder(path: string): Promise<string> {
   return path;
 }
 
-function deepFreeze<T extends object>(value: T): T {
+export function deepFreeze<T extends object>(value: T): T {
   for (const each of Object.values(value))
     if (typeof each === 'object' && each !== null) deepFreeze(each as object);
   return Object.freeze(value);

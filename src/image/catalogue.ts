@@ -87,6 +87,10 @@ const RowInput = z.strictObject({
   mirrors: z.strictObject({ main: UrlTemplate, security: UrlTemplate.optional() }),
   /** The release itself, then in order of preference updates, security, backports. */
   suites: z.array(Suite).default([]),
+  /** Suite of the main mirror where what is to come to this release waits; not used but for `refresh --validate`. */
+  proposed: Template.optional(),
+  /** Id of the release that follows this one. */
+  next: Id.optional(),
   components: z.array(z.string().regex(/^[a-z0-9-]+$/)).default([]),
   /** Where kernels go that left the live archive. */
   archive: z
@@ -182,6 +186,10 @@ export async function loadCatalogue(dir = join(PACKAGE_ROOT, 'images')): Promise
         );
       else owner.set(word, row);
     }
+  }
+  for (const { file, id, next } of rows) {
+    if (next !== undefined && !rows.some((row) => row.id === next))
+      mistakes.push(`${file}: row ${id}: next: there is no row ${next}`);
   }
   if (mistakes.length > 0) {
     throw new Dkms2binError(
@@ -285,6 +293,8 @@ function resolveRow(row: CatalogueRow, dir: string, mistake: (field: string, mes
       mistake(`suites.${index}.mirror`, 'the row has no mirrors.security');
     }
   });
+  const { proposed } = row;
+  if (proposed !== undefined) row.proposed = attempt('proposed', () => fill(proposed, base), proposed);
   // Tried with any release, so that a misspelt placeholder shows when the catalogue is read and not in a build.
   const probe = { ...base, arch: 'x86_64', debArch: 'amd64', release: '6.1.0-1-amd64' };
   for (const field of ['image', 'headers'] as const) {

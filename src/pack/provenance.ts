@@ -6,7 +6,7 @@ import { Dkms2binError } from '../core/errors.js';
 import { publish, type Published } from '../core/publish.js';
 import { readCapped } from '../core/read-capped.js';
 import { payloadOf, readEnvelope, signEnvelope, verifyEnvelope, type Signer } from './dsse.js';
-import { debPurl } from './purl.js';
+import { debPurl, purlVersion } from './purl.js';
 
 export const STATEMENT_TYPE = 'https://in-toto.io/Statement/v1';
 export const PREDICATE_TYPE = 'https://slsa.dev/provenance/v1';
@@ -310,12 +310,29 @@ export async function writeProvenance(
 }
 
 const Descriptor = z.object({ name: z.string().default(''), digest: z.record(z.string(), z.string()) });
+/** What dkms2bin's own statements say besides. */
+const CellShape = z.object({
+  externalParameters: z.object({
+    source: z.object({ kind: z.enum(['repo', 'deb', 'rpm', 'folder', 'tarball']), name: z.string() }),
+    kernel: z.string(),
+    distro: z.string(),
+    arch: z.string(),
+  }),
+  internalParameters: z.object({ module: z.object({ name: z.string(), version: z.string() }) }),
+  resolvedDependencies: z.array(
+    z.object({
+      uri: z.string().optional(),
+      digest: z.record(z.string(), z.string()).optional(),
+      annotations: z.record(z.string(), z.string()).optional(),
+    }),
+  ),
+});
 const StatementShape = z.object({
   _type: z.literal(STATEMENT_TYPE),
   predicateType: z.literal(PREDICATE_TYPE),
   subject: z.array(Descriptor).min(1),
   predicate: z.object({
-    buildDefinition: z.object({
+    buildDefinition: z.looseObject({
       buildType: z.string(),
       resolvedDependencies: z
         .array(
@@ -349,6 +366,22 @@ export interface ReadStatement {
   keyids: string[];
   /** Whether the given key signed it; null without a key or an envelope. */
   verified: boolean | null;
+  /** The build that it tells of; null when it is not one of dkms2bin. */
+  cell: BuiltCell | null;
+}
+
+/** What was built, as externalParameters and internalParameters say. */
+export interface BuiltCell {
+  module: { name: string; version: string };
+  kernel: string;
+  distro: string;
+  arch: string;
+  /** `name` is a path's last part. */
+  source: { kind: ModuleSource['kind']; name: string };
+  /** SHA-256 of the source. */
+  digest: string | null;
+  /** The distro's version of the source, when it was a package of the distro. */
+  sourceVersion: string | null;
 }
 
 /** Other builders may name the predicate in it. */
@@ -392,8 +425,22 @@ function readLine(line: string, key?: KeyObject): ReadStatement[] {
       ...(metadata?.finishedOn !== undefined && { finishedOn: metadata.finishedOn }),
       keyids: envelope?.signatures.map((each) => each.keyid) ?? [],
       verified: key ? envelope !== null && verifyEnvelope(envelope, key) : null,
+      cell: predicate.buildDefinition.buildType === BUILD_TYPE ? cellOf(predicate.buildDefinition) : null,
     },
   ];
+}
+
+function cellOf(definition: unknown): BuiltCell | null {
+  const parsed = CellShape.safeParse(definition);
+  if (!parsed.success) return null;
+  const { externalParameters, internalParameters, resolvedDependencies } = parsed.data;
+  const source = resolvedDependencies.find((each) => each.annotations?.role === 'source');
+  return {
+    module: internalParameters.module,
+    ...externalParameters,
+    digest: source?.digest?.sha256 ?? null,
+    sourceVersion: source?.uri === undefined ? null : purlVersion(source.uri),
+  };
 }
 
 function json(text: string): unknown {

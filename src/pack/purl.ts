@@ -18,3 +18,13 @@ function encode(part: string): string {
     each === '%3A' ? ':' : `%${each.charCodeAt(0).toString(16).toUpperCase()}`,
   );
 }
+
+/** The version in a package URL, null without one. */
+export function purlVersion(purl: string): string | null {
+  const version = /@([^@?#]+)(?:[?#]|$)/.exec(purl)?.[1];
+  try {
+    return version === undefined ? null : decodeURIComponent(version);
+  } catch {
+    return null;
+  }
+}

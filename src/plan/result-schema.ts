@@ -47,6 +47,48 @@ export const ResultDocument = z.strictObject({
 });
 export type ResultDocument = z.infer<typeof ResultDocument>;
 
+const Fault = z.enum(['module', 'usage', 'not-found', 'host', 'transient', 'interrupted']);
+const Wanted = {
+  modules: z.array(z.string()).min(1).describe('Names of the DKMS modules that are missing or out of date'),
+  source: z
+    .string()
+    .describe('What they are built from, as --dkms takes it; of a path the last part when blocked'),
+  kernel: z.string().describe('Kernel release, as uname -r prints it'),
+  distro: z.string().describe('Catalogue id, such as debian-12'),
+  arch: Cell.shape.arch,
+};
+
+/** The document that `refresh --dry-run --json` prints. */
+export const RefreshDocument = z.strictObject({
+  schemaVersion: z.literal(1),
+  missing: z.array(
+    z.strictObject({
+      ...Wanted,
+      version: z
+        .string()
+        .nullable()
+        .describe("The distro's version of the source, else the module's; null when it is not known yet"),
+      reason: z
+        .string()
+        .describe('new kernel, new module version OLD → NEW, changed source, or what is tried'),
+    }),
+  ),
+  blocked: z.array(
+    z.strictObject({
+      ...Wanted,
+      reason: z.string().describe('Why it cannot be built'),
+      fault: Fault.describe('Whose fault that is; decides the exit code when nothing is missing'),
+    }),
+  ),
+});
+
+export type RefreshDocument = z.infer<typeof RefreshDocument>;
+
+/** JSON Schema of that document, published as schema/refresh.schema.json. */
+export function refreshJsonSchema(): Record<string, unknown> {
+  return { ...z.toJSONSchema(RefreshDocument), title: 'dkms2bin refresh --dry-run --json' };
+}
+
 /** JSON Schema of the `--json` document, published as schema/result.schema.json. */
 export function resultJsonSchema(): Record<string, unknown> {
   return { ...z.toJSONSchema(ResultDocument), title: 'dkms2bin --json' };

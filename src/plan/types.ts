@@ -67,4 +67,6 @@ export interface BuildPlan {
   /** Absent until measured. */
   readonly accelerator?: string;
   readonly cells: readonly PlannedCell[];
+  /** Sources that may bring what cells depend on; absent: those of the cells. */
+  readonly siblings?: readonly ModuleSource[];
 }

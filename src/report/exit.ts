@@ -7,6 +7,9 @@ import { EXIT_CODE } from '../core/errors.js';
  */
 export const EXIT_ORDER = [130, 4, 3, 2, 5, 1] as const;
 
+/** Of `refresh --dry-run`: there is something to build. */
+export const WORK_TO_DO = 6;
+
 /** An `error` cell without a fault counts as a guest fault (5), a `failed` one always as the module's (1). */
 export function exitCodeOf(cells: readonly CellResult[]): number {
   const codes = new Set(

@@ -3,7 +3,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { configJsonSchema, loadConfig, parseConfig } from '../../src/plan/config.js';
-import { proofJsonSchema, ResultDocument, resultJsonSchema } from '../../src/plan/result-schema.js';
+import {
+  proofJsonSchema,
+  refreshJsonSchema,
+  ResultDocument,
+  resultJsonSchema,
+} from '../../src/plan/result-schema.js';
 
 test('a whole file', () => {
   expect(
@@ -50,6 +55,7 @@ test.each([
   ['config', configJsonSchema],
   ['result', resultJsonSchema],
   ['proof', proofJsonSchema],
+  ['refresh', refreshJsonSchema],
 ] as const)('schema/%s.schema.json is up to date (node scripts/write-schemas.mjs)', async (name, make) => {
   const text = await readFile(new URL(`../../schema/${name}.schema.json`, import.meta.url), 'utf8');
   expect(JSON.parse(text)).toEqual(JSON.parse(JSON.stringify(make())));

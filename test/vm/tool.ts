@@ -53,7 +53,11 @@ export async function cacheWithoutLayers(): Promise<string> {
 }
 
 /** Kernels of debian-12 that its archive has now, by role: tests never pin a release. */
-export async function kernels(): Promise<{ newest: string; cloud: string }> {
+export async function kernels(): Promise<{
+  newest: string;
+  previous: string;
+  cloud: string;
+}> {
   const { stdout, stderr, code } = await tool(['kernels', '--distro', 'debian-12', '--json']);
   if (code !== 0) throw new Error(stderr);
   const { kernels: all } = JSON.parse(stdout) as { kernels: { release: string }[] };
@@ -64,8 +68,10 @@ export async function kernels(): Promise<{ newest: string; cloud: string }> {
     if (!found[0]) throw new Error(`the archive has no kernel like ${String(pattern)}`);
     return found;
   };
+  const plain = sorted(/^6\.1\.0-\d+-amd64$/);
   return {
-    newest: sorted(/^6\.1\.0-\d+-amd64$/)[0]!,
+    newest: plain[0]!,
+    previous: plain[1]!,
     cloud: sorted(/^6\.1\.0-\d+-cloud-amd64$/)[0]!,
   };
 }

@@ -4,13 +4,13 @@ import { Dkms2binError, EXIT_CODE, messageOf } from '../../core/errors.js';
 import { exitCodeOf } from '../../report/exit.js';
 import { resultDocument, toJson } from '../../report/json.js';
 import { failureText, oneLine, resultLines, summary, table } from '../../report/text.js';
-import type { BuildPlan } from '../../plan/types.js';
+import type { BuildPlan, BuildRequest } from '../../plan/types.js';
 import { createUi, type Level, type Ui } from '../../ui/index.js';
 import { askSecret, askYes } from '../ask.js';
 import type { CliContext } from '../context.js';
 import { DEFAULTS, mergeOptions, NAME_STYLES, requestOf, type BuildOptions } from '../request.js';
 import { publishFolder } from './repo.js';
-import type { BuildOutcome, FailedRun } from '../services.js';
+import type { BuildContext, BuildOutcome, FailedRun } from '../services.js';
 import * as value from '../values.js';
 
 const option = (
@@ -176,6 +176,14 @@ export function buildOption(long: string): Option {
     .find((each) => each.long === long)!;
 }
 
+/** The options of build but for these, by their headings, for a command that builds as well. */
+export function buildOptions(without: readonly string[]): [heading: string, options: Option[]][] {
+  return Object.entries(GROUPS).map(([heading, options]) => [
+    heading,
+    options.filter(({ long }) => !without.includes(long ?? '')),
+  ]);
+}
+
 export function addBuild(program: Command, context: CliContext): void {
   const command = program
     .command('build', { isDefault: true })
@@ -186,7 +194,7 @@ export function addBuild(program: Command, context: CliContext): void {
     .usage('--dkms <source>... [--kernel <release>...] [options]')
     // Only to say more than "too many arguments" when a command's name is misspelt.
     .allowExcessArguments(true);
-  for (const [heading, options] of Object.entries(GROUPS))
+  for (const [heading, options] of buildOptions([]))
     for (const each of options) command.addOption(each.helpGroup(heading));
   command.addHelpText(
     'after',
@@ -237,8 +245,7 @@ async function build(typed: BuildOptions, context: CliContext): Promise<void> {
       hint: 'Example: dkms2bin --dkms acpi-call-dkms --kernel latest   (all options: dkms2bin --help)',
     });
 
-  const level: Level = options.quiet ? 'quiet' : options.verbose ? 'verbose' : 'normal';
-  const ui = createUi(stderr, { level }, context.env);
+  const ui = createUi(stderr, { level: levelOf(options) }, context.env);
   let outcome;
   try {
     const plan = await engine.plan(request, { emit: ui.emit, signal });
@@ -247,50 +254,71 @@ async function build(typed: BuildOptions, context: CliContext): Promise<void> {
       stdout.write(options.json ? toJson(planDocument(plan)) : planText(plan));
       return;
     }
-    const asks = context.stdin.isTTY === true;
-    const offers = request.debug && !options.json && context.stdin.isTTY === true && stderr.isTTY === true;
-    outcome = await engine.build(plan, {
-      emit: ui.emit,
-      signal,
-      ...(offers ? { onFailure: offerLogin(ui, context) } : {}),
-      ...(asks ? { askPassphrase: (question: string) => askSecret(question, context) } : {}),
-    });
-    if (options.repo || options.repoKey !== undefined || options.keep !== undefined)
-      await publishRepository(request.outDir, options, outcome, ui, context);
+    outcome = await engine.build(plan, buildContext(request, options, ui, context));
+    // Packages that were built are a repository at once; without any there is nothing to publish.
+    if (asksForRepository(options) && outcome.cells.some((cell) => cell.package !== null))
+      await publishRepository(request.outDir, options, ui, context);
   } catch (error) {
-    // A program that reads stdout gets a document however the run ended; a person's text goes to stderr as ever.
-    if (options.json && error instanceof Dkms2binError)
-      stdout.write(
-        toJson(
-          resultDocument({ run: null, accelerator: null, cells: [] }, signal.aborted ? interrupted() : error),
-        ),
-      );
+    reportError(error, options, context);
     throw error;
   } finally {
     ui.close();
   }
-
-  if (options.json) stdout.write(toJson(resultDocument(outcome)));
-  else stdout.write(resultLines(outcome.cells));
-  for (const cell of outcome.cells) stderr.write(failureText(cell));
-  if (level !== 'quiet' && !options.json) stderr.write(`${summary(outcome.cells)}\n`);
-  const code = exitCodeOf(outcome.cells);
-  // Ctrl-C reaches the children too, and a cell may then blame the tool that died.
-  context.exitCode = code !== 0 && signal.aborted ? EXIT_CODE.interrupted : code;
+  reportOutcome(outcome, options, context);
 }
 
-/** Packages that were built are a repository at once; without any there is nothing to publish. */
-async function publishRepository(
+export const levelOf = ({ quiet, verbose }: BuildOptions): Level =>
+  quiet ? 'quiet' : verbose ? 'verbose' : 'normal';
+
+/** What building asks of the person at the terminal, if one is there. */
+export function buildContext(
+  request: BuildRequest,
+  options: BuildOptions,
+  ui: Ui,
+  context: CliContext,
+): BuildContext {
+  const { stdin, stderr, signal } = context;
+  const asks = stdin.isTTY === true;
+  const offers = request.debug && !options.json && stdin.isTTY === true && stderr.isTTY === true;
+  return {
+    emit: ui.emit,
+    signal,
+    ...(offers ? { onFailure: offerLogin(ui, context) } : {}),
+    ...(asks ? { askPassphrase: (question: string) => askSecret(question, context) } : {}),
+  };
+}
+
+export const asksForRepository = ({ repo, repoKey, keep }: BuildOptions): boolean =>
+  repo === true || repoKey !== undefined || keep !== undefined;
+
+export async function publishRepository(
   outDir: string,
   options: BuildOptions,
-  outcome: BuildOutcome,
   ui: Ui,
   context: CliContext,
 ): Promise<void> {
-  if (!outcome.cells.some((cell) => cell.package !== null)) return;
   const { leftOut } = await publishFolder(outDir, options, ui.emit, context);
   for (const { path, reason } of leftOut)
     ui.emit({ type: 'note', level: 'warn', message: `Not in the repository: ${path}: ${reason}` });
+}
+
+/** A program that reads stdout gets a document however the run ended; a person's text goes to stderr as ever. */
+export function reportError(error: unknown, options: BuildOptions, { stdout, signal }: CliContext): void {
+  if (!options.json || !(error instanceof Dkms2binError)) return;
+  const none = { run: null, accelerator: null, cells: [] };
+  stdout.write(toJson(resultDocument(none, signal.aborted ? interrupted() : error)));
+}
+
+/** Prints the result and sets the exit code. */
+export function reportOutcome(outcome: BuildOutcome, options: BuildOptions, context: CliContext): void {
+  const { stdout, stderr, signal } = context;
+  if (options.json) stdout.write(toJson(resultDocument(outcome)));
+  else stdout.write(resultLines(outcome.cells));
+  for (const cell of outcome.cells) stderr.write(failureText(cell));
+  if (!options.quiet && !options.json) stderr.write(`${summary(outcome.cells)}\n`);
+  const code = exitCodeOf(outcome.cells);
+  // Ctrl-C reaches the children too, and a cell may then blame the tool that died.
+  context.exitCode = code !== 0 && signal.aborted ? EXIT_CODE.interrupted : code;
 }
 
 const interrupted = (): Dkms2binError => new Dkms2binError('interrupted', 'Interrupted');

@@ -1,0 +1,337 @@
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { basename, dirname, join, resolve } from 'node:path';
+import { localDigest, moduleNames } from '../build/source.js';
+import { DEB_ARCH, type Arch, type CellResult, type ModuleSource } from '../core/cell.js';
+import { Dkms2binError } from '../core/errors.js';
+import { cacheDir, stateDir } from '../core/paths.js';
+import { publish } from '../core/publish.js';
+import { mirrorsOf, offeredKernels, type ResolveOptions } from '../distro/debian.js';
+import { findDkmsPackage } from '../distro/dkms-package.js';
+import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
+import {
+  comingCells,
+  missingCells,
+  plannedCell,
+  type BlockedCell,
+  type HeldModule,
+  type Missing,
+  type Offer,
+  type RefreshPlan,
+  type SourceNow,
+  type TriedCell,
+} from '../plan/refresh.js';
+import { parseModuleSource, parseRepositoryName } from '../plan/source.js';
+import type { BuildRequest } from '../plan/types.js';
+import { readHeld, readTried, writeTried } from './held.js';
+import { build, deepFreeze, type BuildContext, type PlanContext } from './local.js';
+
+export interface RefreshOptions {
+  /** Of each line of kernels only the newest. */
+  newest: boolean;
+  /** Coming kernels to try instead: `proposed`, `backports`, `next` or a distro's id. */
+  validate: readonly string[];
+}
+
+/**
+ * Compares what the request's out-dir holds with what the distros offer now; `dkms` says where sources are that the provenance
+ * cannot tell. Starts no VM and changes nothing in the out-dir. Throws `not-found` when it holds nothing to refresh.
+ */
+export async function planRefresh(
+  request: BuildRequest,
+  { newest, validate }: RefreshOptions,
+  context: PlanContext,
+): Promise<RefreshPlan> {
+  const outDir = resolve(request.cwd, request.outDir);
+  const rows = await loadCatalogue();
+  const held = await readHeld(outDir, context);
+  const sources = await Sources.of(request, rows, context);
+  const blocked: BlockedCell[] = [];
+  let missing: Missing;
+  let tried: TriedCell[] = [];
+  if (validate.length > 0) {
+    const coming: { of: string; offer: Offer; why: string }[] = [];
+    for (const what of validate) coming.push(...(await offersToCome(what, held, rows, request, context)));
+    missing = comingCells(
+      held,
+      coming,
+      await sources.find(
+        held,
+        coming.map(({ offer }) => offer.distro),
+      ),
+    );
+  } else {
+    const offers = await offersNow(held, rows, request, context, blocked);
+    tried = (await readTried(outDir, context.emit)).filter((each) =>
+      offers.some(
+        ({ distro, kernels }) => distro === each.distro && kernels.some((k) => k.release === each.kernel),
+      ),
+    );
+    const sourceOf = await sources.find(held, null);
+    missing = missingCells(held, offers, sourceOf, { tried, newest, force: request.force });
+  }
+  return deepFreeze({
+    request: { ...request },
+    cells: missing.cells.map((cell) => plannedCell(cell, request)),
+    siblings: sources.named.map(({ source }) => source),
+    wanted: missing.cells,
+    blocked: [...blocked, ...missing.blocked],
+    tried,
+    validate: validate.length > 0,
+  });
+}
+
+/**
+ * Builds what a plan wants, and remembers in the out-dir which cells gave no package. For `validate` in a folder that goes
+ * away; logs of failures stay in the state folder. What is blocked is a row of the result, too.
+ */
+export async function refresh(
+  plan: RefreshPlan,
+  context: BuildContext,
+): Promise<{ run: string | null; accelerator: string | null; cells: CellResult[] }> {
+  const rows = plan.blocked.flatMap(blockedResults);
+  if (plan.cells.length === 0) return { run: null, accelerator: null, cells: rows };
+  const { request } = plan;
+  if (!plan.validate) {
+    const outcome = await build(plan, context);
+    await writeTried(resolve(request.cwd, request.outDir), plan, outcome.cells);
+    return { ...outcome, cells: [...outcome.cells, ...rows] };
+  }
+  const outDir = await mkdtemp(join(tmpdir(), 'dkms2bin-validate-'));
+  try {
+    // Nobody installs these: no key is asked for.
+    const { signKey: _key, signCert: _cert, provenanceKey: _other, ...unsigned } = request;
+    const outcome = await build({ ...plan, request: { ...unsigned, outDir } }, context);
+    const cells = await Promise.all(
+      outcome.cells.map(async (cell) => {
+        const keep = cell.verdict === 'failed' && cell.log !== null;
+        return { ...cell, package: null, log: keep ? await keepLog(cell.log!) : null };
+      }),
+    );
+    return { ...outcome, cells: [...cells, ...rows] };
+  } finally {
+    await rm(outDir, { recursive: true, force: true });
+  }
+}
+
+async function keepLog(log: string): Promise<string> {
+  const to = join(stateDir(), 'validate', basename(log));
+  await mkdir(dirname(to), { recursive: true });
+  await publish({ file: log }, to);
+  return to;
+}
+
+function blockedResults({ modules, kernel, distro, arch, fault, reason }: BlockedCell): CellResult[] {
+  return modules.map((module) => ({
+    ...{ module, version: null, kernel, distro, arch, reason, fault },
+    verdict: fault === 'module' ? 'failed' : 'error',
+    ...{ package: null, log: null, phases: {}, kept: null },
+  }));
+}
+
+// --- what is offered --------------------------------------------------------------------------------------------------
+
+const resolveOptions = (
+  request: BuildRequest,
+  arch: Arch,
+  { emit, signal }: PlanContext,
+): ResolveOptions => ({
+  cacheDir: cacheDir(),
+  arch,
+  offline: request.offline,
+  mirror: request.mirror,
+  proxy: request.proxy,
+  signal,
+  // An hour-old answer would hide the kernel of the hour.
+  maxAge: 0,
+  warn: (message) => emit({ type: 'note', level: 'warn', message }),
+});
+
+const placesOf = (held: readonly HeldModule[]): { distro: string; arch: Arch }[] => [
+  ...new Map(held.map(({ distro, arch }) => [`${distro} ${arch}`, { distro, arch }])).values(),
+];
+
+function rowOf(rows: readonly CatalogueRow[], distro: string, arch: Arch): CatalogueRow {
+  if (Object.hasOwn(DEB_ARCH, arch)) return findRow(rows, distro);
+  throw new Dkms2binError('usage', `${arch} is no architecture that this version can build for`);
+}
+
+/** A distro that cannot be asked blocks its own cells alone. */
+async function offersNow(
+  held: readonly HeldModule[],
+  rows: readonly CatalogueRow[],
+  request: BuildRequest,
+  context: PlanContext,
+  blocked: BlockedCell[],
+): Promise<Offer[]> {
+  const offers: Offer[] = [];
+  for (const { distro, arch } of placesOf(held)) {
+    try {
+      offers.push({
+        ...(await offeredKernels(rowOf(rows, distro, arch), resolveOptions(request, arch, context))),
+        ...{ distro, arch },
+      });
+    } catch (error) {
+      if (!(error instanceof Dkms2binError) || context.signal.aborted) throw error;
+      const its = held.filter((each) => each.distro === distro && each.arch === arch);
+      for (const { module, kernel, source } of new Map(its.map((each) => [each.module, each])).values()) {
+        const { fault, message: reason } = error;
+        blocked.push({ modules: [module], source: source.name, kernel, distro, arch, fault, reason });
+      }
+    }
+  }
+  return offers;
+}
+
+/** For each distro that is held, what `what` means for it. */
+async function offersToCome(
+  what: string,
+  held: readonly HeldModule[],
+  rows: readonly CatalogueRow[],
+  request: BuildRequest,
+  context: PlanContext,
+): Promise<{ of: string; offer: Offer; why: string }[]> {
+  const coming: { of: string; offer: Offer; why: string }[] = [];
+  for (const { distro: of, arch } of placesOf(held)) {
+    const row = rowOf(rows, of, arch);
+    const there = comingRow(what, row, rows);
+    if (!there) {
+      context.emit({ type: 'note', level: 'warn', message: `${of} has no ${what}` });
+      continue;
+    }
+    const options = resolveOptions(request, arch, context);
+    const { kernels, heads } = await offeredKernels(there, options);
+    // Images and guests do not have this suite among their sources.
+    const archive =
+      what === 'proposed' ? { uri: (await mirrorsOf(row, options)).main, suite: row.proposed! } : null;
+    const why = there.id === of ? there.suites.map(({ name }) => name).join(', ') : there.id;
+    if (kernels.length === 0)
+      context.emit({ type: 'note', level: 'info', message: `${why} has no kernel now` });
+    const offer = {
+      ...{ distro: there.id, arch, heads },
+      kernels: kernels.map((kernel) => ({ ...kernel, ...(archive && { archive }) })),
+    };
+    coming.push({ of, offer, why });
+  }
+  if (coming.length > 0) return coming;
+  throw new Dkms2binError('usage', `--validate ${what}: none of the distros held has that`);
+}
+
+function comingRow(what: string, row: CatalogueRow, rows: readonly CatalogueRow[]): CatalogueRow | undefined {
+  const { proposed, next } = row;
+  const released = (other: CatalogueRow): CatalogueRow => ({
+    ...other,
+    suites: other.suites.filter(({ role }) => role !== 'backports'),
+  });
+  switch (what) {
+    case 'proposed':
+      return proposed === undefined
+        ? undefined
+        : { ...row, suites: [{ name: proposed, role: 'updates', mirror: 'main' }] };
+    case 'backports': {
+      const suites = row.suites.filter(({ role }) => role === 'backports');
+      return suites.length === 0 ? undefined : { ...row, suites };
+    }
+    case 'next':
+      return next === undefined ? undefined : released(findRow(rows, next));
+    default: {
+      const other = rows.find(({ id, aliases }) => id === what || aliases.includes(what));
+      if (other) return released(other);
+      throw new Dkms2binError('usage', `--validate ${what}: there is no such distro`, {
+        hint: `It takes proposed, backports, next or one of ${rows.map(({ id }) => id).join(', ')}.`,
+      });
+    }
+  }
+}
+
+// --- sources ----------------------------------------------------------------------------------------------------------
+
+const plainName = (name: string): string => name.toLowerCase().replaceAll('_', '-');
+
+/** Where the sources of held modules are now. */
+class Sources {
+  private constructor(
+    /** Those of --dkms. */
+    readonly named: readonly { source: ModuleSource; names: string[]; used: boolean }[],
+    private readonly request: BuildRequest,
+    private readonly rows: readonly CatalogueRow[],
+    private readonly context: PlanContext,
+  ) {}
+
+  static async of(
+    request: BuildRequest,
+    rows: readonly CatalogueRow[],
+    context: PlanContext,
+  ): Promise<Sources> {
+    const { signal } = context;
+    const named = [];
+    for (const text of request.dkms) {
+      for (const source of await parseModuleSource(text, { cwd: request.cwd, signal })) {
+        named.push({ source, names: (await moduleNames(source, signal)).map(plainName), used: false });
+      }
+    }
+    return new Sources(named, request, rows, context);
+  }
+
+  /** Looks up the sources of all held modules, in the distros given or else in the module's own. */
+  async find(
+    held: readonly HeldModule[],
+    distros: readonly string[] | null,
+  ): Promise<(held: HeldModule, distro: string) => SourceNow> {
+    const known = new Map<string, SourceNow>();
+    const key = ({ module, source, arch }: HeldModule, distro: string): string =>
+      [module, source.kind, source.name, arch, distro].join('\n');
+    for (const each of held) {
+      for (const distro of distros ?? [each.distro]) {
+        if (!known.has(key(each, distro))) known.set(key(each, distro), await this.#now(each, distro));
+      }
+    }
+    for (const { source, used } of this.named) {
+      if (used) continue;
+      const message = `${source.text} is the source of no package held; dkms2bin build adds it`;
+      this.context.emit({ type: 'note', level: 'warn', message });
+    }
+    return (each, distro) => known.get(key(each, distro))!;
+  }
+
+  async #now(held: HeldModule, distro: string): Promise<SourceNow> {
+    const { signal } = this.context;
+    try {
+      const module = this.#sourceOf(held);
+      if (module.kind !== 'repo') return { module, digest: await localDigest(module, signal), version: null };
+      // The kernels were looked up a moment ago, and the indexes with them.
+      const { maxAge: _, ...options } = resolveOptions(this.request, held.arch, this.context);
+      const { sha256, version } = await findDkmsPackage(findRow(this.rows, distro), module, options);
+      return { module, digest: sha256, version };
+    } catch (error) {
+      if (!(error instanceof Dkms2binError) || signal.aborted) throw error;
+      const { fault, message, hint } = error;
+      return { fault, reason: hint === undefined ? message : `${message}\n${hint}` };
+    }
+  }
+
+  #sourceOf(held: HeldModule): ModuleSource {
+    const { kind, name } = held.source;
+    const typed = kind === 'repo' ? parseRepositoryName(name) : null;
+    const match = this.named.find(
+      ({ source, names }) =>
+        names.includes(plainName(held.module)) ||
+        (source.kind === kind &&
+          (source.kind === 'repo' ? nameOf(typed) === source.name : basename(source.text) === name)),
+    );
+    if (match) {
+      match.used = true;
+      return match.source;
+    }
+    if (typed) return typed;
+    throw new Dkms2binError(
+      'usage',
+      `Its source was the ${kind === 'folder' || kind === 'tarball' ? kind : `.${kind}`} ${name}, and where that lies is not recorded`,
+      {
+        hint: 'Name it with --dkms, here or in the config file.',
+      },
+    );
+  }
+}
+
+const nameOf = (source: ModuleSource | null): string | null => (source?.kind === 'repo' ? source.name : null);
