@@ -70,6 +70,26 @@ describe('options', () => {
     });
   });
 
+  test('debug symbols and the second build are off unless asked for, by option or config file', async () => {
+    const off = { debugSymbols: false, checkReproducible: false };
+    expect((await cli(['--dkms', 'a'])).requests[0]).toMatchObject(off);
+    const on = { debugSymbols: true, checkReproducible: true };
+    const typed = await cli(['--dkms', 'a', '--debug-symbols', '--check-reproducible']);
+    expect(typed.requests[0]).toMatchObject(on);
+    const loadConfig = () => Promise.resolve({ 'debug-symbols': true, 'check-reproducible': true });
+    expect((await cli(['--dkms', 'a'], { loadConfig })).requests[0]).toMatchObject(on);
+  });
+
+  test('a checked result says so, as text and as JSON', async () => {
+    const cells = [cell({ reproducible: true }), cell()];
+    const { stdout } = await cli(['--dkms', 'a'], { cells });
+    expect(stdout.split('\n').map((line) => line.endsWith('  reproducible'))).toEqual([true, false, false]);
+    const document = ResultDocument.parse(
+      JSON.parse((await cli(['--dkms', 'a', '--json'], { cells })).stdout),
+    );
+    expect(document.cells.map((each) => each.reproducible)).toEqual([true, undefined]);
+  });
+
   test('signing options arrive; without a terminal nobody is asked for a passphrase', async () => {
     const contexts: object[] = [];
     const { requests } = await cli(

@@ -10,7 +10,11 @@ const MODINFO = modinfo({ vermagic: '6.1.0-56-amd64 ' });
 type Files = Record<string, Buffer>;
 const deb = (
   files: Files,
-  { version = '1.0', mode = 0o644, links = {} } = {},
+  {
+    version = '1.0',
+    mode = 0o644,
+    links = {},
+  }: { version?: string; mode?: number; links?: Record<string, string> } = {},
 ): Buffer =>
   makeDeb({
     control: {
