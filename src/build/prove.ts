@@ -217,7 +217,7 @@ async function sourcesOf({
       if (error instanceof Dkms2binError && error.fault === 'usage') return [];
       throw error;
     });
-    for (const { sourcePackage } of statements) if (sourcePackage !== undefined) names.add(sourcePackage);
+    for (const { cell } of statements) if (cell?.sourcePackage) names.add(cell.sourcePackage);
   }
   const { row, ...where } = lookup;
   const found = await Promise.all(

@@ -59,7 +59,7 @@ async function statementsOf(path: string, warn: (message: string) => void): Retu
   }
 }
 
-function heldModule({ module, arch, ...rest }: BuiltCell): HeldModule {
+function heldModule({ module, arch, sourcePackage: _, ...rest }: BuiltCell): HeldModule {
   return { ...rest, module: module.name, version: module.version, arch: arch as Arch };
 }
 

@@ -321,6 +321,7 @@ const CellShape = z.object({
   internalParameters: z.object({ module: z.object({ name: z.string(), version: z.string() }) }),
   resolvedDependencies: z.array(
     z.object({
+      name: z.string().optional(),
       uri: z.string().optional(),
       digest: z.record(z.string(), z.string()).optional(),
       annotations: z.record(z.string(), z.string()).optional(),
@@ -332,18 +333,7 @@ const StatementShape = z.object({
   predicateType: z.literal(PREDICATE_TYPE),
   subject: z.array(Descriptor).min(1),
   predicate: z.object({
-    buildDefinition: z.looseObject({
-      buildType: z.string(),
-      resolvedDependencies: z
-        .array(
-          z.object({
-            name: z.string().optional(),
-            uri: z.string().optional(),
-            annotations: z.record(z.string(), z.unknown()).optional(),
-          }),
-        )
-        .default([]),
-    }),
+    buildDefinition: z.looseObject({ buildType: z.string() }),
     runDetails: z.object({
       builder: z.object({ id: z.string() }),
       metadata: z
@@ -357,8 +347,6 @@ const StatementShape = z.object({
 export interface ReadStatement {
   subject: { name: string; digest: DigestSet }[];
   buildType: string;
-  /** The distro's package that the module was built from; absent when it came from elsewhere. */
-  sourcePackage?: string;
   builder: string;
   invocationId?: string;
   finishedOn?: string;
@@ -380,7 +368,8 @@ export interface BuiltCell {
   source: { kind: ModuleSource['kind']; name: string };
   /** SHA-256 of the source. */
   digest: string | null;
-  /** The distro's version of the source, when it was a package of the distro. */
+  /** Name and version of the source, when it was a package of the distro. */
+  sourcePackage: string | null;
   sourceVersion: string | null;
 }
 
@@ -411,21 +400,17 @@ function readLine(line: string, key?: KeyObject): ReadStatement[] {
   if (!statement.success) return [];
   const { subject, predicate } = statement.data;
   const { metadata, builder } = predicate.runDetails;
-  const { buildType, resolvedDependencies } = predicate.buildDefinition;
-  const source = resolvedDependencies.find(
-    ({ uri = '', annotations }) => annotations?.role === 'source' && uri.startsWith('pkg:deb/'),
-  );
+  const { buildType } = predicate.buildDefinition;
   return [
     {
       subject,
       buildType,
-      ...(source?.name !== undefined && { sourcePackage: source.name }),
       builder: builder.id,
       ...(metadata?.invocationId !== undefined && { invocationId: metadata.invocationId }),
       ...(metadata?.finishedOn !== undefined && { finishedOn: metadata.finishedOn }),
       keyids: envelope?.signatures.map((each) => each.keyid) ?? [],
       verified: key ? envelope !== null && verifyEnvelope(envelope, key) : null,
-      cell: predicate.buildDefinition.buildType === BUILD_TYPE ? cellOf(predicate.buildDefinition) : null,
+      cell: buildType === BUILD_TYPE ? cellOf(predicate.buildDefinition) : null,
     },
   ];
 }
@@ -439,6 +424,7 @@ function cellOf(definition: unknown): BuiltCell | null {
     module: internalParameters.module,
     ...externalParameters,
     digest: source?.digest?.sha256 ?? null,
+    sourcePackage: source?.uri === undefined ? null : (source.name ?? null),
     sourceVersion: source?.uri === undefined ? null : purlVersion(source.uri),
   };
 }

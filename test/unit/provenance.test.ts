@@ -147,7 +147,7 @@ describe('the bundle', () => {
     expect(read).toHaveLength(1);
     expect(read[0]).toMatchObject({ verified: true, keyids: [signer.keyid], invocationId: 'run-1' });
     expect((await readBundle(path))[0]?.verified).toBeNull();
-    expect(read[0]?.sourcePackage).toBe('acpi-call-dkms');
+    expect(read[0]?.cell?.sourcePackage).toBe('acpi-call-dkms');
     const other = generateKeyPairSync('ed25519').publicKey;
     expect((await readBundle(path, other))[0]?.verified).toBe(false);
     writeFileSync(path, makeBundle(makeStatement(facts())));
