@@ -104,7 +104,7 @@ const RowInput = z.strictObject({
         .min(1)
         .transform((list) => [...new Set(list.flat())]),
       /** Those of them that an image for a machine without a toolchain leaves out. */
-      toolchain: z.array(PackageName),
+      toolchain: z.array(PackageName).default([]),
     })
     .optional(),
   seed: z
