@@ -72,7 +72,7 @@ const TRIED = z.object({
     z.object({
       ...{ module: z.string(), kernel: z.string(), packageVersion: z.string(), distro: z.string() },
       arch: z.enum(Object.keys(DEB_ARCH) as [Arch, ...Arch[]]),
-      ...{ digest: z.string(), verdict: z.enum(['skipped', 'failed']), reason: z.string() },
+      ...{ digest: z.string(), verdict: z.enum(['built', 'skipped', 'failed']), reason: z.string() },
     }),
   ),
 });
@@ -114,7 +114,10 @@ export async function writeTried(
     a.module === b.module && a.kernel === b.kernel && a.distro === b.distro && a.arch === b.arch;
   const tried = [
     ...plan.tried.filter((old) => !now.some((each) => same(old, each))),
-    ...now.filter((each) => each.verdict === 'skipped' || each.verdict === 'failed'),
+    ...now.filter(
+      ({ verdict, reason }) =>
+        verdict === 'skipped' || verdict === 'failed' || (verdict === 'built' && reason === 'up to date'),
+    ),
   ];
   if (tried.length === 0 && plan.tried.length === 0) return;
   await publish(Buffer.from(`${JSON.stringify({ schemaVersion: 1, tried }, null, 2)}\n`), triedPath(outDir));

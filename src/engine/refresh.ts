@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { localDigest, moduleNames } from '../build/source.js';
-import { DEB_ARCH, type Arch, type CellResult, type ModuleSource } from '../core/cell.js';
+import { DEB_ARCH, type Arch, type CellResult } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import { cacheDir, stateDir } from '../core/paths.js';
 import { publish } from '../core/publish.js';
@@ -13,15 +13,17 @@ import {
   comingCells,
   missingCells,
   plannedCell,
+  sourceOf,
   type BlockedCell,
   type HeldModule,
   type Missing,
+  type NamedSource,
   type Offer,
   type RefreshPlan,
   type SourceNow,
   type TriedCell,
 } from '../plan/refresh.js';
-import { parseModuleSource, parseRepositoryName } from '../plan/source.js';
+import { parseModuleSource } from '../plan/source.js';
 import type { BuildRequest } from '../plan/types.js';
 import { readHeld, readTried, writeTried } from './held.js';
 import { build, deepFreeze, type BuildContext, type PlanContext } from './local.js';
@@ -67,8 +69,8 @@ export async function planRefresh(
         ({ distro, kernels }) => distro === each.distro && kernels.some((k) => k.release === each.kernel),
       ),
     );
-    const sourceOf = await sources.find(held, null);
-    missing = missingCells(held, offers, sourceOf, { tried, newest, force: request.force });
+    const find = await sources.find(held, null);
+    missing = missingCells(held, offers, find, { tried, newest, force: request.force });
   }
   return deepFreeze({
     request: { ...request },
@@ -246,13 +248,13 @@ function comingRow(what: string, row: CatalogueRow, rows: readonly CatalogueRow[
 
 // --- sources ----------------------------------------------------------------------------------------------------------
 
-const plainName = (name: string): string => name.toLowerCase().replaceAll('_', '-');
-
 /** Where the sources of held modules are now. */
 class Sources {
+  readonly #used = new Set<NamedSource>();
+
   private constructor(
     /** Those of --dkms. */
-    readonly named: readonly { source: ModuleSource; names: string[]; used: boolean }[],
+    readonly named: readonly NamedSource[],
     private readonly request: BuildRequest,
     private readonly rows: readonly CatalogueRow[],
     private readonly context: PlanContext,
@@ -267,7 +269,7 @@ class Sources {
     const named = [];
     for (const text of request.dkms) {
       for (const source of await parseModuleSource(text, { cwd: request.cwd, signal })) {
-        named.push({ source, names: (await moduleNames(source, signal)).map(plainName), used: false });
+        named.push({ source, names: await moduleNames(source, signal) });
       }
     }
     return new Sources(named, request, rows, context);
@@ -286,8 +288,9 @@ class Sources {
         if (!known.has(key(each, distro))) known.set(key(each, distro), await this.#now(each, distro));
       }
     }
-    for (const { source, used } of this.named) {
-      if (used) continue;
+    for (const each of this.named) {
+      if (this.#used.has(each)) continue;
+      const { source } = each;
       const message = `${source.text} is the source of no package held; dkms2bin build adds it`;
       this.context.emit({ type: 'note', level: 'warn', message });
     }
@@ -297,7 +300,8 @@ class Sources {
   async #now(held: HeldModule, distro: string): Promise<SourceNow> {
     const { signal } = this.context;
     try {
-      const module = this.#sourceOf(held);
+      const { source: module, named } = sourceOf(held, this.named);
+      if (named) this.#used.add(named);
       if (module.kind !== 'repo') return { module, digest: await localDigest(module, signal), version: null };
       // The kernels were looked up a moment ago, and the indexes with them.
       const { maxAge: _, ...options } = resolveOptions(this.request, held.arch, this.context);
@@ -309,29 +313,4 @@ class Sources {
       return { fault, reason: hint === undefined ? message : `${message}\n${hint}` };
     }
   }
-
-  #sourceOf(held: HeldModule): ModuleSource {
-    const { kind, name } = held.source;
-    const typed = kind === 'repo' ? parseRepositoryName(name) : null;
-    const match = this.named.find(
-      ({ source, names }) =>
-        names.includes(plainName(held.module)) ||
-        (source.kind === kind &&
-          (source.kind === 'repo' ? nameOf(typed) === source.name : basename(source.text) === name)),
-    );
-    if (match) {
-      match.used = true;
-      return match.source;
-    }
-    if (typed) return typed;
-    throw new Dkms2binError(
-      'usage',
-      `Its source was the ${kind === 'folder' || kind === 'tarball' ? kind : `.${kind}`} ${name}, and where that lies is not recorded`,
-      {
-        hint: 'Name it with --dkms, here or in the config file.',
-      },
-    );
-  }
 }
-
-const nameOf = (source: ModuleSource | null): string | null => (source?.kind === 'repo' ? source.name : null);

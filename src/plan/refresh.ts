@@ -1,7 +1,9 @@
+import { basename } from 'node:path';
 import type { Arch, ModuleSource } from '../core/cell.js';
-import type { Fault } from '../core/errors.js';
+import { Dkms2binError, type Fault } from '../core/errors.js';
 import { parseRelease } from '../distro/release.js';
 import { compareReleases, compareVersions } from '../distro/version.js';
+import { parseRepositoryName } from './source.js';
 import type { BuildPlan, PlannedCell } from './types.js';
 
 /** One module for one kernel that a repository holds, as the package's provenance tells. */
@@ -41,7 +43,10 @@ export interface Offer {
 export type SourceNow =
   { module: ModuleSource; digest: string; version: string | null } | { fault: Fault; reason: string };
 
-/** A cell that gave no package, so that it is not tried again before something changed. */
+/**
+ * A cell that gave no new package, so that it is not tried again before something changed. `built`: the package was there,
+ * made of another source with the same outcome.
+ */
 export interface TriedCell {
   module: string;
   kernel: string;
@@ -49,7 +54,7 @@ export interface TriedCell {
   distro: string;
   arch: Arch;
   digest: string;
-  verdict: 'skipped' | 'failed';
+  verdict: 'built' | 'skipped' | 'failed';
   reason: string;
 }
 
@@ -165,7 +170,7 @@ function grouped(held: readonly HeldModule[], key: (each: HeldModule) => string)
 export function missingCells(
   held: readonly HeldModule[],
   offers: readonly Offer[],
-  sourceOf: (held: HeldModule, distro: string) => SourceNow,
+  sourceNow: (held: HeldModule, distro: string) => SourceNow,
   { tried, newest, force }: { tried: readonly TriedCell[]; newest: boolean; force: boolean },
 ): Missing {
   const offerOf = new Map(offers.map((offer) => [place(offer), offer]));
@@ -182,7 +187,7 @@ export function missingCells(
     const last = group.at(-1)!;
     const kernels = kernelsOf(offerOf.get(place(last))!, flavourOf(last.kernel), line(last)!);
     const newer = kernels.filter(({ release }) => compareReleases(release, last.kernel) > 0);
-    const source = sourceOf(last, last.distro);
+    const source = sourceNow(last, last.distro);
     const want = (kernel: OfferedKernel, why: string): void => {
       const before = tried.find(
         (each) =>
@@ -191,7 +196,8 @@ export function missingCells(
           place(each) === place(last) &&
           each.kernel === kernel.release &&
           each.packageVersion === kernel.packageVersion &&
-          each.digest === source.digest,
+          each.digest === source.digest &&
+          (each.verdict !== 'built' || each.kernel === last.kernel),
       );
       if (!before || force) found.add(last, source, kernel, last, why);
       else if (before.verdict === 'failed')
@@ -227,7 +233,7 @@ function changeOf(held: HeldModule, now: Exclude<SourceNow, { fault: Fault }>): 
 export function comingCells(
   held: readonly HeldModule[],
   coming: readonly { of: string; offer: Offer; why: string }[],
-  sourceOf: (held: HeldModule, distro: string) => SourceNow,
+  sourceNow: (held: HeldModule, distro: string) => SourceNow,
 ): Missing {
   const found = new Collector();
   for (const { of, offer, why } of coming) {
@@ -249,7 +255,7 @@ export function comingCells(
           seriesOf(each.kernel) === lowest &&
           compareReleases(each.kernel, kernel.release) >= 0,
       );
-      if (!there) found.add(last, sourceOf(last, offer.distro), kernel, offer, why);
+      if (!there) found.add(last, sourceNow(last, offer.distro), kernel, offer, why);
     }
   }
   return found.result();
@@ -327,4 +333,37 @@ export function plannedCell(
     module: source,
     target: { release, distro, arch, packageVersion, suite, ...(archive && { archive }) },
   };
+}
+
+/** A source of --dkms, and the names of the modules that it seems to bring. */
+export interface NamedSource {
+  source: ModuleSource;
+  names: readonly string[];
+}
+
+/**
+ * Where a held module's source is now: the one of --dkms that brings the module or is called the same, else the package of
+ * the distro that it came from. Throws `usage` for a file or folder that is not named.
+ */
+export function sourceOf(
+  { module, source: { kind, name } }: HeldModule,
+  known: readonly NamedSource[],
+): { source: ModuleSource; named?: NamedSource } {
+  const plainName = (text: string): string => text.toLowerCase().replaceAll('_', '-');
+  const typed = kind === 'repo' ? parseRepositoryName(name) : null;
+  const called = ({ source }: NamedSource): boolean =>
+    source.kind === 'repo'
+      ? typed?.kind === 'repo' && typed.name === source.name
+      : source.kind === kind && basename(source.text) === name;
+  const named =
+    known.find(({ names }) => names.some((each) => plainName(each) === plainName(module))) ??
+    known.find(called);
+  if (named) return { source: named.source, named };
+  if (typed) return { source: typed };
+  const what = kind === 'folder' || kind === 'tarball' ? kind : `.${kind}`;
+  throw new Dkms2binError(
+    'usage',
+    `Its source was the ${what} ${name}, and where that lies is not recorded`,
+    { hint: 'Name it with --dkms, here or in the config file.' },
+  );
 }

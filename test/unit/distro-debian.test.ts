@@ -12,6 +12,7 @@ import { listKernels, parsePackages } from '../../src/distro/apt-index.js';
 import {
   availableKernels,
   nearest,
+  offeredKernels,
   releaseOfKernelPackages,
   resolveKernels,
   type ResolveOptions,
@@ -380,4 +381,17 @@ test('nearest and available kernels, and names of kernel package files', async (
   expect(
     parsePackages(Buffer.from('Package: x\nDescription: Package: linux-image-6.1.0-1-amd64\n'), 's').kernels,
   ).toEqual([]);
+});
+
+test('what is offered: each kernel once, and where the metapackages of all suites lead', async () => {
+  const { kernels, heads } = await offeredKernels(rows[0]!, options());
+  expect(kernels.filter(({ release }) => release === '6.1.0-56-amd64')).toMatchObject([
+    { packageVersion: '6.1.192-2', suite: 'bookworm-security' },
+  ]);
+  expect(heads.sort()).toEqual([
+    '6.1.0-47-amd64',
+    '6.1.0-56-amd64',
+    '6.12.117+deb12-amd64',
+    '6.12.95+deb12-amd64',
+  ]);
 });

@@ -132,6 +132,11 @@ test('what gave no package by its own fault is remembered; other faults are not'
   expect((await readdir(dir)).every((name) => name.startsWith('.'))).toBe(true);
 });
 
+test('a package that was there already is remembered with its source', async () => {
+  await write(['a'], [cell({ module: 'a', reason: 'up to date' })]);
+  expect(await readTried(dir, emit)).toEqual([tried('a', 'built', 'up to date')]);
+});
+
 test('a source without a report of its modules answers for all of them', async () => {
   await write(['a', 'b'], [cell({ module: './src', verdict: 'failed', reason: 'no dkms.conf' })]);
   expect(await readTried(dir, emit)).toEqual([

@@ -46,6 +46,7 @@ describe('the shipped catalogue', () => {
     expect(new URL(bookworm.arch.x86_64.image.url).pathname).toBe(
       '/images/cloud/bookworm/latest/debian-12-genericcloud-amd64.qcow2',
     );
+    expect(bookworm).toMatchObject({ proposed: 'bookworm-proposed-updates', next: 'debian-13' });
     expect(bookworm.suites.map((s) => s.name)).toEqual([
       'bookworm',
       'bookworm-updates',
@@ -112,6 +113,16 @@ describe('a catalogue file', () => {
       'a security suite without mirror',
       (r) => delete r.mirrors.security,
       /suites\.2\.mirror: the row has no/,
+    ],
+    [
+      'a release to follow that there is none of',
+      (r) => (r.next = 'debian-99'),
+      /debian-12: next: there is no row debian-99/,
+    ],
+    [
+      'a misspelt suite of what is proposed',
+      (r) => (r.proposed = '{codname}-x'),
+      /row debian-12: proposed: unknown/,
     ],
     [
       'a taken alias',

@@ -3,8 +3,10 @@ import type { ModuleSource } from '../../src/core/cell.js';
 import {
   comingCells,
   missingCells,
+  sourceOf,
   type HeldModule,
   type Missing,
+  type NamedSource,
   type Offer,
   type SourceNow,
   type TriedCell,
@@ -210,6 +212,51 @@ describe('sources', () => {
   });
 });
 
+describe('where a source is now', () => {
+  const folder = (path: string): ModuleSource => ({ kind: 'folder', text: path, path });
+  const local = (name: string): HeldModule =>
+    held('6.1.0-11-amd64', { module: 'acpi_call', source: { kind: 'folder', name } });
+  const pinned = held('6.1.0-11-amd64', { source: { kind: 'repo', name: 'acpi-call-dkms=1.2.2-2' } });
+  const at = (module: HeldModule, ...known: NamedSource[]): ModuleSource => sourceOf(module, known).source;
+
+  test.each<[string, HeldModule, NamedSource]>([
+    [
+      'of the module, whatever it is called',
+      local('src'),
+      { source: folder('/x/other'), names: ['acpi-call'] },
+    ],
+    ['called the same', local('src'), { source: folder('/x/src'), names: [] }],
+    ['a package of the distro, once a pinned version', pinned, { source: repo, names: ['acpi'] }],
+    ['a folder instead of a package', pinned, { source: folder('/x'), names: ['acpi_call'] }],
+  ])('the one of --dkms: %s', (_, module, named) => {
+    const stranger = { source: folder('/stranger'), names: ['stranger'] };
+    expect(sourceOf(module, [stranger, named])).toEqual({ source: named.source, named });
+  });
+
+  test('what brings the module comes before what is called the same', () => {
+    const known = [
+      { source: folder('/a/src'), names: ['other'] },
+      { source: folder('/b/new'), names: ['acpi_call'] },
+    ];
+    expect(at(local('src'), ...known)).toEqual(folder('/b/new'));
+  });
+
+  test('a package of the distro keeps the version that was asked for', () => {
+    expect(at(pinned)).toMatchObject({ kind: 'repo', name: 'acpi-call-dkms', version: '1.2.2-2' });
+  });
+
+  test('a folder must be named, and one of another kind is not it', () => {
+    expect(() => at(local('src'))).toThrow(/the folder src, .*not recorded/);
+    const tarball = { source: { kind: 'tarball', text: 'src', path: '/src' } as const, names: [] };
+    expect(() => at(local('src'), tarball)).toThrow(expect.objectContaining({ fault: 'usage' }) as Error);
+  });
+
+  test('provenance with a name that is none is refused', () => {
+    const forged = held('6.1.0-11-amd64', { source: { kind: 'repo', name: '../x; rm' } });
+    expect(() => at(forged)).toThrow(expect.objectContaining({ fault: 'usage' }) as Error);
+  });
+});
+
 describe('what was tried', () => {
   const entry: TriedCell = {
     ...{ module: 'acpi-call', kernel: '6.1.0-11-amd64', packageVersion: 'v6.1.0-11-amd64' },
@@ -239,6 +286,13 @@ describe('what was tried', () => {
     ['--force', { force: true }],
   ])('tried again: %s', (_, more) => {
     expect(releases(missing(modules, { tried: [entry], ...more }))).toEqual(['6.1.0-11-amd64']);
+  });
+
+  test('the same package made of another source is no change, but no package of another kernel either', () => {
+    const built = [{ ...entry, verdict: 'built' as const, digest: 'new' }];
+    const source = now({ digest: 'new', version: '1.3-1' });
+    expect(releases(missing([held('6.1.0-11-amd64')], { source, tried: built }))).toEqual([]);
+    expect(releases(missing(modules, { source, tried: built }))).toEqual(['6.1.0-11-amd64']);
   });
 
   test('the module of a source that gave no package does not keep the others back', () => {
