@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { compareVersions } from '../distro/version.js';
 import { readDeb, type DebHeader } from './deb.js';
-import { Unreadable } from './package-file.js';
-import { compareRpmVersions, readRpm, type RpmHeader } from './rpm.js';
+import { Unreadable } from '../pack/package-file.js';
+import { compareRpmVersions, readRpm, type RpmHeader } from '../pack/rpm-header.js';
 
 interface RepoFile {
   /** Relative to the repository, with slashes. */

@@ -34,7 +34,16 @@ export interface RpmHeader {
   /** Where the main header lies in the file: first byte, and the one after its last. */
   headerRange: [number, number];
   relations: Record<RelationKind, RpmRelation[]>;
-  files: { path: string; type: 'file' | 'dir' | 'ghost' }[];
+  files: {
+    path: string;
+    type: 'file' | 'dir' | 'ghost';
+    /** Type and permission bits, as in an inode. */
+    mode: number;
+    /** Lower-case hex; '' for what is no regular file, and where the package has another digest than SHA-256. */
+    sha256: string;
+  }[];
+  /** `cpio` in every package of today, and what it is compressed with: `gzip`, `xz`, `zstd`, `bzip2`, `lzma`. */
+  payload: { format: string; compressor: string };
   /** Newest first, as in the package. */
   changelog: { author: string; time: number; text: string }[];
 }
@@ -99,6 +108,7 @@ export async function readRpm(file: FileHandle, size: number): Promise<RpmHeader
     headerRange: [start, main.end],
     relations,
     files: filesOf(main),
+    payload: { format: main.text(1124) || 'cpio', compressor: main.text(1125) || 'gzip' },
     changelog: main.texts(1081).map((author, i) => ({ author, time: times[i] ?? 0, text: texts[i] ?? '' })),
   };
 }
@@ -206,7 +216,14 @@ function filesOf(main: Header): RpmHeader['files'] {
   const flags = main.numbers(1037);
   const isFolder = (i: number): boolean => ((modes[i] ?? 0) & 0o170000) === 0o040000;
   const isGhost = (i: number): boolean => ((flags[i] ?? 0) & 64) !== 0;
-  return paths.map((path, i) => ({ path, type: isFolder(i) ? 'dir' : isGhost(i) ? 'ghost' : 'file' }));
+  // PGPHASHALGO_SHA256; without the tag they are MD5.
+  const digests = main.number(5011) === 8 ? main.texts(1035) : [];
+  return paths.map((path, i) => ({
+    path,
+    type: isFolder(i) ? 'dir' : isGhost(i) ? 'ghost' : 'file',
+    mode: modes[i] ?? 0,
+    sha256: digests[i] ?? '',
+  }));
 }
 
 /** rpm's rpmvercmp on `[epoch:]version[-release]`. Returns negative, 0 or positive. */
