@@ -7,6 +7,7 @@ import { Dkms2binError, messageOf } from '../core/errors.js';
 import { frameJson, FrameReader } from '../core/frames.js';
 import { cacheDir } from '../core/paths.js';
 import { publish } from '../core/publish.js';
+import { packageForm } from '../distro/row.js';
 import { GUEST_DIR, type Guest } from '../guest/guest.js';
 import { contentDigest, hashOf } from '../image/cache.js';
 import { compressModule, moduleCompression } from '../pack/compress.js';
@@ -16,9 +17,10 @@ import { signatureHash, type Signer } from '../pack/sign.js';
 import { checkModuleName, checkModuleVersion, packageBaseName } from '../plan/naming.js';
 import { attest, type Invocation } from './attest.js';
 import { deadline, openSsh, specOf, type Booted, type Machine } from './machine.js';
+import { packRpms } from './pack-rpm.js';
 import { RunDir } from './run-dir.js';
 import { bootOn, type Ground } from './snapshot.js';
-import { EPOCH, folderTar, prepareSource, type Lookup, type Prepared } from './source.js';
+import { EPOCH, folderTar, prepareSource, rpmTar, type Lookup, type Prepared } from './source.js';
 
 export interface CellInput {
   /** What to call the cell in messages. */
@@ -145,7 +147,8 @@ async function buildInRun(
         );
       }
       // It boots while the build VM hands over what it made.
-      if (input.verify && reports.some((r) => r.verdict === 'built')) void verifyVm.start();
+      const needed = input.verify || packageForm(input.lookup.row) !== 'deb';
+      if (needed && reports.some((r) => r.verdict === 'built')) void verifyVm.start();
       collected = await phase('collect', () => collect(guest, machine));
     } catch (error) {
       await keepIfAsked(input, run, guest, true);
@@ -194,6 +197,7 @@ async function finish(
   startedOn: Date,
 ): Promise<CellResult[]> {
   const { target } = input;
+  const form = packageForm(input.lookup.row);
   const stage = join(run.dir, 'stage');
   await mkdir(stage, { recursive: true });
   const results: CellResult[] = [];
@@ -207,6 +211,7 @@ async function finish(
     const base = packageBaseName(
       { module: report.name, version: report.version, release: target.release, arch: target.arch },
       input.nameStyle,
+      form,
     );
     const found = collected.modules.find((m) => m.name === report.name && m.version === report.version);
     // Its own cell reports and publishes it; here it is only there for the proof.
@@ -231,12 +236,11 @@ async function finish(
     if (report.verdict !== 'built' || (elsewhere && !input.verify)) continue;
     try {
       if (!found) throw new Dkms2binError('module', `${report.name}: the guest sent no module files`);
-      const packed = await phase('pack', async () =>
-        packModules({
+      const packed = await phase('pack', async () => {
+        const content = {
           module: report.name,
           version: report.version,
           release: target.release,
-          debArch: DEB_ARCH[target.arch],
           modules: await finishModules(found.ko, input),
           extras: found.extras,
           sourcePackage: elsewhere ? null : collected.source,
@@ -244,9 +248,11 @@ async function finish(
           dependsModules: found.buildDepends,
           mtime: EPOCH,
           outDir: stage,
-          fileName: `${base}.deb`,
-        }),
-      );
+        };
+        return form === 'deb'
+          ? packModules({ ...content, debArch: DEB_ARCH[target.arch], fileName: `${base}.deb` })
+          : packRpms({ ...content, arch: target.arch, form }, await verifyVm.start(), input);
+      });
       const main = packed.find((p) => p.role === 'modules')!.path;
       staged.push({
         result,
@@ -409,17 +415,15 @@ async function pushSource(
   const push = async (from: Exclude<ModuleSource, { kind: 'repo' }>, name: string): Promise<string> => {
     // tar finds the compression out by itself, so a tarball needs no name of its own in the guest.
     const to = `${GUEST_DIR}/${name}.${from.kind === 'deb' ? 'deb' : 'tar'}`;
-    await guest.put(
-      from.kind === 'folder' ? { bytes: await folderTar(from.path, machine.signal) } : { file: from.path },
-      to,
-    );
+    const content =
+      from.kind === 'folder'
+        ? { bytes: await folderTar(from.path, machine.signal) }
+        : from.kind === 'rpm'
+          ? { bytes: await rpmTar(from.path) }
+          : { file: from.path };
+    await guest.put(content, to);
     return to;
   };
-  if (source.kind === 'rpm') {
-    throw new Dkms2binError('usage', `${source.text} is an .rpm, and this target's packages are .deb`, {
-      hint: 'Give the .deb of the module, or its source folder or tarball.',
-    });
-  }
   if (source.kind !== 'repo') vars.SRC = await push(source, 'source');
   const extra: string[] = [];
   for (const each of prepared.with) extra.push(`${each.kind}:${await push(each, `extra-${extra.length}`)}`);

@@ -137,12 +137,22 @@ interface Entry {
   mode: number;
   /** Null for a folder. */
   bytes: Buffer | null;
+  /** Where a symbolic link points. */
+  target?: string | undefined;
+}
+
+/** Files and symbolic links as a tar of `/`; its bytes are a function of the input. Throws fault `usage` for what it cannot hold. */
+export function filesTar(
+  files: readonly (DebFile & { target?: string | undefined })[],
+  mtime: number,
+): Buffer {
+  return tar(withParents(files), mtime);
 }
 
 /** The files and all their parent folders, parents first, in byte order. */
-function withParents(files: readonly DebFile[]): Entry[] {
+function withParents(files: readonly (DebFile & { target?: string | undefined })[]): Entry[] {
   const entries = new Map<string, Entry>();
-  for (const { path, mode, bytes } of files) {
+  for (const { path, mode, bytes, target } of files) {
     if (
       !/^(\/[^/\x00-\x1f\x7f]+)+$/.test(path) ||
       path.split('/').some((part) => part === '.' || part === '..')
@@ -153,7 +163,7 @@ function withParents(files: readonly DebFile[]): Entry[] {
       throw new Dkms2binError('usage', `Not a mode for ${path}: ${mode.toString(8)}`);
     }
     if (entries.has(path)) throw new Dkms2binError('usage', `Twice in one package: ${path}`);
-    entries.set(path, { path, mode, bytes });
+    entries.set(path, { path, mode, bytes, target });
   }
   const folders = new Set<string>(['/']);
   for (const path of entries.keys()) {
@@ -186,7 +196,13 @@ function tar(entries: readonly Entry[], mtime: number): Buffer {
     octal(header, 124, 12, size);
     octal(header, 136, 12, mtime);
     header.fill(' ', 148, 156);
-    header.write(entry.bytes === null ? '5' : '0', 156);
+    header.write(entry.target !== undefined ? '2' : entry.bytes === null ? '5' : '0', 156);
+    if (
+      entry.target !== undefined &&
+      header.write(entry.target, 157, 100) < Buffer.byteLength(entry.target)
+    ) {
+      throw new Dkms2binError('usage', `Too long a link for a package: ${entry.path}`);
+    }
     header.write('ustar\x0000', 257, 'latin1');
     header.write('root', 265);
     header.write('root', 297);

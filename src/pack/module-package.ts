@@ -128,7 +128,9 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
         ...base,
         package: common,
         architecture: 'all',
-        ...(source && { conflicts: [source.name], replaces: [source.name] }),
+        // It may be an .rpm.
+        ...(source &&
+          debName(source.name) === source.name && { conflicts: [source.name], replaces: [source.name] }),
         description: {
           synopsis: `${module} kernel module, files for every kernel`,
           lines: [

@@ -62,6 +62,8 @@ const RELATIONS = {
 export type RelationKind = keyof typeof RELATIONS;
 export const RELATION_KINDS = Object.keys(RELATIONS) as RelationKind[];
 
+/** The first four bytes of every .rpm, big-endian. */
+export const RPM_MAGIC = 0xedabeedb;
 const LEAD_BYTES = 96;
 // rpm's own limit is 256 MiB; the header of a package with a hundred thousand files has about 20.
 const MAX_HEADER_BYTES = 64 << 20;
@@ -70,7 +72,7 @@ const MAX_HEADER_BYTES = 64 << 20;
 export async function readRpm(file: FileHandle, size: number): Promise<RpmHeader> {
   if (size === 0) throw new Unreadable('an empty file');
   const lead = await readAt(file, 0, LEAD_BYTES);
-  if (lead.readUInt32BE(0) !== 0xedabeedb) throw new Unreadable('not an RPM package');
+  if (lead.readUInt32BE(0) !== RPM_MAGIC) throw new Unreadable('not an RPM package');
   const signature = await header(file, LEAD_BYTES);
   // The signature header is padded to a multiple of eight bytes.
   const start = Math.ceil(signature.end / 8) * 8;
@@ -199,6 +201,19 @@ function relationsOf(
       ...(comparison !== undefined && text !== '' && { flags: comparison, evr: splitEvr(text) }),
     };
   });
+}
+
+/** `[epoch:]version-release`, an epoch of 0 left out. */
+export const evrOf = ({ epoch, version, release }: RpmHeader): string =>
+  `${epoch === '0' ? '' : `${epoch}:`}${version}-${release}`;
+
+const OPERATOR: Record<string, string> = { LT: '<', GT: '>', EQ: '=', LE: '<=', GE: '>=' };
+
+/** As `rpm -q --requires` prints it: `kernel-uname-r = 5.14.0-503.el9.x86_64`. */
+export function relationText({ name, flags, evr }: RpmRelation): string {
+  if (flags === undefined || !evr) return name;
+  const release = evr.release === undefined ? '' : `-${evr.release}`;
+  return `${name} ${OPERATOR[flags]} ${evr.epoch === '0' ? '' : `${evr.epoch}:`}${evr.version}${release}`;
 }
 
 function splitEvr(text: string): NonNullable<RpmRelation['evr']> {

@@ -6,6 +6,7 @@ import { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FrameReader } from '../../src/core/frames.js';
 import { rpmNames, rpmVersion } from '../../src/distro/rpm-names.js';
+import { inspectFile } from '../../src/pack/inspect.js';
 import { readRpmFile } from '../../src/pack/read-rpm.js';
 import { makeRpmSpec, type RpmInput } from '../../src/pack/rpm.js';
 import { compareRpmVersions } from '../../src/pack/rpm-header.js';
@@ -180,6 +181,12 @@ describe.skipIf(!rpmbuild)(`rpmbuild${rpmbuild ? '' : ' (skipped: it is not inst
     expect(query(file!, '--provides')).toEqual(
       expect.arrayContaining(['multiversion(kernel)', 'acpi_call-kmp-default-k6.4.0_150600.23.25']),
     );
+    const { kind, package: about, modules } = await inspectFile(file!);
+    expect([kind, about?.name, modules.map((each) => [each.name, each.kernel])]).toEqual([
+      'rpm',
+      'acpi_call-kmp-default',
+      [['acpi_call', SUSE]],
+    ]);
     expect(query(file!, '-l')).toContain(`/lib/modules/${SUSE}/updates/acpi_call/acpi_call.ko`);
     expect(query(file!, '--scripts').join('\n')).toContain(
       "--add-kmp 'acpi_call-kmp-default-1.2.2_k6.4.0_150600.23.25-1'",
