@@ -3,13 +3,14 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { format } from 'prettier';
 import { configJsonSchema } from '../dist/plan/config.js';
-import { resultJsonSchema } from '../dist/plan/result-schema.js';
+import { proofJsonSchema, resultJsonSchema } from '../dist/plan/result-schema.js';
 
 const folder = fileURLToPath(new URL('../schema/', import.meta.url));
 await mkdir(folder, { recursive: true });
 for (const [name, schema] of [
   ['config', configJsonSchema()],
   ['result', resultJsonSchema()],
+  ['proof', proofJsonSchema()],
 ]) {
   const text = await format(JSON.stringify(schema), { parser: 'json', printWidth: 110 });
   await writeFile(`${folder}${name}.schema.json`, text);

@@ -1,8 +1,9 @@
 #!/bin/bash
-# Installs one exact kernel, its headers and the DKMS toolchain in a Debian guest. Run as root, through `bash -s`.
+# Installs one exact kernel in a Debian guest, with its headers and the DKMS toolchain or alone. Run as root, through `bash -s`.
 #
 # Variables (put in front by the host, quoted):
 #   RELEASE             what `uname -r` shall print, e.g. 6.1.0-56-amd64
+#   VARIANT             build, the default: kernel, headers and toolchain; runtime: the kernel alone, as on a target machine
 #   SUITE               apt suite to resolve from (apt-get -t) when the defaults do not suffice, may be empty
 #   ARCHIVE_URI         an archive of old packages to add for this kernel only, may be empty
 #   ARCHIVE_SUITE       that archive's suite, e.g. bookworm
@@ -11,19 +12,22 @@
 #
 # Result lines: @@dkms2bin KEY VALUE with KEY one of
 #   image-package, image-version, headers-version, gcc-version, dkms-version, vmlinuz, initrd, root-uuid, cmdline,
-#   near (a release that exists, when RELEASE was not found), error (one line, on failure)
+#   near (a release that exists, when RELEASE was not found), error (one line, on failure);
+#   of the variant runtime, unless the package sources lack the headers: toolchain PACKAGES KIB BYTES, what the headers and dkms
+#   would take with all that apt would install along: packages, installed size, download
 #
 # Exit codes: 0 done · 2 bad variables · 3 kernel or headers not found · 5 network or mirror fault, worth a retry ·
 #   8 no space left · 9 apt or dpkg failed for another reason · 10 the initramfs could not be made
 set -u
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-RELEASE=${RELEASE:-} SUITE=${SUITE:-} ARCHIVE_URI=${ARCHIVE_URI:-} ARCHIVE_SUITE=${ARCHIVE_SUITE:-}
+RELEASE=${RELEASE:-} VARIANT=${VARIANT:-build} SUITE=${SUITE:-} ARCHIVE_URI=${ARCHIVE_URI:-} ARCHIVE_SUITE=${ARCHIVE_SUITE:-}
 ARCHIVE_COMPONENTS=${ARCHIVE_COMPONENTS:-main} KERNEL_PACKAGE_DIR=${KERNEL_PACKAGE_DIR:-}
 
 say() { local key=$1; shift; printf '@@dkms2bin %s %s\n' "$key" "$(printf '%s' "$*" | tr '\n\t' '  ')"; }
 fail() { local code=$1; shift; say error "$*"; exit "$code"; }
 
 case $RELEASE in '' | *[!A-Za-z0-9.+~_-]*) fail 2 "RELEASE is not a kernel release: '$RELEASE'" ;; esac
+case $VARIANT in build | runtime) ;; *) fail 2 "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
 
 work=$(mktemp -d) || fail 8 'no temporary folder'
 list=/etc/apt/sources.list.d/dkms2bin-archive.list
@@ -84,7 +88,7 @@ package_known() { apt-cache show "$1" 2>/dev/null | grep -q "^Package: "; }
 installed_version() { dpkg-query -W -f '${db:Status-Abbrev} ${Version}\n' "$1" 2>/dev/null | sed -n 's/^ii *//p'; }
 
 # --- cheap work only: each of these costs seconds to minutes under emulation ---------------------------------------
-mkdir -p /etc/dpkg/dpkg.cfg.d /etc/dkms /etc/initramfs-tools/conf.d
+mkdir -p /etc/dpkg/dpkg.cfg.d /etc/initramfs-tools/conf.d
 printf 'force-unsafe-io\n' >/etc/dpkg/dpkg.cfg.d/dkms2bin-tmp
 echo 'man-db man-db/auto-update boolean false' | debconf-set-selections 2>/dev/null
 rm -f /var/lib/man-db/auto-update
@@ -94,17 +98,20 @@ for hook in /etc/kernel/postinst.d/zz-update-grub /etc/kernel/postrm.d/zz-update
 done
 
 # --- dkms must not build by itself, nor sign with a key of its own (two builds would differ) --------------------------
-: >/etc/dkms/no-autoinstall
-mkdir -p /etc/dkms/framework.conf.d
-printf '# dkms2bin: modules are signed outside the guest.\nsign_file="/nonexistent"\n' >/etc/dkms/framework.conf.d/dkms2bin.conf
-
-toolchain=()
-for package in dkms gcc make; do
-  [ -n "$(installed_version "$package")" ] || toolchain+=("$package")
-done
+image='' headers='' toolchain=()
+if [ "$VARIANT" = build ]; then
+  mkdir -p /etc/dkms/framework.conf.d
+  : >/etc/dkms/no-autoinstall
+  printf '# dkms2bin: modules are signed outside the guest.\nsign_file="/nonexistent"\n' >/etc/dkms/framework.conf.d/dkms2bin.conf
+  headers=linux-headers-$RELEASE
+  for package in dkms gcc make; do
+    [ -n "$(installed_version "$package")" ] || toolchain+=("$package")
+  done
+fi
+headers_known() { [ -z "$headers" ] || package_known "$headers"; }
+headers_installed() { [ -z "$headers" ] || [ -n "$(installed_version "$headers")" ]; }
 
 # --- which packages --------------------------------------------------------------------------------------------------
-image='' headers=linux-headers-$RELEASE
 wanted=()
 if [ -n "$KERNEL_PACKAGE_DIR" ]; then
   [ -d "$KERNEL_PACKAGE_DIR" ] || fail 2 "KERNEL_PACKAGE_DIR is not a folder: $KERNEL_PACKAGE_DIR"
@@ -114,22 +121,23 @@ if [ -n "$KERNEL_PACKAGE_DIR" ]; then
     case $package in
       linux-image-"$RELEASE" | linux-image-"$RELEASE"-unsigned | linux-image-unsigned-"$RELEASE") image=$package ;;
       *-dbg | *-dbgsym | linux-libc-dev) continue ;;
+      linux-headers-* | linux-kbuild-*) [ -n "$headers" ] || continue ;;
     esac
     wanted+=("$(readlink -f "$file")")
   done
   [ -n "$image" ] || package_known "linux-image-$RELEASE" || fail 3 "no linux-image-$RELEASE among the kernel package files"
   [ -n "$image" ] || { image=linux-image-$RELEASE; wanted+=("$image"); }
-  printf '%s\n' "${wanted[@]}" | grep -q "/${headers}[_=]" || wanted+=("$headers")
+  [ -z "$headers" ] || printf '%s\n' "${wanted[@]}" | grep -q "/${headers}[_=]" || wanted+=("$headers")
 else
   if [ -n "$(installed_version "linux-image-$RELEASE")" ]; then image=linux-image-$RELEASE
   elif [ -n "$(installed_version "linux-image-$RELEASE-unsigned")" ]; then image=linux-image-$RELEASE-unsigned
   fi
-  if [ -n "$ARCHIVE_URI" ] && { [ -z "$image" ] || [ -z "$(installed_version "$headers")" ]; }; then
+  if [ -n "$ARCHIVE_URI" ] && { [ -z "$image" ] || ! headers_installed; }; then
     keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     signed=
     [ ! -f "$keyring" ] || signed=" signed-by=$keyring"
     printf 'deb [check-valid-until=no%s] %s %s %s\n' "$signed" "$ARCHIVE_URI" "$ARCHIVE_SUITE" "$ARCHIVE_COMPONENTS" >"$list"
-    if ! package_known "linux-image-$RELEASE" || ! package_known "$headers"; then
+    if ! package_known "linux-image-$RELEASE" || ! headers_known; then
       apt_update || { [ "$verdict" = missing ] || give_up; }
     fi
   fi
@@ -139,11 +147,11 @@ else
     elif package_known "linux-image-$RELEASE-unsigned"; then image=linux-image-$RELEASE-unsigned
     else return 1; fi
   }
-  if ! pick_image || ! package_known "$headers"; then
+  if ! pick_image || ! headers_known; then
     apt_update || { [ "$verdict" = missing ] || give_up; }
     pick_image
   fi
-  if [ -z "$image" ] || ! package_known "$headers"; then
+  if [ -z "$image" ] || ! headers_known; then
     # The neighbours of the same flavour, in version order.
     { echo "$RELEASE"; apt-cache pkgnames linux-image- | sed -nE 's/^linux-image-([0-9]+\.[0-9]+\.[0-9].*)$/\1/p' | grep -vE -- '-(dbg|unsigned|template)$'; } |
       grep -- "[0-9]-${RELEASE##*[0-9]-}\$" | sort -uV | grep -xF -B 5 -A 5 -- "$RELEASE" | grep -vxF -- "$RELEASE" |
@@ -151,7 +159,7 @@ else
     if [ -n "$image" ]; then fail 3 "$image exists but $headers does not"; fi
     fail 3 "no linux-image-$RELEASE in the guest's package sources"
   fi
-  wanted=("$image" "$headers")
+  wanted=("$image" ${headers:+"$headers"})
 fi
 
 # MODULES=dep looks at the disk we run from: a small initramfs, a third of the time of MODULES=most under emulation.
@@ -181,7 +189,7 @@ fi
 
 vmlinuz=/boot/vmlinuz-$RELEASE initrd=/boot/initrd.img-$RELEASE
 [ -f "$vmlinuz" ] || fail 3 "$image brought no $vmlinuz"
-[ -e "/lib/modules/$RELEASE/build/Makefile" ] || fail 3 "$headers brought no /lib/modules/$RELEASE/build"
+[ -z "$headers" ] || [ -e "/lib/modules/$RELEASE/build/Makefile" ] || fail 3 "$headers brought no /lib/modules/$RELEASE/build"
 if [ ! -s "$initrd" ]; then
   if ! command -v update-initramfs >/dev/null; then
     apt_install initramfs-tools || fail 10 'no initramfs-tools in the package sources'
@@ -191,6 +199,26 @@ if [ ! -s "$initrd" ]; then
 fi
 [ -s "$initrd" ] || fail 10 "no $initrd"
 [ -e "/lib/modules/$RELEASE/modules.dep" ] || depmod "$RELEASE"
+
+# What headers and dkms would take, as a person installs them: with what they recommend, as is every distro's default.
+toolchain_cost() {
+  local plan replaced
+  plan=$(apt-get -s -o APT::Install-Recommends=true install dkms "linux-headers-$RELEASE" 2>/dev/null | sed -n 's/^Inst //p')
+  [ -n "$plan" ] || return 0
+  # NAME [OLD VERSION] (NEW VERSION …): a package that is replaced costs the difference.
+  replaced=$(sed -nE 's/^([^ ]+) \[.*/\1/p' <<<"$plan")
+  {
+    # shellcheck disable=SC2046
+    apt-cache show $(sed -E 's/^([^ ]+) (\[[^]]*\] )?\(([^ ]+) .*/\1=\3/' <<<"$plan")
+    # shellcheck disable=SC2086
+    [ -z "$replaced" ] || dpkg-query -W -f 'Replaced-Size: ${Installed-Size}\n' $replaced
+  } | awk '
+    /^Package:/ { name = $2 } /^Version:/ { version = $2 } /^Installed-Size:/ { size = $2 } /^Size:/ { download = $2 }
+    # Two sources may name the same package.
+    /^$/ && !seen[name " " version]++ { packages++; kib += size; bytes += download }
+    /^Replaced-Size:/ { kib -= $2 }
+    END { printf "%d %.0f %.0f", packages, kib, bytes }'
+}
 
 say image-package "$image"
 say image-version "$(installed_version "$image")"
@@ -202,5 +230,9 @@ say initrd "$initrd"
 # In a chroot findmnt would tell of the host.
 uuid=$(sed -nE 's,^UUID=([^ ]+)[[:space:]]+/[[:space:]].*,\1,p' /etc/fstab 2>/dev/null)
 say root-uuid "${uuid:-$(findmnt -no UUID / 2>/dev/null)}"
+if [ "$VARIANT" = runtime ]; then
+  cost=$(toolchain_cost)
+  [ -z "$cost" ] || say toolchain "$cost"
+fi
 say cmdline "$(sed 's/BOOT_IMAGE=[^ ]* *//' /proc/cmdline 2>/dev/null)"
 sync

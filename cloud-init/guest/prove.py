@@ -1,110 +1,18 @@
 """Installs the built packages in a guest that never ran the build, under that kernel, and loads the modules. Run as root.
 
-Variables, set in front of this text: DEBS (list of [FILE NAME, SIZE, PACKAGE]), MODULES (names as modprobe takes them, in loading
-order), NEEDS (modules of the kernel that they depend on), RELEASE. The packages' bytes come on stdin, one after the other.
-
-Result lines, @@dkms2bin KEY VALUE:
-  load NAME loaded                         in the kernel, and out again
-  load NAME refused REASON                 the kernel took it, but its init function refuses: no device, or it wants parameters
-  load NAME bad REASON                     does not load, or the kernel complains
-  unload NAME busy REASON                  loaded, but does not leave; no fault by itself
-  error TEXT
+Variables, besides load.py's: PACKAGES (list of [FILE NAME, SIZE, PACKAGE]), MODULES (names as modprobe takes them, in loading
+order), NEEDS (modules of the kernel that they depend on), MANAGER (apt, dnf, zypper). The packages' bytes come on stdin, one
+after the other.
 
 Exit codes: 0 all loaded or refused by themselves, and gone again · 1 a module is bad · 2 bad variables or input · 7 a package did not install ·
 8 no space left · 11 removing left something behind · 20 another kernel runs
-
-Python and not shell: every process that starts costs 50 to 150 ms under emulation, and this one is a fork of the agent.
 """
-import errno
-import glob
-import os
-import re
-import shutil
-import sys
-
-WORK = "/var/tmp/dkms2bin-prove"
-TREE = "/lib/modules/%s" % RELEASE
-ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C",
-       "DEBIAN_FRONTEND": "noninteractive"}
-COMPLAINT = re.compile("BUG:|kernel BUG at|Oops|general protection fault|WARNING: CPU|WARNING: .* at |Call Trace:|"
-                       "Kernel panic|Internal error|Unable to handle kernel")
-# What the kernel says of every module that is not its own: no reason for anything.
-USUAL = re.compile("taints kernel|taint(ing|ed)|module verification failed")
-FREE_LICENCES = ("GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL")
-PROPRIETARY, OUT_OF_TREE, UNSIGNED = 1 << 0, 1 << 12, 1 << 13
-
-
-def say(key, text):
-    print("@@dkms2bin %s %s" % (key, " ".join(text.split())[:2000]), flush=True)
-
-
-def show(text):
-    for line in text.splitlines():
-        print(" " + line if line.startswith("@@dkms2bin") else line, flush=True)
-
-
-def fail(code, text):
-    say("error", text)
-    sys.exit(code)
-
-
-def run(*command):
-    """Exit code and output of a command. The output goes through a file: what the command leaves running may hold a pipe open."""
-    path = WORK + "/output"
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
-            out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            os.dup2(out, 1)
-            os.dup2(out, 2)
-            os.execvpe(command[0], command, ENV)
-        except BaseException as error:
-            os.write(2, ("%s: %s\n" % (command[0], error)).encode())
-        os._exit(127)
-    status = os.waitpid(pid, 0)[1]
-    with open(path, encoding="utf-8", errors="replace") as file:
-        text = file.read()
-    return (os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)), text
-
-
-def first(pattern, text, default=""):
-    return next((line for line in text.splitlines() if re.search(pattern, line)), default)
-
-
-class KernelLog:
-    def __init__(self):
-        self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
-        os.lseek(self.fd, 0, os.SEEK_END)
-
-    def news(self):
-        """What the kernel has said since it was asked last."""
-        lines = []
-        while True:
-            try:
-                record = os.read(self.fd, 8192).decode("utf-8", "replace")
-            except OSError as error:
-                if error.errno == errno.EPIPE:  # Some records were overwritten before they were read.
-                    continue
-                if error.errno != errno.EAGAIN:
-                    raise
-                return "\n".join(lines)
-            lines.append(record.split(";", 1)[-1].split("\n")[0])
-
-
-def taint():
-    with open("/proc/sys/kernel/tainted") as file:
-        return int(file.read())
-
-
-def internal(name):
-    return name.replace("-", "_")
 
 
 def receive():
     paths = []
     source = open(0, "rb", closefd=False)
-    for name, size, _ in DEBS:
+    for name, size, _ in PACKAGES:
         paths.append("%s/%s" % (WORK, name))
         with open(paths[-1], "wb") as file:
             left = size
@@ -156,120 +64,50 @@ def unhide():
     return True
 
 
-def reaches_init(module):
-    """Loads a module that does not load once more: whether the kernel takes it, so that it is its init function that fails."""
-    tracing = "/sys/kernel/tracing"
-    if not os.path.exists(tracing + "/trace"):
-        run("mount", "-t", "tracefs", "tracefs", tracing)
-    event = tracing + "/events/module/module_load/enable"
-    if not os.path.exists(event):
-        return False
-
-    def write(path, text):
-        with open(path, "w") as file:
-            file.write(text)
-
-    write(event, "1")
-    run("modprobe", module)
-    write(event, "0")
-    # The kernel traces a module once its symbols, relocations and parameters are in order, right before its init function.
-    with open(tracing + "/trace") as file:
-        return any(re.search(r"module_load: %s( |$)" % re.escape(internal(module)), line.strip()) for line in file)
-
-
-def load(module, files, log):
-    """Loads a module and takes it out again: 'loaded', 'refused REASON' or 'bad REASON'."""
-    code, info = run("modinfo", "-k", RELEASE, module)
+def install(paths):
+    """As the distro does it, and without a network: exit code and what was said."""
+    if MANAGER == "apt":
+        return run("dpkg", "--force-unsafe-io", "-i", *paths)
+    code, said = run("rpm", "-K", "--nosignature", *paths)
     if code != 0:
-        return "bad modinfo does not find it: %s" % info
-
-    def field(name):
-        return first("^%s:" % name, info).partition(":")[2].strip()
-
-    vermagic, path = field("vermagic"), field("filename")
-    if not vermagic.startswith(RELEASE + " "):
-        return "bad its vermagic is '%s', the kernel is %s" % (vermagic, RELEASE)
-    if re.sub("^/usr/lib/", "/lib/", path) not in files:
-        return "bad modprobe would take %s, which is not the package's file" % path
-    if os.path.isdir("/sys/module/" + internal(module)):
-        # Already in: udev loaded it at installation, or the kernel has one of the same name built in.
-        run("modprobe", "-r", module)
-        if os.path.isdir("/sys/module/" + internal(module)):
-            return "bad a module of this name is in the kernel already and does not leave"
-    before = taint()
-    log.news()
-    code, said = run("modprobe", "-v", module)
-    if code != 0 and unhide():
-        code, said = run("modprobe", "-v", module)
+        return code, said
     show(said)
-    kernel = log.news()
-    show(kernel)
-    complaint = first(COMPLAINT.pattern, kernel)
-    if complaint:
-        return "bad the kernel complains: %s" % complaint
-    # Out of tree and unsigned are what such a module is; proprietary only if its licence says so.
-    allowed = OUT_OF_TREE | UNSIGNED | (0 if field("license") in FREE_LICENCES else PROPRIETARY)
-    new = taint() & ~before
-    if new & ~allowed:
-        return "bad loading taints the kernel: %d (allowed %d)" % (new, allowed)
-    if code != 0:
-        reasons = [line for line in kernel.splitlines() if not USUAL.search(line)]
-        reason = first("(?i)%s|%s" % (re.escape(internal(module)), re.escape(module)), "\n".join(reasons))
-        if "No such device" in said:
-            return "refused %s" % (reason or "No such device")
-        parameters = re.findall(r"(?m)^parm: *(\w+):", info)
-        if "Invalid argument" in said and parameters and reaches_init(module):
-            return "refused it wants parameters (%s)%s" % (", ".join(parameters), ": %s" % reason if reason else "")
-        why = first("ERROR|FATAL|could not", said) or "modprobe ended with %d" % code
-        return "bad %s%s" % (why, " (%s)" % reason if reason else "")
-    if not os.path.isdir("/sys/module/" + internal(module)):
-        return "bad modprobe succeeded, but there is no /sys/module/%s" % internal(module)
-    code, said = run("modprobe", "-r", module)
-    if code != 0:
-        say("unload", "%s busy %s" % (module, said))
-    return "loaded"
+    show(run("rpm", "-qp", "--requires", "--provides", "--scripts", *paths)[1])
+    if MANAGER == "dnf":
+        return run("dnf", "-y", "--disablerepo=*", "--nogpgcheck", "install", *paths)
+    return run("zypper", "--non-interactive", "--no-refresh", "--no-gpg-checks", "install", "--allow-unsigned-rpm", *paths)
+
+
+def remove(packages):
+    return run("dpkg", "--force-unsafe-io", "-r", *packages) if MANAGER == "apt" else run("rpm", "-e", *packages)
 
 
 def prove():
-    running = os.uname().release
-    if running != RELEASE:
-        fail(20, "the guest runs %s, not %s" % (running, RELEASE))
     for module in MODULES:
         if not re.match("[A-Za-z0-9_][A-Za-z0-9_-]*$", module):
             fail(2, "not a module name: '%s'" % module)
-    debs = receive()
-    packages = [package for _, _, package in DEBS]
+    paths = receive()
+    packages = [package for _, _, package in PACKAGES]
     if os.path.isdir(TREE + "/kernel"):
         hide()
 
-    code, said = run("dpkg", "--force-unsafe-io", "-i", *debs)
+    code, said = install(paths)
     show(said)
     if code != 0:
         if "No space left on device" in said:
             fail(8, "the guest's disk is full")
-        causes = [line for line in said.splitlines() if re.search("depends on|^dpkg: error|subprocess|conflict", line)]
+        causes = [line for line in said.splitlines() if re.search("depends on|^(dpkg: )?error|subprocess|conflict|(needed by|provides)|NOT OK|scriptlet failed", line, re.I)]
         fail(7, "the package did not install: %s" % " ".join(causes[:4]))
-    files = set()
-    for package in packages:
-        for path in glob.glob("/var/lib/dpkg/info/%s.list" % package):
-            with open(path) as file:
-                files.update(re.sub("^/usr/lib/", "/lib/", line.strip()) for line in file if re.search(r"\.ko(\.(xz|zst|gz))?$", line))
+    files = files_of(packages)
+    status = load_all(MODULES, files, unhide)
 
-    log = KernelLog()
-    status = 0
-    for module in MODULES:
-        how = load(module, files, log)
-        say("load", "%s %s" % (module, how))
-        if how.startswith("bad"):
-            status = 1
-
-    code, said = run("dpkg", "--force-unsafe-io", "-r", *packages)
+    code, said = remove(packages)
     show(said)
     with open(TREE + "/modules.dep") as file:
         named = set(line.partition(":")[0] for line in file)
     left = ""
     if code != 0:
-        left = "dpkg -r: %s" % first("error|subprocess", said)
+        left = "removing it: %s" % first("error|subprocess", said)
     for path in sorted(files):
         if os.path.exists(path):
             left = "%s is still there" % path
@@ -280,12 +118,9 @@ def prove():
     return status
 
 
-shutil.rmtree(WORK, ignore_errors=True)
-os.makedirs(WORK)
-try:
-    status = prove()
-finally:
+def at_end():
     if hidden:
         run("umount", TREE + "/kernel")
-    shutil.rmtree(WORK, ignore_errors=True)
-sys.exit(status)
+
+
+main(prove, at_end)

@@ -8,11 +8,13 @@ import { BASE_PACKAGES, bootstrapImage } from '../image/bootstrap.js';
 import { cached, contentDigest, hashOf, isCached, type Entry } from '../image/cache.js';
 import type { CatalogueRow } from '../image/catalogue.js';
 import { fetchOfficial, officialInCache, requireStandalone } from '../image/verify.js';
-import type { BaseImage } from './kernel-layer.js';
+import type { BaseImage, Variant } from './kernel-layer.js';
 
 export interface BaseContext {
   /** `auto`, `official`, `bootstrap` or a path. */
   image: string;
+  /** `runtime`: a bootstrapped image has no toolchain. Official ones never have, and one of the user's is as it is. */
+  variant: Variant;
   arch: Arch;
   mirror?: string;
   proxy?: string;
@@ -104,6 +106,12 @@ async function given(image: string, row: CatalogueRow, context: BaseContext): Pr
   };
 }
 
+/** The packages that a bootstrapped image is made of, besides `BASE_PACKAGES`. */
+function includesOf({ bootstrap }: CatalogueRow, variant: Variant): string[] {
+  const { includes = [], toolchain = [] } = bootstrap ?? {};
+  return variant === 'build' ? includes : includes.filter((name) => !toolchain.includes(name));
+}
+
 async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<string> {
   const dir = join(PACKAGE_ROOT, 'cloud-init', 'bootstrap');
   const texts: string[] = [];
@@ -117,7 +125,7 @@ async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<s
     BASE_PACKAGES,
     row.codename,
     row.suites,
-    row.bootstrap,
+    { includes: includesOf(row, context.variant) },
     context.arch,
     context.mirror ?? null,
     DISK_GIB,
@@ -126,8 +134,7 @@ async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<s
 }
 
 async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<BaseImage & { entry: Entry }> {
-  const { bootstrap } = row;
-  if (!bootstrap) throw new Dkms2binError('usage', `An image of ${row.id} cannot be bootstrapped`);
+  if (!row.bootstrap) throw new Dkms2binError('usage', `An image of ${row.id} cannot be bootstrapped`);
   const hash = await bootstrapHash(row, context);
   const { firmware } = row.arch[context.arch];
   const entry = await cached(
@@ -147,7 +154,7 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
         suite: row.codename,
         arch: context.arch,
         firmware,
-        includes: bootstrap.includes,
+        includes: includesOf(row, context.variant),
         extraSuites: row.suites.map((s) => s.name).filter((name) => name !== row.codename),
         diskGiB: DISK_GIB,
         out: join(dir, 'disk.qcow2'),
@@ -158,7 +165,8 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
         ...(context.mirror ? { mirror: context.mirror } : {}),
         ...(context.proxy ? { proxy: context.proxy } : {}),
       });
-      return { name: `${row.id} bootstrapped`, packages: hashOf(packages) };
+      const what = context.variant === 'build' ? '' : ' without toolchain';
+      return { name: `${row.id} bootstrapped${what}`, packages: hashOf(packages) };
     },
     context.signal,
   );

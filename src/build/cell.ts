@@ -8,7 +8,7 @@ import { frameJson, FrameReader } from '../core/frames.js';
 import { cacheDir } from '../core/paths.js';
 import { publish } from '../core/publish.js';
 import { packageForm } from '../distro/row.js';
-import { GUEST_DIR, type Guest } from '../guest/guest.js';
+import { GUEST_DIR, type Guest, type GuestOutput } from '../guest/guest.js';
 import { contentDigest, hashOf } from '../image/cache.js';
 import { compressModule, moduleCompression } from '../pack/compress.js';
 import { readModule } from '../pack/elf.js';
@@ -350,12 +350,14 @@ async function prove(input: CellInput, booted: Booted, staged: Staged[]): Promis
   const result = await booted.guest.script(
     'prove.py',
     {
-      DEBS: packages.map((p, at) => [basename(p.path), bytes[at]!.length, p.package]),
+      PACKAGES: packages.map((p, at) => [basename(p.path), bytes[at]!.length, p.package]),
       MODULES: staged.flatMap((s) => s.koNames),
       NEEDS: staged.flatMap((s) => s.needs),
       RELEASE: target.release,
+      MANAGER: input.lookup.row.packageManager ?? 'apt',
     },
     {
+      after: ['load.py'],
       input: Buffer.concat(bytes),
       timeoutMs: deadline(machine.accel, 60),
       onLine: (text) => machine.emit({ type: 'output', cell: input.label, line: text }),
@@ -370,12 +372,7 @@ async function prove(input: CellInput, booted: Booted, staged: Staged[]): Promis
     );
   }
   for (const { result: cell, koNames } of staged) {
-    // load NAME loaded|refused|bad REASON…
-    const loads = koNames.map((name) => {
-      const said = result.reports.find((r) => r.key === 'load' && r.value.startsWith(`${name} `))?.value;
-      const [, how = 'missing', ...rest] = (said ?? '').split(' ');
-      return { name, how, why: rest.join(' ') };
-    });
+    const loads = koNames.map((name) => howItLoads(result, name));
     const bad = loads.find((l) => l.how !== 'loaded' && l.how !== 'refused');
     const refused = loads.filter((l) => l.how === 'refused');
     if (bad || result.code !== 0) {
@@ -394,6 +391,16 @@ async function prove(input: CellInput, booted: Booted, staged: Staged[]): Promis
     }
   }
   return proofs;
+}
+
+/** What load.py reported of a module: loaded, refused, bad, or missing when it reported nothing. */
+export function howItLoads(
+  { reports }: GuestOutput,
+  name: string,
+): { name: string; how: string; why: string } {
+  const said = reports.find((r) => r.key === 'load' && r.value.startsWith(`${name} `))?.value ?? '';
+  const [, how = 'missing', ...rest] = said.split(' ');
+  return { name, how, why: rest.join(' ') };
 }
 
 /** Sends a local source into the guest, or lets the guest download the package; the variables name it for build.sh. */
@@ -551,7 +558,7 @@ async function keepIfAsked(input: CellInput, run: RunDir, guest: Guest, failed: 
 
 export type Phase = <T>(name: string, work: () => Promise<T>) => Promise<T>;
 
-function phaseTimer(phases: Record<string, number>, emit: Emit, cell: string): Phase {
+export function phaseTimer(phases: Record<string, number>, emit: Emit, cell: string): Phase {
   return async (name, work) => {
     const started = performance.now();
     emit({ type: 'phase', state: 'start', phase: name, cell });

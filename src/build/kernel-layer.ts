@@ -2,6 +2,7 @@ import { readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { KernelTarget } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
+import type { Cost } from '../core/proof.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
 import { run } from '../core/exec.js';
 import type { GuestOutput } from '../guest/guest.js';
@@ -33,8 +34,12 @@ export interface ImageOrigin {
   digest: Record<string, string>;
 }
 
+/** `build` has headers, compiler and dkms; `runtime` is the kernel alone, as on a machine that never builds a module. */
+export type Variant = 'build' | 'runtime';
+
 export interface KernelLayer {
   release: string;
+  variant: Variant;
   disk: string;
   boot: BootSpec['boot'];
   /** Path of the kernel's configuration, as it lies in /boot. */
@@ -44,6 +49,8 @@ export interface KernelLayer {
   image: ImageOrigin;
   /** Kernel packages that were given as files. */
   kernelPackages: { file: string; sha256: string }[];
+  /** Of the variant `runtime`: what headers and dkms would take there; null when its package sources lack the headers. */
+  toolchain: Cost | null;
   entry: Entry;
 }
 
@@ -53,23 +60,26 @@ function installFault(code: number): 'not-found' | 'transient' {
 }
 
 /**
- * The layer with the exact kernel and its headers on top of `base`; made when the cache lacks it, natively where that is
- * possible, else in a VM. The caller releases `entry.use` when no VM uses the layer any more.
+ * The layer with the exact kernel on top of `base`; made when the cache lacks it, natively where that is possible, else
+ * in a VM. The caller releases `entry.use` when no VM uses the layer any more.
  */
 export async function kernelLayer(
   base: BaseImage,
   target: KernelTarget,
+  variant: Variant,
   kernelPackages: readonly string[],
   machine: Machine,
 ): Promise<KernelLayer> {
+  const agent = AGENT_FILES[variant];
   const texts = await Promise.all(
-    [...LAYER_TEXTS, ...AGENT_FILES.map((f) => `guest/${f.from}`)].map((name) =>
+    [...LAYER_TEXTS, ...agent.map((f) => `guest/${f.from}`)].map((name) =>
       readFile(join(PACKAGE_ROOT, 'cloud-init', name), 'utf8'),
     ),
   );
   const files = await Promise.all(kernelPackages.map((file) => contentDigest(file)));
   const hash = hashOf([
-    'kernel-layer-3',
+    'kernel-layer-4',
+    variant,
     base.hash,
     target.release,
     target.packageVersion ?? null,
@@ -78,23 +88,20 @@ export async function kernelLayer(
     files,
     texts,
   ]);
+  const what = variant === 'build' ? 'kernel' : 'runtime';
   const entry = await cached(
     'layers',
     hash,
     async (dir) => {
-      machine.emit({ type: 'phase', state: 'start', phase: `kernel layer ${target.release}` });
+      const phase = `${what} layer ${target.release}`;
+      machine.emit({ type: 'phase', state: 'start', phase });
       const started = Date.now();
       const made =
-        (await makeNatively(base, target, kernelPackages, machine, dir)) ??
-        (await makeInVm(base, target, kernelPackages, machine, dir));
-      machine.emit({
-        type: 'phase',
-        state: 'end',
-        phase: `kernel layer ${target.release}`,
-        seconds: (Date.now() - started) / 1000,
-      });
+        (await makeNatively(base, target, variant, kernelPackages, machine, dir)) ??
+        (await makeInVm(base, target, variant, kernelPackages, machine, dir));
+      machine.emit({ type: 'phase', state: 'end', phase, seconds: (Date.now() - started) / 1000 });
       return {
-        name: `kernel ${target.release} on ${target.distro}`,
+        name: `${what} ${target.release} on ${target.distro}`,
         parents: base.parents,
         image: base.origin,
         kernelPackages: kernelPackages.map((file, at) => ({ file: basename(file), sha256: files[at]! })),
@@ -106,6 +113,7 @@ export async function kernelLayer(
   const cmdline = String(entry.meta.cmdline);
   return {
     release: target.release,
+    variant,
     disk: join(entry.dir, 'disk.qcow2'),
     boot: {
       kind: 'direct',
@@ -117,6 +125,7 @@ export async function kernelLayer(
     versions: entry.meta.versions as Record<string, string>,
     image: entry.meta.image as ImageOrigin,
     kernelPackages: entry.meta.kernelPackages as { file: string; sha256: string }[],
+    toolchain: entry.meta.toolchain as Cost | null,
     entry,
   };
 }
@@ -124,17 +133,18 @@ export async function kernelLayer(
 /** Besides the agent, what a layer is made by. */
 const LAYER_TEXTS = ['guest/install-kernel.sh', 'guest/provision.sh', 'layer/native-layer.sh'];
 
-/** The guest's end of the control channel, and what settle.sh compiles. */
-const AGENT_FILES = [
-  { from: 'cc-probes.c', to: '/usr/local/lib/dkms2bin/cc-probes.c', mode: 0o644 },
+const AGENT = [
   { from: 'agent.py', to: '/usr/local/lib/dkms2bin/agent.py', mode: 0o755 },
   { from: 'dkms2bin-agent.service', to: '/etc/systemd/system/dkms2bin-agent.service', mode: 0o644 },
 ];
 
-interface Made {
-  cmdline: string;
-  versions: Record<string, string>;
-}
+/** The guest's end of the control channel, and what settle.sh compiles. */
+const AGENT_FILES: Record<Variant, typeof AGENT> = {
+  build: [{ from: 'cc-probes.c', to: '/usr/local/lib/dkms2bin/cc-probes.c', mode: 0o644 }, ...AGENT],
+  runtime: AGENT,
+};
+
+type Made = Pick<KernelLayer, 'versions' | 'toolchain'> & { cmdline: string };
 
 /**
  * In the image's root folder, for a bootstrapped image and packages that its distro signed. Null when this image or host
@@ -143,6 +153,7 @@ interface Made {
 async function makeNatively(
   base: BaseImage,
   target: KernelTarget,
+  variant: Variant,
   kernelPackages: readonly string[],
   machine: Machine,
   dir: string,
@@ -155,7 +166,7 @@ async function makeNatively(
       root: base.root,
       disk: base.disk,
       release: target.release,
-      install: installVars(target, ''),
+      install: installVars(target, variant, ''),
       provision: {
         GUEST_USER,
         NETWORK_MANAGEMENT: network('management', ['LinkLocalAddressing=no']),
@@ -165,14 +176,14 @@ async function makeNatively(
           `DNS=${NET.egress.dns}`,
         ]),
       },
-      files: AGENT_FILES,
+      files: AGENT_FILES[variant],
       dir,
       emit: machine.emit,
       signal: machine.signal,
       ...(machine.proxy ? { proxy: machine.proxy } : {}),
     });
     const said = readInstall(installed, target);
-    return { cmdline: cmdlineOf(said.get('root-uuid'), ' cloud-init=disabled'), versions: versionsOf(said) };
+    return madeOf(said, ' cloud-init=disabled');
   } catch (error) {
     if (!(error instanceof Dkms2binError) || error.fault !== 'host') throw error;
     for (const name of ['disk.qcow2', 'vmlinuz', 'initrd', 'config', 'packages'])
@@ -190,6 +201,7 @@ async function makeNatively(
 async function makeInVm(
   base: BaseImage,
   target: KernelTarget,
+  variant: Variant,
   kernelPackages: readonly string[],
   machine: Machine,
   dir: string,
@@ -207,12 +219,12 @@ async function makeInVm(
     }
   }
   const packageDir = kernelPackages.length > 0 ? '/var/tmp/dkms2bin-kernel' : '';
-  const result = await guest.script('install-kernel.sh', installVars(target, packageDir), {
+  const result = await guest.script('install-kernel.sh', installVars(target, variant, packageDir), {
     timeoutMs: deadline(machine.accel, 300),
     onLine: (line) => machine.emit({ type: 'output', line }),
   });
   const said = readInstall(result, target);
-  for (const { from, to, mode } of AGENT_FILES) {
+  for (const { from, to, mode } of AGENT_FILES[variant]) {
     await guest.text(`mkdir -p ${dirname(to)}`);
     await guest.put({ file: join(PACKAGE_ROOT, 'cloud-init/guest', from) }, to);
     await guest.text(`chmod ${mode.toString(8)} ${to}`);
@@ -247,12 +259,13 @@ async function makeInVm(
     await rm(join(dir, name), { force: true });
   }
   await run('qemu-img', ['check', '-q', '-f', 'qcow2', join(dir, 'disk.qcow2')]);
-  return { cmdline: cmdlineOf(said.get('root-uuid'), ''), versions: versionsOf(said) };
+  return madeOf(said, '');
 }
 
-function installVars(target: KernelTarget, packageDir: string): Record<string, string> {
+function installVars(target: KernelTarget, variant: Variant, packageDir: string): Record<string, string> {
   return {
     RELEASE: target.release,
+    VARIANT: variant,
     SUITE: target.suite ?? '',
     ARCHIVE_URI: target.archive?.uri ?? '',
     ARCHIVE_SUITE: target.archive?.suite ?? '',
@@ -274,12 +287,19 @@ function readInstall(result: GuestOutput, target: KernelTarget): Map<string, str
   return said;
 }
 
-function versionsOf(said: Map<string, string>): Record<string, string> {
+/** The layer by what was reported; `cmdline` is added to the kernel's. */
+function madeOf(said: Map<string, string>, cmdline: string): Made {
   const versions: Record<string, string> = {};
   for (const key of ['image-package', 'image-version', 'headers-version', 'gcc-version', 'dkms-version']) {
     versions[key] = said.get(key) ?? '';
   }
-  return versions;
+  const [packages, kib, bytes] = (said.get('toolchain') ?? '').split(' ').map(Number);
+  return {
+    cmdline: cmdlineOf(said.get('root-uuid'), cmdline),
+    versions,
+    toolchain:
+      packages && kib && bytes ? { packages, installedBytes: kib * 1024, downloadBytes: bytes } : null,
+  };
 }
 
 function cmdlineOf(uuid: string | undefined, more: string): string {

@@ -34,6 +34,8 @@ export interface BootSpec {
   cpus: number;
   memoryMiB: number;
   egress: boolean;
+  /** Whether one address of the guest's leads to `Vm.forwardSocket`. */
+  forward: boolean;
 }
 
 /** A booted VM with a root shell in it. Disposing it ends both. */
@@ -48,9 +50,10 @@ export function specOf(
   boot: BootSpec['boot'],
   egress: boolean,
   control: BootSpec['control'],
+  forward = false,
 ): BootSpec {
   const { accel, cpu, cpus, memoryMiB } = machine;
-  return { boot, control, accel, cpu, cpus, memoryMiB, egress };
+  return { boot, control, accel, cpu, cpus, memoryMiB, egress, forward };
 }
 
 /** An emulated CPU needs about 20 times as long for everything. */

@@ -34,7 +34,7 @@ export interface Snapshot {
  * The caller releases `entry.use` when no VM uses it any more. Rejects with fault `host` where snapshots cannot work.
  */
 export async function snapshot(layer: KernelLayer, machine: Machine): Promise<Snapshot> {
-  const spec = specOf(machine, layer.boot, true, 'channel');
+  const spec = specFor(layer, true, machine);
   const hash = hashOf([
     'snapshot-1',
     basename(layer.entry.dir),
@@ -44,10 +44,17 @@ export async function snapshot(layer: KernelLayer, machine: Machine): Promise<Sn
     // Every device and option, with stand-ins for this run's own paths.
     qemuArgs({
       ...(await configOf('/', spec, { kind: 'file', path: '/ram', shared: true })),
-      ...{ qmpSocket: '', consoleSocket: '', consoleLog: '', channelSocket: '' },
+      ...{
+        qmpSocket: '',
+        consoleSocket: '',
+        consoleLog: '',
+        channelSocket: '',
+        forwardSocket: spec.forward ? '' : null,
+      },
     }),
     await Promise.all(['settle.sh', '../user-data.yaml'].map(guestText)),
   ]);
+  const what = layer.variant === 'runtime' ? 'runtime snapshot' : 'snapshot';
   const phase = `memory snapshot ${layer.release}`;
   const entry = await cached(
     'snapshots',
@@ -58,7 +65,7 @@ export async function snapshot(layer: KernelLayer, machine: Machine): Promise<Sn
       await make(layer, spec, machine, dir);
       machine.emit({ type: 'phase', state: 'end', phase, seconds: (Date.now() - started) / 1000 });
       return {
-        name: `snapshot ${layer.release}`,
+        name: `${what} ${layer.release}`,
         parents: [{ kind: 'layers', hash: basename(layer.entry.dir) }],
       };
     },
@@ -112,6 +119,10 @@ async function make(layer: KernelLayer, spec: BootSpec, machine: Machine, dir: s
   }
 }
 
+/** How a layer's VMs boot. One that stands for a target machine has an address that leads to a repository. */
+const specFor = (layer: KernelLayer, egress: boolean, machine: Machine): BootSpec =>
+  specOf(machine, layer.boot, egress, 'channel', layer.variant === 'runtime');
+
 /** Where the VMs of one kernel come from. */
 export interface Ground {
   layer: KernelLayer;
@@ -150,8 +161,7 @@ export async function bootOn(
       await rm(join(dir, 'disk.qcow2'), { force: true });
     }
   }
-  const spec = specOf(machine, ground.layer.boot, egress, 'channel');
-  return bootNew(ground.layer.disk, spec, dir, machine);
+  return bootNew(ground.layer.disk, specFor(ground.layer, egress, machine), dir, machine);
 }
 
 /** What goes wrong with a snapshot costs time, not the build; an interrupt is no such fault. */

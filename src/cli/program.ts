@@ -8,6 +8,7 @@ import { addInspect } from './commands/inspect.js';
 import { addKernels } from './commands/kernels.js';
 import { addKeygen } from './commands/keygen.js';
 import { addLogin } from './commands/login.js';
+import { addProve } from './commands/prove.js';
 import { addRepo } from './commands/repo.js';
 import { addRm } from './commands/rm.js';
 import { addRuns } from './commands/runs.js';
@@ -16,7 +17,8 @@ import type { CliContext } from './context.js';
 const EXIT_CODES = `
 Exit codes:
   0    all packages built, or the module itself says that it is not for this kernel (skipped)
-  1    a module failed: it does not compile or does not load; inspect: file and provenance do not fit
+  1    a module failed: it does not compile or does not load; inspect: file and provenance do not fit;
+       prove: a package does not install from the repository
   2    wrong usage or input
   3    kernel, image or package not found
   4    this machine cannot do it: a tool is missing, no space (see dkms2bin doctor)
@@ -75,6 +77,7 @@ export function createProgram(context: CliContext): Command {
   addInspect(program, context);
   addKernels(program, context);
   addRepo(program, context);
+  addProve(program, context);
   addKeygen(program, context);
   addDoctor(program, context);
 

@@ -1,6 +1,7 @@
 import { resolve } from 'node:path';
 import type { CellResult } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
+import type { Proof } from '../core/proof.js';
 import type { Config } from '../plan/config.js';
 import type { RunInfo } from '../engine/runs.js';
 import type { WarmKernel } from '../engine/local.js';
@@ -67,6 +68,12 @@ export interface Engine {
     request: BuildRequest,
     context: { emit: Emit; signal: AbortSignal; report: (ready: WarmKernel) => void },
   ): Promise<void>;
+  /** Proves packages of the repository `dir`, an absolute path, for the request's one kernel. */
+  prove(
+    request: BuildRequest,
+    what: { dir: string; modules: readonly string[] },
+    context: { emit: Emit; signal: AbortSignal },
+  ): Promise<Proof>;
   listKernels(
     distro: string | undefined,
     context: { emit: Emit; signal: AbortSignal },
@@ -92,6 +99,7 @@ export const engine: Engine = {
   pruneImages: async (options) => (await import('../engine/images.js')).pruneImages(options),
   verifyImages: async (options) => (await import('../engine/images.js')).verifyImages(options),
   warmImages: async (request, context) => (await import('../engine/local.js')).warm(request, context),
+  prove: async (request, what, context) => (await import('../engine/local.js')).prove(request, what, context),
   listKernels: async (distro, context) => (await import('./kernels-of.js')).kernelsOf(distro, context),
   probeAccelerators: async (context) => (await import('./accelerators.js')).acceleratorReport(context),
   publishRepository: async (dir, { keyFile, passphrase, ask, ...options }) => {

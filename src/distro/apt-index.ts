@@ -48,6 +48,8 @@ export interface DkmsPackage {
   filename: string;
   /** Bytes. */
   size: number;
+  /** Bytes on the disk, as its Installed-Size has them. */
+  installedBytes: number;
   sha256: string;
   /** Its fields as they stand there, empty without. */
   depends: string;
@@ -146,7 +148,7 @@ async function suiteIndex(mirror: string, suite: string, options: IndexOptions):
   const key = createHash('sha256')
     .update(
       JSON.stringify([
-        2,
+        3,
         mirror,
         suite,
         options.arch,
@@ -460,6 +462,7 @@ export function parseDkmsPackages(bytes: Buffer, suite: string): DkmsPackage[] {
       architecture: field('Architecture'),
       filename: field('Filename').replace(/^\.\//, ''),
       size: Number(field('Size')),
+      installedBytes: Number(field('Installed-Size')) * 1024,
       sha256: field('SHA256').toLowerCase(),
       depends: field('Depends'),
       preDepends: field('Pre-Depends'),
@@ -472,6 +475,7 @@ export function parseDkmsPackages(bytes: Buffer, suite: string): DkmsPackage[] {
       /^[\w.+~%:-]+(?:\/[\w.+~%:-]+)*$/.test(found.filename) &&
       !found.filename.split('/').includes('..') &&
       Number.isSafeInteger(found.size) &&
+      Number.isSafeInteger(found.installedBytes) &&
       /^[0-9a-f]{64}$/.test(found.sha256)
     ) {
       packages.push(found);

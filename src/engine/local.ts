@@ -5,14 +5,17 @@ import { basename, join, resolve } from 'node:path';
 import PQueue from 'p-queue';
 import { baseImage } from '../build/base.js';
 import { buildCell, type CellInput } from '../build/cell.js';
-import { kernelLayer, type BaseImage } from '../build/kernel-layer.js';
+import { kernelLayer, type BaseImage, type Variant } from '../build/kernel-layer.js';
 import type { Machine } from '../build/machine.js';
+import { choosePackages, prove as proveRepository } from '../build/prove.js';
 import { listRunDirs } from '../build/run-dir.js';
 import { groundOf, type Ground } from '../build/snapshot.js';
+import type { Lookup } from '../build/source.js';
 import type { CellResult, KernelTarget, ModuleSource } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { cacheDir } from '../core/paths.js';
+import type { Proof } from '../core/proof.js';
 import { readCapped } from '../core/read-capped.js';
 import { fetchKernelPackage } from '../distro/kernel-package.js';
 import { releaseOfKernelPackages, resolveKernels } from '../distro/debian.js';
@@ -23,6 +26,7 @@ import { readSigner, type Signer as AttestSigner } from '../pack/dsse.js';
 import { openSigner, type Signer } from '../pack/sign.js';
 import { parseModuleSource } from '../plan/source.js';
 import type { BuildPlan, BuildRequest, PlannedCell } from '../plan/types.js';
+import { readOffer } from '../repo/index.js';
 import { chooseAccelerator } from '../vm/accel.js';
 import { loginToRun } from './runs.js';
 
@@ -228,6 +232,29 @@ export async function warm(
   if (errors.length > 1) throw new AggregateError(errors);
 }
 
+/**
+ * Installs the packages that the repository `dir` has for the request's one kernel, or those of `modules`, on a machine
+ * without a toolchain, and loads their modules.
+ */
+export async function prove(
+  request: BuildRequest,
+  { dir, modules }: { dir: string; modules: readonly string[] },
+  context: PlanContext,
+): Promise<Proof> {
+  const [release = ''] = request.kernels;
+  const offer = await readOffer(dir);
+  const packages = choosePackages(offer, release, modules);
+  const rows = await loadCatalogue();
+  const [target] = await planTargets(request, rows, context);
+  // Removes what killed runs left behind.
+  await listRunDirs();
+  const machine = await machineOf(request, context);
+  await using shared = new Shared(request, rows, machine, 'runtime');
+  const ground = await shared.ground(target!);
+  const lookup = shared.lookup(target!.distro);
+  return proveRepository({ dir, offer, packages, target: target!, ground, lookup, machine });
+}
+
 /** The shape of this invocation's VMs. */
 async function machineOf(request: BuildRequest, { emit, signal }: PlanContext): Promise<Machine> {
   const accelerator = await chooseAccelerator(request.accel, { emit, signal });
@@ -279,12 +306,7 @@ async function oneCell(
         siblings,
         target: cell.target,
         ground,
-        lookup: {
-          row: shared.row(cell.distro),
-          mirror: request.mirror,
-          offline: request.offline,
-          proxy: request.proxy,
-        },
+        lookup: shared.lookup(cell.distro),
         machine,
         outDir,
         ...attach,
@@ -335,10 +357,12 @@ class Shared implements AsyncDisposable {
     private readonly request: BuildRequest,
     private readonly rows: CatalogueRow[],
     private readonly machine: Machine,
+    private readonly variant: Variant = 'build',
   ) {}
 
-  row(distro: string): CatalogueRow {
-    return findRow(this.rows, distro);
+  lookup(distro: string): Lookup {
+    const { mirror, offline, proxy } = this.request;
+    return { row: findRow(this.rows, distro), mirror, offline, proxy };
   }
 
   ground(target: KernelTarget): Promise<Ground> {
@@ -354,10 +378,16 @@ class Shared implements AsyncDisposable {
   async #makeGround(target: KernelTarget): Promise<Ground> {
     let base = this.#bases.get(target.distro);
     if (!base) {
-      base = this.#makeBase(this.row(target.distro));
+      base = this.#makeBase(findRow(this.rows, target.distro));
       this.#bases.set(target.distro, base);
     }
-    const layer = await kernelLayer(await base, target, await this.#kernelPackages(), this.machine);
+    const layer = await kernelLayer(
+      await base,
+      target,
+      this.variant,
+      await this.#kernelPackages(),
+      this.machine,
+    );
     this.#release.push(() => layer.entry.use.release());
     const ground = await groundOf(layer, this.machine);
     const { snapshot } = ground;
@@ -369,6 +399,7 @@ class Shared implements AsyncDisposable {
     const { request, machine } = this;
     const base = await baseImage(row, {
       image: request.image,
+      variant: this.variant,
       arch: request.arch,
       offline: request.offline,
       cwd: request.cwd,

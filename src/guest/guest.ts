@@ -55,7 +55,7 @@ export class Guest {
 
   /**
    * Runs `cloud-init/guest/<name>` as root with `vars` set: a shell script, or a Python program (`.py`), which may get
-   * `input`. Resolves whatever its exit code is; lines reach `onLine` as they come. Rejects when the connection breaks,
+   * `input` and begin with the texts that `after` names. Resolves whatever its exit code is; lines reach `onLine` as they come. Rejects when the connection breaks,
    * the VM dies or `timeoutMs` passes.
    */
   async script(
@@ -63,12 +63,13 @@ export class Guest {
     vars: Record<string, unknown>,
     options: {
       timeoutMs: number;
+      after?: string[];
       input?: Buffer;
       onLine?: (line: string) => void;
       onReport?: (key: string, value: string) => void;
     },
   ): Promise<GuestOutput> {
-    const { command, input } = await scriptCommand(name, vars, options.input);
+    const { command, input } = await scriptCommand([...(options.after ?? []), name], vars, options.input);
     const reports: GuestOutput['reports'] = [];
     const tail: string[] = [];
     const sink = (line: string): void => {
@@ -121,7 +122,7 @@ export class Guest {
   ): Promise<{ stdout: Readable; done: Promise<void> }> {
     const stdout = new PassThrough();
     const stderr = new Collector(MAX_TEXT);
-    const { command, input } = await scriptCommand(name, vars, bytes);
+    const { command, input } = await scriptCommand([name], vars, bytes);
     const running = this.#exec(command, {
       ...(input === undefined ? {} : { input }),
       stdout,
@@ -178,11 +179,12 @@ export class Guest {
 }
 
 async function scriptCommand(
-  name: string,
+  names: string[],
   vars: Record<string, unknown>,
   input: Buffer | undefined,
 ): Promise<{ command: Command; input: string | Buffer | undefined }> {
-  const text = await guestFile(name);
+  const name = names.at(-1)!;
+  const text = (await Promise.all(names.map(guestFile))).join('');
   const set = (literal: (value: unknown) => string): string =>
     Object.entries(vars)
       .map(([key, value]) => `${key}=${literal(value)}\n`)

@@ -99,6 +99,8 @@ const RowInput = z.strictObject({
         .array(z.union([PackageName, z.array(PackageName)]))
         .min(1)
         .transform((list) => [...new Set(list.flat())]),
+      /** Those of them that an image for a machine without a toolchain leaves out. */
+      toolchain: z.array(PackageName),
     })
     .optional(),
   seed: z

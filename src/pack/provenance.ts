@@ -319,7 +319,18 @@ const StatementShape = z.object({
   predicateType: z.literal(PREDICATE_TYPE),
   subject: z.array(Descriptor).min(1),
   predicate: z.object({
-    buildDefinition: z.object({ buildType: z.string() }),
+    buildDefinition: z.object({
+      buildType: z.string(),
+      resolvedDependencies: z
+        .array(
+          z.object({
+            name: z.string().optional(),
+            uri: z.string().optional(),
+            annotations: z.record(z.string(), z.unknown()).optional(),
+          }),
+        )
+        .default([]),
+    }),
     runDetails: z.object({
       builder: z.object({ id: z.string() }),
       metadata: z
@@ -333,6 +344,8 @@ const StatementShape = z.object({
 export interface ReadStatement {
   subject: { name: string; digest: DigestSet }[];
   buildType: string;
+  /** The distro's package that the module was built from; absent when it came from elsewhere. */
+  sourcePackage?: string;
   builder: string;
   invocationId?: string;
   finishedOn?: string;
@@ -369,10 +382,15 @@ function readLine(line: string, key?: KeyObject): ReadStatement[] {
   if (!statement.success) return [];
   const { subject, predicate } = statement.data;
   const { metadata, builder } = predicate.runDetails;
+  const { buildType, resolvedDependencies } = predicate.buildDefinition;
+  const source = resolvedDependencies.find(
+    ({ uri = '', annotations }) => annotations?.role === 'source' && uri.startsWith('pkg:deb/'),
+  );
   return [
     {
       subject,
-      buildType: predicate.buildDefinition.buildType,
+      buildType,
+      ...(source?.name !== undefined && { sourcePackage: source.name }),
       builder: builder.id,
       ...(metadata?.invocationId !== undefined && { invocationId: metadata.invocationId }),
       ...(metadata?.finishedOn !== undefined && { finishedOn: metadata.finishedOn }),

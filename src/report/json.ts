@@ -1,5 +1,6 @@
 import type { CellResult } from '../core/cell.js';
 import type { Dkms2binError } from '../core/errors.js';
+import type { Proof } from '../core/proof.js';
 
 export const SCHEMA_VERSION = 1;
 
@@ -38,6 +39,15 @@ export function resultDocument(
       kept: cell.kept,
       fault: cell.fault,
     })),
-    ...(error ? { error: { fault: error.fault, message: error.message, hint: error.hint ?? null } } : {}),
+    ...errorField(error),
   };
+}
+
+/** The document of `prove --json`: of a proof, or of what ended it. */
+export function proofDocument(outcome: Proof | Dkms2binError): Record<string, unknown> {
+  return { schemaVersion: SCHEMA_VERSION, ...(outcome instanceof Error ? errorField(outcome) : outcome) };
+}
+
+function errorField(error: Dkms2binError | undefined): Record<string, unknown> {
+  return error ? { error: { fault: error.fault, message: error.message, hint: error.hint ?? null } } : {};
 }

@@ -19,6 +19,8 @@ export interface VmConfig {
   consoleLog: string;
   /** Host end of the guest agent's virtio-serial port. */
   channelSocket: string;
+  /** Host end of the guest's connections to NET.management.forward; null: there is no such address. */
+  forwardSocket: string | null;
 }
 
 export interface UefiBoot {
@@ -40,7 +42,7 @@ export interface DirectBoot {
 export const MAC = { management: '52:54:00:64:6b:01', egress: '52:54:00:64:6b:02' };
 /** Fixed addresses of QEMU's user networks: no DHCP to wait for. */
 export const NET = {
-  management: { net: '10.0.3.0/24', guest: '10.0.3.15' },
+  management: { net: '10.0.3.0/24', guest: '10.0.3.15', forward: '10.0.3.100' },
   egress: { net: '10.0.2.0/24', guest: '10.0.2.15', gateway: '10.0.2.2', dns: '10.0.2.3' },
 };
 
@@ -115,9 +117,15 @@ const seed = (c: VmConfig): string[] => [
   'virtio-blk-pci,drive=seed',
 ];
 
-const network = (): string[] => [
+/** Port 80 of an address that exists for this alone leads to a socket of the host's, out of a network that leads nowhere else. */
+const forward = (c: VmConfig): string[] =>
+  c.forwardSocket === null
+    ? []
+    : ['-chardev', `socket,id=forward,path=${escapeValue(c.forwardSocket)},server=on,wait=off`];
+
+const network = (c: VmConfig): string[] => [
   '-netdev',
-  `user,id=management,net=${NET.management.net},ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:0-${NET.management.guest}:22`,
+  `user,id=management,net=${NET.management.net},ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:0-${NET.management.guest}:22${c.forwardSocket === null ? '' : `,guestfwd=tcp:${NET.management.forward}:80-chardev:forward`}`,
   '-device',
   `virtio-net-pci,netdev=management,mac=${MAC.management},romfile=`,
   '-netdev',
@@ -158,7 +166,8 @@ export function qemuArgs(config: VmConfig): string[] {
     ...channel(config),
     ...disk(config),
     ...seed(config),
-    ...network(),
+    ...forward(config),
+    ...network(config),
     ...extras(),
     ...boot(config),
     ...incoming(config),

@@ -12,7 +12,12 @@ import { plain } from '../core/text.js';
 import { qemuArgs, type VmConfig } from './args.js';
 import { Qmp } from './qmp.js';
 
-export type VmSpec = Omit<VmConfig, 'qmpSocket' | 'consoleSocket' | 'consoleLog' | 'channelSocket'> & {
+export type VmSpec = Omit<
+  VmConfig,
+  'qmpSocket' | 'consoleSocket' | 'consoleLog' | 'channelSocket' | 'forwardSocket'
+> & {
+  /** Whether the guest has the address NET.management.forward. */
+  forward: boolean;
   /** Whether the guest reaches the network until `cutEgress`. */
   egress: boolean;
 };
@@ -63,6 +68,7 @@ export class Vm implements AsyncDisposable {
       qmpSocket: join(socketDir, 'qmp'),
       consoleSocket: join(socketDir, 'console'),
       channelSocket: join(socketDir, 'channel'),
+      forwardSocket: spec.forward ? join(socketDir, 'forward') : null,
       consoleLog: join(dir, 'console.log'),
     };
     const stderrLog = join(dir, 'qemu.log');
@@ -106,6 +112,10 @@ export class Vm implements AsyncDisposable {
 
   get channelSocket(): string {
     return join(this.socketDir, 'channel');
+  }
+
+  get forwardSocket(): string {
+    return join(this.socketDir, 'forward');
   }
 
   /**

@@ -79,6 +79,7 @@ export async function cli(
     pruneImages: unexpected,
     verifyImages: unexpected,
     warmImages: unexpected,
+    prove: unexpected,
     listKernels: unexpected,
     probeAccelerators: unexpected,
     publishRepository: unexpected,

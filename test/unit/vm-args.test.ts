@@ -13,6 +13,7 @@ const config: VmConfig = {
   consoleSocket: '/run/c',
   consoleLog: '/runs/a,b/console.log',
   channelSocket: '/run/h',
+  forwardSocket: null,
   memory: { kind: 'own' },
   incoming: false,
 };

@@ -1,0 +1,229 @@
+import { join } from 'node:path';
+import type { KernelTarget } from '../core/cell.js';
+import { Dkms2binError } from '../core/errors.js';
+import type { Cost, ModuleProof, Proof, Saving } from '../core/proof.js';
+import { cacheDir } from '../core/paths.js';
+import { findDkmsPackage } from '../distro/dkms-package.js';
+import type { GuestOutput } from '../guest/guest.js';
+import { debName } from '../pack/module-package.js';
+import { provenancePath, readBundle } from '../pack/provenance.js';
+import {
+  kernelsOf,
+  modulesFor,
+  serveRepository,
+  sourcesFor,
+  type Offer,
+  type OfferedPackage,
+} from '../repo/index.js';
+import { NET } from '../vm/args.js';
+import { forwardTo } from '../vm/forward.js';
+import { howItLoads, phaseTimer } from './cell.js';
+import { deadline, type Machine } from './machine.js';
+import { RunDir } from './run-dir.js';
+import { bootOn, type Ground } from './snapshot.js';
+import type { Lookup } from './source.js';
+
+export interface ProveInput {
+  /** The repository: its folder, absolute, and what it offers. */
+  dir: string;
+  offer: Offer;
+  packages: readonly OfferedPackage[];
+  target: KernelTarget;
+  /** Of the variant `runtime`. */
+  ground: Ground;
+  lookup: Lookup;
+  machine: Machine;
+}
+
+/**
+ * The packages of modules for a kernel, all or those of `modules`, which are named as in `acpi_call`, `acpi-call` or
+ * `acpi-call-modules-<kernel>`. Throws `not-found` naming what the repository has.
+ */
+export function choosePackages(offer: Offer, release: string, modules: readonly string[]): OfferedPackage[] {
+  const kernel = debName(release);
+  const offered = modulesFor(offer, kernel);
+  if (offered.size === 0) {
+    const kernels = kernelsOf(offer);
+    throw new Dkms2binError('not-found', `The repository has no package of modules for ${release}`, {
+      hint: kernels.length > 0 ? `It has some for: ${kernels.join(', ')}` : 'It has none at all.',
+    });
+  }
+  if (modules.length === 0) return [...offered.values()];
+  return modules.map((module) => {
+    const name = debName(module);
+    const suffix = `-modules-${kernel}`;
+    const found = offered.get(name.endsWith(suffix) ? name.slice(0, -suffix.length) : name);
+    if (found) return found;
+    throw new Dkms2binError('not-found', `The repository has no package of ${module} for ${release}`, {
+      hint: `It has: ${[...offered.keys()].join(', ')}`,
+    });
+  });
+}
+
+/**
+ * Installs packages of a repository with apt in a machine that has no toolchain, and loads their modules. Throws fault
+ * `module` when apt does not take the repository or a package, `usage` when the machine's image has a toolchain.
+ */
+export async function prove(input: ProveInput): Promise<Proof> {
+  const { dir, offer, packages, target, ground, machine } = input;
+  const label = `prove ${target.release}`;
+  const phases: Record<string, number> = {};
+  const phase = phaseTimer(phases, machine.emit, label);
+  const run = await RunDir.create({ cell: label, kernel: target.release, distro: target.distro });
+  let output: GuestOutput;
+  try {
+    await using served = await serveRepository(dir);
+    // What else the target shall boot with (firmware, certificates, kernel options) belongs here.
+    await using booted = await phase('boot', () => bootOn(ground, false, run.dir, machine));
+    using _ = forwardTo(Number(new URL(served.url).port), booted.vm.forwardSocket);
+    const url = `http://${NET.management.forward}/`;
+    const sources = sourcesFor(url, { apt: true, dnf: false, signed: offer.signedBy !== null });
+    output = await phase('install', () =>
+      booted.guest.script(
+        'prove-repo.py',
+        {
+          RELEASE: target.release,
+          URL: url,
+          LIST: sources.apt!.line,
+          KEY_URL: sources.keyUrl ?? '',
+          KEYRING: sources.keyring,
+          PACKAGES: packages.map(({ name }) => name),
+        },
+        {
+          after: ['load.py'],
+          timeoutMs: deadline(machine.accel, 120),
+          onLine: (line) => machine.emit({ type: 'output', cell: label, line }),
+        },
+      ),
+    );
+  } finally {
+    await run.close();
+  }
+  const came = readOutput(output);
+  return {
+    kernel: target.release,
+    distro: target.distro,
+    accelerator: machine.accel,
+    repository: dir,
+    signedBy: offer.signedBy,
+    pristine: true,
+    installed: came.map(({ name, version }) => ({ package: name, version })),
+    modules: came.flatMap(({ name, version, modules }) =>
+      modules.map((module): ModuleProof => {
+        const { how, why } = howItLoads(output, module);
+        const verdict = how === 'loaded' || how === 'refused' ? how : 'failed';
+        return { package: name, version, module, verdict, reason: why === '' ? null : why };
+      }),
+    ),
+    saved: await savingOf(input, came),
+    phases,
+  };
+}
+
+interface Came {
+  name: string;
+  version: string;
+  modules: string[];
+}
+
+/** What prove-repo.py says was installed. Throws what its exit code means. */
+function readOutput({ code, reports, tail }: GuestOutput): Came[] {
+  const error = reports.find(({ key }) => key === 'error')?.value ?? tail.split('\n').slice(-3).join(' ');
+  switch (code) {
+    case 0:
+    case 1:
+      break;
+    case 7:
+      throw new Dkms2binError('module', `The packages do not install from the repository: ${error}`, {
+        hint: 'If the folder has changed since it was published, publish it again: dkms2bin repo.',
+      });
+    case 12:
+      throw new Dkms2binError('usage', `The image is no machine without a toolchain: it has ${error}`, {
+        hint: 'Take the official image or --image bootstrap.',
+      });
+    case 13:
+      throw new Dkms2binError('module', `A toolchain came along with the packages: ${error}`);
+    case 8:
+      throw new Dkms2binError('host', error);
+    default:
+      throw new Dkms2binError('transient', `The VM could not try the packages: ${error}`);
+  }
+  const came = reports
+    .filter(({ key }) => key === 'installed')
+    .map(({ value }) => {
+      const [name = '', version = '', modules = ''] = value.split(' ');
+      return { name, version, modules: modules.split(',').filter((module) => module !== '') };
+    });
+  if (!came.some(({ modules }) => modules.length > 0)) {
+    throw new Dkms2binError('module', 'The packages installed, and there is no kernel module in them');
+  }
+  return came;
+}
+
+/** What was saved; null when nobody knows what the toolchain takes. */
+async function savingOf(input: ProveInput, came: readonly Came[]): Promise<Saving | null> {
+  const { offer, ground, target } = input;
+  const { toolchain } = ground.layer;
+  if (!toolchain) return null;
+  const takes = sum(
+    came.flatMap(({ name, version }) => {
+      const found = offer.packages.find((each) => each.name === name && each.version === version);
+      return found ? [{ ...found, packages: 1 }] : [];
+    }),
+  );
+  const sources = await sourcesOf(input);
+  const instead = sum([toolchain, ...sources]);
+  return {
+    packages: instead.packages - takes.packages,
+    installedBytes: instead.installedBytes - takes.installedBytes,
+    downloadBytes: instead.downloadBytes - takes.downloadBytes,
+    instead: {
+      ...instead,
+      of: [...sources.map(({ name }) => name), 'dkms', `linux-headers-${target.release}`],
+    },
+    takes,
+  };
+}
+
+const sum = (costs: readonly Cost[]): Cost => {
+  const total = { packages: 0, installedBytes: 0, downloadBytes: 0 };
+  for (const each of costs) {
+    total.packages += each.packages;
+    total.installedBytes += each.installedBytes;
+    total.downloadBytes += each.downloadBytes;
+  }
+  return total;
+};
+
+/** The distro's DKMS packages that the provenance beside the packages names, as far as the distro has them now. */
+async function sourcesOf({
+  dir,
+  packages,
+  lookup,
+  machine,
+}: ProveInput): Promise<(Cost & { name: string })[]> {
+  const names = new Set<string>();
+  for (const { path } of packages) {
+    const statements = await readBundle(provenancePath(join(dir, path))).catch((error: unknown) => {
+      if (error instanceof Dkms2binError && error.fault === 'usage') return [];
+      throw error;
+    });
+    for (const { sourcePackage } of statements) if (sourcePackage !== undefined) names.add(sourcePackage);
+  }
+  const { row, ...where } = lookup;
+  const found = await Promise.all(
+    [...names].map((name) =>
+      findDkmsPackage(row, { name }, { ...where, cacheDir: cacheDir(), signal: machine.signal }).catch(
+        (error: unknown) => {
+          if (error instanceof Dkms2binError && error.fault === 'not-found') return null;
+          throw error;
+        },
+      ),
+    ),
+  );
+  return found.flatMap((each) =>
+    each
+      ? [{ name: each.name, packages: 1, installedBytes: each.installedBytes, downloadBytes: each.size }]
+      : [],
+  );
+}
