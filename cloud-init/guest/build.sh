@@ -85,16 +85,18 @@ conf_value() {
 }
 has_line() { case $'\n'$1$'\n' in *$'\n'"$2"$'\n'*) ;; *) return 1 ;; esac; } # TEXT LINE
 
+# Whether the second version is the first or newer.
+ordered() { printf '%s\n' "$@" | sort -CV; }
 exclusive_reason() {
   local conf=$1 value item config=/lib/modules/$RELEASE/build/.config reasons=
   [ -e "$config" ] || config=/boot/config-$RELEASE
   conf_value value BUILD_EXCLUSIVE_KERNEL
   [ -z "$value" ] || [[ $RELEASE =~ $value ]] || reasons+="; BUILD_EXCLUSIVE_KERNEL=\"$value\" does not match $RELEASE"
   conf_value value BUILD_EXCLUSIVE_KERNEL_MIN
-  [ -z "$value" ] || dpkg --compare-versions "${RELEASE%%-*}" ge "$value" || reasons+="; BUILD_EXCLUSIVE_KERNEL_MIN=\"$value\" is newer than $RELEASE"
+  [ -z "$value" ] || ordered "$value" "${RELEASE%%-*}" || reasons+="; BUILD_EXCLUSIVE_KERNEL_MIN=\"$value\" is newer than $RELEASE"
   conf_value value BUILD_EXCLUSIVE_KERNEL_MAX
   [ -n "$value" ] || conf_value value OBSOLETE_BY
-  [ -z "$value" ] || dpkg --compare-versions "${RELEASE%%-*}" le "$value" || reasons+="; BUILD_EXCLUSIVE_KERNEL_MAX=\"$value\" is older than $RELEASE"
+  [ -z "$value" ] || ordered "${RELEASE%%-*}" "$value" || reasons+="; BUILD_EXCLUSIVE_KERNEL_MAX=\"$value\" is older than $RELEASE"
   conf_value value BUILD_EXCLUSIVE_ARCH
   [ -z "$value" ] || [[ $arch =~ $value ]] || reasons+="; BUILD_EXCLUSIVE_ARCH=\"$value\" does not match $arch"
   conf_value value BUILD_EXCLUSIVE_CONFIG

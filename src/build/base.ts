@@ -76,6 +76,7 @@ async function official(row: CatalogueRow, context: BaseContext): Promise<BaseIm
     hash: basename(path, '.qcow2'),
     parents: [{ kind: 'images', hash: basename(path) }],
     firmware: row.arch[context.arch].firmware,
+    row,
     source: 'official',
     origin: { origin: 'official', digest: digestSet(basename(path, '.qcow2')) },
   };
@@ -101,6 +102,7 @@ async function given(image: string, row: CatalogueRow, context: BaseContext): Pr
     hash,
     parents: [],
     firmware: row.arch[context.arch].firmware,
+    row,
     source: disk,
     origin: { origin: 'file', digest: { sha256: hash } },
   };
@@ -176,6 +178,7 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
     hash: `${hash}-${String(entry.meta.created)}`,
     parents: [{ kind: 'images', hash }],
     firmware,
+    row,
     source: 'bootstrap',
     origin: {
       origin: 'bootstrap',

@@ -7,7 +7,7 @@ import { Dkms2binError, messageOf } from '../core/errors.js';
 import { frameJson, FrameReader } from '../core/frames.js';
 import { cacheDir } from '../core/paths.js';
 import { publish } from '../core/publish.js';
-import { packageForm } from '../distro/row.js';
+import { packageForm, type DistroRow } from '../distro/row.js';
 import { GUEST_DIR, type Guest, type GuestOutput } from '../guest/guest.js';
 import { contentDigest, hashOf } from '../image/cache.js';
 import { compressModule, moduleCompression } from '../pack/compress.js';
@@ -119,7 +119,7 @@ async function buildInRun(
     await run.save({ live: { socketDir: vm.socketDir, sshPort: vm.sshPort }, vm: { ...spec } });
     try {
       if (input.debug) await keepable(input, run, guest);
-      const vars = await phase('fetch', () => pushSource(guest, prepared, machine, line));
+      const vars = await phase('fetch', () => pushSource(guest, prepared, input.lookup.row, machine, line));
       // From here on the package's own code runs: nothing but the management NIC is left to it.
       await vm.cutEgress();
       const jobs = Math.max(1, Math.min(machine.cpus, Math.floor(machine.memoryMiB / 1024)));
@@ -407,6 +407,7 @@ export function howItLoads(
 async function pushSource(
   guest: Guest,
   prepared: Prepared,
+  row: DistroRow,
   machine: Machine,
   onLine: (line: string) => void,
 ): Promise<Record<string, string>> {
@@ -436,6 +437,11 @@ async function pushSource(
   for (const each of prepared.with) extra.push(`${each.kind}:${await push(each, `extra-${extra.length}`)}`);
   vars.EXTRA = extra.join(' ');
   if (!prepared.network) return vars;
+  if (packageForm(row) !== 'deb') {
+    throw new Dkms2binError('not-found', `${source.text} needs modules that nobody brings (BUILD_DEPENDS)`, {
+      hint: `Packages of ${row.id} cannot be looked up by name yet: give their sources with --dkms, too.`,
+    });
+  }
   const result = await guest.script('fetch-source.sh', vars, {
     timeoutMs: deadline(machine.accel, 180),
     onLine,

@@ -4,6 +4,9 @@ import type { KernelTarget } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import type { Cost } from '../core/proof.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
+import { kernelPackages as packageNames } from '../distro/packages.js';
+import { packageForm, type DistroRow } from '../distro/row.js';
+import { fillUrl } from '../distro/rpm-index.js';
 import { run } from '../core/exec.js';
 import type { GuestOutput } from '../guest/guest.js';
 import { GUEST_USER } from '../guest/keys.js';
@@ -22,6 +25,8 @@ export interface BaseImage {
   /** The cache entry that it is. */
   parents: { kind: 'images'; hash: string }[];
   firmware: 'bios' | 'uefi';
+  /** The distro that it is of. */
+  row: DistroRow;
   /** `bootstrap`, `official` or the user's own path: for messages. */
   source: string;
   /** What provenance says of it. */
@@ -72,7 +77,7 @@ export async function kernelLayer(
 ): Promise<KernelLayer> {
   const agent = AGENT_FILES[variant];
   const texts = await Promise.all(
-    [...LAYER_TEXTS, ...agent.map((f) => `guest/${f.from}`)].map((name) =>
+    [`guest/${installScript(base)}`, ...LAYER_TEXTS, ...agent.map((f) => `guest/${f.from}`)].map((name) =>
       readFile(join(PACKAGE_ROOT, 'cloud-init', name), 'utf8'),
     ),
   );
@@ -131,7 +136,12 @@ export async function kernelLayer(
 }
 
 /** Besides the agent, what a layer is made by. */
-const LAYER_TEXTS = ['guest/install-kernel.sh', 'guest/provision.sh', 'layer/native-layer.sh'];
+const LAYER_TEXTS = ['guest/provision.sh', 'layer/native-layer.sh'];
+
+const isApt = ({ row }: BaseImage): boolean => packageForm(row) === 'deb';
+
+const installScript = (base: BaseImage): string =>
+  isApt(base) ? 'install-kernel.sh' : 'install-kernel-rpm.sh';
 
 const AGENT = [
   { from: 'agent.py', to: '/usr/local/lib/dkms2bin/agent.py', mode: 0o755 },
@@ -166,7 +176,7 @@ async function makeNatively(
       root: base.root,
       disk: base.disk,
       release: target.release,
-      install: installVars(target, variant, ''),
+      install: { script: installScript(base), vars: installVars(base, target, variant, '', machine) },
       provision: {
         GUEST_USER,
         NETWORK_MANAGEMENT: network('management', ['LinkLocalAddressing=no']),
@@ -219,7 +229,8 @@ async function makeInVm(
     }
   }
   const packageDir = kernelPackages.length > 0 ? '/var/tmp/dkms2bin-kernel' : '';
-  const result = await guest.script('install-kernel.sh', installVars(target, variant, packageDir), {
+  const vars = installVars(base, target, variant, packageDir, machine);
+  const result = await guest.script(installScript(base), vars, {
     timeoutMs: deadline(machine.accel, 300),
     onLine: (line) => machine.emit({ type: 'output', line }),
   });
@@ -231,7 +242,9 @@ async function makeInVm(
   }
   await guest.text('systemctl enable --quiet dkms2bin-agent.service');
   const packages = await guest.text(
-    "dpkg-query -W -f '${Package}\\t${Version}\\t${Provides}\\t${Architecture}\\n'",
+    isApt(base)
+      ? "dpkg-query -W -f '${Package}\\t${Version}\\t${Provides}\\t${Architecture}\\n'"
+      : "rpm -qa --qf '%{NAME}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\t\\t%{ARCH}\\n'",
   );
   await writeFile(join(dir, 'packages'), packages);
   const limit = 512 * 1024 * 1024;
@@ -262,10 +275,37 @@ async function makeInVm(
   return madeOf(said, '');
 }
 
-function installVars(target: KernelTarget, variant: Variant, packageDir: string): Record<string, string> {
+function installVars(
+  { row, source }: BaseImage,
+  target: KernelTarget,
+  variant: Variant,
+  packageDir: string,
+  machine: Machine,
+): Record<string, string> {
+  const common = { RELEASE: target.release, VARIANT: variant };
+  if (packageForm(row) !== 'deb') {
+    const names = packageNames(row, target.release);
+    // A cloud image knows its own repositories; one that was made here, or that shall use another mirror, has to be told.
+    const mirror = machine.mirror ?? (source === 'bootstrap' ? row.mirrors.main : undefined);
+    const repos = (mirror === undefined ? [] : (row.repos ?? [])).filter((each) => !each.mirrorList);
+    return {
+      ...common,
+      MANAGER: row.packageManager ?? '',
+      IMAGE: names.image.join(' '),
+      MODULES: names.modules.join(' '),
+      HEADERS: names.headers.join(' '),
+      EXTRA: names.extra.join(' '),
+      REPOS: repos
+        .map(({ name, url, signed }) => {
+          const filled = fillUrl(url, { mirror: mirror ?? '', arch: target.arch });
+          return `${name}${signed === false ? '!' : ''}=${filled}`;
+        })
+        .join(' '),
+      KERNEL_PACKAGE_DIR: packageDir,
+    };
+  }
   return {
-    RELEASE: target.release,
-    VARIANT: variant,
+    ...common,
     SUITE: target.suite ?? '',
     ARCHIVE_URI: target.archive?.uri ?? '',
     ARCHIVE_SUITE: target.archive?.suite ?? '',

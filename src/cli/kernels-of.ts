@@ -1,7 +1,7 @@
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import type { Emit } from '../core/events.js';
 import { cacheDir } from '../core/paths.js';
-import { availableKernels } from '../distro/debian.js';
+import { availableKernels } from '../distro/resolve.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
 import type { KernelInfo } from './services.js';
 

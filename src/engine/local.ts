@@ -18,7 +18,7 @@ import { cacheDir } from '../core/paths.js';
 import type { Proof } from '../core/proof.js';
 import { readCapped } from '../core/read-capped.js';
 import { fetchKernelPackage } from '../distro/kernel-package.js';
-import { releaseOfKernelPackages, resolveKernels } from '../distro/debian.js';
+import { releaseOfKernelPackages, resolveKernels } from '../distro/resolve.js';
 import { candidatesFor } from '../distro/release.js';
 import { holdOfficial } from '../image/cache.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';

@@ -15,8 +15,8 @@ export interface NativeLayerRequest {
   root: string;
   disk: string;
   release: string;
-  /** Scripts of cloud-init/guest to run in the root folder, with their variables. */
-  install: Record<string, string>;
+  /** What of cloud-init/guest to run in the root folder, with its variables. */
+  install: { script: string; vars: Record<string, string> };
   provision: Record<string, string>;
   /** Files of cloud-init/guest to put into the layer: path in the guest, mode. */
   files: { from: string; to: string; mode: number }[];
@@ -86,11 +86,11 @@ async function prepare(request: NativeLayerRequest, scratch: string): Promise<vo
   const guest = join(PACKAGE_ROOT, 'cloud-init', 'guest');
   const into = join(scratch, 'in');
   await mkdir(join(into, 'files'), { recursive: true });
-  const script = async (name: string, vars: Record<string, string>): Promise<void> => {
+  const script = async (name: string, vars: Record<string, string>, as = name): Promise<void> => {
     const header = Object.entries(vars).map(([key, value]) => `${key}=${quote(value)}\n`);
-    await writeFile(join(into, name), header.join('') + (await readFile(join(guest, name), 'utf8')));
+    await writeFile(join(into, as), header.join('') + (await readFile(join(guest, name), 'utf8')));
   };
-  await script('install-kernel.sh', request.install);
+  await script(request.install.script, request.install.vars, 'install-kernel.sh');
   await script('provision.sh', request.provision);
   for (const { from, to, mode } of request.files) {
     const path = join(into, 'files', to);

@@ -3,10 +3,10 @@ import { constants } from 'node:fs';
 import { open, readdir, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Dkms2binError, messageOf } from '../core/errors.js';
-import { compareVersions } from '../distro/version.js';
+import { compareRpmVersions, compareVersions } from '../distro/version.js';
 import { readDeb, type DebHeader } from './deb.js';
 import { Unreadable } from '../pack/package-file.js';
-import { compareRpmVersions, evrOf, readRpm, type RpmHeader } from '../pack/rpm-header.js';
+import { evrOf, readRpm, type RpmHeader } from '../pack/rpm-header.js';
 
 interface RepoFile {
   /** Relative to the repository, with slashes. */

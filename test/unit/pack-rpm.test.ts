@@ -9,7 +9,7 @@ import { rpmNames, rpmVersion } from '../../src/distro/rpm-names.js';
 import { inspectFile } from '../../src/pack/inspect.js';
 import { readRpmFile } from '../../src/pack/read-rpm.js';
 import { makeRpmSpec, type RpmInput } from '../../src/pack/rpm.js';
-import { compareRpmVersions } from '../../src/pack/rpm-header.js';
+import { compareRpmVersions } from '../../src/distro/version.js';
 import { fakeModule, hasTool } from './pack-fixture.js';
 
 let tmp: string;
