@@ -18,6 +18,7 @@ describe('the distro of a kernel release', () => {
     ['5.15.0-1070-aws-fips', 'ubuntu-20.04 ubuntu-22.04'],
     ['6.8.0-31-generic', 'ubuntu-22.04 ubuntu-24.04'],
     ['6.17.0-8-generic', 'ubuntu-24.04'],
+    ['7.0.0-1006-vmware', 'ubuntu-24.04 ubuntu-26.04'],
     ['6.8.0-31-generic-64k', 'ubuntu-22.04 ubuntu-24.04'],
     ['3.10.0-1160.119.1.el7.x86_64', 'centos-7'],
     ['5.14.0-503.el9.x86_64', 'centos-stream-9'],
@@ -101,6 +102,12 @@ describe('package names', () => {
       'linux-headers-5.15.0-1026-aws',
       'linux-aws-headers-5.15.0-1026',
     ]);
+    expect(of('ubuntu-16.04', '4.15.0-142-generic', 'linux-signed-hwe').headers[1]).toBe(
+      'linux-headers-4.15.0-142',
+    );
+    expect(of('ubuntu-18.04', '4.18.0-1006-azure', 'linux-signed-azure-edge').headers[1]).toBe(
+      'linux-azure-headers-4.18.0-1006',
+    );
     expect(of('ubuntu-14.04', '3.13.0-77-generic')).toMatchObject({
       modules: [],
       extra: expect.arrayContaining(['linux-image-extra-3.13.0-77-generic']) as string[],
