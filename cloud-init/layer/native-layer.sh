@@ -2,14 +2,14 @@
 # Installs a kernel into a copy of an image's root folder, on the host at native speed, and writes what changed to the
 # image's file system. Runs as root of a user namespace with mount and PID namespaces of its own (or as root with those).
 # usage: native-layer.sh SCRATCH TAR RELEASE FILESYSTEM
-#   SCRATCH     holds `in/`: install-kernel.sh and provision.sh with their variables, files/ to copy into the root, apt.conf
+#   SCRATCH     holds `in/`: install-kernel-apt.sh and provision.sh with their variables, files/ to copy into the root, apt.conf
 #   TAR         the image's root folder, zstd
 #   FILESYSTEM  of the image, as e2fsprogs takes it: a writable copy
 # Leaves in SCRATCH: before and after (paths, see the end), packages, vmlinuz, initrd, config. Then prints `@@dkms2bin installed`
 # and waits for a line; SCRATCH/commands now holds debugfs's commands, whose complaints go to SCRATCH/complaints.
-# Exit codes: install-kernel.sh's, and 1 when this host is to blame.
+# Exit codes: install-kernel-apt.sh's, and 1 when this host is to blame.
 set -eu
-# Mount, tar and cp end with codes that install-kernel.sh has too.
+# Mount, tar and cp end with codes that install-kernel-apt.sh has too.
 trap 'exit 1' ERR
 set -o pipefail
 export LC_ALL=C
@@ -48,7 +48,7 @@ touch "$scratch/marker"
 sleep 0.02
 cp -R --no-preserve=ownership "$scratch/in/files/." "$root/"
 code=0
-chroot "$root" /bin/bash /tmp/in/install-kernel.sh </dev/null || code=$?
+chroot "$root" /bin/bash /tmp/in/install-kernel-apt.sh </dev/null || code=$?
 [ "$code" -eq 0 ] || exit "$code"
 chroot "$root" /bin/bash /tmp/in/provision.sh </dev/null
 chroot "$root" apt-get clean

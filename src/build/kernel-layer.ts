@@ -4,6 +4,7 @@ import type { KernelTarget } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
 import { run } from '../core/exec.js';
+import { PACKAGE_MANAGERS } from '../distro/package-manager.js';
 import type { GuestOutput } from '../guest/guest.js';
 import { GUEST_USER } from '../guest/keys.js';
 import { cached, contentDigest, hashOf, type Entry } from '../image/cache.js';
@@ -47,7 +48,10 @@ export interface KernelLayer {
   entry: Entry;
 }
 
-/** Guest exit codes of install-kernel.sh, see its head. */
+/** baseImage lets no other row through yet. */
+const MANAGER = PACKAGE_MANAGERS.apt;
+
+/** Guest exit codes of the installing scripts, see their heads. */
 function installFault(code: number): 'not-found' | 'transient' {
   return code === 3 ? 'not-found' : 'transient';
 }
@@ -122,7 +126,7 @@ export async function kernelLayer(
 }
 
 /** Besides the agent, what a layer is made by. */
-const LAYER_TEXTS = ['guest/install-kernel.sh', 'guest/provision.sh', 'layer/native-layer.sh'];
+const LAYER_TEXTS = [`guest/${MANAGER.script}`, 'guest/provision.sh', 'layer/native-layer.sh'];
 
 /** The guest's end of the control channel, and what settle.sh compiles. */
 const AGENT_FILES = [
@@ -207,7 +211,7 @@ async function makeInVm(
     }
   }
   const packageDir = kernelPackages.length > 0 ? '/var/tmp/dkms2bin-kernel' : '';
-  const result = await guest.script('install-kernel.sh', installVars(target, packageDir), {
+  const result = await guest.script(MANAGER.script, installVars(target, packageDir), {
     timeoutMs: deadline(machine.accel, 300),
     onLine: (line) => machine.emit({ type: 'output', line }),
   });
@@ -218,9 +222,7 @@ async function makeInVm(
     await guest.text(`chmod ${mode.toString(8)} ${to}`);
   }
   await guest.text('systemctl enable --quiet dkms2bin-agent.service');
-  const packages = await guest.text(
-    "dpkg-query -W -f '${Package}\\t${Version}\\t${Provides}\\t${Architecture}\\n'",
-  );
+  const packages = await guest.text(MANAGER.list);
   await writeFile(join(dir, 'packages'), packages);
   const limit = 512 * 1024 * 1024;
   await guest.fetch(`/boot/vmlinuz-${target.release}`, join(dir, 'vmlinuz'), limit);
@@ -260,7 +262,7 @@ function installVars(target: KernelTarget, packageDir: string): Record<string, s
   };
 }
 
-/** What install-kernel.sh reported. Throws what its exit code means. */
+/** What the installing script reported. Throws what its exit code means. */
 function readInstall(result: GuestOutput, target: KernelTarget): Map<string, string> {
   const said = new Map(result.reports.map((r) => [r.key, r.value]));
   if (result.code !== 0) {

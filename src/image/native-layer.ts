@@ -27,7 +27,7 @@ export interface NativeLayerRequest {
   signal: AbortSignal;
 }
 
-/** What install-kernel.sh said; its files are there when the code is 0. */
+/** What install-kernel-apt.sh said; its files are there when the code is 0. */
 export interface Installed {
   code: number;
   tail: string;
@@ -90,7 +90,7 @@ async function prepare(request: NativeLayerRequest, scratch: string): Promise<vo
     const header = Object.entries(vars).map(([key, value]) => `${key}=${quote(value)}\n`);
     await writeFile(join(into, name), header.join('') + (await readFile(join(guest, name), 'utf8')));
   };
-  await script('install-kernel.sh', request.install);
+  await script('install-kernel-apt.sh', request.install);
   await script('provision.sh', request.provision);
   for (const { from, to, mode } of request.files) {
     const path = join(into, 'files', to);
@@ -151,7 +151,7 @@ async function install(
   const result = await child;
   if (result.isCanceled || signal.aborted) throw new Dkms2binError('interrupted', 'Interrupted');
   if (failure) throw failure;
-  // install-kernel.sh uses none of 1, 126 and 127: those are the host's.
+  // install-kernel-apt.sh uses none of 1, 126 and 127: those are the host's.
   if (result.exitCode === undefined || [1, 126, 127].includes(result.exitCode)) {
     throw new Dkms2binError(
       'host',
