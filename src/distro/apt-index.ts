@@ -377,8 +377,10 @@ export function parsePackages(bytes: Buffer, suite: string): Pick<SuiteIndex, 'k
     const field = (key: string): string | undefined => fieldOf(stanza, key);
     const name = field('Package')!;
     const packageVersion = field('Version');
-    // linux-image-extra-* of old Ubuntus holds modules and depends on its image as a metapackage does.
-    if (packageVersion === undefined || /-(dbg|signed-template)$|^linux-image-extra-/.test(name)) continue;
+    // linux-image-extra-* of old Ubuntus holds modules and depends on its image as a metapackage does; -fde wraps another
+    // flavour's kernel for encrypted disks.
+    if (packageVersion === undefined || /-(dbg|fde|signed-template)$|^linux-image-extra-/.test(name))
+      continue;
     const target = /(?:^|, )linux-image-(\d[^ ,|]*)/.exec(field('Depends') ?? '')?.[1];
     if (target !== undefined) {
       const known = metas.get(name);

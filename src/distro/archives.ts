@@ -58,9 +58,8 @@ export async function fromArchives(
     } catch (error) {
       // The live mirrors answered. An archive that cannot even be connected to from here is one more place without the
       // kernel; one that breaks off is worth a retry.
-      const code = codeOf(error);
-      if (code === undefined || !UNREACHABLE.includes(code)) throw error;
-      tell(place, `cannot be reached from this host (${code})`);
+      if (!isUnreachable(error)) throw error;
+      tell(place, `cannot be reached from this host (${codeOf(error)!})`);
     }
   }
   return undefined;
@@ -336,6 +335,11 @@ function nameOf(archive: RowArchive): string {
 }
 
 const UNREACHABLE = ['ENOTFOUND', 'EAI_AGAIN', 'ECONNREFUSED', 'ENETUNREACH', 'EHOSTUNREACH'];
+
+/** Whether an error says that a server cannot even be connected to from this host. */
+export function isUnreachable(error: unknown): boolean {
+  return UNREACHABLE.includes(codeOf(error) ?? '');
+}
 
 /** Values of `key` in a snapshot answer's `result` array. */
 function resultOf(answer: unknown, key: string): string[] {

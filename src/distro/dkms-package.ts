@@ -53,6 +53,8 @@ export async function findDkmsPackage(
     securityMirror: mirrors.security,
     suites: row.suites,
     arch: DEB_ARCH[arch],
+    keyring: rest.keyring ?? row.keyring,
+    ...(row.family === 'debian' ? {} : { components: row.components }),
   });
   const { name, version = '' } = wanted;
   const rank = (suite: string): number => row.suites.findIndex((each) => each.name === suite);

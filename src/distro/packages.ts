@@ -81,7 +81,8 @@ function namer(row: DistroRow, release: string, source: string): (template: stri
 
 /**
  * - `abi` is the release without its flavour, `series` its first two numbers;
- * - `source` is the source package without `-signed`: `linux-signed-hwe-6.8` is built of `linux-hwe-6.8`;
+ * - `source` is the source package without `-signed`, `linux-signed-hwe-6.8` is built of `linux-hwe-6.8`, and without an
+ *   `-hwe` or `-edge` that no series follows: `linux-aws-hwe` has `linux-aws-headers-…`;
  * - `common` is Debian's name of the headers that flavours share. Real-time patches made them differ before 6.13;
  * - `kbuild` is what Debian's linux-kbuild is called after: the series, or since `+debNN` names the whole ABI.
  */
@@ -94,7 +95,7 @@ function aptNames(release: string, source: string): Record<string, string> {
     flavour,
     abi,
     series,
-    source: source.replace('-signed', ''),
+    source: source.replace('-signed', '').replace(/(?:-hwe)?(?:-edge)?$/, ''),
     common: /^rt(?:-|$)/.test(flavour) && compareReleases(series, '6.13') < 0 ? 'common-rt' : 'common',
     kbuild: abi.includes('+') ? abi : series,
   };

@@ -36,7 +36,7 @@ const ROW_FAMILIES: Record<ReleaseFamily, readonly string[]> = {
 
 /** First words of Ubuntu's flavours; more may follow (`generic-64k`, `aws-fips`, `oem-osp1`). */
 const UBUNTU_FLAVOURS =
-  'generic|lowlatency|virtual|server|realtime|kvm|aws|azure|gcp|gke|gkeop|oracle|oem|ibm|nvidia|raspi|raspi2|xilinx|intel|bluefield|snapdragon|euclid|fips|hwe|qcom|mtk|starfive|laptop';
+  'generic|lowlatency|virtual|server|realtime|kvm|aws|azure|gcp|gke|gkeop|oracle|oem|ibm|nvidia|raspi|raspi2|xilinx|intel|bluefield|snapdragon|euclid|fips|hwe|qcom|mtk|starfive|laptop|vmware';
 
 const MAX_RELEASE = 64;
 

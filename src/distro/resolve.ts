@@ -1,9 +1,9 @@
 import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import type { Arch, KernelTarget } from '../core/cell.js';
-import { Dkms2binError } from '../core/errors.js';
+import { Dkms2binError, messageOf } from '../core/errors.js';
 import { listKernels, type IndexOptions, type KernelEntry, type KernelIndex } from './apt-index.js';
-import { fromArchives, type Place } from './archives.js';
+import { fromArchives, isUnreachable, type Place } from './archives.js';
 import { hostMirrors } from './mirrors.js';
 import { candidatesFor, checkRelease, flavourOf } from './release.js';
 import { DEB_ARCH_OF, type DistroRow, type RowArch } from './row.js';
@@ -65,13 +65,18 @@ async function indexOf(row: DistroRow, arch: RowArch, options: ResolveOptions): 
     keyring: options.keyring ?? row.keyring,
     suites: row.suites,
     arch: DEB_ARCH_OF[arch],
-    ...(row.family === 'debian' ? {} : { components: row.components }),
+    // Universe is ten times as large as main; Debian's are read once for kernels and DKMS packages.
+    ...(row.family === 'debian' ? {} : { components: ['main'] }),
   };
   const live = await listKernels({ ...apt, mirror: mirrors.main, securityMirror: mirrors.security });
   const { old } = row.mirrors;
   if (old === undefined || live.places.some(({ present }) => present)) return live;
   // A release at its end moves as a whole.
-  const kept = await listKernels({ ...apt, mirror: old, securityMirror: old });
+  const kept = await listKernels({ ...apt, mirror: old, securityMirror: old }).catch((error: unknown) => {
+    if (!isUnreachable(error)) throw error;
+    options.warn?.(messageOf(error));
+    return { kernels: [], metas: [], places: [] };
+  });
   return { ...kept, places: [...live.places, ...kept.places] };
 }
 

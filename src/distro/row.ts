@@ -47,6 +47,7 @@ export interface DistroRow {
   components?: readonly string[];
   repos?: readonly { name: string; url: string; mirrorList: boolean; signed?: boolean }[];
   packages?: PackageSet & { variants: readonly (PackageSet & { match: string; suffix: string })[] };
+  toolchainRepo?: string | undefined;
   arch: { x86_64: ArchMirrors; aarch64?: ArchMirrors | undefined };
   archives?: readonly RowArchive[];
 }

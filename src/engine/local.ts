@@ -381,13 +381,9 @@ class Shared implements AsyncDisposable {
       base = this.#makeBase(findRow(this.rows, target.distro));
       this.#bases.set(target.distro, base);
     }
-    const layer = await kernelLayer(
-      await base,
-      target,
-      this.variant,
-      await this.#kernelPackages(),
-      this.machine,
-    );
+    const image = await base;
+    const packages = [...(await this.#kernelPackages()), ...(await this.#archived(target))];
+    const layer = await kernelLayer(image, target, this.variant, packages, this.machine);
     this.#release.push(() => layer.entry.use.release());
     const ground = await groundOf(layer, this.machine);
     const { snapshot } = ground;
@@ -425,19 +421,8 @@ class Shared implements AsyncDisposable {
       const files: string[] = [];
       let folder: string | undefined;
       for (const each of this.request.kernelPackages) {
-        if (!/^https?:/.test(each)) {
-          files.push(resolve(this.request.cwd, each));
-          continue;
-        }
-        if (!folder) {
-          await mkdir(cacheDir(), { recursive: true });
-          folder = await mkdtemp(join(cacheDir(), 'tmp-'));
-          const made = folder;
-          this.#release.push(() => rm(made, { recursive: true, force: true }));
-        }
-        const to = join(folder, basename(decodeURIComponent(new URL(each).pathname)));
-        await fetchKernelPackage(each, to, this.machine);
-        files.push(to);
+        if (/^https?:/.test(each)) files.push(await this.#fetch(each, (folder ??= await this.#scratch())));
+        else files.push(resolve(this.request.cwd, each));
       }
       for (const file of files) {
         await access(file, constants.R_OK).catch(() => {
@@ -447,6 +432,28 @@ class Shared implements AsyncDisposable {
       return files;
     })();
     return this.#kernelFiles;
+  }
+
+  /** What an archive of old packages has of the kernel only by name. */
+  async #archived({ files = [] }: KernelTarget): Promise<string[]> {
+    if (files.length === 0) return [];
+    const folder = await this.#scratch();
+    const paths: string[] = [];
+    for (const { url, sha256 } of files) paths.push(await this.#fetch(url, folder, sha256));
+    return paths;
+  }
+
+  async #scratch(): Promise<string> {
+    await mkdir(cacheDir(), { recursive: true });
+    const folder = await mkdtemp(join(cacheDir(), 'tmp-'));
+    this.#release.push(() => rm(folder, { recursive: true, force: true }));
+    return folder;
+  }
+
+  async #fetch(url: string, folder: string, sha256?: string): Promise<string> {
+    const to = join(folder, basename(decodeURIComponent(new URL(url).pathname)));
+    await fetchKernelPackage(url, to, this.machine, sha256);
+    return to;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

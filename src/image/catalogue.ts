@@ -162,6 +162,8 @@ const RowInput = z.strictObject({
   components: z.array(z.string().regex(/^[a-z0-9-]+$/)).default([]),
   /** Of dnf and zypper rows: where kernels and their headers are. */
   repos: z.array(Repo).default([]),
+  /** Package that brings the repository of dkms, where it is not in the distro's own. */
+  toolchainRepo: PackageName.optional(),
   /** Asked in this order for kernels that left the live archive. */
   archives: z.array(Archive).default([]),
   /** Packages of an image made from the distro's packages; lists in the list are flattened. Absent: cannot be made. */

@@ -50,7 +50,7 @@ For tests.
 %posttrans core
 depmod -a '$release'
 update-initramfs -c -k '$release'
-ln -sf 'initrd.img-$release' '/boot/initramfs-$release.img'
+mv "/boot/initrd.img-$release" "/boot/initramfs-$release.img"
 %files core
 /boot/*
 %dir /lib/modules/$release

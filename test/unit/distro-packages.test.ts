@@ -1,4 +1,5 @@
 import { beforeAll, describe, expect, test } from 'vitest';
+import { PACKAGE_MANAGERS } from '../../src/distro/package-manager.js';
 import { kernelPackages, suseRelease, suseVersionPrefix } from '../../src/distro/packages.js';
 import { candidatesFor } from '../../src/distro/release.js';
 import { compareRpmVersions } from '../../src/distro/version.js';
@@ -18,6 +19,7 @@ describe('the distro of a kernel release', () => {
     ['5.15.0-1070-aws-fips', 'ubuntu-20.04 ubuntu-22.04'],
     ['6.8.0-31-generic', 'ubuntu-22.04 ubuntu-24.04'],
     ['6.17.0-8-generic', 'ubuntu-24.04'],
+    ['7.0.0-1006-vmware', 'ubuntu-24.04 ubuntu-26.04'],
     ['6.8.0-31-generic-64k', 'ubuntu-22.04 ubuntu-24.04'],
     ['3.10.0-1160.119.1.el7.x86_64', 'centos-7'],
     ['5.14.0-503.el9.x86_64', 'centos-stream-9'],
@@ -101,6 +103,12 @@ describe('package names', () => {
       'linux-headers-5.15.0-1026-aws',
       'linux-aws-headers-5.15.0-1026',
     ]);
+    expect(of('ubuntu-16.04', '4.15.0-142-generic', 'linux-signed-hwe').headers[1]).toBe(
+      'linux-headers-4.15.0-142',
+    );
+    expect(of('ubuntu-18.04', '4.18.0-1006-azure', 'linux-signed-azure-edge').headers[1]).toBe(
+      'linux-azure-headers-4.18.0-1006',
+    );
     expect(of('ubuntu-14.04', '3.13.0-77-generic')).toMatchObject({
       modules: [],
       extra: expect.arrayContaining(['linux-image-extra-3.13.0-77-generic']) as string[],
@@ -165,6 +173,38 @@ describe('package names', () => {
     expect(suseRelease('6.4.0', '150600.23.25.1', 'default')).toBe('6.4.0-150600.23.25-default');
     expect(suseRelease('6.15.3', '1.1', 'default')).toBe('6.15.3-1-default');
     expect(suseVersionPrefix('6.4.0-150600.23.25-default')).toBe('6.4.0-150600.23.25');
+  });
+});
+
+describe('variables for the guest', () => {
+  const of = (id: string, release: string, mirror?: string): Record<string, string> => {
+    const row = findRow(rows, id);
+    return PACKAGE_MANAGERS[row.packageManager].variables(row, { release, arch: 'x86_64' }, { mirror });
+  };
+
+  test('dnf gets names with their versions, and repositories only of a mirror that was given', () => {
+    const release = '5.14.0-503.11.1.el9_5.x86_64';
+    expect(of('rocky-9', release)).toMatchObject({
+      PACKAGE_MANAGER: 'dnf',
+      IMAGE_PACKAGES: `kernel-core-${release}`,
+      HEADER_PACKAGES: `kernel-devel-${release}`,
+      VERSION_PREFIX: '',
+      TOOLCHAIN_REPO: 'epel-release',
+      REPOS: '',
+    });
+    expect(of('rocky-9', release, 'http://mirror.test/rocky/').REPOS!.split('\n').slice(0, 2)).toEqual([
+      'baseos=http://mirror.test/rocky/9/BaseOS/x86_64/os',
+      'appstream=http://mirror.test/rocky/9/AppStream/x86_64/os',
+    ]);
+  });
+
+  test('zypper gets bare names and the beginning of their versions', () => {
+    expect(of('tumbleweed', '6.15.3-1-longterm')).toMatchObject({
+      PACKAGE_MANAGER: 'zypper',
+      IMAGE_PACKAGES: 'kernel-longterm',
+      HEADER_PACKAGES: 'kernel-longterm-devel kernel-devel',
+      VERSION_PREFIX: '6.15.3-1',
+    });
   });
 });
 
