@@ -33,6 +33,22 @@ async function load(content: unknown): ReturnType<typeof loadCatalogue> {
   return loadCatalogue(dir);
 }
 
+it("takes a folder of the user's own rows besides, and a row in both for a mistake", async () => {
+  const [row] = (await debian()).rows;
+  const own = { ...row, id: 'rig', aliases: [] };
+  await writeFile(join(dir, 'test.yaml'), stringify({ family: 'debian', rows: [own] }));
+  process.env.DKMS2BIN_CATALOGUE = dir;
+  try {
+    const rows = await loadCatalogue();
+    expect(findRow(rows, 'rig').file).toBe(join(dir, 'test.yaml'));
+    expect(findRow(rows, 'debian-12').file).not.toContain(dir);
+    await writeFile(join(dir, 'test.yaml'), stringify({ family: 'debian', rows: [row] }));
+    await expect(loadCatalogue()).rejects.toThrow('already names');
+  } finally {
+    delete process.env.DKMS2BIN_CATALOGUE;
+  }
+});
+
 describe('the shipped catalogue', () => {
   it('fills Debian rows in', async () => {
     const rows = await loadCatalogue();
