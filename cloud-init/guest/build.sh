@@ -99,16 +99,18 @@ conf_value() {
 }
 has_line() { case $'\n'$1$'\n' in *$'\n'"$2"$'\n'*) ;; *) return 1 ;; esac; } # TEXT LINE
 
+# Whether the second version is the first or newer.
+ordered() { printf '%s\n' "$@" | sort -CV; }
 exclusive_reason() {
   local conf=$1 value item config=/lib/modules/$RELEASE/build/.config reasons=
   [ -e "$config" ] || config=/boot/config-$RELEASE
   conf_value value BUILD_EXCLUSIVE_KERNEL
   [ -z "$value" ] || [[ $RELEASE =~ $value ]] || reasons+="; BUILD_EXCLUSIVE_KERNEL=\"$value\" does not match $RELEASE"
   conf_value value BUILD_EXCLUSIVE_KERNEL_MIN
-  [ -z "$value" ] || dpkg --compare-versions "${RELEASE%%-*}" ge "$value" || reasons+="; BUILD_EXCLUSIVE_KERNEL_MIN=\"$value\" is newer than $RELEASE"
+  [ -z "$value" ] || ordered "$value" "${RELEASE%%-*}" || reasons+="; BUILD_EXCLUSIVE_KERNEL_MIN=\"$value\" is newer than $RELEASE"
   conf_value value BUILD_EXCLUSIVE_KERNEL_MAX
   [ -n "$value" ] || conf_value value OBSOLETE_BY
-  [ -z "$value" ] || dpkg --compare-versions "${RELEASE%%-*}" le "$value" || reasons+="; BUILD_EXCLUSIVE_KERNEL_MAX=\"$value\" is older than $RELEASE"
+  [ -z "$value" ] || ordered "${RELEASE%%-*}" "$value" || reasons+="; BUILD_EXCLUSIVE_KERNEL_MAX=\"$value\" is older than $RELEASE"
   conf_value value BUILD_EXCLUSIVE_ARCH
   [ -z "$value" ] || [[ $arch =~ $value ]] || reasons+="; BUILD_EXCLUSIVE_ARCH=\"$value\" does not match $arch"
   conf_value value BUILD_EXCLUSIVE_CONFIG
@@ -138,8 +140,9 @@ install_debs() {
 }
 
 # The package's files without its scripts, which would run dkms for 8 s of emulation. The list goes to $state/files.
-unpack_deb() { # FILE
-  dpkg-deb --fsys-tarfile "$1" | tar -C / -xv --quoting-style=literal --keep-directory-symlink --no-overwrite-dir -f - >"$state/files" 2>"$state/tar.log"
+fsys_tar() { case $1 in *.deb) dpkg-deb --fsys-tarfile "$1" ;; *) cat "$1" ;; esac; }
+unpack_package() { # FILE: a .deb, or a tar of all files of an .rpm
+  fsys_tar "$1" | tar -C / -xv --quoting-style=literal --keep-directory-symlink --no-overwrite-dir -f - >"$state/files" 2>"$state/tar.log"
   case ${PIPESTATUS[*]} in '0 0') return 0 ;; esac
   grep -q 'No space left' "$state/tar.log" && fail 8 "the guest's disk is full"
   fail 7 "the package did not unpack: $(head -n 1 "$state/tar.log")"
@@ -188,7 +191,11 @@ take_deb() { # FILE [PACKAGE…]: install FILE with those packages, or unpack it
   if [ -n "$fetched" ]; then
     install_debs "$(readlink -f "$file")" "$@"
     dpkg -L "$(dpkg-deb -f "$file" Package)" >"$state/files"
-  else unpack_deb "$file"; fi
+  else unpack_package "$file"; fi
+  find_sources
+}
+find_sources() { # adds to sources what $state/files lists
+  local path
   while read -r path; do
     path=${path#.} path=/${path#/}
     case $path in
@@ -224,6 +231,7 @@ bring() {
   for each in $EXTRA; do
     case $each in
       deb:*) take_deb "${each#*:}" ;;
+      rpm:*) unpack_package "${each#*:}"; find_sources ;;
       *) take_tree "${each#*:}" ;;
     esac
   done
@@ -267,6 +275,22 @@ case $KIND in
       while read -r name; do [ "$name" = "$package" ] || depends+=("$name"); done <"$state/fetched-depends"
     fi
     take_deb "$file" ${depends[@]+"${depends[@]}"}
+    ;;
+  folder | tarball | rpm)
+    if [ -s "$state/fetched-depends" ]; then
+      mapfile -t depends <"$state/fetched-depends"
+      install_debs "${depends[@]}"
+    fi
+    if [ "$KIND" = rpm ]; then
+      package=$NAME package_version=$VERSION
+      unpack_package "$SRC"
+      find_sources
+    else take_tree "$SRC"; fi
+    ;;
+  *) fail 2 "KIND must be repo, deb, rpm, folder or tarball, not '$KIND'" ;;
+esac
+case $KIND in
+  repo | deb | rpm)
     : >"$result/extras"
     while read -r path; do
       path=${path#.} path=/${path#/}
@@ -280,19 +304,10 @@ case $KIND in
         [ -f "$archive" ] && dkms ldtarball --archive="$archive" </dev/null 2>&1
       done
       # Some put their source in its place by a script.
-      if [ -z "$fetched" ] && [ "$(added_modules)" = "$before_modules" ] && [ "$(conf_folders)" = "$before_folders" ]; then
+      if [ "$KIND" != rpm ] && [ -z "$fetched" ] && [ "$(added_modules)" = "$before_modules" ] && [ "$(conf_folders)" = "$before_folders" ]; then
         install_debs "$(readlink -f "$file")"
       fi
-    fi
-    ;;
-  folder | tarball)
-    if [ -s "$state/fetched-depends" ]; then
-      mapfile -t depends <"$state/fetched-depends"
-      install_debs "${depends[@]}"
-    fi
-    take_tree "$SRC"
-    ;;
-  *) fail 2 "KIND must be repo, deb, folder or tarball, not '$KIND'" ;;
+    fi ;;
 esac
 
 while read -r folder; do

@@ -2,8 +2,8 @@
 # Brings a DKMS source package and all it depends on into the guest's apt cache, while the network is still there.
 # Runs none of the package's code. Run as root, through `bash -s`.
 #
-# Variables: KIND (repo|deb|folder|tarball), NAME (package or module name), VERSION (may be empty; a trailing ~ means
-#   "starts with"), SRC (path in the guest of the pushed file, or of a folder's tar; empty for repo), EXTRA (words KIND:SRC,
+# Variables: KIND (repo|deb|rpm|folder|tarball), NAME (package or module name), VERSION (may be empty; a trailing ~ means
+#   "starts with"), SRC (path in the guest of the pushed file, or of a folder's or an .rpm's tar; empty for repo), EXTRA (words KIND:SRC,
 #   other pushed sources that bring build dependencies), BROUGHT (the names of their modules)
 #
 # Leaves /var/lib/dkms2bin/fetched-depends (package names, one a line) for build.sh.
@@ -170,7 +170,7 @@ case $KIND in
     say source-package "${source:-$package}"
     confs_of_deb "$SRC"
     ;;
-  folder | tarball) confs_of_tree "$SRC" ;;
-  *) fail 2 "KIND must be repo, deb, folder or tarball, not '$KIND'" ;;
+  folder | tarball | rpm) confs_of_tree "$SRC" ;;
+  *) fail 2 "KIND must be repo, deb, rpm, folder or tarball, not '$KIND'" ;;
 esac
 exit 0

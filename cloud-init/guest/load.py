@@ -97,12 +97,15 @@ def internal(name):
 
 def files_of(packages):
     """Paths of the modules that installed packages own."""
-    files = set()
+    lines = []
     for package in packages:
-        for path in glob.glob("/var/lib/dpkg/info/%s.list" % package):
+        lists = glob.glob("/var/lib/dpkg/info/%s.list" % package)
+        for path in lists:
             with open(path) as file:
-                files.update(re.sub("^/usr/lib/", "/lib/", line.strip()) for line in file if re.search(r"\.ko(\.(xz|zst|gz))?$", line))
-    return files
+                lines += file.read().splitlines()
+        if not lists:
+            lines += run("rpm", "-ql", package)[1].splitlines()
+    return set(re.sub("^/usr/lib/", "/lib/", line) for line in lines if re.search(r"\.ko(\.(xz|zst|gz))?$", line))
 
 
 def reaches_init(module):

@@ -1,7 +1,8 @@
 """Installs the built packages in a guest that never ran the build, under that kernel, and loads the modules. Run as root.
 
-Variables, besides load.py's: DEBS (list of [FILE NAME, SIZE, PACKAGE]), MODULES (names as modprobe takes them, in loading
-order), NEEDS (modules of the kernel that they depend on). The packages' bytes come on stdin, one after the other.
+Variables, besides load.py's: PACKAGES (list of [FILE NAME, SIZE, PACKAGE]), MODULES (names as modprobe takes them, in loading
+order), NEEDS (modules of the kernel that they depend on), MANAGER (apt, dnf, zypper). The packages' bytes come on stdin, one
+after the other.
 
 Exit codes: 0 all loaded or refused by themselves, and gone again · 1 a module is bad · 2 bad variables or input · 7 a package did not install ·
 8 no space left · 11 removing left something behind · 20 another kernel runs
@@ -11,7 +12,7 @@ Exit codes: 0 all loaded or refused by themselves, and gone again · 1 a module 
 def receive():
     paths = []
     source = open(0, "rb", closefd=False)
-    for name, size, _ in DEBS:
+    for name, size, _ in PACKAGES:
         paths.append("%s/%s" % (WORK, name))
         with open(paths[-1], "wb") as file:
             left = size
@@ -63,32 +64,50 @@ def unhide():
     return True
 
 
+def install(paths):
+    """As the distro does it, and without a network: exit code and what was said."""
+    if MANAGER == "apt":
+        return run("dpkg", "--force-unsafe-io", "-i", *paths)
+    code, said = run("rpm", "-K", "--nosignature", *paths)
+    if code != 0:
+        return code, said
+    show(said)
+    show(run("rpm", "-qp", "--requires", "--provides", "--scripts", *paths)[1])
+    if MANAGER == "dnf":
+        return run("dnf", "-y", "--disablerepo=*", "--nogpgcheck", "install", *paths)
+    return run("zypper", "--non-interactive", "--no-refresh", "--no-gpg-checks", "install", "--allow-unsigned-rpm", *paths)
+
+
+def remove(packages):
+    return run("dpkg", "--force-unsafe-io", "-r", *packages) if MANAGER == "apt" else run("rpm", "-e", *packages)
+
+
 def prove():
     for module in MODULES:
         if not re.match("[A-Za-z0-9_][A-Za-z0-9_-]*$", module):
             fail(2, "not a module name: '%s'" % module)
-    debs = receive()
-    packages = [package for _, _, package in DEBS]
+    paths = receive()
+    packages = [package for _, _, package in PACKAGES]
     if os.path.isdir(TREE + "/kernel"):
         hide()
 
-    code, said = run("dpkg", "--force-unsafe-io", "-i", *debs)
+    code, said = install(paths)
     show(said)
     if code != 0:
         if "No space left on device" in said:
             fail(8, "the guest's disk is full")
-        causes = [line for line in said.splitlines() if re.search("depends on|^dpkg: error|subprocess|conflict", line)]
+        causes = [line for line in said.splitlines() if re.search("depends on|^(dpkg: )?error|subprocess|conflict|(needed by|provides)|NOT OK|scriptlet failed", line, re.I)]
         fail(7, "the package did not install: %s" % " ".join(causes[:4]))
     files = files_of(packages)
     status = load_all(MODULES, files, unhide)
 
-    code, said = run("dpkg", "--force-unsafe-io", "-r", *packages)
+    code, said = remove(packages)
     show(said)
     with open(TREE + "/modules.dep") as file:
         named = set(line.partition(":")[0] for line in file)
     left = ""
     if code != 0:
-        left = "dpkg -r: %s" % first("error|subprocess", said)
+        left = "removing it: %s" % first("error|subprocess", said)
     for path in sorted(files):
         if os.path.exists(path):
             left = "%s is still there" % path

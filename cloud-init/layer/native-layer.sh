@@ -54,7 +54,7 @@ chroot "$root" /bin/bash /tmp/in/provision.sh </dev/null
 chroot "$root" apt-get clean
 # Building this cache takes a guest under emulation half a minute.
 chroot "$root" apt-cache gencaches
-chroot "$root" dpkg-query -W -f '${Package}\t${Version}\t${Provides}\t${Architecture}\n' >"$scratch/packages"
+chroot "$root" /bin/sh /tmp/in/list-packages.sh >"$scratch/packages"
 umount "$root/etc/resolv.conf" "$root/usr/sbin/policy-rc.d" "$root/proc" "$root/tmp" "$root/run"
 umount -l "$root/dev"
 rm -f "$root/usr/sbin/policy-rc.d" "$root"/var/log/apt/* "$root/var/log/dpkg.log"

@@ -5,6 +5,7 @@ import type { CellResult, ModuleSource } from '../core/cell.js';
 import { run } from '../core/exec.js';
 import { packageVersion } from '../core/paths.js';
 import { parseInstalled } from '../distro/dkms-package.js';
+import { packageForm } from '../distro/row.js';
 import { contentDigest } from '../image/cache.js';
 import { compressionOf, decompress } from '../pack/decompress.js';
 import type { Signer } from '../pack/dsse.js';
@@ -16,7 +17,9 @@ import {
   type PackageRecord,
   type SourceRecord,
 } from '../pack/provenance.js';
-import { readDeb } from '../pack/read-deb.js';
+import { readDeb, type DebEntry } from '../pack/read-deb.js';
+import { readRpmFile } from '../pack/read-rpm.js';
+import { evrOf } from '../pack/rpm-header.js';
 import { writeSbom } from '../pack/sbom.js';
 import type { CellInput } from './cell.js';
 import { EPOCH, type Prepared } from './source.js';
@@ -42,8 +45,13 @@ export async function attest(
   const { target, ground, machine, invocation } = input;
   const { layer } = ground;
   const installed = parseInstalled(await readFile(join(layer.entry.dir, 'packages'), 'utf8'));
-  const compilers = installed.filter(({ name }) => /^gcc-\d+$/.test(name));
-  const headers = `linux-headers-${target.release}`;
+  const form = packageForm(input.lookup.row);
+  const compilers = installed.filter(({ name }) => (form === 'deb' ? /^gcc-\d+$/ : /^gcc$/).test(name));
+  const headers = {
+    deb: `linux-headers-${target.release}`,
+    kmod: 'kernel-devel',
+    kmp: 'kernel-default-devel',
+  };
   const records = await Promise.all(packages.map(recordOf));
   const facts: BuildFacts = {
     module: { name: result.module, version: result.version ?? '' },
@@ -51,7 +59,8 @@ export async function attest(
     distro: target.distro,
     arch: target.arch,
     packages: records,
-    source: sourceOf(input.source, prepared.digest, prepared.package),
+    packageType: form === 'deb' ? 'deb' : 'rpm',
+    source: sourceOf(input.source, prepared.digest, input.source.kind === 'repo' ? prepared.package : null),
     buildDepends: prepared.with.map((each, at) => sourceOf(each, prepared.withDigests[at]!, null)),
     options: invocation.options,
     image: layer.image,
@@ -63,7 +72,7 @@ export async function attest(
     })),
     roles: {
       kernelImage: layer.versions['image-package'] ?? '',
-      kernelHeaders: headers,
+      kernelHeaders: headers[form],
       // With several of them the layer does not tell which one the kernel's makefiles take.
       ...(compilers.length === 1 ? { compiler: compilers[0]!.name } : {}),
       dkms: 'dkms',
@@ -98,13 +107,11 @@ function sourceOf(source: ModuleSource, sha256: string, there: Prepared['package
 }
 
 async function recordOf(path: string): Promise<PackageRecord> {
-  const { control, files } = await readDeb(path);
+  const { files, ...about } = await (path.endsWith('.rpm') ? rpmOf(path) : debOf(path));
   return {
     file: basename(path),
     sha256: await contentDigest(path, 'sha256'),
-    package: control.get('Package')!,
-    version: control.get('Version')!,
-    architecture: control.get('Architecture')!,
+    ...about,
     files: await Promise.all(
       files
         .filter(({ type }) => type === 'file')
@@ -115,6 +122,23 @@ async function recordOf(path: string): Promise<PackageRecord> {
         })),
     ),
   };
+}
+
+type Read = Pick<PackageRecord, 'package' | 'version' | 'architecture'> & { files: DebEntry[] };
+
+async function debOf(path: string): Promise<Read> {
+  const { control, files } = await readDeb(path);
+  return {
+    package: control.get('Package')!,
+    version: control.get('Version')!,
+    architecture: control.get('Architecture')!,
+    files,
+  };
+}
+
+async function rpmOf(path: string): Promise<Read> {
+  const { header, files } = await readRpmFile(path);
+  return { package: header.name, version: evrOf(header), architecture: header.arch, files };
 }
 
 async function moduleOf(

@@ -29,7 +29,7 @@ const DISK_GIB = 12;
 
 /**
  * The base image of a distro. `auto` takes what the cache holds, the official image first; else it downloads the
- * official one and, when that fails, bootstraps, saying so.
+ * official one and, when that fails, bootstraps where the row can be bootstrapped, saying so.
  */
 export async function baseImage(
   row: CatalogueRow,
@@ -46,13 +46,13 @@ export async function baseImage(
       return given(context.image, row, context);
   }
   if (await officialInCache(row, context.arch)) return official(row, context);
-  if (context.offline || (await isCached('images', await bootstrapHash(row, context)))) {
+  if (row.bootstrap && (context.offline || (await isCached('images', await bootstrapHash(row, context))))) {
     return bootstrapped(row, context);
   }
   try {
     return await official(row, context);
   } catch (error) {
-    if (!(error instanceof Dkms2binError) || error.fault === 'interrupted') throw error;
+    if (!(error instanceof Dkms2binError) || error.fault === 'interrupted' || !row.bootstrap) throw error;
     context.emit({
       type: 'note',
       level: 'warn',
@@ -76,6 +76,7 @@ async function official(row: CatalogueRow, context: BaseContext): Promise<BaseIm
     hash: basename(path, '.qcow2'),
     parents: [{ kind: 'images', hash: basename(path) }],
     firmware: row.arch[context.arch].firmware,
+    row,
     source: 'official',
     origin: { origin: 'official', digest: digestSet(basename(path, '.qcow2')) },
   };
@@ -101,6 +102,7 @@ async function given(image: string, row: CatalogueRow, context: BaseContext): Pr
     hash,
     parents: [],
     firmware: row.arch[context.arch].firmware,
+    row,
     source: disk,
     origin: { origin: 'file', digest: { sha256: hash } },
   };
@@ -176,6 +178,7 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
     hash: `${hash}-${String(entry.meta.created)}`,
     parents: [{ kind: 'images', hash }],
     firmware,
+    row,
     source: 'bootstrap',
     origin: {
       origin: 'bootstrap',

@@ -8,6 +8,7 @@ import { Dkms2binError, messageOf } from '../core/errors.js';
 import { frameJson, FrameReader } from '../core/frames.js';
 import { cacheDir } from '../core/paths.js';
 import { publish } from '../core/publish.js';
+import { packageForm, type DistroRow } from '../distro/row.js';
 import { GUEST_DIR, type Guest, type GuestOutput } from '../guest/guest.js';
 import { contentDigest, hashOf } from '../image/cache.js';
 import { compressModule, moduleCompression } from '../pack/compress.js';
@@ -19,9 +20,10 @@ import { checkModuleName, checkModuleVersion, packageBaseName } from '../plan/na
 import { attest, type Invocation } from './attest.js';
 import { deadline, openSsh, specOf, type Booted, type Machine } from './machine.js';
 import { checkReproducible } from './reproducibility.js';
+import { packRpms } from './pack-rpm.js';
 import { RunDir } from './run-dir.js';
 import { bootOn, type Ground } from './snapshot.js';
-import { EPOCH, folderTar, prepareSource, type Lookup, type Prepared } from './source.js';
+import { EPOCH, folderTar, prepareSource, rpmTar, type Lookup, type Prepared } from './source.js';
 
 export interface CellInput {
   /** What to call the cell in messages. */
@@ -164,7 +166,7 @@ async function buildInVm(
   await run.save({ live: { socketDir: vm.socketDir, sshPort: vm.sshPort }, vm: { ...spec } });
   try {
     if (input.debug) await keepable(input, run, guest);
-    const vars = await phase('fetch', () => pushSource(guest, prepared, machine, line));
+    const vars = await phase('fetch', () => pushSource(guest, prepared, input.lookup.row, machine, line));
     // From here on the package's own code runs: nothing but the management NIC is left to it.
     await vm.cutEgress();
     await disguise?.(guest);
@@ -239,6 +241,7 @@ async function finish(
   startedOn: Date,
 ): Promise<CellResult[]> {
   const { target } = input;
+  const form = packageForm(input.lookup.row);
   const stage = join(run.dir, 'stage');
   await mkdir(stage, { recursive: true });
   const results: CellResult[] = [];
@@ -253,6 +256,7 @@ async function finish(
     const base = packageBaseName(
       { module: report.name, version: report.version, release: target.release, arch: target.arch },
       input.nameStyle,
+      form,
     );
     const logBytes = collected.modules.find(
       (m) => m.name === report.name && m.version === report.version,
@@ -281,11 +285,10 @@ async function finish(
       const found = moduleOf(collected, report);
       const pack: Staged['pack'] = async ({ collected: from }, signer, outDir) => {
         const { ko, debug, extras, buildDepends } = moduleOf(from, report);
-        return packModules({
+        const content = {
           module: report.name,
           version: report.version,
           release: target.release,
-          debArch: DEB_ARCH[target.arch],
           modules: await finishModules(ko, elsewhere ? [] : debug, signer, input),
           extras,
           sourcePackage: elsewhere ? null : from.source,
@@ -293,8 +296,10 @@ async function finish(
           dependsModules: buildDepends,
           mtime: EPOCH,
           outDir,
-          fileName: `${base}.deb`,
-        });
+        };
+        return form === 'deb'
+          ? packModules({ ...content, debArch: DEB_ARCH[target.arch], fileName: `${base}.deb` })
+          : packRpms({ ...content, arch: target.arch, form }, await verifyVm.start(), input);
       };
       const packed = await phase('pack', () => pack(built, input.signer, stage));
       const main = packed.find((p) => p.role === 'modules')!.path;
@@ -449,10 +454,11 @@ async function prove(input: CellInput, booted: Booted, staged: Staged[]): Promis
   const result = await booted.guest.script(
     'prove.py',
     {
-      DEBS: packages.map((p, at) => [basename(p.path), bytes[at]!.length, p.package]),
+      PACKAGES: packages.map((p, at) => [basename(p.path), bytes[at]!.length, p.package]),
       MODULES: staged.flatMap((s) => s.koNames),
       NEEDS: staged.flatMap((s) => s.needs),
       RELEASE: target.release,
+      MANAGER: input.lookup.row.packageManager ?? 'apt',
     },
     {
       after: ['load.py'],
@@ -505,6 +511,7 @@ export function howItLoads(
 async function pushSource(
   guest: Guest,
   prepared: Prepared,
+  row: DistroRow,
   machine: Machine,
   onLine: (line: string) => void,
 ): Promise<Record<string, string>> {
@@ -520,22 +527,25 @@ async function pushSource(
   const push = async (from: Exclude<ModuleSource, { kind: 'repo' }>, name: string): Promise<string> => {
     // tar finds the compression out by itself, so a tarball needs no name of its own in the guest.
     const to = `${GUEST_DIR}/${name}.${from.kind === 'deb' ? 'deb' : 'tar'}`;
-    await guest.put(
-      from.kind === 'folder' ? { bytes: await folderTar(from.path, machine.signal) } : { file: from.path },
-      to,
-    );
+    const content =
+      from.kind === 'folder'
+        ? { bytes: await folderTar(from.path, machine.signal) }
+        : from.kind === 'rpm'
+          ? { bytes: await rpmTar(from.path) }
+          : { file: from.path };
+    await guest.put(content, to);
     return to;
   };
-  if (source.kind === 'rpm') {
-    throw new Dkms2binError('usage', `${source.text} is an .rpm, and this target's packages are .deb`, {
-      hint: 'Give the .deb of the module, or its source folder or tarball.',
-    });
-  }
   if (source.kind !== 'repo') vars.SRC = await push(source, 'source');
   const extra: string[] = [];
   for (const each of prepared.with) extra.push(`${each.kind}:${await push(each, `extra-${extra.length}`)}`);
   vars.EXTRA = extra.join(' ');
   if (!prepared.network) return vars;
+  if (packageForm(row) !== 'deb') {
+    throw new Dkms2binError('not-found', `${source.text} needs modules that nobody brings (BUILD_DEPENDS)`, {
+      hint: `Packages of ${row.id} cannot be looked up by name yet: give their sources with --dkms, too.`,
+    });
+  }
   const result = await guest.script('fetch-source.sh', vars, {
     timeoutMs: deadline(machine.accel, 180),
     onLine,

@@ -4,7 +4,9 @@ import type { KernelTarget } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import type { Cost } from '../core/proof.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
+import type { DistroRow } from '../distro/row.js';
 import { run } from '../core/exec.js';
+import { PACKAGE_MANAGERS, type PackageManager } from '../distro/package-manager.js';
 import type { GuestOutput } from '../guest/guest.js';
 import { GUEST_USER } from '../guest/keys.js';
 import { cached, contentDigest, hashOf, type Entry } from '../image/cache.js';
@@ -22,6 +24,8 @@ export interface BaseImage {
   /** The cache entry that it is. */
   parents: { kind: 'images'; hash: string }[];
   firmware: 'bios' | 'uefi';
+  /** The distro that it is of. */
+  row: DistroRow;
   /** `bootstrap`, `official` or the user's own path: for messages. */
   source: string;
   /** What provenance says of it. */
@@ -54,7 +58,7 @@ export interface KernelLayer {
   entry: Entry;
 }
 
-/** Guest exit codes of install-kernel.sh, see its head. */
+/** Guest exit codes of the installing scripts, see their heads. */
 function installFault(code: number): 'not-found' | 'transient' {
   return code === 3 ? 'not-found' : 'transient';
 }
@@ -72,7 +76,7 @@ export async function kernelLayer(
 ): Promise<KernelLayer> {
   const agent = AGENT_FILES[variant];
   const texts = await Promise.all(
-    [...LAYER_TEXTS, ...agent.map((f) => `guest/${f.from}`)].map((name) =>
+    [`guest/${managerOf(base).script}`, ...LAYER_TEXTS, ...agent.map((f) => `guest/${f.from}`)].map((name) =>
       readFile(join(PACKAGE_ROOT, 'cloud-init', name), 'utf8'),
     ),
   );
@@ -131,7 +135,9 @@ export async function kernelLayer(
 }
 
 /** Besides the agent, what a layer is made by. */
-const LAYER_TEXTS = ['guest/install-kernel.sh', 'guest/provision.sh', 'layer/native-layer.sh'];
+const LAYER_TEXTS = ['guest/provision.sh', 'layer/native-layer.sh'];
+
+const managerOf = ({ row }: BaseImage): PackageManager => PACKAGE_MANAGERS[row.packageManager ?? 'apt'];
 
 const AGENT = [
   { from: 'agent.py', to: '/usr/local/lib/dkms2bin/agent.py', mode: 0o755 },
@@ -166,7 +172,11 @@ async function makeNatively(
       root: base.root,
       disk: base.disk,
       release: target.release,
-      install: installVars(target, variant, ''),
+      install: {
+        script: managerOf(base).script,
+        vars: installVars(base, target, variant, '', machine),
+        list: managerOf(base).list,
+      },
       provision: {
         GUEST_USER,
         NETWORK_MANAGEMENT: network('management', ['LinkLocalAddressing=no']),
@@ -219,7 +229,8 @@ async function makeInVm(
     }
   }
   const packageDir = kernelPackages.length > 0 ? '/var/tmp/dkms2bin-kernel' : '';
-  const result = await guest.script('install-kernel.sh', installVars(target, variant, packageDir), {
+  const vars = installVars(base, target, variant, packageDir, machine);
+  const result = await guest.script(managerOf(base).script, vars, {
     timeoutMs: deadline(machine.accel, 300),
     onLine: (line) => machine.emit({ type: 'output', line }),
   });
@@ -230,9 +241,7 @@ async function makeInVm(
     await guest.text(`chmod ${mode.toString(8)} ${to}`);
   }
   await guest.text('systemctl enable --quiet dkms2bin-agent.service');
-  const packages = await guest.text(
-    "dpkg-query -W -f '${Package}\\t${Version}\\t${Provides}\\t${Architecture}\\n'",
-  );
+  const packages = await guest.text(managerOf(base).list);
   await writeFile(join(dir, 'packages'), packages);
   const limit = 512 * 1024 * 1024;
   await guest.fetch(`/boot/vmlinuz-${target.release}`, join(dir, 'vmlinuz'), limit);
@@ -262,10 +271,20 @@ async function makeInVm(
   return madeOf(said, '');
 }
 
-function installVars(target: KernelTarget, variant: Variant, packageDir: string): Record<string, string> {
+function installVars(
+  base: BaseImage,
+  target: KernelTarget,
+  variant: Variant,
+  packageDir: string,
+  machine: Machine,
+): Record<string, string> {
+  const { row, source } = base;
+  // A cloud image knows its own repositories; one that was made here has to be told.
+  const mirror = machine.mirror ?? (source === 'bootstrap' ? row.mirrors.main : undefined);
   return {
     RELEASE: target.release,
     VARIANT: variant,
+    ...managerOf(base).variables(row, target, { mirror, proxy: machine.proxy }),
     SUITE: target.suite ?? '',
     ARCHIVE_URI: target.archive?.uri ?? '',
     ARCHIVE_SUITE: target.archive?.suite ?? '',
@@ -273,7 +292,7 @@ function installVars(target: KernelTarget, variant: Variant, packageDir: string)
   };
 }
 
-/** What install-kernel.sh reported. Throws what its exit code means. */
+/** What the installing script reported. Throws what its exit code means. */
 function readInstall(result: GuestOutput, target: KernelTarget): Map<string, string> {
   const said = new Map(result.reports.map((r) => [r.key, r.value]));
   if (result.code !== 0) {

@@ -14,16 +14,19 @@ import {
 } from '../distro/dkms-package.js';
 import type { DistroRow } from '../distro/row.js';
 import { contentDigest } from '../image/cache.js';
+import { filesTar } from '../pack/deb.js';
+import { readRpmFile } from '../pack/read-rpm.js';
+import { evrOf } from '../pack/rpm-header.js';
 import type { KernelLayer } from './kernel-layer.js';
 import type { Machine } from './machine.js';
 
 /** A source that the host can read. */
-type LocalSource = Extract<ModuleSource, { kind: 'deb' | 'folder' | 'tarball' }>;
+type LocalSource = Exclude<ModuleSource, { kind: 'repo' }>;
 
 /** How a cell's source reaches its build VM. */
 export interface Prepared {
   source: ModuleSource;
-  /** The version that a repository name means, as the index says. */
+  /** The version that a repository name means, as the index says; of an .rpm, as its header says. */
   package: { name: string; version: string } | null;
   /** Other sources of the request that BUILD_DEPENDS name, each after those that it needs itself. */
   with: LocalSource[];
@@ -57,11 +60,6 @@ export async function prepareSource(
 ): Promise<Prepared> {
   const installed = parseInstalled(await readFile(join(layer.entry.dir, 'packages'), 'utf8'));
   const { signal } = machine;
-  if (source.kind === 'rpm') {
-    const digest = await localDigest(source, signal);
-    const identity = `rpm ${digest}`;
-    return { source, package: null, digest, with: [], withDigests: [], brings: [], identity, network: true };
-  }
   let local: LocalSource;
   let there: Prepared['package'] = null;
   let digest: string;
@@ -88,9 +86,11 @@ export async function prepareSource(
     local = source;
     digest = await localDigest(source, signal);
     identity = `${source.kind} ${digest}`;
+    if (source.kind === 'rpm') there = await rpmPackage(source);
   }
   const along = await dependenciesOf(local, siblings, signal);
   // The package of a repository was found to be complete by the index.
+  // An .rpm's dependencies are not looked at: what builds a module is in every layer.
   const debs = [...along.with, ...(local === source ? [local] : [])].filter((each) => each.kind === 'deb');
   const fields = await Promise.all(debs.map((each) => fieldsOf(each.path, signal)));
   const withDigests = await Promise.all(along.with.map((each) => localDigest(each, signal)));
@@ -112,6 +112,32 @@ export async function prepareSource(
       !along.missing.every(has) ||
       fields.some((each) => unmetDependency(each, known) !== null),
   };
+}
+
+/** Name and version of an .rpm with a DKMS source in it. Throws fault `usage` for any other. */
+async function rpmPackage({ path, text }: LocalSource): Promise<NonNullable<Prepared['package']>> {
+  const { header, files } = await readRpmFile(path);
+  if (header.arch === 'src' || !files.some((each) => DKMS_IN_RPM.test(each.path))) {
+    throw new Dkms2binError('usage', `The package ${text} holds no DKMS source`, {
+      hint: 'It must be a binary package with /usr/src/NAME-VERSION/dkms.conf in it.',
+    });
+  }
+  return { name: header.name, version: evrOf(header) };
+}
+
+/** The old form carries a tarball that `dkms ldtarball` takes. */
+const DKMS_IN_RPM = /^\/usr\/src\/[^/]+\/dkms\.conf$|^\/usr\/share\/[^/]+\/[^/]+\.dkms\.tar\.gz$/;
+
+/** An .rpm's files as a tar of `/`: rpm2cpio is not in every guest. */
+export async function rpmTar(path: string): Promise<Buffer> {
+  const { files } = await readRpmFile(path);
+  return filesTar(
+    files.flatMap(({ path: to, type, mode, bytes }) =>
+      type === 'file' ? [{ path: to, mode: mode & 0o777, bytes: bytes() }] : [],
+    ),
+    files.flatMap(({ path: to, target }) => (target === undefined ? [] : [{ path: to, target }])),
+    EPOCH,
+  );
 }
 
 /** A package's relations, and its line as `parseInstalled` reads it. */
@@ -179,6 +205,12 @@ async function confOf(source: LocalSource, signal: AbortSignal): Promise<ConfTex
         const piped = ['-c', 'dpkg-deb --fsys-tarfile "$0" | tar "$@"', source.path, ...tar];
         return readConfText((await run('sh', piped, options)).stdout);
       }
+      case 'rpm': {
+        const { files } = await readRpmFile(source.path);
+        const confs = files.filter((each) => each.path.endsWith('/dkms.conf'));
+        if (confs.length > 0) return readConfText(confs.map((each) => each.bytes().toString()).join('\n'));
+        return { names: [], needs: [], plain: false };
+      }
     }
   } catch (error) {
     if (signal.aborted) throw error;
@@ -206,7 +238,7 @@ async function dependenciesOf(
   if (own.needs.length === 0) return result;
   const others: { source: LocalSource; conf: ConfText }[] = [];
   for (const each of siblings) {
-    if (each.kind === 'repo' || each.kind === 'rpm' || each.path === source.path) continue;
+    if (each.kind === 'repo' || each.path === source.path) continue;
     others.push({ source: each, conf: await confOf(each, signal) });
   }
   const seen = new Set<ConfText>();

@@ -1,7 +1,8 @@
-import { Dkms2binError, messageOf } from '../core/errors.js';
+import PQueue from 'p-queue';
+import { messageOf } from '../core/errors.js';
 import type { Emit } from '../core/events.js';
 import { cacheDir } from '../core/paths.js';
-import { availableKernels } from '../distro/debian.js';
+import { availableKernels } from '../distro/resolve.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
 import type { KernelInfo } from './services.js';
 
@@ -13,26 +14,33 @@ export interface KernelsContext {
   offline?: boolean | undefined;
 }
 
+/** Archives read at once when all are: each is a download or a few. */
+const CONCURRENCY = 6;
+
 /**
- * Kernels in the live archive of one distro, or of every distro of the catalogue whose archive can be read; then an
- * archive that cannot is a warning.
+ * Kernels in the live archive of one distro, or of every distro of the catalogue whose archive can be read; those that
+ * cannot come together in one warning.
  */
 export async function kernelsOf(distro: string | undefined, context: KernelsContext): Promise<KernelInfo[]> {
   const rows = await loadCatalogue();
-  if (distro !== undefined) {
-    const row = findRow(rows, distro);
-    if (row.packageManager !== 'apt')
-      throw new Dkms2binError('usage', `The kernels of ${row.id} cannot be listed yet (no apt archive)`);
-    return kernelsOfRow(row, context);
-  }
-  const kernels: KernelInfo[] = [];
-  for (const row of rows.filter((r) => r.packageManager === 'apt')) {
+  if (distro !== undefined) return kernelsOfRow(findRow(rows, distro), context);
+  const failed: string[] = [];
+  let reason = '';
+  const queue = new PQueue({ concurrency: CONCURRENCY });
+  const listOf = async (row: CatalogueRow): Promise<KernelInfo[]> => {
     try {
-      kernels.push(...(await kernelsOfRow(row, context)));
+      return await kernelsOfRow(row, context);
     } catch (error) {
       if (context.signal.aborted) throw error;
-      context.emit({ type: 'note', level: 'warn', message: `${row.id}: ${messageOf(error)}` });
+      failed.push(row.id);
+      reason ||= messageOf(error);
+      return [];
     }
+  };
+  const kernels = (await Promise.all(rows.map((row) => queue.add(() => listOf(row))))).flat();
+  if (failed.length > 0) {
+    const message = `The archives of ${failed.join(', ')} cannot be read: ${reason}${failed.length > 1 ? ' …' : ''}`;
+    context.emit({ type: 'note', level: 'warn', message });
   }
   return kernels;
 }

@@ -23,6 +23,8 @@ export interface KernelTarget {
   suite?: string;
   /** An extra apt source line's URL parts when the kernel only exists in the archive of old packages. */
   archive?: { uri: string; suite: string };
+  /** Packages to download by name, when no repository carries the kernel any more. */
+  files?: { url: string; sha256?: string }[];
 }
 
 /** One row of the result; `--json` prints these. */

@@ -66,12 +66,30 @@ export async function runBytes(
   return Buffer.concat(output.chunks);
 }
 
+/** As `runBytes`, for output that is too much to hold: `onChunk` gets it piece by piece. What it throws ends the command. */
+export async function runChunks(
+  file: string,
+  args: readonly string[],
+  { maxBytes, onChunk, ...options }: RunOptions & { maxBytes: number; onChunk: (chunk: Buffer) => void },
+): Promise<void> {
+  const output = new Capped(maxBytes, onChunk);
+  try {
+    await finish(file, args, options, output);
+  } catch (error) {
+    throw output.failure ?? error;
+  }
+}
+
 /** What a command writes, up to a limit. */
 class Capped {
   readonly chunks: Buffer[] = [];
+  failure: Error | undefined;
   #left: number;
 
-  constructor(readonly maxBytes: number) {
+  constructor(
+    readonly maxBytes: number,
+    private readonly onChunk = (chunk: Buffer): void => void this.chunks.push(chunk),
+  ) {
     this.#left = maxBytes;
   }
 
@@ -81,7 +99,14 @@ class Capped {
 
   add(chunk: Buffer): void {
     this.#left -= chunk.length;
-    if (!this.full) this.chunks.push(chunk);
+    if (this.full) return;
+    try {
+      this.onChunk(chunk);
+    } catch (error) {
+      // Thrown out of a stream's listener it would end the process.
+      this.failure = error as Error;
+      this.#left = -1;
+    }
   }
 }
 

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import { constants } from 'node:fs';
-import { access, mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { access, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
@@ -9,7 +9,9 @@ import { got, HTTPError } from 'got';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { run } from '../core/exec.js';
 import { proxyOptions } from '../core/proxy.js';
+import { cachedIndex, type IndexCacheOptions } from './index-cache.js';
 import { proxyFor } from './mirrors.js';
+import { flavourOf } from './release.js';
 import { compareVersions } from './version.js';
 
 export const DEBIAN_KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
@@ -20,6 +22,8 @@ export interface KernelEntry {
   packageVersion: string;
   suite: string;
   flavour: string;
+  /** The Source field of an apt package, without its version; absent when the package is called like its source. */
+  source?: string;
 }
 
 /** A package that depends on the current kernel of a flavour: `linux-image-cloud-amd64`. */
@@ -69,28 +73,23 @@ export interface DkmsIndex {
 
 const COMPONENTS = ['main', 'contrib', 'non-free', 'non-free-firmware'] as const;
 
-export interface IndexOptions {
+export interface IndexOptions extends IndexCacheOptions {
   mirror: string;
   securityMirror?: string | undefined;
   suites: readonly { name: string; mirror: 'main' | 'security' }[];
   /** Debian's name of the architecture. */
   arch: string;
-  cacheDir: string;
-  offline?: boolean | undefined;
   signal?: AbortSignal | undefined;
   /**
    * Keyring for the signature of InRelease. `false` switches the check off. When the keyring or gpgv is missing on this
    * host the check is skipped with a warning: such an index only finds names, the guest's apt verifies what it installs.
    */
   keyring?: string | false | undefined;
-  /** Seconds for which a cached index is used unasked; 3600 by default, Infinity for an archive that never changes. */
-  maxAge?: number | undefined;
   /** Accept a signature by a key that has expired since: only for dated archives. */
   expiredKeys?: boolean | undefined;
-  warn?: ((message: string) => void) | undefined;
   /** URL of an HTTP proxy, '' for none. By default the one of this host's apt, else what the environment says. */
   proxy?: string | undefined;
-  /** All four by default, as far as the suite has them; kernels are in main. */
+  /** Debian's four by default, as far as the suite has them; kernels are in main. */
   components?: readonly string[] | undefined;
 }
 
@@ -158,48 +157,13 @@ async function suiteIndex(mirror: string, suite: string, options: IndexOptions):
     )
     .digest('hex')
     .slice(0, 20);
-  const folder = join(options.cacheDir, 'index');
-  const file = join(folder, `${suite.replaceAll('/', '_')}-${key}.json`);
-  const cached = await readCache(file);
-  const age = cached === undefined ? Infinity : Date.now() / 1000 - cached.fetchedAt;
-  // A negative age means that the clock was set back: such a file could otherwise stay valid for years.
-  if (cached !== undefined && (options.offline || (age >= 0 && age < (options.maxAge ?? 3600))))
-    return cached;
-  if (options.offline) {
-    throw new Dkms2binError(
-      'not-found',
-      `--offline, and the index of ${suite} was never read from ${mirror}`,
-      {
-        hint: 'Run once without --offline.',
-      },
-    );
-  }
-  let index: SuiteIndex;
-  try {
-    index = await readSuite(mirror, suite, options);
-  } catch (error) {
-    if (cached === undefined || !(error instanceof Dkms2binError) || error.fault !== 'transient') throw error;
-    options.warn?.(`${error.message}; going on with what it said ${Math.round(age / 60)} minutes ago`);
-    return cached;
-  }
-  await mkdir(folder, { recursive: true });
-  const part = `${file}.${process.pid}.${Math.random().toString(36).slice(2)}.part`;
-  try {
-    await writeFile(part, JSON.stringify(index));
-    await rename(part, file);
-  } finally {
-    await rm(part, { force: true });
-  }
-  return index;
-}
-
-async function readCache(file: string): Promise<SuiteIndex | undefined> {
-  try {
-    const value = JSON.parse(await readFile(file, 'utf8')) as SuiteIndex;
-    return Array.isArray(value.kernels) && Array.isArray(value.packages) ? value : undefined;
-  } catch {
-    return undefined;
-  }
+  return cachedIndex(
+    `${suite.replaceAll('/', '_')}-${key}.json`,
+    `the index of ${suite} at ${mirror}`,
+    options,
+    (index) => Array.isArray(index.kernels) && Array.isArray(index.packages),
+    () => readSuite(mirror, suite, options),
+  );
 }
 
 async function readSuite(mirror: string, suite: string, options: IndexOptions): Promise<SuiteIndex> {
@@ -353,7 +317,7 @@ async function verifiedRelease(
         'host',
         `The signature of ${url} is not good:\n${stderr.trim().split('\n').slice(-6).join('\n')}`,
         {
-          hint: `It was checked against ${keyring}. Update debian-archive-keyring, or use another --mirror.`,
+          hint: `It was checked against ${keyring}. Update the package that brings it, or use another --mirror.`,
         },
       );
     }
@@ -400,11 +364,10 @@ async function unpack(bytes: Buffer, suffix: string): Promise<Buffer> {
   }
 }
 
-const FLAVOUR = /-((?:cloud-|rt-)?[a-z0-9]+)$/;
-
 /** Kernel images and metapackages of a Packages file. Packages files are tens of MB, so only stanzas that matter are read. */
 export function parsePackages(bytes: Buffer, suite: string): Pick<SuiteIndex, 'kernels' | 'metas'> {
   const kernels = new Map<string, KernelEntry>();
+  const unsigned = new Map<string, KernelEntry>();
   const metas = new Map<string, MetaEntry>();
   const marker = 'Package: linux-image-';
   for (let at = bytes.indexOf(marker); at >= 0; at = bytes.indexOf(marker, at + 1)) {
@@ -414,8 +377,10 @@ export function parsePackages(bytes: Buffer, suite: string): Pick<SuiteIndex, 'k
     const field = (key: string): string | undefined => fieldOf(stanza, key);
     const name = field('Package')!;
     const packageVersion = field('Version');
-    // Unsigned twins of signed images are the same kernel; the signed one is what a machine runs.
-    if (packageVersion === undefined || /-(dbg|unsigned|signed-template)$/.test(name)) continue;
+    // linux-image-extra-* of old Ubuntus holds modules and depends on its image as a metapackage does; -fde wraps another
+    // flavour's kernel for encrypted disks.
+    if (packageVersion === undefined || /-(dbg|fde|signed-template)$|^linux-image-extra-/.test(name))
+      continue;
     const target = /(?:^|, )linux-image-(\d[^ ,|]*)/.exec(field('Depends') ?? '')?.[1];
     if (target !== undefined) {
       const known = metas.get(name);
@@ -424,14 +389,18 @@ export function parsePackages(bytes: Buffer, suite: string): Pick<SuiteIndex, 'k
       }
       continue;
     }
-    const release = name.slice('linux-image-'.length);
-    const flavour = FLAVOUR.exec(release)?.[1];
+    const release = name.slice('linux-image-'.length).replace(/^unsigned-|-unsigned$/, '');
+    const flavour = flavourOf(release);
     if (!/^\d/.test(release) || flavour === undefined) continue;
-    const known = kernels.get(release);
+    // Unsigned twins of signed images are the same kernel; the signed one is what a machine runs. Some have no twin.
+    const into = name === `linux-image-${release}` ? kernels : unsigned;
+    const known = into.get(release);
     if (known === undefined || compareVersions(packageVersion, known.packageVersion) > 0) {
-      kernels.set(release, { release, packageVersion, suite, flavour });
+      const source = field('Source')?.split(' ')[0];
+      into.set(release, { release, packageVersion, suite, flavour, ...(source !== undefined && { source }) });
     }
   }
+  for (const [release, entry] of unsigned) if (!kernels.has(release)) kernels.set(release, entry);
   return { kernels: [...kernels.values()], metas: [...metas.values()] };
 }
 

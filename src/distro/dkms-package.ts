@@ -4,7 +4,7 @@ import { download, hasDigest, type Digest } from '../core/download.js';
 import type { Emit } from '../core/events.js';
 import { Dkms2binError } from '../core/errors.js';
 import { listDkmsPackages, type DkmsIndex, type IndexOptions } from './apt-index.js';
-import { listed, mirrorsOf, requireDebian } from './debian.js';
+import { listed, mirrorsOf, requireApt } from './resolve.js';
 import { proxyFor } from './mirrors.js';
 import type { DistroRow } from './row.js';
 import { compareVersions } from './version.js';
@@ -44,7 +44,7 @@ export async function findDkmsPackage(
   wanted: { name: string; version?: string | undefined },
   options: FindOptions,
 ): Promise<FoundPackage> {
-  requireDebian(row);
+  requireApt(row);
   const { arch = 'x86_64', mirror, securityMirror, ...rest } = options;
   const mirrors = await mirrorsOf(row, { mirror, securityMirror });
   const { packages, places } = await listDkmsPackages({
@@ -53,6 +53,8 @@ export async function findDkmsPackage(
     securityMirror: mirrors.security,
     suites: row.suites,
     arch: DEB_ARCH[arch],
+    keyring: rest.keyring ?? row.keyring,
+    ...(row.family === 'debian' ? {} : { components: row.components }),
   });
   const { name, version = '' } = wanted;
   const rank = (suite: string): number => row.suites.findIndex((each) => each.name === suite);

@@ -6,7 +6,7 @@ export type ReleaseFamily = 'debian' | 'ubuntu' | 'rhel' | 'fedora' | 'amazon' |
 export interface ParsedRelease {
   release: string;
   family: ReleaseFamily;
-  /** `amd64`, `cloud-amd64`, `rt-amd64`; for other families the part after the version. */
+  /** `amd64`, `cloud-amd64`, `generic`, `default`; of RPM families `rt`, `uek`, `64k`, or `default`. */
   flavour: string;
   /** The distro's major version when the release tells: 12 for `6.1.0-56-amd64`, 9 for `.el9`. */
   major: number | null;
@@ -24,6 +24,20 @@ const FAMILY_NAME: Record<ReleaseFamily, string> = {
   suse: 'SUSE',
 };
 
+/** The catalogue's families whose kernels are named alike. */
+const ROW_FAMILIES: Record<ReleaseFamily, readonly string[]> = {
+  debian: ['debian'],
+  ubuntu: ['ubuntu'],
+  rhel: ['centos', 'rocky', 'alma', 'oracle'],
+  fedora: ['fedora'],
+  amazon: ['amazon'],
+  suse: ['opensuse'],
+};
+
+/** First words of Ubuntu's flavours; more may follow (`generic-64k`, `aws-fips`, `oem-osp1`). */
+const UBUNTU_FLAVOURS =
+  'generic|lowlatency|virtual|server|realtime|kvm|aws|azure|gcp|gke|gkeop|oracle|oem|ibm|nvidia|raspi|raspi2|xilinx|intel|bluefield|snapdragon|euclid|fips|hwe|qcom|mtk|starfive|laptop|vmware';
+
 const MAX_RELEASE = 64;
 
 /** A kernel release: of a user (fault `usage`), so it must be harmless in paths, package names and apt's words. */
@@ -34,6 +48,11 @@ export function checkRelease(release: string): string {
     });
   }
   return release;
+}
+
+/** What follows the version of an apt or SUSE kernel release: `cloud-amd64`, `generic-64k`, `default`. */
+export function flavourOf(release: string): string | undefined {
+  return /-((?!rc\d)[a-z][a-z0-9]*(?:-[a-z0-9]+)*)$/.exec(release)?.[1];
 }
 
 /** Reads a kernel release. Throws fault `usage` when it fits no distro's grammar. */
@@ -54,37 +73,36 @@ export function parseRelease(release: string): ParsedRelease {
     return { release, family: 'debian', flavour: flavour!, major };
   }
   const foreign =
-    /-(?:cloud-|rt-)?(arm64|armmp(?:-lpae)?|686(?:-pae)?|ppc64el|powerpc64le|s390x|riscv64|loong64)$/.exec(
+    /(?:-(?:cloud-|rt-)?(arm64(?:-16k)?|armmp(?:-lpae)?|686(?:-pae)?|ppc64el|powerpc64le|s390x|riscv64|loong64)|\.(aarch64|ppc64le|s390x|i[36]86|riscv64)(?:\+[a-z0-9-]+)?)$/.exec(
       release,
     );
   if (foreign) {
     throw new Dkms2binError(
       'usage',
-      `${release} is a kernel for ${foreign[1]!}; only x86_64 (amd64) can be built for`,
+      `${release} is a kernel for ${foreign[1] ?? foreign[2]!}; only x86_64 (amd64) can be built for`,
     );
   }
-  const el = /\.el(\d+)/.exec(release);
-  if (el) return { release, family: 'rhel', flavour: 'default', major: Number(el[1]) };
-  const fedora = /\.fc(\d+)/.exec(release);
-  if (fedora) return { release, family: 'fedora', flavour: 'default', major: Number(fedora[1]) };
-  const amazon = /\.amzn(\d+)/.exec(release);
-  if (amazon) return { release, family: 'amazon', flavour: 'default', major: Number(amazon[1]) };
-  const ubuntu =
-    /^\d+\.\d+\.\d+-\d+-((?:generic|lowlatency|virtual|server|realtime|kvm|aws|azure|gcp|gke|gkeop|oracle|oem|ibm|nvidia|raspi|xilinx|intel|hwe)[a-z0-9.-]*)$/.exec(
-      release,
-    );
+  const rpm = /\.(el|fc|amzn)(\d+)(?:_\d+)?(uek)?(?=[.+]|$)/.exec(release);
+  if (rpm) {
+    const [, tag, digits, uek] = rpm;
+    const variant = /\+([a-z0-9-]+)$/.exec(release)?.[1] ?? (/\.rt\d/.test(release) ? 'rt' : uek);
+    const family = { el: 'rhel', fc: 'fedora', amzn: 'amazon' }[tag as 'el' | 'fc' | 'amzn'] as ReleaseFamily;
+    return { release, family, flavour: variant ?? 'default', major: Number(digits) };
+  }
+  const ubuntu = new RegExp(`^\\d+\\.\\d+\\.\\d+-\\d+-((?:${UBUNTU_FLAVOURS})(?:-[a-z0-9.-]+)?)$`).exec(
+    release,
+  );
   if (ubuntu) return { release, family: 'ubuntu', flavour: ubuntu[1]!, major: null };
-  if (/^\d+\.\d+\.\d+-[\d.]+-default$/.test(release)) {
-    return { release, family: 'suse', flavour: 'default', major: null };
-  }
+  const suse = /^\d+\.\d+\.\d+-[\d.]+-(default|azure|rt|longterm|64kb|kvmsmall|vanilla|debug)$/.exec(release);
+  if (suse) return { release, family: 'suse', flavour: suse[1]!, major: null };
   throw new Dkms2binError('usage', `No known distro names its kernels like this: ${release}`, {
     hint: 'Give the exact release that `uname -r` prints, such as 6.1.0-56-amd64, or say --distro.',
   });
 }
 
-/** The number of a Debian row, null for rows that have a name only (forky before its release, sid). */
+/** The number of a row; null for Debian's rows that have a name only (forky before its release, sid). */
 function majorOf(row: DistroRow): number | null {
-  const text = /^[a-z]+-(\d+)/.exec(row.id)?.[1];
+  const text = /^(\d+)/.exec(row.family === 'debian' ? row.id.slice('debian-'.length) : row.version)?.[1];
   return text === undefined ? null : Number(text);
 }
 
@@ -94,7 +112,7 @@ function majorOf(row: DistroRow): number | null {
  */
 export function candidatesFor<R extends DistroRow>(release: string, rows: readonly R[]): R[] {
   const parsed = parseRelease(release);
-  const family = rows.filter((row) => row.family === parsed.family);
+  const family = rows.filter((row) => ROW_FAMILIES[parsed.family].includes(row.family));
   let found: R[];
   if (parsed.major === null) {
     // Unsuffixed and of no stable series: testing and sid called theirs so before +debNN came.
@@ -107,6 +125,7 @@ export function candidatesFor<R extends DistroRow>(release: string, rows: readon
       found = family.filter((row) => majorOf(row) === null);
     }
   }
+  found = found.filter(({ releases }) => releases === undefined || new RegExp(releases).test(release));
   if (found.length > 0) return found;
   const which =
     parsed.major === null ? FAMILY_NAME[parsed.family] : `${FAMILY_NAME[parsed.family]} ${parsed.major}`;

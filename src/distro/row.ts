@@ -1,3 +1,30 @@
+import type { RpmForm } from './rpm-names.js';
+
+/** The kernel's name of an architecture that the catalogue can hold; building needs one of core's `Arch`. */
+export type RowArch = 'x86_64' | 'aarch64';
+export const DEB_ARCH_OF: Record<RowArch, string> = { x86_64: 'amd64', aarch64: 'arm64' };
+
+/** Package names of one kernel, as the catalogue has them. */
+export interface PackageSet {
+  image: readonly string[];
+  modules: readonly string[];
+  extra: readonly string[];
+  headers: readonly string[];
+}
+
+export interface ArchMirrors {
+  defaultKernel: string;
+  kernelFlavours?: readonly string[] | undefined;
+  mirrors?: { main: string; security?: string | undefined } | undefined;
+}
+
+export type RowArchive =
+  | { kind: 'snapshot'; url: string }
+  | { kind: 'ubuntu-snapshot'; url: string; api: string }
+  | { kind: 'launchpad'; url: string; api: string }
+  | { kind: 'vault'; repos: readonly string[]; minors: readonly string[] }
+  | { kind: 'koji'; url: string; source: string };
+
 /** What resolving kernels asks of a catalogue row; the rows of `image/catalogue.ts` fit it. */
 export interface DistroRow {
   /** `debian-12`, `debian-sid`. */
@@ -6,7 +33,12 @@ export interface DistroRow {
   family: string;
   codename: string;
   version: string;
-  mirrors: { main: string; security?: string | undefined };
+  /** apt when it is not said. */
+  packageManager?: 'apt' | 'dnf' | 'zypper';
+  /** Regular expression that the row's kernel releases fit. */
+  releases?: string | undefined;
+  mirrors: { main: string; security?: string | undefined; old?: string | undefined };
+  keyring?: string | undefined;
   suites: readonly {
     name: string;
     role: 'release' | 'updates' | 'security' | 'backports';
@@ -16,6 +48,17 @@ export interface DistroRow {
   proposed?: string | undefined;
   /** Id of the row of the release that follows. */
   next?: string | undefined;
-  arch: { x86_64: { defaultKernel: string } };
-  archive?: { kind: string; url: string } | undefined;
+  components?: readonly string[];
+  repos?: readonly { name: string; url: string; mirrorList: boolean; signed?: boolean }[];
+  packages?: PackageSet & { variants: readonly (PackageSet & { match: string; suffix: string })[] };
+  toolchainRepo?: string | undefined;
+  arch: { x86_64: ArchMirrors; aarch64?: ArchMirrors | undefined };
+  archives?: readonly RowArchive[];
+}
+
+/** The form of the distro's module packages: Debian's .deb, or one of the forms of .rpm. */
+export type PackageForm = 'deb' | RpmForm;
+
+export function packageForm({ packageManager = 'apt' }: DistroRow): PackageForm {
+  return ({ apt: 'deb', dnf: 'kmod', zypper: 'kmp' } as const)[packageManager];
 }

@@ -54,3 +54,37 @@ export function compareVersions(a: string, b: string): number {
 export function compareReleases(a: string, b: string): number {
   return compareParts(a, b);
 }
+
+/** Compares two parts of an RPM version as rpm's rpmvercmp does: `~` before the end, `^` after it, letters before digits. */
+function compareRpmParts(a: string, b: string): number {
+  const parts = (text: string): string[] => text.match(/\d+|[A-Za-z]+|[~^]/g) ?? [];
+  const [left, right] = [parts(a), parts(b)];
+  for (let i = 0; i < Math.max(left.length, right.length); i++) {
+    const [x, y] = [left[i], right[i]];
+    if (x === y) continue;
+    if (x === '~' || y === '~') return x === '~' ? -1 : 1;
+    if (x === undefined || y === undefined) {
+      // The longer one is newer, `^` included.
+      return x === undefined ? -1 : 1;
+    }
+    if (x === '^' || y === '^') return x === '^' ? -1 : 1;
+    const [digitsX, digitsY] = [/^\d/.test(x), /^\d/.test(y)];
+    if (digitsX !== digitsY) return digitsX ? 1 : -1;
+    if (!digitsX) return x < y ? -1 : 1;
+    const [p, q] = [x.replace(/^0+/, ''), y.replace(/^0+/, '')];
+    if (p.length !== q.length) return p.length - q.length;
+    if (p !== q) return p < q ? -1 : 1;
+  }
+  return 0;
+}
+
+/** Compares two RPM versions `[epoch:]version-release` as rpm does. Returns negative, 0 or positive. */
+export function compareRpmVersions(a: string, b: string): number {
+  const split = (text: string): [number, string, string] => {
+    const [, epoch, version, release] = /^(?:(\d+):)?([^-]*)(?:-(.*))?$/.exec(text) ?? [];
+    return [Number(epoch ?? 0), version ?? '', release ?? ''];
+  };
+  const [epochA, versionA, releaseA] = split(a);
+  const [epochB, versionB, releaseB] = split(b);
+  return epochA - epochB || compareRpmParts(versionA, versionB) || compareRpmParts(releaseA, releaseB);
+}

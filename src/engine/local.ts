@@ -18,7 +18,7 @@ import { cacheDir } from '../core/paths.js';
 import type { Proof } from '../core/proof.js';
 import { readCapped } from '../core/read-capped.js';
 import { fetchKernelPackage } from '../distro/kernel-package.js';
-import { releaseOfKernelPackages, resolveKernels } from '../distro/debian.js';
+import { releaseOfKernelPackages, resolveKernels } from '../distro/resolve.js';
 import { candidatesFor } from '../distro/release.js';
 import { holdOfficial } from '../image/cache.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
@@ -402,13 +402,9 @@ class Shared implements AsyncDisposable {
       base = this.#makeBase(findRow(this.rows, target.distro));
       this.#bases.set(target.distro, base);
     }
-    const layer = await kernelLayer(
-      await base,
-      target,
-      this.variant,
-      await this.#kernelPackages(),
-      this.machine,
-    );
+    const image = await base;
+    const packages = [...(await this.#kernelPackages()), ...(await this.#archived(target))];
+    const layer = await kernelLayer(image, target, this.variant, packages, this.machine);
     this.#release.push(() => layer.entry.use.release());
     return layer;
   }
@@ -443,19 +439,8 @@ class Shared implements AsyncDisposable {
       const files: string[] = [];
       let folder: string | undefined;
       for (const each of this.request.kernelPackages) {
-        if (!/^https?:/.test(each)) {
-          files.push(resolve(this.request.cwd, each));
-          continue;
-        }
-        if (!folder) {
-          await mkdir(cacheDir(), { recursive: true });
-          folder = await mkdtemp(join(cacheDir(), 'tmp-'));
-          const made = folder;
-          this.#release.push(() => rm(made, { recursive: true, force: true }));
-        }
-        const to = join(folder, basename(decodeURIComponent(new URL(each).pathname)));
-        await fetchKernelPackage(each, to, this.machine);
-        files.push(to);
+        if (/^https?:/.test(each)) files.push(await this.#fetch(each, (folder ??= await this.#scratch())));
+        else files.push(resolve(this.request.cwd, each));
       }
       for (const file of files) {
         await access(file, constants.R_OK).catch(() => {
@@ -465,6 +450,28 @@ class Shared implements AsyncDisposable {
       return files;
     })();
     return this.#kernelFiles;
+  }
+
+  /** What an archive of old packages has of the kernel only by name. */
+  async #archived({ files = [] }: KernelTarget): Promise<string[]> {
+    if (files.length === 0) return [];
+    const folder = await this.#scratch();
+    const paths: string[] = [];
+    for (const { url, sha256 } of files) paths.push(await this.#fetch(url, folder, sha256));
+    return paths;
+  }
+
+  async #scratch(): Promise<string> {
+    await mkdir(cacheDir(), { recursive: true });
+    const folder = await mkdtemp(join(cacheDir(), 'tmp-'));
+    this.#release.push(() => rm(folder, { recursive: true, force: true }));
+    return folder;
+  }
+
+  async #fetch(url: string, folder: string, sha256?: string): Promise<string> {
+    const to = join(folder, basename(decodeURIComponent(new URL(url).pathname)));
+    await fetchKernelPackage(url, to, this.machine, sha256);
+    return to;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

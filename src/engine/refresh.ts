@@ -6,7 +6,7 @@ import { DEB_ARCH, type Arch, type CellResult } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import { cacheDir, stateDir } from '../core/paths.js';
 import { publish } from '../core/publish.js';
-import { mirrorsOf, offeredKernels, type ResolveOptions } from '../distro/debian.js';
+import { mirrorsOf, offeredKernels, type ResolveOptions } from '../distro/resolve.js';
 import { findDkmsPackage } from '../distro/dkms-package.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
 import {

@@ -111,11 +111,24 @@ export class Guest {
     return { code: ended.code, tail: tail.join('\n'), reports };
   }
 
-  /** Runs the Python program `cloud-init/guest/<name>`, whose standard output is bytes. The caller reads it with limits. */
-  async program(name: string, timeoutMs: number): Promise<{ stdout: Readable; done: Promise<void> }> {
+  /**
+   * Runs the Python program `cloud-init/guest/<name>`, whose standard output is bytes, with `vars` set. The caller reads it
+   * with limits.
+   */
+  async program(
+    name: string,
+    timeoutMs: number,
+    { vars = {}, input: bytes }: { vars?: Record<string, unknown>; input?: Buffer } = {},
+  ): Promise<{ stdout: Readable; done: Promise<void> }> {
     const stdout = new PassThrough();
     const stderr = new Collector(MAX_TEXT);
-    const running = this.#exec({ python: await guestFile(name) }, { stdout, stderr, timeoutMs });
+    const { command, input } = await scriptCommand([name], vars, bytes);
+    const running = this.#exec(command, {
+      ...(input === undefined ? {} : { input }),
+      stdout,
+      stderr,
+      timeoutMs,
+    });
     const done = running.then((ended) => {
       if (ended.code !== 0) {
         throw new Dkms2binError('transient', `${name} failed in the guest: ${stderr.brief(ended)}`);

@@ -2,15 +2,24 @@ import { readdir, readFile } from 'node:fs/promises';
 import { isAbsolute, join } from 'node:path';
 import { parseDocument } from 'yaml';
 import { z } from 'zod';
-import { DEB_ARCH, type Arch } from '../core/cell.js';
+import type { Arch } from '../core/cell.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
+import { DEB_ARCH_OF } from '../distro/row.js';
+import { NAME_PROBE } from '../distro/packages.js';
 
 const Id = z.string().regex(/^[a-z0-9][a-z0-9.-]*$/, 'lower-case letters, digits, dots and dashes only');
 const PackageName = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9+._-]*$/, 'not a package name');
-const PackageTemplate = z
-  .string()
-  .regex(/^[A-Za-z0-9{][A-Za-z0-9+._{}-]*$/, 'not a package name with {placeholders}');
+const PackageTemplates = z.array(
+  z.string().regex(/^[A-Za-z0-9{][A-Za-z0-9+._{}-]*$/, 'not a package name with {placeholders}'),
+);
+const Expression = z.string().refine((text) => {
+  try {
+    return new RegExp(text) instanceof RegExp;
+  } catch {
+    return false;
+  }
+}, 'not a regular expression');
 const Template = z.string().min(1).regex(/^\S+$/, 'must hold no blanks');
 const UrlTemplate = Template.regex(/^https?:\/\//, 'must be an http or https URL');
 const Fingerprint = z
@@ -24,8 +33,10 @@ export type SumsForm = z.infer<typeof SumsForm>;
 const Key = {
   /** The primary key's full fingerprint: the pin. */
   keyFingerprint: Fingerprint,
-  /** Armored public key, relative to the folder of the catalogue; absolute once loaded. */
-  keyFile: z.string().min(1),
+  /** File with the public key, armored or not, relative to the folder of the catalogue; absolute once loaded. */
+  keyFile: z.string().min(1).optional(),
+  /** Where the public key can be had. What comes from there is held against the fingerprint, so any place will do. */
+  keyUrl: UrlTemplate.optional(),
 };
 
 export const Signature = z.discriminatedUnion('kind', [
@@ -37,6 +48,7 @@ export const Signature = z.discriminatedUnion('kind', [
 export type Signature = z.infer<typeof Signature>;
 
 const Image = z.strictObject({
+  /** A `*` in its last part stands for what only the sums file tells, such as a build's date. */
   url: UrlTemplate,
   sums: z.strictObject({ url: UrlTemplate, form: SumsForm }),
   signature: Signature,
@@ -58,7 +70,49 @@ const ArchRow = z.strictObject({
   cloudKernel: PackageName.optional(),
   /** Endings of kernel releases, `''` for distros without flavours. */
   kernelFlavours: z.array(z.string().regex(/^[a-z0-9-]*$/)).min(1),
+  /** Where this architecture's packages lie, when it is another place than the row's. */
+  mirrors: z.strictObject({ main: UrlTemplate, security: UrlTemplate.optional() }).optional(),
 });
+
+/** The packages of one kernel. dnf and zypper rows name them without a version; `src/distro/packages.ts` fills them in. */
+const PackageSet = z.strictObject({
+  /** The image; the first that exists is taken. */
+  image: PackageTemplates.min(1),
+  /** What must come with it. */
+  modules: PackageTemplates.default([]),
+  /** More of the same kernel, taken where they exist. */
+  extra: PackageTemplates.default([]),
+  /** What modules are built against, all of them. */
+  headers: PackageTemplates.min(1),
+});
+
+/** A dnf or zypper repository: a folder that has `repodata/`. `{mirror}` is the row's main mirror or `--mirror`. */
+const Repo = z.strictObject({
+  name: Id,
+  url: Template.regex(/^(?:https?:\/\/|\{mirror\})/, 'must begin with http, https or {mirror}'),
+  /** The URL is that of a file whose first line is the repository's URL (Amazon). */
+  mirrorList: z.boolean().default(false),
+  /** False for a repository whose packages nobody signed. */
+  signed: z.boolean().default(true),
+});
+
+/** A place where kernels go that left the live archive; `src/distro/archives.ts` has a policy for each kind. */
+const Archive = z.discriminatedUnion('kind', [
+  /** snapshot.debian.org's API and dated archives. */
+  z.strictObject({ kind: z.literal('snapshot'), url: UrlTemplate }),
+  /** snapshot.ubuntu.com's dated archives; Launchpad's API tells the date. */
+  z.strictObject({ kind: z.literal('ubuntu-snapshot'), url: UrlTemplate, api: UrlTemplate }),
+  /** Launchpad's files by name. */
+  z.strictObject({ kind: z.literal('launchpad'), url: UrlTemplate, api: UrlTemplate }),
+  /** Repositories of former minor releases. `minors` are those to look in when the release does not say (`.el9_4`). */
+  z.strictObject({
+    kind: z.literal('vault'),
+    repos: z.array(UrlTemplate).min(1),
+    minors: z.array(z.string().regex(/^[\w.]+$/)).default([]),
+  }),
+  /** A Koji's folder `packages/`: unsigned files by name. `source` is the folder of the kernel's source package. */
+  z.strictObject({ kind: z.literal('koji'), url: UrlTemplate, source: PackageName.default('kernel') }),
+]);
 
 const Suite = z.strictObject({
   name: Template,
@@ -77,14 +131,32 @@ const RowInput = z.strictObject({
   packageManager: z.enum(['apt', 'dnf', 'zypper']),
   /** The user the image is known for; runs define their own. */
   user: z.string().regex(/^[a-z_][a-z0-9_-]*$/),
-  arch: z.strictObject({ x86_64: ArchRow }),
-  packages: z.strictObject({
-    image: PackageTemplate,
-    headers: PackageTemplate,
-    /** More packages of the same kernel, taken where they exist (`linux-modules-extra-{release}`). */
-    extra: z.array(PackageTemplate).default([]),
+  arch: z.strictObject({ x86_64: ArchRow, aarch64: ArchRow.optional() }),
+  /** Tells the row's kernel releases from those of its family's other rows. */
+  releases: Expression.optional(),
+  packages: PackageSet.extend({
+    /** Kernels whose packages have other names: the first whose `match` fits the release. */
+    variants: z
+      .array(
+        PackageSet.extend({
+          match: Expression,
+          /** What `uname -r` says after the package's version: `+rt`. */
+          suffix: z
+            .string()
+            .regex(/^\+[a-z0-9]+$/)
+            .default(''),
+        }),
+      )
+      .default([]),
   }),
-  mirrors: z.strictObject({ main: UrlTemplate, security: UrlTemplate.optional() }),
+  mirrors: z.strictObject({
+    main: UrlTemplate,
+    security: UrlTemplate.optional(),
+    /** Where apt suites go that the main mirror has no more. */
+    old: UrlTemplate.optional(),
+  }),
+  /** Keyring of the apt archive on this host; Debian's own by default. */
+  keyring: z.string().regex(/^\//).optional(),
   /** The release itself, then in order of preference updates, security, backports. */
   suites: z.array(Suite).default([]),
   /** Suite of the main mirror where what is to come to this release waits; not used but for `refresh --validate`. */
@@ -92,10 +164,12 @@ const RowInput = z.strictObject({
   /** Id of the release that follows this one. */
   next: Id.optional(),
   components: z.array(z.string().regex(/^[a-z0-9-]+$/)).default([]),
-  /** Where kernels go that left the live archive. */
-  archive: z
-    .strictObject({ kind: z.enum(['snapshot', 'launchpad', 'vault', 'koji']), url: UrlTemplate })
-    .optional(),
+  /** Of dnf and zypper rows: where kernels and their headers are. */
+  repos: z.array(Repo).default([]),
+  /** Package that brings the repository of dkms, where it is not in the distro's own. */
+  toolchainRepo: PackageName.optional(),
+  /** Asked in this order for kernels that left the live archive. */
+  archives: z.array(Archive).default([]),
   /** Packages of an image made from the distro's packages; lists in the list are flattened. Absent: cannot be made. */
   bootstrap: z
     .strictObject({
@@ -132,12 +206,14 @@ const FileHead = z.strictObject({
 });
 const CatalogueFile = FileHead.extend({ rows: z.array(RowInput).min(1) });
 
-/** One distro release. Templates are filled in but for `packages`, which keep `{release}`. */
+/** One distro release. Templates are filled in but for `packages`, `repos` and vaults, which a kernel or its architecture fills. */
 export type CatalogueRow = z.output<typeof RowInput> & {
   family: z.infer<typeof Family>;
   /** The catalogue file the row stands in, for errors. */
   file: string;
 };
+/** Architectures that a row can have; building needs one of `Arch`. */
+export type RowArch = keyof CatalogueRow['arch'];
 export type CatalogueArch = CatalogueRow['arch'][Arch];
 export type CatalogueSuite = CatalogueRow['suites'][number];
 
@@ -155,23 +231,21 @@ export function fill(template: string, values: Readonly<Record<string, string>>)
   });
 }
 
-/** Reads every `*.yaml` of `dir`. Throws fault `usage` naming file, row and field of each mistake. */
-export async function loadCatalogue(dir = join(PACKAGE_ROOT, 'images')): Promise<CatalogueRow[]> {
-  let names: string[];
-  try {
-    names = (await readdir(dir)).filter((name) => name.endsWith('.yaml')).sort();
-  } catch (error) {
-    throw new Dkms2binError('usage', `Cannot read the image catalogue ${dir}: ${messageOf(error)}`, {
-      cause: error,
-    });
-  }
-  if (names.length === 0) throw new Dkms2binError('usage', `The image catalogue ${dir} holds no *.yaml file`);
+/** The catalogue that comes along, and a folder of the user's own rows. */
+function catalogueDirs(): string[] {
+  const own = process.env.DKMS2BIN_CATALOGUE;
+  return [join(PACKAGE_ROOT, 'images'), ...(own ? [own] : [])];
+}
 
+/** Reads every `*.yaml` of the folders. Throws fault `usage` naming file, row and field of each mistake. */
+export async function loadCatalogue(...dirs: string[]): Promise<CatalogueRow[]> {
   const mistakes: string[] = [];
   const rows: CatalogueRow[] = [];
-  for (const name of names) {
-    const file = join(dir, name);
-    rows.push(...parseFile(file, await readFile(file, 'utf8'), dir, mistakes));
+  for (const dir of dirs.length > 0 ? dirs : catalogueDirs()) {
+    for (const name of await catalogueFiles(dir)) {
+      const file = join(dir, name);
+      rows.push(...parseFile(file, await readFile(file, 'utf8'), dir, mistakes));
+    }
   }
   const owner = new Map<string, CatalogueRow>();
   for (const row of rows) {
@@ -198,6 +272,19 @@ export async function loadCatalogue(dir = join(PACKAGE_ROOT, 'images')): Promise
     );
   }
   return rows;
+}
+
+async function catalogueFiles(dir: string): Promise<string[]> {
+  let names: string[];
+  try {
+    names = (await readdir(dir)).filter((name) => name.endsWith('.yaml')).sort();
+  } catch (error) {
+    throw new Dkms2binError('usage', `Cannot read the image catalogue ${dir}: ${messageOf(error)}`, {
+      cause: error,
+    });
+  }
+  if (names.length === 0) throw new Dkms2binError('usage', `The image catalogue ${dir} holds no *.yaml file`);
+  return names;
 }
 
 /** The row of an id or alias. Throws fault `usage` listing the ids. */
@@ -273,34 +360,58 @@ function resolveRow(row: CatalogueRow, dir: string, mistake: (field: string, mes
       template,
     );
 
-  for (const [arch, entry] of Object.entries(row.arch) as [Arch, CatalogueArch][]) {
-    const values = { ...base, arch, debArch: DEB_ARCH[arch] };
-    const at = `arch.${arch}.image`;
-    const { image } = entry;
-    image.url = url(`${at}.url`, image.url, values);
-    image.sums.url = url(`${at}.sums.url`, image.sums.url, values);
-    if (image.signature.kind !== 'none') {
-      if (image.signature.url) image.signature.url = url(`${at}.signature.url`, image.signature.url, values);
-      if (!isAbsolute(image.signature.keyFile)) image.signature.keyFile = join(dir, image.signature.keyFile);
+  for (const [arch, entry] of Object.entries(row.arch) as [RowArch, CatalogueArch | undefined][]) {
+    if (!entry) continue;
+    const values = { ...base, arch, debArch: DEB_ARCH_OF[arch] };
+    const at = `arch.${arch}`;
+    const { image, mirrors } = entry;
+    image.url = url(`${at}.image.url`, image.url, values);
+    if (/\*/.test(image.url.replace(/[^/]*$/, '')) || (image.url.match(/\*/g) ?? []).length > 1)
+      mistake(`${at}.image.url`, 'one * at most, in the last part');
+    image.sums.url = url(`${at}.image.sums.url`, image.sums.url, values);
+    const { signature } = image;
+    if (signature.kind !== 'none') {
+      if (signature.url) signature.url = url(`${at}.image.signature.url`, signature.url, values);
+      if (signature.keyUrl) signature.keyUrl = url(`${at}.image.signature.keyUrl`, signature.keyUrl, values);
+      if (signature.keyFile && !isAbsolute(signature.keyFile))
+        signature.keyFile = join(dir, signature.keyFile);
+      if (!signature.keyFile && !signature.keyUrl)
+        mistake(`${at}.image.signature`, 'keyFile or keyUrl is missing');
     }
+    if (mirrors) mirrors.main = url(`${at}.mirrors.main`, mirrors.main, values);
+    if (mirrors?.security) mirrors.security = url(`${at}.mirrors.security`, mirrors.security, values);
   }
-  row.mirrors.main = url('mirrors.main', row.mirrors.main, base);
-  if (row.mirrors.security) row.mirrors.security = url('mirrors.security', row.mirrors.security, base);
-  if (row.archive) row.archive.url = url('archive.url', row.archive.url, base);
+  const { mirrors } = row;
+  mirrors.main = url('mirrors.main', mirrors.main, base);
+  if (mirrors.security) mirrors.security = url('mirrors.security', mirrors.security, base);
+  if (mirrors.old) mirrors.old = url('mirrors.old', mirrors.old, base);
   row.suites.forEach((suite, index) => {
     suite.name = attempt(`suites.${index}.name`, () => fill(suite.name, base), suite.name);
-    if (suite.mirror === 'security' && !row.mirrors.security) {
+    if (suite.mirror === 'security' && !mirrors.security) {
       mistake(`suites.${index}.mirror`, 'the row has no mirrors.security');
     }
   });
   const { proposed } = row;
   if (proposed !== undefined) row.proposed = attempt('proposed', () => fill(proposed, base), proposed);
-  // Tried with any release, so that a misspelt placeholder shows when the catalogue is read and not in a build.
-  const probe = { ...base, arch: 'x86_64', debArch: 'amd64', release: '6.1.0-1-amd64' };
-  for (const field of ['image', 'headers'] as const) {
-    attempt(`packages.${field}`, () => fill(row.packages[field], probe), '');
+  if (row.packageManager === 'apt' ? row.suites.length === 0 : row.repos.length === 0)
+    mistake(
+      row.packageManager === 'apt' ? 'suites' : 'repos',
+      'must not be empty: kernels could not be listed',
+    );
+  const later = { mirror: '{mirror}', arch: '{arch}', minor: '{minor}' };
+  row.repos.forEach((repo, i) => {
+    repo.url = attempt(`repos.${i}.url`, () => fill(repo.url, { ...base, ...later }), repo.url);
+  });
+  row.archives.forEach((archive, i) => {
+    if (archive.kind === 'vault') {
+      archive.repos = archive.repos.map((each) =>
+        attempt(`archives.${i}.repos`, () => fill(each, { ...base, ...later }), each),
+      );
+    } else archive.url = url(`archives.${i}.url`, archive.url, base);
+  });
+  // Tried with some release, so that a misspelt placeholder shows when the catalogue is read and not in a build.
+  for (const set of [row.packages, ...row.packages.variants]) {
+    for (const field of ['image', 'modules', 'extra', 'headers'] as const)
+      for (const template of set[field]) attempt(`packages.${field}`, () => fill(template, NAME_PROBE), '');
   }
-  row.packages.extra.forEach((template, i) =>
-    attempt(`packages.extra.${i}`, () => fill(template, probe), ''),
-  );
 }

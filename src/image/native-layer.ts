@@ -15,8 +15,8 @@ export interface NativeLayerRequest {
   root: string;
   disk: string;
   release: string;
-  /** Scripts of cloud-init/guest to run in the root folder, with their variables. */
-  install: Record<string, string>;
+  /** What of cloud-init/guest to run in the root folder, with its variables, and the command that then lists its packages. */
+  install: { script: string; vars: Record<string, string>; list: string };
   provision: Record<string, string>;
   /** Files of cloud-init/guest to put into the layer: path in the guest, mode. */
   files: { from: string; to: string; mode: number }[];
@@ -27,7 +27,7 @@ export interface NativeLayerRequest {
   signal: AbortSignal;
 }
 
-/** What install-kernel.sh said; its files are there when the code is 0. */
+/** What install-kernel-apt.sh said; its files are there when the code is 0. */
 export interface Installed {
   code: number;
   tail: string;
@@ -86,11 +86,12 @@ async function prepare(request: NativeLayerRequest, scratch: string): Promise<vo
   const guest = join(PACKAGE_ROOT, 'cloud-init', 'guest');
   const into = join(scratch, 'in');
   await mkdir(join(into, 'files'), { recursive: true });
-  const script = async (name: string, vars: Record<string, string>): Promise<void> => {
+  const script = async (name: string, vars: Record<string, string>, as = name): Promise<void> => {
     const header = Object.entries(vars).map(([key, value]) => `${key}=${quote(value)}\n`);
-    await writeFile(join(into, name), header.join('') + (await readFile(join(guest, name), 'utf8')));
+    await writeFile(join(into, as), header.join('') + (await readFile(join(guest, name), 'utf8')));
   };
-  await script('install-kernel.sh', request.install);
+  await script(request.install.script, request.install.vars, 'install-kernel.sh');
+  await writeFile(join(into, 'list-packages.sh'), `${request.install.list}\n`);
   await script('provision.sh', request.provision);
   for (const { from, to, mode } of request.files) {
     const path = join(into, 'files', to);
@@ -151,7 +152,7 @@ async function install(
   const result = await child;
   if (result.isCanceled || signal.aborted) throw new Dkms2binError('interrupted', 'Interrupted');
   if (failure) throw failure;
-  // install-kernel.sh uses none of 1, 126 and 127: those are the host's.
+  // install-kernel-apt.sh uses none of 1, 126 and 127: those are the host's.
   if (result.exitCode === undefined || [1, 126, 127].includes(result.exitCode)) {
     throw new Dkms2binError(
       'host',

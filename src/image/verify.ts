@@ -1,4 +1,4 @@
-import { chmod, mkdir, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import * as openpgp from 'openpgp';
 import type { Arch } from '../core/cell.js';
@@ -51,22 +51,26 @@ export async function fetchOfficial(row: CatalogueRow, arch: Arch, options: Fetc
   await mkdir(dir, { recursive: true });
   await sweepParts(dir);
 
+  const pattern = image.url.slice(image.url.lastIndexOf('/') + 1);
+  let name = pattern;
   const expected = async (): Promise<Digest> => {
     if (image.digest) return parseDigest(image.digest);
-    const name = basename(new URL(image.url).pathname);
-    const text = await fetchSums(row, image.sums.url, image.signature, at, options);
-    return parseSums(text, image.sums.form, name, at(image.sums.url));
+    const text = await fetchSums(row, image.sums.url, image.signature, at, dir, options);
+    const { form, url } = image.sums;
+    name = pattern.includes('*') ? nameLike(text, form, pattern, at(url)) : pattern;
+    return parseSums(text, form, name, at(url));
   };
   const obtain = async (digest: Digest): Promise<string> => {
+    const url = at(image.url.slice(0, -pattern.length) + name);
     const path = join(dir, `${digest.hex}.qcow2`);
     await download({
       ...options,
-      url: at(image.url),
+      url,
       digest,
       to: path,
       what: `${row.id} image`,
       mode: 0o444,
-      accept: (part) => requireStandalone(part, at(image.url), options.signal),
+      accept: (part) => requireStandalone(part, url, options.signal),
     });
     // A cache restored by cp or rsync may have lost it.
     await chmod(path, 0o444);
@@ -97,6 +101,9 @@ export async function fetchOfficial(row: CatalogueRow, arch: Arch, options: Fetc
       level: 'warn',
       message: `${messageOf(error)}; taking the ${row.id} image verified before`,
     });
+    const path = join(dir, `${last.hex}.qcow2`);
+    if (await hasDigest(path, last)) return path;
+    if (pattern.includes('*')) throw error;
     return obtain(last);
   }
   if (!image.digest && image.signature.kind === 'none') {
@@ -131,6 +138,20 @@ export function parseSums(text: string, form: SumsForm, name: string, where = 't
   throw new Dkms2binError('transient', `${where} lists ${name} with ${best.length} different digests`);
 }
 
+/** The one file name in a sums file that fits `pattern`, in which `*` stands for anything. */
+export function nameLike(text: string, form: SumsForm, pattern: string, where = 'the sums file'): string {
+  const expression = new RegExp(
+    `^${pattern.replace(/[.+?^${}()|[\]\\]/g, '\\$&').replaceAll('*', '[^/\\s]*')}$`,
+  );
+  const all = form === 'json' ? jsonNames(text, where) : lines(text, form).map(({ file }) => file);
+  const names = [...new Set(all.map((each) => basename(each)))].filter((each) => expression.test(each));
+  if (names.length === 1) return names[0]!;
+  throw new Dkms2binError(
+    'transient',
+    `${where} (${form}) lists ${names.length === 0 ? 'nothing' : names.join(' and ')} like ${pattern}`,
+  );
+}
+
 /** `sha512:HEX` or `sha256:HEX`. */
 export function parseDigest(text: string): Digest {
   const match = /^(sha256|sha512):([0-9a-f]+)$/.exec(text);
@@ -144,8 +165,8 @@ export function parseDigest(text: string): Digest {
 export interface PinnedKey {
   /** Full fingerprint of the primary key, upper-case hex. */
   fingerprint: string;
-  /** Armored public keys, the pinned one among them. */
-  armored: string;
+  /** Public keys, armored or not, the pinned one among them. */
+  keys: Uint8Array;
   /** What errors call the key's file. */
   file: string;
 }
@@ -245,6 +266,7 @@ async function fetchSums(
   sumsUrl: string,
   signature: Signature,
   at: (url: string) => string,
+  dir: string,
   net: Net,
 ): Promise<string> {
   const get = async (url: string): Promise<Buffer> => {
@@ -261,15 +283,7 @@ async function fetchSums(
   };
   if (signature.kind === 'none') return (await get(at(sumsUrl))).toString('utf8');
 
-  const pinned: PinnedKey = {
-    fingerprint: signature.keyFingerprint,
-    file: signature.keyFile,
-    armored: await readFile(signature.keyFile, 'utf8').catch((error: unknown) => {
-      throw new Dkms2binError('host', `The key of ${row.id} cannot be read: ${messageOf(error)}`, {
-        cause: error,
-      });
-    }),
-  };
+  const pinned = await keyOf(row, signature, at, dir, net);
   const signed = async (url: string): Promise<Buffer> => {
     try {
       return await get(url);
@@ -290,12 +304,43 @@ async function fetchSums(
   return data.toString('utf8');
 }
 
+/**
+ * The key that a row pins: from its file, or from its URL, kept in the cache. Where it comes from does not matter, since
+ * what is not of the pinned fingerprint is refused.
+ */
+async function keyOf(
+  row: CatalogueRow,
+  { keyFingerprint, keyFile, keyUrl }: Exclude<Signature, { kind: 'none' }>,
+  at: (url: string) => string,
+  dir: string,
+  net: Net,
+): Promise<PinnedKey> {
+  const kept = join(dir, `${keyFingerprint}.key`);
+  const file = keyFile ?? kept;
+  const known = await readFile(file).catch((error: unknown) => {
+    if (keyUrl !== undefined) return undefined;
+    throw new Dkms2binError('host', `The key of ${row.id} cannot be read: ${messageOf(error)}`, {
+      cause: error,
+    });
+  });
+  if (known) return { fingerprint: keyFingerprint, file, keys: known };
+  const keys = await fetchSmall(at(keyUrl!), net);
+  const pinned = { fingerprint: keyFingerprint, file: at(keyUrl!), keys };
+  await pinnedKey(pinned);
+  await writeFile(`${kept}.part`, keys);
+  await rename(`${kept}.part`, kept);
+  return pinned;
+}
+
 async function pinnedKey(pinned: PinnedKey): Promise<openpgp.PublicKey> {
   let keys: openpgp.PublicKey[];
   try {
-    keys = await openpgp.readKeys({ armoredKeys: pinned.armored });
+    const text = Buffer.from(pinned.keys).toString('latin1');
+    keys = await (text.trimStart().startsWith('-----BEGIN PGP')
+      ? openpgp.readKeys({ armoredKeys: text })
+      : openpgp.readKeys({ binaryKeys: pinned.keys }));
   } catch (error) {
-    throw new Dkms2binError('host', `${pinned.file} is not an armored public key: ${messageOf(error)}`, {
+    throw new Dkms2binError('host', `${pinned.file} is no public key: ${messageOf(error)}`, {
       cause: error,
     });
   }
@@ -343,23 +388,47 @@ async function requireGood(
 }
 
 function fromLines(text: string, form: SumsForm, name: string): Digest[] {
-  const found: Digest[] = [];
-  for (const line of text.split(/\r?\n/)) {
+  return lines(text, form)
+    .filter(({ file }) => file === name)
+    .map(({ digest }) => digest);
+}
+
+function lines(text: string, form: SumsForm): { file: string; digest: Digest }[] {
+  return text.split(/\r?\n/).flatMap((line) => {
     const bsd = /^(SHA256|SHA512) \((.+)\) = ([0-9a-fA-F]+)\s*$/.exec(line);
-    const gnu = /^([0-9a-fA-F]{64}|[0-9a-fA-F]{128}) [ *](.+?)\s*$/.exec(line);
-    let digest: Digest | undefined;
-    let file: string | undefined;
+    // openSUSE has written one blank where GNU writes two.
+    const gnu = /^([0-9a-fA-F]{64}|[0-9a-fA-F]{128}) [ *]?(.+?)\s*$/.exec(line);
+    let digest: Digest;
+    let file: string;
     if (form === 'bsd-checksum' && bsd) {
       digest = { algorithm: bsd[1]!.toLowerCase() as Digest['algorithm'], hex: bsd[3]!.toLowerCase() };
-      file = bsd[2];
+      file = bsd[2]!;
     } else if (form !== 'bsd-checksum' && gnu) {
       digest = { algorithm: form === 'sha512sums' ? 'sha512' : 'sha256', hex: gnu[1]!.toLowerCase() };
-      file = gnu[2];
-    }
-    if (!digest || file?.replace(/^\.\//, '') !== name) continue;
-    if (digest.hex.length === HEX_LENGTH[digest.algorithm]) found.push(digest);
+      file = gnu[2]!;
+    } else return [];
+    return digest.hex.length === HEX_LENGTH[digest.algorithm]
+      ? [{ file: file.replace(/^\.\//, ''), digest }]
+      : [];
+  });
+}
+
+/** Every string of a JSON document, keys included. */
+function jsonNames(text: string, where: string): string[] {
+  const visit = (node: unknown, depth: number): string[] => {
+    if (typeof node === 'string') return [node];
+    if (typeof node !== 'object' || node === null || depth > 32) return [];
+    return Object.entries(node).flatMap(([key, value]) => [key, ...visit(value, depth + 1)]);
+  };
+  return visit(parseJson(text, where), 0);
+}
+
+function parseJson(text: string, where: string): unknown {
+  try {
+    return JSON.parse(text) as unknown;
+  } catch (error) {
+    throw new Dkms2binError('transient', `${where} is not JSON: ${messageOf(error)}`, { cause: error });
   }
-  return found;
 }
 
 /**
@@ -367,12 +436,7 @@ function fromLines(text: string, form: SumsForm, name: string): Digest[] {
  * the smallest object that holds both the file's name (alone, or as the end of a path or URL) and a digest.
  */
 function fromJson(text: string, name: string, where: string): Digest[] {
-  let root: unknown;
-  try {
-    root = JSON.parse(text);
-  } catch (error) {
-    throw new Dkms2binError('transient', `${where} is not JSON: ${messageOf(error)}`, { cause: error });
-  }
+  const root = parseJson(text, where);
   const results: Digest[] = [];
   const visit = (node: unknown, depth: number): { names: boolean; digests: Digest[]; settled: boolean } => {
     const sum = { names: false, digests: [] as Digest[], settled: false };

@@ -149,6 +149,11 @@ interface Entry {
   target?: string;
 }
 
+/** Files and symbolic links as a tar of `/`; its bytes are a function of the input. Throws fault `usage` for what it cannot hold. */
+export function filesTar(files: readonly DebFile[], links: DebInput['links'], mtime: number): Buffer {
+  return tar(withParents(files, links), mtime);
+}
+
 /** The files, links and all their parent folders, parents first, in byte order. */
 function withParents(files: readonly DebFile[], links: DebInput['links'] = []): Entry[] {
   const entries = new Map<string, Entry>();

@@ -8,7 +8,9 @@ import { readPublicKey } from './dsse.js';
 import { MAX_MODULE_BYTES, readModule } from './elf.js';
 import { readSignature, type ModuleSignature } from './signature.js';
 import { provenancePath, readBundle, type ReadStatement } from './provenance.js';
-import { AR_MAGIC, DEB_LIMITS, parseDeb, type Deb } from './read-deb.js';
+import { AR_MAGIC, DEB_LIMITS, parseDeb, type Deb, type DebEntry } from './read-deb.js';
+import { readRpmFile } from './read-rpm.js';
+import { evrOf, relationText, RPM_MAGIC, type RpmHeader } from './rpm-header.js';
 
 export interface InspectedModule {
   /** Absolute path on the target; for a module that is no package's, the file's own name. */
@@ -49,7 +51,7 @@ export interface InspectedProvenance {
 
 export interface Inspection {
   file: string;
-  kind: 'deb' | 'module';
+  kind: 'deb' | 'rpm' | 'module';
   bytes: number;
   sha256: string;
   /** Null for a bare module. */
@@ -80,15 +82,15 @@ export interface Inspection {
 export async function inspectFile(path: string, key?: KeyObject): Promise<Inspection> {
   const bytes = await readCapped(path, DEB_LIMITS.packed);
   const about = { file: path, bytes: bytes.length, sha256: sha256(bytes) };
-  const deb = bytes.subarray(0, AR_MAGIC.length).equals(AR_MAGIC) ? await parseDeb(bytes, path) : null;
-  const modules = deb ? await packedModules(deb, path) : [await moduleOf(bytes, basename(path), path)];
-  const digests = [about.sha256, ...(deb ? [] : modules.map((each) => each.sha256))];
+  const packed = await packedIn(bytes, path);
+  const modules = packed ? await packedModules(packed, path) : [await moduleOf(bytes, basename(path), path)];
+  const digests = [about.sha256, ...(packed ? [] : modules.map((each) => each.sha256))];
   return {
     ...about,
-    kind: deb ? 'deb' : 'module',
-    package: deb && packageOf(deb),
+    kind: packed?.kind ?? 'module',
+    package: packed?.package ?? null,
     modules,
-    files: (deb?.files ?? []).map(({ path: at, type, mode, size, target }) => ({
+    files: (packed?.files ?? []).map(({ path: at, type, mode, size, target }) => ({
       path: at,
       type,
       mode: mode.toString(8).padStart(4, '0'),
@@ -104,6 +106,39 @@ export async function publicKeyFile(path: string): Promise<KeyObject> {
   return readPublicKey((await readCapped(path, 2 ** 20)).toString('latin1'), path);
 }
 
+interface Packed {
+  kind: 'deb' | 'rpm';
+  package: NonNullable<Inspection['package']>;
+  files: DebEntry[];
+}
+
+/** Null for what is no package. */
+async function packedIn(bytes: Buffer, path: string): Promise<Packed | null> {
+  if (bytes.subarray(0, AR_MAGIC.length).equals(AR_MAGIC)) {
+    const deb = await parseDeb(bytes, path);
+    return { kind: 'deb', package: packageOf(deb), files: deb.files };
+  }
+  if (bytes.length > 4 && bytes.readUInt32BE(0) === RPM_MAGIC) {
+    const { header, files } = await readRpmFile(path);
+    return { kind: 'rpm', package: rpmPackageOf(header), files };
+  }
+  return null;
+}
+
+function rpmPackageOf(header: RpmHeader): NonNullable<Inspection['package']> {
+  const { name, arch, relations, packager, summary } = header;
+  // What rpm itself must be able to do is no package.
+  const requires = relations.requires.map(relationText).filter((each) => !each.startsWith('rpmlib('));
+  return {
+    name,
+    version: evrOf(header),
+    architecture: arch,
+    depends: requires.length === 0 ? null : [...new Set(requires)].join(', '),
+    maintainer: packager === '' ? null : packager,
+    description: summary === '' ? null : summary,
+  };
+}
+
 function packageOf({ control }: Deb): NonNullable<Inspection['package']> {
   const one = (name: string): string | null => control.get(name) ?? null;
   return {
@@ -116,7 +151,7 @@ function packageOf({ control }: Deb): NonNullable<Inspection['package']> {
   };
 }
 
-async function packedModules(deb: Deb, name: string): Promise<InspectedModule[]> {
+async function packedModules(deb: Packed, name: string): Promise<InspectedModule[]> {
   const modules: InspectedModule[] = [];
   for (const file of deb.files) {
     if (file.type !== 'file' || !/\.ko(\.gz|\.xz|\.zst)?$/.test(file.path)) continue;
@@ -163,10 +198,9 @@ function signatureOf(ko: Buffer): ModuleSignature | null {
 }
 
 function foreign(bytes: Buffer, where: string): Dkms2binError {
-  const magic = bytes.subarray(0, 4).toString('hex');
-  const what = bytes.length === 0 ? 'is empty' : magic === 'edabeedb' ? 'is an .rpm' : null;
-  return new Dkms2binError('usage', `${where} ${what ?? 'is neither a Debian package nor a kernel module'}`, {
-    hint: 'inspect reads .deb packages and .ko, .ko.gz, .ko.xz and .ko.zst modules.',
+  const what = bytes.length === 0 ? 'is empty' : null;
+  return new Dkms2binError('usage', `${where} ${what ?? 'is neither a package nor a kernel module'}`, {
+    hint: 'inspect reads .deb and .rpm packages and .ko, .ko.gz, .ko.xz and .ko.zst modules.',
   });
 }
 

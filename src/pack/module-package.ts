@@ -48,7 +48,7 @@ export interface PackedPackage extends Published {
   architecture: string;
 }
 
-const RELEASE = /^[0-9][A-Za-z0-9.+~_-]{0,63}$/;
+export const RELEASE = /^[0-9][A-Za-z0-9.+~_-]{0,63}$/;
 const MODULE_FILE = /^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}\.ko$/;
 const EXTRA_FOLDERS = [
   '/etc/modprobe.d/',
@@ -135,7 +135,9 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
         ...base,
         package: common,
         architecture: 'all',
-        ...(source && { conflicts: [source.name], replaces: [source.name] }),
+        // It may be an .rpm.
+        ...(source &&
+          debName(source.name) === source.name && { conflicts: [source.name], replaces: [source.name] }),
         description: {
           synopsis: `${module} kernel module, files for every kernel`,
           lines: [
@@ -228,13 +230,20 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
 
 const folderOf = (release: string): string => `/lib/modules/${release}/updates/dkms`;
 
+function inspect(input: PackInput): string[] {
+  const arch = Object.entries(DEB_ARCH).find(([, deb]) => deb === input.debArch)?.[0];
+  if (arch === undefined) throw new Dkms2binError('usage', `Unknown Debian architecture ${input.debArch}`);
+  return checkModules(input, arch);
+}
+
 /** Checks every module against the kernel and returns the distinct vermagics. */
-function inspect({ module, modules, release, debArch }: PackInput): string[] {
+export function checkModules(
+  { module, modules, release }: Pick<PackInput, 'module' | 'modules' | 'release'>,
+  arch: string,
+): string[] {
   if (modules.length === 0) {
     throw new Dkms2binError('module', `The build of ${module} made no kernel module`);
   }
-  const arch = Object.entries(DEB_ARCH).find(([, deb]) => deb === debArch)?.[0];
-  if (arch === undefined) throw new Dkms2binError('usage', `Unknown Debian architecture ${debArch}`);
   const magics = new Set<string>();
   for (const { name, bytes, packed } of modules) {
     if (!MODULE_FILE.test(name) || !/^(\.(gz|xz|zst))?$/.test(packed?.suffix ?? '')) {
@@ -248,7 +257,8 @@ function inspect({ module, modules, release, debArch }: PackInput): string[] {
   return [...magics].sort();
 }
 
-function extraMode(path: string, mode: number): number {
+/** The mode that such a file gets. Throws fault `module` for a path that isExtraPath refuses. */
+export function extraMode(path: string, mode: number): number {
   if (!isExtraPath(path)) {
     throw new Dkms2binError('module', `Not a file that a module package may ship: ${JSON.stringify(path)}`);
   }

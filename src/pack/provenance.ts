@@ -6,7 +6,7 @@ import { Dkms2binError } from '../core/errors.js';
 import { publish, type Published } from '../core/publish.js';
 import { readCapped } from '../core/read-capped.js';
 import { payloadOf, readEnvelope, signEnvelope, verifyEnvelope, type Signer } from './dsse.js';
-import { debPurl, purlVersion } from './purl.js';
+import { packagePurl, purlVersion } from './purl.js';
 
 export const STATEMENT_TYPE = 'https://in-toto.io/Statement/v1';
 export const PREDICATE_TYPE = 'https://slsa.dev/provenance/v1';
@@ -33,7 +33,7 @@ export interface SourceRecord {
 export interface InstalledPackage {
   name: string;
   version: string;
-  /** Debian's name of the architecture, `all` included. */
+  /** The distro's name of the architecture, `all` and `noarch` included. */
   arch?: string;
 }
 
@@ -64,6 +64,8 @@ export interface BuildFacts {
   distro: string;
   arch: Arch;
   packages: PackageRecord[];
+  /** Of `packages`, of the distro's and so of the source's. */
+  packageType: 'deb' | 'rpm';
   source: SourceRecord;
   /** Other sources of the request that were built first. */
   buildDepends: SourceRecord[];
@@ -148,7 +150,7 @@ export interface Statement {
  * what belongs to one run, times among it, is in `runDetails` alone, and nothing of it is in the packages' bytes.
  */
 export function makeStatement(facts: BuildFacts): Statement {
-  const { source, options, image, roles, builder, run } = facts;
+  const { source, options, image, builder, run } = facts;
   return {
     _type: STATEMENT_TYPE,
     // The modules are subjects, too: one that was taken out of its package, or is installed, can be traced by its digest.
@@ -187,7 +189,7 @@ export function makeStatement(facts: BuildFacts): Statement {
         },
         resolvedDependencies: [
           ...[source, ...facts.buildDepends].map((each, at) =>
-            sourceDependency(each, facts.distro, at === 0 ? 'source' : 'build dependency'),
+            sourceDependency(each, facts, at === 0 ? 'source' : 'build dependency'),
           ),
           {
             name: 'base image',
@@ -200,7 +202,7 @@ export function makeStatement(facts: BuildFacts): Statement {
             digest: { sha256 },
             annotations: { role: 'kernel package' },
           })),
-          ...installedDependencies(facts.installed, roles, facts.distro),
+          ...installedDependencies(facts),
         ],
       },
       runDetails: {
@@ -237,24 +239,28 @@ function sourceParameter({ kind, text }: SourceRecord): { kind: string; name: st
   return { kind, name: kind === 'repo' ? text : basename(text) };
 }
 
-function sourceDependency(source: SourceRecord, distro: string, role: string): ResourceDescriptor {
+function sourceDependency(source: SourceRecord, of: BuildFacts, role: string): ResourceDescriptor {
   const { digest } = source;
   const annotations = { role };
   if (!source.package) return { name: basename(source.text), digest, annotations };
-  const { name, version } = source.package;
-  return { name, uri: debPurl(name, version, { arch: 'all', distro }), digest, annotations };
+  return { name: source.package.name, uri: sourcePurl(source.package, of), digest, annotations };
+}
+
+/** The package URL of a DKMS package of the distro. */
+export function sourcePurl(
+  { name, version }: { name: string; version: string },
+  { packageType, distro }: Pick<BuildFacts, 'packageType' | 'distro'>,
+): string {
+  const arch = packageType === 'deb' ? 'all' : 'noarch';
+  return packagePurl(packageType, name, version, { arch, distro });
 }
 
 /** By URI, so that the order in which a guest lists its packages does not matter. */
-function installedDependencies(
-  installed: readonly InstalledPackage[],
-  roles: BuildFacts['roles'],
-  distro: string,
-): ResourceDescriptor[] {
+function installedDependencies({ installed, roles, distro, packageType }: BuildFacts): ResourceDescriptor[] {
   return installed
     .map(({ name, version, arch }): ResourceDescriptor & { uri: string } => ({
       name,
-      uri: debPurl(name, version, { distro, ...(arch !== undefined && { arch }) }),
+      uri: packagePurl(packageType, name, version, { distro, ...(arch !== undefined && { arch }) }),
       annotations: { role: roleOf(name, roles) ?? 'toolchain' },
     }))
     .sort((a, b) => (a.uri < b.uri ? -1 : a.uri > b.uri ? 1 : 0));

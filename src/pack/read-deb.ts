@@ -248,7 +248,7 @@ function headerName(header: Buffer): string {
 }
 
 /** `./lib/x`, `lib/x` and `/lib/x` are `/lib/x`; null for `..`, control bytes, too long and empty ones. */
-function cleanPath(name: string): string | null {
+export function cleanPath(name: string): string | null {
   if (name === '' || name.length > MAX_PATH || /[\x00-\x1f\x7f-\x9f]/.test(name)) return null;
   const parts = name.split('/').filter((part) => part !== '' && part !== '.');
   return parts.includes('..') ? null : `/${parts.join('/')}`;

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import { basename } from 'node:path';
 import { publish, type Published } from '../core/publish.js';
-import { roleOf, type BuildFacts, type PackageRecord, type SourceRecord } from './provenance.js';
-import { debPurl } from './purl.js';
+import { roleOf, sourcePurl, type BuildFacts, type PackageRecord, type SourceRecord } from './provenance.js';
+import { packagePurl } from './purl.js';
 
 interface Component {
   type: 'application' | 'library' | 'operating-system' | 'file';
@@ -56,8 +56,8 @@ export async function writeSbom(
  * time is the epoch, its serial number a hash of the rest.
  */
 export function makeSbom(facts: BuildFacts, record: PackageRecord): Bom {
-  const { distro, roles, builder } = facts;
-  const purl = debPurl(record.package, record.version, {
+  const { distro, roles, builder, packageType } = facts;
+  const purl = packagePurl(packageType, record.package, record.version, {
     arch: record.architecture,
     distro,
     vendor: 'dkms2bin',
@@ -65,13 +65,13 @@ export function makeSbom(facts: BuildFacts, record: PackageRecord): Bom {
   // Files for every kernel come from the source alone.
   const built = record.architecture !== 'all';
   const sources = [facts.source, ...(built ? facts.buildDepends : [])].map((each) =>
-    sourceComponent(each, distro),
+    sourceComponent(each, facts),
   );
   const tools = built
     ? facts.installed.flatMap(({ name, version, arch }): Component[] => {
         const role = roleOf(name, roles);
         if (role === undefined) return [];
-        const ref = debPurl(name, version, { distro, ...(arch !== undefined && { arch }) });
+        const ref = packagePurl(packageType, name, version, { distro, ...(arch !== undefined && { arch }) });
         return [
           {
             type: role === 'kernel image' ? 'operating-system' : 'application',
@@ -136,9 +136,9 @@ function fileComponent(
   };
 }
 
-function sourceComponent(source: SourceRecord, distro: string): Component {
+function sourceComponent(source: SourceRecord, of: BuildFacts): Component {
   const { package: found, digest, text } = source;
-  const purl = found && debPurl(found.name, found.version, { arch: 'all', distro });
+  const purl = found && sourcePurl(found, of);
   const name = found?.name ?? basename(text);
   return {
     type: 'library',

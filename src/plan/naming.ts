@@ -1,6 +1,8 @@
 import { DEB_ARCH, type Arch } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import { checkRelease } from '../distro/release.js';
+import type { PackageForm } from '../distro/row.js';
+import { rpmNames } from '../distro/rpm-names.js';
 
 export type NameStyle = 'seed' | 'dkms';
 
@@ -43,12 +45,20 @@ function quote(text: string): string {
   return JSON.stringify(text.length > 100 ? `${text.slice(0, 100)}…` : text);
 }
 
-/** File name of the package without `.deb`, and of the log beside it without `.log`. */
-export function packageBaseName(identity: PackageIdentity, style: NameStyle = 'seed'): string {
+/**
+ * File name of the package without `.deb` or `.rpm`, and of the log beside it without `.log`. The style is one of .deb
+ * files: rpm's tools expect a file to be called what the package is called.
+ */
+export function packageBaseName(
+  identity: PackageIdentity,
+  style: NameStyle = 'seed',
+  form: PackageForm = 'deb',
+): string {
   const module = checkModuleName(identity.module);
   // A colon (a version with an epoch) is awkward in file names; dpkg too leaves the epoch out of them.
   const version = checkModuleVersion(identity.version).replaceAll(':', '-');
   const release = checkRelease(identity.release);
+  if (form !== 'deb') return rpmNames(identity, form).file.replace(/\.rpm$/, '');
   return style === 'dkms'
     ? `${module}-modules-${release}_${version}_${DEB_ARCH[identity.arch]}`
     : `${module}_${version}-${release}_${identity.arch}`;

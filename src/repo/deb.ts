@@ -1,7 +1,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { Dkms2binError } from '../core/errors.js';
 import { decompress, type Compression } from '../pack/decompress.js';
-import { readAt, Unreadable } from './package-file.js';
+import { readAt, Unreadable } from '../pack/package-file.js';
 
 export interface DebHeader {
   name: string;

@@ -1,4 +1,4 @@
-import { RELATION_KINDS, type RelationKind, type RpmHeader, type RpmRelation } from './rpm.js';
+import { RELATION_KINDS, type RelationKind, type RpmHeader, type RpmRelation } from '../pack/rpm-header.js';
 import type { RpmFile } from './scan.js';
 
 const PRIMARY = /^\/etc\/|bin\/|^\/usr\/lib\/sendmail$/;

@@ -3,10 +3,10 @@ import { constants } from 'node:fs';
 import { open, readdir, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Dkms2binError, messageOf } from '../core/errors.js';
-import { compareVersions } from '../distro/version.js';
+import { compareRpmVersions, compareVersions } from '../distro/version.js';
 import { readDeb, type DebHeader } from './deb.js';
-import { Unreadable } from './package-file.js';
-import { compareRpmVersions, readRpm, type RpmHeader } from './rpm.js';
+import { Unreadable } from '../pack/package-file.js';
+import { evrOf, readRpm, type RpmHeader } from '../pack/rpm-header.js';
 
 interface RepoFile {
   /** Relative to the repository, with slashes. */
@@ -129,9 +129,8 @@ const debFile = (header: DebHeader): Described => {
 };
 
 const rpmFile = (header: RpmHeader): Described => {
-  const { name, epoch, version, release, arch } = header;
-  const evr = `${epoch === '0' ? '' : `${epoch}:`}${version}-${release}`;
-  return { format: 'rpm', name, version: evr, architecture: arch, header };
+  const { name, arch } = header;
+  return { format: 'rpm', name, version: evrOf(header), architecture: arch, header };
 };
 
 async function digest(file: FileHandle): Promise<string> {

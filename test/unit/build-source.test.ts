@@ -1,12 +1,12 @@
 import { execFileSync } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { KernelLayer } from '../../src/build/kernel-layer.js';
 import type { Machine } from '../../src/build/machine.js';
-import { prepareSource, readConfText, type Lookup, type Prepared } from '../../src/build/source.js';
+import { prepareSource, readConfText, rpmTar, type Lookup, type Prepared } from '../../src/build/source.js';
 import type { ModuleSource } from '../../src/core/cell.js';
 import { makeDeb } from '../../src/pack/deb.js';
 import { hasTool } from './pack-fixture.js';
@@ -54,6 +54,18 @@ function deb(name: string, text: string, depends: string[] = []): ModuleSource {
   const files = [{ path: `/usr/src/${name}-1.0/dkms.conf`, mode: 0o644, bytes: Buffer.from(text) }];
   writeFileSync(path, makeDeb({ control, files, scripts: {}, mtime: 0 }));
   return { kind: 'deb', text: name, path };
+}
+
+function rpm(name: string, path: string, text: string): ModuleSource {
+  const spec = join(tmp, `${name}.spec`);
+  const lines = [
+    `Name: dkms-${name}\nVersion: 1.0\nRelease: 2\nSummary: x\nLicense: GPL\nBuildArch: noarch\n%description\n%install`,
+    `mkdir -p %{buildroot}${path}\nprintf '%%s' '${text}' >%{buildroot}${path}/dkms.conf`,
+    `ln -s dkms.conf %{buildroot}${path}/link\n%files\n${path}`,
+  ];
+  writeFileSync(spec, lines.join('\n'));
+  execFileSync('rpmbuild', ['-bb', '--quiet', '--define', `_topdir ${tmp}`, spec], { stdio: 'ignore' });
+  return { kind: 'rpm', text: name, path: join(tmp, 'RPMS/noarch', `dkms-${name}-1.0-2.noarch.rpm`) };
 }
 
 const prepare = (source: ModuleSource, siblings: ModuleSource[]): Promise<Prepared> =>
@@ -149,5 +161,25 @@ describe('build dependencies from the same request', () => {
       with: [greedy],
       network: true,
     });
+  });
+});
+
+describe.skipIf(!hasTool('rpmbuild'))('an .rpm', () => {
+  it('is unpacked on this host, links and all, and brings what others need', async () => {
+    const source = rpm('needs', '/usr/src/needs-1.0', conf('needs', 'lib'));
+    const prepared = await prepare(source, [rpm('lib', '/usr/src/lib-1.0', conf('lib'))]);
+    expect(prepared.package).toEqual({ name: 'dkms-needs', version: '1.0-2' });
+    expect(names(prepared)).toEqual(['lib']);
+    expect(prepared.network).toBe(false);
+    const tar = join(tmp, 'out.tar');
+    writeFileSync(tar, await rpmTar((source as { path: string }).path));
+    execFileSync('tar', ['-xf', tar, '-C', tmp]);
+    expect(readFileSync(join(tmp, 'usr/src/needs-1.0/link'), 'utf8')).toBe(conf('needs', 'lib'));
+  });
+
+  it('without a DKMS source is refused', async () => {
+    await expect(prepare(rpm('doc', '/usr/share/doc/x', conf('doc')), [])).rejects.toThrow(
+      'holds no DKMS source',
+    );
   });
 });

@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parse, stringify } from 'yaml';
 import { PACKAGE_ROOT } from '../../src/core/paths.js';
-import { catalogueJsonSchema, fill, findRow, loadCatalogue } from '../../src/image/catalogue.js';
+import { kernelPackages } from '../../src/distro/packages.js';
+import { catalogueJsonSchema, findRow, loadCatalogue } from '../../src/image/catalogue.js';
 
 let dir: string;
 beforeEach(async () => {
@@ -32,6 +33,22 @@ async function load(content: unknown): ReturnType<typeof loadCatalogue> {
   return loadCatalogue(dir);
 }
 
+it("takes a folder of the user's own rows besides, and a row in both for a mistake", async () => {
+  const [row] = (await debian()).rows;
+  const own = { ...row, id: 'rig', aliases: [] };
+  await writeFile(join(dir, 'test.yaml'), stringify({ family: 'debian', rows: [own] }));
+  process.env.DKMS2BIN_CATALOGUE = dir;
+  try {
+    const rows = await loadCatalogue();
+    expect(findRow(rows, 'rig').file).toBe(join(dir, 'test.yaml'));
+    expect(findRow(rows, 'debian-12').file).not.toContain(dir);
+    await writeFile(join(dir, 'test.yaml'), stringify({ family: 'debian', rows: [row] }));
+    await expect(loadCatalogue()).rejects.toThrow('already names');
+  } finally {
+    delete process.env.DKMS2BIN_CATALOGUE;
+  }
+});
+
 describe('the shipped catalogue', () => {
   it('fills Debian rows in', async () => {
     const rows = await loadCatalogue();
@@ -54,17 +71,13 @@ describe('the shipped catalogue', () => {
       'bookworm-backports',
     ]);
     expect(bookworm.arch.x86_64.kernelFlavours).toEqual(['amd64', 'cloud-amd64', 'rt-amd64']);
-    expect(fill(bookworm.packages.headers, { release: '6.1.0-56-amd64' })).toBe(
-      'linux-headers-6.1.0-56-amd64',
-    );
+    expect(kernelPackages(bookworm, '6.1.0-56-amd64').headers).toContain('linux-headers-6.1.0-56-amd64');
     expect(findRow(rows, 'bullseye').bootstrap?.includes).toContain('ifupdown');
     expect(bookworm.bootstrap?.includes).not.toContain('ifupdown');
     expect(new URL(findRow(rows, 'sid').arch.x86_64.image.url).pathname).toBe(
       '/images/cloud/sid/daily/latest/debian-sid-genericcloud-amd64-daily.qcow2',
     );
-    expect(JSON.stringify(rows.map((r) => [r.arch, r.mirrors, r.archive, r.suites]))).not.toMatch(
-      /[{]\w+[}]/,
-    );
+    expect(JSON.stringify(rows.map((r) => [r.arch, r.mirrors, r.suites]))).not.toMatch(/[{]\w+[}]/);
   });
 
   it('says which distros there are', async () => {
@@ -109,6 +122,22 @@ describe('a catalogue file', () => {
         }),
       /arch\.x86_64\.image\.signature\.keyFingerprint: a full fingerprint/,
     ],
+    [
+      'a signature without a key',
+      (r) => (r.arch.x86_64.image.signature = { kind: 'clearsigned', keyFingerprint: 'A'.repeat(40) }),
+      /arch\.x86_64\.image\.signature: keyFile or keyUrl is missing/,
+    ],
+    [
+      'a * in a folder',
+      (r) => (r.arch.x86_64.image.url = 'https://x/*/y.qcow2'),
+      /arch\.x86_64\.image\.url: one \*/,
+    ],
+    [
+      'a package of an unknown placeholder',
+      (r) => r.packages.headers.push('linux-headers-{flavor}'),
+      /packages\.headers: unknown placeholder \{flavor\}/,
+    ],
+    ['no place to list kernels from', (r) => (r.packageManager = 'dnf'), /repos: must not be empty/],
     [
       'a security suite without mirror',
       (r) => delete r.mirrors.security,
@@ -183,17 +212,17 @@ describe('a catalogue file', () => {
             },
           },
           packages: {
-            image: 'linux-image-{release}',
-            headers: 'linux-headers-{release}',
+            image: ['linux-image-{release}'],
+            headers: ['linux-headers-{release}', '{source}-headers-{abi}'],
             extra: ['linux-image-extra-{release}'],
           },
-          archive: { kind: 'launchpad', url: 'https://lp.{domain}' },
+          archives: [{ kind: 'launchpad', url: 'https://lp.{domain}', api: 'https://api.{domain}' }],
           seed: { quirks: ['cloud-init-0.7'] },
         },
       ],
     });
     expect(trusty!.arch.x86_64.image.signature).toMatchObject({ keyFile: join(dir, 'keys/u.asc') });
-    const { bootstrap: _none, archive: _gone, components: _no, suites: _not, ...rest } = sid;
+    const { bootstrap: _none, archives: _gone, components: _no, suites: _not, ...rest } = sid;
     const [fedora] = await load({
       family: 'fedora',
       rows: [
@@ -212,10 +241,12 @@ describe('a catalogue file', () => {
               image: image('bsd-checksum', { kind: 'clearsigned', ...key }),
             },
           },
-          packages: { image: 'kernel-core-{release}', headers: 'kernel-devel-{release}' },
+          repos: [{ name: 'fedora', url: '{mirror}/releases/{version}/{arch}/os' }],
+          packages: { image: ['kernel-core'], headers: ['kernel-devel'] },
         },
       ],
     });
     expect(fedora).toMatchObject({ suites: [], packages: { extra: [] }, seed: { quirks: [] } });
+    expect(fedora!.repos[0]!.url).toBe(`{mirror}/releases/${fedora!.version}/{arch}/os`);
   });
 });

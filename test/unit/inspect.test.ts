@@ -212,9 +212,9 @@ describe('a module', () => {
 
 describe('what is neither', () => {
   it.each<[string, Buffer | string, string]>([
-    ['text', 'hello\n', 'is neither a Debian package nor a kernel module'],
+    ['text', 'hello\n', 'is neither a package nor a kernel module'],
     ['nothing', '', 'is empty'],
-    ['an .rpm', Buffer.from('edabeedb0300', 'hex'), 'is an .rpm'],
+    ['a cut-off .rpm', Buffer.from('edabeedb0300', 'hex'), 'is no readable RPM package: cut off'],
     ['a library', '!<arch>\nfoo.o/', 'is no readable Debian package'],
     ['gzipped text', gzipSync('hello'), 'is neither'],
     ['an executable', readFileSync(process.execPath).subarray(0, 4096), 'Not a usable kernel module'],

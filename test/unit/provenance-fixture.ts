@@ -34,6 +34,7 @@ export function facts(more: Partial<BuildFacts> = {}): BuildFacts {
     kernel: RELEASE,
     distro: 'debian-12',
     arch: 'x86_64',
+    packageType: 'deb',
     packages: [
       {
         file: FILE,

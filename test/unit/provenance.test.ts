@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Dkms2binError } from '../../src/core/errors.js';
 import { payloadOf, readEnvelope, readSigner, verifyEnvelope } from '../../src/pack/dsse.js';
 import { makeBundle, makeStatement, readBundle, writeProvenance } from '../../src/pack/provenance.js';
-import { debPurl } from '../../src/pack/purl.js';
+import { packagePurl } from '../../src/pack/purl.js';
 import { facts, FILE, KO, RELEASE, sha256 } from './provenance-fixture.js';
 import { fakeModule } from './pack-fixture.js';
 
@@ -107,19 +107,23 @@ describe('makeStatement', () => {
   });
 });
 
-describe('debPurl', () => {
+describe('packagePurl', () => {
   it.each([
     [
-      debPurl('libstdc++6', '1:2~a+b', { distro: 'debian-12' }),
+      packagePurl('deb', 'libstdc++6', '1:2~a+b', { distro: 'debian-12' }),
       'pkg:deb/debian/libstdc%2B%2B6@1:2~a%2Bb?distro=debian-12',
     ],
     [
-      debPurl('x', '1', { distro: 'ubuntu-24.04', arch: 'amd64' }),
+      packagePurl('deb', 'x', '1', { distro: 'ubuntu-24.04', arch: 'amd64' }),
       'pkg:deb/ubuntu/x@1?arch=amd64&distro=ubuntu-24.04',
     ],
     [
-      debPurl('x', '1', { distro: 'debian-sid', vendor: 'dkms2bin' }),
+      packagePurl('deb', 'X', '1', { distro: 'debian-sid', vendor: 'dkms2bin' }),
       'pkg:deb/dkms2bin/x@1?distro=debian-sid',
+    ],
+    [
+      packagePurl('rpm', 'kernel-devel-X', '1:5.14-3.el9', { distro: 'rocky-9', arch: 'x86_64' }),
+      'pkg:rpm/rocky/kernel-devel-X@5.14-3.el9?arch=x86_64&distro=rocky-9&epoch=1',
     ],
   ])('%s', (made, wanted) => expect(made).toBe(wanted));
 });

@@ -7,7 +7,7 @@ import { bootEnforcing } from '../../src/build/enforce.js';
 import { kernelLayer, type KernelLayer } from '../../src/build/kernel-layer.js';
 import type { Booted, Machine } from '../../src/build/machine.js';
 import { cacheDir } from '../../src/core/paths.js';
-import { resolveKernels } from '../../src/distro/debian.js';
+import { resolveKernels } from '../../src/distro/resolve.js';
 import { findRow, loadCatalogue } from '../../src/image/catalogue.js';
 import { readDeb } from '../../src/pack/read-deb.js';
 import { openSigner } from '../../src/pack/sign.js';

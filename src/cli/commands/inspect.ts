@@ -17,7 +17,7 @@ export function addInspect(program: Command, context: CliContext): void {
     .command('inspect')
     .summary('show what a package or a kernel module is')
     .description(
-      'Shows what a .deb package, or a .ko, .ko.xz or .ko.zst module, is: module, kernel, files, and whether it is what the provenance beside it (<file>.intoto.jsonl) describes. Exits with 1 when it is not, with 2 when the file is damaged or something else.',
+      'Shows what a .deb or .rpm package, or a .ko, .ko.xz or .ko.zst module, is: module, kernel, files, and whether it is what the provenance beside it (<file>.intoto.jsonl) describes. Exits with 1 when it is not, with 2 when the file is damaged or something else.',
     )
     .argument('<file>', 'package or module')
     .option(

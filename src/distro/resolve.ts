@@ -1,18 +1,14 @@
 import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
-import { DEB_ARCH, type Arch, type KernelTarget } from '../core/cell.js';
-import { Dkms2binError } from '../core/errors.js';
-import { candidatesFor, checkRelease } from './release.js';
-import {
-  fetchBytes,
-  listKernels,
-  type IndexOptions,
-  type KernelEntry,
-  type KernelIndex,
-} from './apt-index.js';
+import type { Arch, KernelTarget } from '../core/cell.js';
+import { Dkms2binError, messageOf } from '../core/errors.js';
+import { listKernels, type IndexOptions, type KernelEntry, type KernelIndex } from './apt-index.js';
+import { fromArchives, isUnreachable, type Place } from './archives.js';
 import { hostMirrors } from './mirrors.js';
-import type { DistroRow } from './row.js';
-import { compareReleases, compareVersions } from './version.js';
+import { candidatesFor, checkRelease, flavourOf } from './release.js';
+import { DEB_ARCH_OF, type DistroRow, type RowArch } from './row.js';
+import { listRpmKernels } from './rpm-index.js';
+import { compareReleases, compareRpmVersions, compareVersions } from './version.js';
 
 export interface ResolveOptions extends Pick<
   IndexOptions,
@@ -29,14 +25,6 @@ export interface ResolveOptions extends Pick<
   /** Catalogue id of the host's own distro; read from /etc/os-release by default, null for none. */
   hostDistro?: string | null | undefined;
 }
-
-/** One place where a kernel was looked for, and what came of it. */
-interface Place {
-  where: string;
-  outcome: string;
-}
-
-const MAX_JSON_BYTES = 8 << 20;
 
 /**
  * Turns `--kernel` values into targets: exact releases, globs, `latest`; none at all means `latest`. Each release comes
@@ -62,10 +50,34 @@ export async function resolveKernels(
   return [...targets.values()];
 }
 
-/** All kernels that a distro's configured suites hold now, oldest first: what `dkms2bin kernels` prints. */
+/** All kernels that a distro's configured suites or repositories hold now, newest first: what `dkms2bin kernels` prints. */
 export async function availableKernels(row: DistroRow, options: ResolveOptions): Promise<KernelEntry[]> {
   const { kernels } = await new Resolver([row], options).index(row);
-  return unique(row, kernels).sort((a, b) => compareReleases(a.release, b.release));
+  return unique(row, kernels).sort((a, b) => compareReleases(b.release, a.release));
+}
+
+/** The kernels of a row's live archive, whatever kind it is. */
+async function indexOf(row: DistroRow, arch: RowArch, options: ResolveOptions): Promise<KernelIndex> {
+  const mirrors = await mirrorsOf(row, options, arch);
+  if (!isApt(row)) return listRpmKernels(row, arch, mirrors.main, options);
+  const apt = {
+    ...options,
+    keyring: options.keyring ?? row.keyring,
+    suites: row.suites,
+    arch: DEB_ARCH_OF[arch],
+    // Universe is ten times as large as main; Debian's are read once for kernels and DKMS packages.
+    ...(row.family === 'debian' ? {} : { components: ['main'] }),
+  };
+  const live = await listKernels({ ...apt, mirror: mirrors.main, securityMirror: mirrors.security });
+  const { old } = row.mirrors;
+  if (old === undefined || live.places.some(({ present }) => present)) return live;
+  // A release at its end moves as a whole.
+  const kept = await listKernels({ ...apt, mirror: old, securityMirror: old }).catch((error: unknown) => {
+    if (!isUnreachable(error)) throw error;
+    options.warn?.(messageOf(error));
+    return { kernels: [], metas: [], places: [] };
+  });
+  return { ...kept, places: [...live.places, ...kept.places] };
 }
 
 /**
@@ -93,16 +105,7 @@ class Resolver {
   index(row: DistroRow): Promise<KernelIndex> {
     let index = this.indexes.get(row.id);
     if (index === undefined) {
-      requireDebian(row);
-      index = mirrorsOf(row, this.options).then((mirrors) =>
-        listKernels({
-          ...this.options,
-          mirror: mirrors.main,
-          securityMirror: mirrors.security,
-          suites: row.suites,
-          arch: DEB_ARCH[this.arch],
-        }),
-      );
+      index = indexOf(row, this.arch, this.options);
       this.indexes.set(row.id, index);
     }
     return index;
@@ -129,7 +132,7 @@ class Resolver {
     );
     const meta = index.metas
       .filter((entry) => entry.name === name && !backports.has(entry.suite))
-      .sort((a, b) => compareVersions(b.packageVersion, a.packageVersion))[0];
+      .sort((a, b) => comparing(row)(b.packageVersion, a.packageVersion))[0];
     const kernel = meta && unique(row, index.kernels).find(({ release }) => release === meta.release);
     if (kernel) return this.target(row, kernel);
     throw new Dkms2binError(
@@ -170,17 +173,25 @@ class Resolver {
       .map(({ row, kernel }) => this.target(row, kernel));
   }
 
-  /** The distros that a glob's fixed beginning points to; all of them when it says too little. */
+  /** The distros that a glob points to; Debian's when it says too little. */
   private rowsOfGlob(pattern: string): readonly DistroRow[] {
     const debian = this.rows.filter(({ family }) => family === 'debian');
+    const tag = /\.((?:el|fc|amzn)\d+)(_\d+)?(uek)?(?=[.*?+-]|$)/.exec(pattern);
+    const flavour = /[\d*?]-([a-z][a-z0-9-]*)$/.exec(pattern)?.[1];
     const suffix = /\+deb\d+(?=[.*?-]|$)/.exec(pattern)?.[0];
-    const fixed =
-      suffix !== undefined
-        ? `1.0.0${suffix}`
-        : /^\d+\.\d+\.\d+(?:-|\+deb\d+)(?=[*?[\d.+-])/.exec(pattern)?.[0];
-    if (fixed === undefined) return debian;
+    const start = /^\d+\.\d+\.\d+(?:-|\+deb\d+)(?=[*?[\d.+-])/.exec(pattern)?.[0];
+    let sample: string;
+    if (tag) sample = `1.0.0-1${tag[0]}.x86_64`;
+    else if (suffix !== undefined) sample = `1.0.0${suffix}-amd64`;
+    else if (flavour !== undefined && !flavour.endsWith('amd64')) {
+      const series = /^\d+\.\d+(?:\.\d+)?/.exec(pattern)?.[0];
+      if (series === undefined)
+        return this.rows.filter(({ arch: { x86_64: a } }) => a.kernelFlavours?.includes(flavour));
+      sample = `${series.split('.').length === 2 ? `${series}.0` : series}-1-${flavour}`;
+    } else if (start !== undefined) sample = start.endsWith('-') ? `${start}1-amd64` : `${start}-amd64`;
+    else return debian;
     try {
-      return candidatesFor(fixed.endsWith('-') ? `${fixed}1-amd64` : `${fixed}-amd64`, this.rows);
+      return candidatesFor(sample, this.rows);
     } catch {
       return debian;
     }
@@ -211,10 +222,14 @@ class Resolver {
 
     const archived: KernelTarget[] = [];
     for (const row of rows) {
-      const target = await this.fromArchive(release, row, places);
+      const target = await fromArchives(row, release, this.arch, this.options, places);
       if (target) archived.push(target);
     }
-    if (archived.length > 1) throw ambiguous(release, rows);
+    if (archived.length > 1)
+      throw ambiguous(
+        release,
+        rows.filter(({ id }) => archived.some(({ distro }) => distro === id)),
+      );
     if (archived[0]) return archived[0];
     const near = nearest(release, all);
     throw new Dkms2binError('not-found', `There is no kernel ${release}${listed(places)}`, {
@@ -237,87 +252,6 @@ class Resolver {
     throw new Dkms2binError('usage', `${release} is a kernel of ${ids}, not of ${chosen.id}`, {
       hint: 'Leave --distro out to let the kernel release decide.',
     });
-  }
-
-  private async fromArchive(
-    release: string,
-    row: DistroRow,
-    places: Place[],
-  ): Promise<KernelTarget | undefined> {
-    const base = (
-      this.options.archiveUrl ?? (row.archive?.kind === 'snapshot' ? row.archive.url : undefined)
-    )?.replace(/\/+$/, '');
-    if (base === undefined) return undefined;
-    if (this.options.offline) {
-      places.push({ where: base, outcome: 'not asked (--offline)' });
-      return undefined;
-    }
-    try {
-      const target = await this.snapshot(base, release, row);
-      if (target === undefined) {
-        const where = `${base} (${row.id})`;
-        if (!places.some((place) => place.where === where)) places.push({ where, outcome: 'not there' });
-      }
-      return target;
-    } catch (error) {
-      // The live mirrors answered. An archive that cannot even be connected to from here is one more place without the
-      // kernel; one that breaks off is worth a retry.
-      const code = codeOf(error);
-      if (
-        code === undefined ||
-        !['ENOTFOUND', 'EAI_AGAIN', 'ECONNREFUSED', 'ENETUNREACH', 'EHOSTUNREACH'].includes(code)
-      ) {
-        throw error;
-      }
-      if (!places.some((place) => place.where === base)) {
-        places.push({ where: base, outcome: `cannot be reached from this host (${code})` });
-      }
-      return undefined;
-    }
-  }
-
-  /** Asks the snapshot API where and when the image package was seen, then which suite held it then. */
-  private async snapshot(base: string, release: string, row: DistroRow): Promise<KernelTarget | undefined> {
-    const name = `linux-image-${release}`;
-    const path = `${base}/mr/binary/${encodeURIComponent(name)}/`;
-    const versions = resultOf(await this.json(path), 'binary_version').sort((a, b) => compareVersions(b, a));
-    for (const version of versions) {
-      const answer = await this.json(`${path}${encodeURIComponent(version)}/binfiles?fileinfo=1`);
-      for (const { archiveName, timestamp } of seen(answer, DEB_ARCH[this.arch])) {
-        const uri = `${base}/archive/${archiveName}/${timestamp}/`;
-        for (const suite of archiveSuites(archiveName, row, version)) {
-          const index = await listKernels({
-            ...this.options,
-            mirror: uri,
-            suites: [{ name: suite, mirror: 'main' }],
-            arch: DEB_ARCH[this.arch],
-            maxAge: Infinity,
-            expiredKeys: true,
-            components: ['main'],
-          });
-          if (!index.kernels.some((entry) => entry.release === release)) continue;
-          return {
-            release,
-            distro: row.id,
-            arch: this.arch,
-            packageVersion: version,
-            suite,
-            archive: { uri, suite },
-          };
-        }
-      }
-    }
-    return undefined;
-  }
-
-  private async json(url: string): Promise<unknown> {
-    const bytes = await fetchBytes(url, MAX_JSON_BYTES, this.options);
-    if (bytes === undefined) return undefined;
-    try {
-      return JSON.parse(bytes.toString('utf8')) as unknown;
-    } catch (error) {
-      throw new Dkms2binError('transient', `${url} did not answer with JSON`, { cause: error });
-    }
   }
 
   private target(row: DistroRow, kernel: KernelEntry): KernelTarget {
@@ -359,13 +293,17 @@ export function releaseOfKernelPackages(
 export async function mirrorsOf(
   row: DistroRow,
   options: Pick<ResolveOptions, 'mirror' | 'securityMirror'>,
+  arch: RowArch = 'x86_64',
 ): Promise<{ main: string; security: string | undefined }> {
   const host = row.family === 'debian' ? await hostMirrors() : {};
   const given = options.mirror?.replace(/\/+$/, '');
-  const derived = given !== undefined && /\/debian$/.test(given) ? `${given}-security` : undefined;
+  const own = row.arch[arch]?.mirrors ?? row.mirrors;
+  let derived: string | undefined;
+  if (given !== undefined && row.family !== 'debian') derived = given;
+  else if (given !== undefined && /\/debian$/.test(given)) derived = `${given}-security`;
   return {
-    main: given ?? host.main ?? row.mirrors.main,
-    security: options.securityMirror ?? derived ?? host.security ?? row.mirrors.security,
+    main: given ?? host.main ?? own.main,
+    security: options.securityMirror ?? derived ?? host.security ?? own.security,
   };
 }
 
@@ -391,21 +329,33 @@ async function hostDistro(): Promise<string | null> {
   return id === undefined || version === undefined ? null : `${id}-${version}`;
 }
 
-export function requireDebian(row: DistroRow): void {
-  if (row.family === 'debian') return;
-  throw new Dkms2binError('not-found', `Packages of ${row.id} cannot be looked up yet`, {
-    hint: 'Debian is the only family for now.',
+/** Throws unless the row's packages lie in an apt archive. */
+export function requireApt(row: DistroRow): void {
+  if (isApt(row)) return;
+  throw new Dkms2binError('not-found', `DKMS packages of ${row.id} cannot be looked up by name yet`, {
+    hint: 'Give the package as a file, or a folder with dkms.conf.',
   });
+}
+
+function isApt(row: DistroRow): boolean {
+  return row.packageManager !== 'dnf' && row.packageManager !== 'zypper';
+}
+
+/** How the row's package manager compares versions. */
+function comparing(row: DistroRow): (a: string, b: string) => number {
+  return isApt(row) ? compareVersions : compareRpmVersions;
 }
 
 /** One entry per release: several suites may carry it, and the row's order of preference decides between equals. */
 function unique(row: DistroRow, kernels: readonly KernelEntry[]): KernelEntry[] {
-  const rank = (suite: string): number => row.suites.findIndex(({ name }) => name === suite);
+  const order = [...row.suites, ...(row.repos ?? [])];
+  const rank = (suite: string): number => order.findIndex(({ name }) => name === suite);
+  const compare = comparing(row);
   const best = new Map<string, KernelEntry>();
   for (const kernel of kernels) {
     const known = best.get(kernel.release);
-    const order = known === undefined ? 1 : compareVersions(kernel.packageVersion, known.packageVersion);
-    if (known === undefined || order > 0 || (order === 0 && rank(kernel.suite) < rank(known.suite))) {
+    const newer = known === undefined ? 1 : compare(kernel.packageVersion, known.packageVersion);
+    if (known === undefined || newer > 0 || (newer === 0 && rank(kernel.suite) < rank(known.suite))) {
       best.set(kernel.release, kernel);
     }
   }
@@ -437,9 +387,9 @@ export function nearest(
   kernels: readonly Pick<KernelEntry, 'release'>[],
   count = 5,
 ): string[] {
-  const flavour = /-((?:cloud-|rt-)?[a-z0-9]+)$/.exec(release)?.[1];
+  const kind = (other: string): string | undefined => flavourOf(other) ?? /\+[a-z0-9]+$/.exec(other)?.[0];
   const all = [...new Set(kernels.map((kernel) => kernel.release))].sort(compareReleases);
-  const same = all.filter((other) => /-((?:cloud-|rt-)?[a-z0-9]+)$/.exec(other)?.[1] === flavour);
+  const same = all.filter((other) => kind(other) === kind(release));
   const pool = same.length > 0 ? same : all;
   const numbers = (text: string): number[] => (text.match(/\d+/g) ?? []).slice(0, 4).map(Number);
   const distance = (other: string): number[] => {
@@ -474,50 +424,4 @@ function globExpression(pattern: string): RegExp {
   } catch (error) {
     throw new Dkms2binError('usage', `Not a pattern of kernel releases: ${pattern}`, { cause: error });
   }
-}
-
-/** Values of `key` in a snapshot answer's `result` array. */
-function resultOf(answer: unknown, key: string): string[] {
-  const result = (answer as { result?: unknown } | undefined)?.result;
-  if (!Array.isArray(result)) return [];
-  return result
-    .map((item) => (item as Record<string, unknown>)[key])
-    .filter((value): value is string => typeof value === 'string');
-}
-
-/** When and in which archive the files of one architecture were first seen; the security archive last. */
-function seen(answer: unknown, arch: string): { archiveName: string; timestamp: string }[] {
-  const { result, fileinfo } = (answer ?? {}) as {
-    result?: { architecture?: string; hash?: string }[];
-    fileinfo?: Record<string, { archive_name?: string; first_seen?: string }[]>;
-  };
-  if (!Array.isArray(result) || typeof fileinfo !== 'object' || fileinfo === null) return [];
-  return result
-    .filter((item) => item.architecture === arch && typeof item.hash === 'string')
-    .flatMap((item) => fileinfo[item.hash!] ?? [])
-    .filter(
-      (info) =>
-        /^\d{8}T\d{6}Z$/.test(info.first_seen ?? '') &&
-        ['debian', 'debian-security', 'debian-backports'].includes(info.archive_name ?? ''),
-    )
-    .map((info) => ({ archiveName: info.archive_name!, timestamp: info.first_seen! }))
-    .sort((a, b) => a.archiveName.localeCompare(b.archiveName));
-}
-
-/** Suites that may have held a package when an archive first saw it; the small ones come first. */
-function archiveSuites(archiveName: string, row: DistroRow, version: string): string[] {
-  const { codename } = row;
-  if (codename === 'sid') return archiveName === 'debian' ? ['sid'] : [];
-  if (archiveName === 'debian-security') return [`${codename}-security`];
-  if (archiveName === 'debian-backports' || version.includes('~bpo')) return [`${codename}-backports`];
-  // A kernel of a point release is first seen in proposed-updates.
-  return [`${codename}-proposed-updates`, `${codename}-updates`, codename];
-}
-
-function codeOf(error: unknown): string | undefined {
-  for (let at = error; at instanceof Error; at = at.cause) {
-    const { code } = at as NodeJS.ErrnoException;
-    if (typeof code === 'string' && /^E[A-Z_]+$/.test(code) && !code.startsWith('ERR_')) return code;
-  }
-  return undefined;
 }

@@ -16,7 +16,7 @@ import {
   releaseOfKernelPackages,
   resolveKernels,
   type ResolveOptions,
-} from '../../src/distro/debian.js';
+} from '../../src/distro/resolve.js';
 import type { DistroRow } from '../../src/distro/row.js';
 
 let server: Server;
@@ -125,7 +125,7 @@ const row = (id: string, codename: string, suites: DistroRow['suites']): DistroR
   mirrors: { main: 'http://unused.invalid/debian' },
   suites,
   arch: { x86_64: { defaultKernel: 'linux-image-amd64' } },
-  archive: { kind: 'snapshot', url: 'http://unused.invalid' },
+  archives: [{ kind: 'snapshot', url: 'http://unused.invalid' }],
 });
 const rows = [
   row('debian-12', 'bookworm', [
@@ -361,12 +361,12 @@ test('nearest and available kernels, and names of kernel package files', async (
     ),
   ).toEqual([3, 4, 6, 7].map((n) => `6.1.0-${n}-amd64`));
   expect((await availableKernels(rows[0]!, options())).map(({ release }) => release)).toEqual([
-    '6.1.0-47-amd64',
-    '6.1.0-47-cloud-amd64',
-    '6.1.0-56-amd64',
-    '6.1.0-56-cloud-amd64',
-    '6.12.95+deb12-amd64',
     '6.12.117+deb12-amd64',
+    '6.12.95+deb12-amd64',
+    '6.1.0-56-cloud-amd64',
+    '6.1.0-56-amd64',
+    '6.1.0-47-cloud-amd64',
+    '6.1.0-47-amd64',
   ]);
   expect(
     releaseOfKernelPackages([

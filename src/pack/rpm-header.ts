@@ -34,7 +34,16 @@ export interface RpmHeader {
   /** Where the main header lies in the file: first byte, and the one after its last. */
   headerRange: [number, number];
   relations: Record<RelationKind, RpmRelation[]>;
-  files: { path: string; type: 'file' | 'dir' | 'ghost' }[];
+  files: {
+    path: string;
+    type: 'file' | 'dir' | 'ghost';
+    /** Type and permission bits, as in an inode. */
+    mode: number;
+    /** Lower-case hex; '' for what is no regular file, and where the package has another digest than SHA-256. */
+    sha256: string;
+  }[];
+  /** `cpio` in every package of today, and what it is compressed with: `gzip`, `xz`, `zstd`, `bzip2`, `lzma`. */
+  payload: { format: string; compressor: string };
   /** Newest first, as in the package. */
   changelog: { author: string; time: number; text: string }[];
 }
@@ -53,6 +62,8 @@ const RELATIONS = {
 export type RelationKind = keyof typeof RELATIONS;
 export const RELATION_KINDS = Object.keys(RELATIONS) as RelationKind[];
 
+/** The first four bytes of every .rpm, big-endian. */
+export const RPM_MAGIC = 0xedabeedb;
 const LEAD_BYTES = 96;
 // rpm's own limit is 256 MiB; the header of a package with a hundred thousand files has about 20.
 const MAX_HEADER_BYTES = 64 << 20;
@@ -61,7 +72,7 @@ const MAX_HEADER_BYTES = 64 << 20;
 export async function readRpm(file: FileHandle, size: number): Promise<RpmHeader> {
   if (size === 0) throw new Unreadable('an empty file');
   const lead = await readAt(file, 0, LEAD_BYTES);
-  if (lead.readUInt32BE(0) !== 0xedabeedb) throw new Unreadable('not an RPM package');
+  if (lead.readUInt32BE(0) !== RPM_MAGIC) throw new Unreadable('not an RPM package');
   const signature = await header(file, LEAD_BYTES);
   // The signature header is padded to a multiple of eight bytes.
   const start = Math.ceil(signature.end / 8) * 8;
@@ -99,6 +110,7 @@ export async function readRpm(file: FileHandle, size: number): Promise<RpmHeader
     headerRange: [start, main.end],
     relations,
     files: filesOf(main),
+    payload: { format: main.text(1124) || 'cpio', compressor: main.text(1125) || 'gzip' },
     changelog: main.texts(1081).map((author, i) => ({ author, time: times[i] ?? 0, text: texts[i] ?? '' })),
   };
 }
@@ -191,6 +203,19 @@ function relationsOf(
   });
 }
 
+/** `[epoch:]version-release`, an epoch of 0 left out. */
+export const evrOf = ({ epoch, version, release }: RpmHeader): string =>
+  `${epoch === '0' ? '' : `${epoch}:`}${version}-${release}`;
+
+const OPERATOR: Record<string, string> = { LT: '<', GT: '>', EQ: '=', LE: '<=', GE: '>=' };
+
+/** As `rpm -q --requires` prints it: `kernel-uname-r = 5.14.0-503.el9.x86_64`. */
+export function relationText({ name, flags, evr }: RpmRelation): string {
+  if (flags === undefined || !evr) return name;
+  const release = evr.release === undefined ? '' : `-${evr.release}`;
+  return `${name} ${OPERATOR[flags]} ${evr.epoch === '0' ? '' : `${evr.epoch}:`}${evr.version}${release}`;
+}
+
 function splitEvr(text: string): NonNullable<RpmRelation['evr']> {
   const [, epoch, version = '', release] = /^(?:(\d+):)?([^-]*)(?:-(.*))?$/.exec(text) ?? [];
   return { epoch: epoch ?? '0', version, release };
@@ -206,44 +231,12 @@ function filesOf(main: Header): RpmHeader['files'] {
   const flags = main.numbers(1037);
   const isFolder = (i: number): boolean => ((modes[i] ?? 0) & 0o170000) === 0o040000;
   const isGhost = (i: number): boolean => ((flags[i] ?? 0) & 64) !== 0;
-  return paths.map((path, i) => ({ path, type: isFolder(i) ? 'dir' : isGhost(i) ? 'ghost' : 'file' }));
-}
-
-/** rpm's rpmvercmp on `[epoch:]version[-release]`. Returns negative, 0 or positive. */
-export function compareRpmVersions(a: string, b: string): number {
-  const [left, right] = [splitEvr(a), splitEvr(b)];
-  return (
-    Number(left.epoch) - Number(right.epoch) ||
-    compareParts(left.version, right.version) ||
-    compareParts(left.release ?? '', right.release ?? '')
-  );
-}
-
-function compareParts(a: string, b: string): number {
-  let [left, right] = [a, b];
-  for (;;) {
-    left = left.replace(/^[^A-Za-z0-9~^]+/, '');
-    right = right.replace(/^[^A-Za-z0-9~^]+/, '');
-    // `~` sorts before everything, the end too; `^` after the end but before everything else.
-    const mark = ['~', '^'].find((each) => left.startsWith(each) || right.startsWith(each));
-    if (mark !== undefined && left.startsWith(mark) && right.startsWith(mark)) {
-      left = left.slice(1);
-      right = right.slice(1);
-      continue;
-    }
-    if (mark === '~') return left.startsWith(mark) ? -1 : 1;
-    if (left === '' || right === '') return left === right ? 0 : left === '' ? -1 : 1;
-    if (mark === '^') return left.startsWith(mark) ? -1 : 1;
-    const segment = /^\d/.test(left) ? /^\d+/ : /^[A-Za-z]+/;
-    const one = segment.exec(left)?.[0] ?? '';
-    const two = segment.exec(right)?.[0] ?? '';
-    const digits = /^\d/.test(one);
-    // Digits are newer than letters.
-    if (two === '') return digits ? 1 : -1;
-    const [x, y] = digits ? [one.replace(/^0+/, ''), two.replace(/^0+/, '')] : [one, two];
-    if (digits && x.length !== y.length) return x.length - y.length;
-    if (x !== y) return x < y ? -1 : 1;
-    left = left.slice(one.length);
-    right = right.slice(two.length);
-  }
+  // PGPHASHALGO_SHA256; without the tag they are MD5.
+  const digests = main.number(5011) === 8 ? main.texts(1035) : [];
+  return paths.map((path, i) => ({
+    path,
+    type: isFolder(i) ? 'dir' : isGhost(i) ? 'ghost' : 'file',
+    mode: modes[i] ?? 0,
+    sha256: digests[i] ?? '',
+  }));
 }

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Installs one exact kernel in a Debian guest, with its headers and the DKMS toolchain or alone. Run as root, through `bash -s`.
+# Installs one exact kernel in a guest that has apt, with its headers and the DKMS toolchain or alone. Run as root, through `bash -s`.
 #
 # Variables (put in front by the host, quoted):
 #   RELEASE             what `uname -r` shall print, e.g. 6.1.0-56-amd64
@@ -18,6 +18,7 @@
 #
 # Exit codes: 0 done · 2 bad variables · 3 kernel or headers not found · 5 network or mirror fault, worth a retry ·
 #   8 no space left · 9 apt or dpkg failed for another reason · 10 the initramfs could not be made
+# shellcheck disable=SC1003
 set -u
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 RELEASE=${RELEASE:-} VARIANT=${VARIANT:-build} SUITE=${SUITE:-} ARCHIVE_URI=${ARCHIVE_URI:-} ARCHIVE_SUITE=${ARCHIVE_SUITE:-}
@@ -145,6 +146,7 @@ else
     [ -n "$image" ] && return 0
     if package_known "linux-image-$RELEASE"; then image=linux-image-$RELEASE
     elif package_known "linux-image-$RELEASE-unsigned"; then image=linux-image-$RELEASE-unsigned
+    elif package_known "linux-image-unsigned-$RELEASE"; then image=linux-image-unsigned-$RELEASE
     else return 1; fi
   }
   if ! pick_image || ! headers_known; then
@@ -178,6 +180,17 @@ CONF
     grep -qx "$module" /etc/initramfs-tools/modules || echo "$module" >>/etc/initramfs-tools/modules
   done
 fi
+
+# Ubuntu has the less common modules in a package of their own; asking costs seconds, and Debian has none.
+case $RELEASE in
+  *-amd64 | *-arm64) ;;
+  *)
+    if [ -z "$KERNEL_PACKAGE_DIR" ]; then
+      for package in "linux-modules-extra-$RELEASE" "linux-image-extra-$RELEASE"; do
+        if package_known "$package"; then wanted+=("$package"); fi
+      done
+    fi ;;
+esac
 
 echo "installing ${wanted[*]} ${toolchain[*]-}"
 apt_install "${wanted[@]}" ${toolchain[@]+"${toolchain[@]}"} || fail 3 "not installable: $(grep -E '^(E:| .*(Depends|Conflicts|but ))' "$aptlog" | head -n 4 | tr '\n' ' ')"

@@ -1,0 +1,59 @@
+import type { KernelTarget } from '../core/cell.js';
+import { kernelPackages, suseVersionPrefix } from './packages.js';
+import type { DistroRow } from './row.js';
+import { fillUrl } from './rpm-index.js';
+
+/** How a distro's package manager is driven in a guest. */
+export interface PackageManager {
+  /**
+   * Script of cloud-init/guest that configures mirrors and proxy, installs a kernel, tries passing faults again and names
+   * lasting ones. All of them have the same result lines and exit codes.
+   */
+  script: string;
+  /** The script's variables about a kernel's packages, besides RELEASE and those of an archive. */
+  variables(
+    row: DistroRow,
+    target: Pick<KernelTarget, 'release' | 'arch'>,
+    net: { mirror?: string | undefined; proxy?: string | undefined },
+  ): Record<string, string>;
+  /** Shell command that lists what is installed: name, version, what it provides, architecture, by tabs. */
+  list: string;
+}
+
+const rpm = (manager: 'dnf' | 'zypper'): PackageManager => ({
+  script: 'install-kernel-rpm.sh',
+  variables: (row, { release, arch }, { mirror, proxy }) => {
+    const { image, modules, extra, headers } = kernelPackages(row, release);
+    // Without --mirror the image's own repositories serve: they know their mirrors.
+    const repos = mirror === undefined ? [] : (row.repos ?? []).filter(({ mirrorList }) => !mirrorList);
+    return {
+      PACKAGE_MANAGER: manager,
+      IMAGE_PACKAGES: image.join(' '),
+      MODULE_PACKAGES: modules.join(' '),
+      EXTRA_PACKAGES: extra.join(' '),
+      HEADER_PACKAGES: headers.join(' '),
+      VERSION_PREFIX: manager === 'zypper' ? suseVersionPrefix(release) : '',
+      TOOLCHAIN_REPO: row.toolchainRepo ?? '',
+      REPOS: repos
+        .map(
+          ({ name, url, signed }) =>
+            `${name}${signed === false ? '!' : ''}=${fillUrl(url, { mirror: mirror!.replace(/\/+$/, ''), arch })}`,
+        )
+        .join('\n'),
+      PROXY: proxy ?? '',
+    };
+  },
+  list: "rpm -qa --qf '%{NAME}\\t%{VERSION}-%{RELEASE}\\t[%{PROVIDES}, ]\\t%{ARCH}\\n'",
+});
+
+/** By the catalogue's `packageManager`. */
+export const PACKAGE_MANAGERS: Record<NonNullable<DistroRow['packageManager']>, PackageManager> = {
+  apt: {
+    script: 'install-kernel-apt.sh',
+    // apt finds a kernel's packages by what they depend on; the image has mirrors and proxy since its first boot.
+    variables: () => ({}),
+    list: "dpkg-query -W -f '${Package}\\t${Version}\\t${Provides}\\t${Architecture}\\n'",
+  },
+  dnf: rpm('dnf'),
+  zypper: rpm('zypper'),
+};

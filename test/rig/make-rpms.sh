@@ -1,0 +1,97 @@
+#!/bin/bash
+# Makes kernel packages in the form of the Red Hat family from Debian's, with a repository around them. No privilege.
+# usage: make-rpms.sh RELEASE DEBS-FOLDER REPOSITORY
+# In it: kernel-core, kernel-modules-core and kernel-devel of that release, and rig-base, which provides what the guest has from
+# Debian and rpm's database does not know.
+set -euo pipefail
+release=$1 debs=$(realpath "$2") repository=$(realpath -m "$3")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+tree=$work/tree
+mkdir -p "$tree" "$repository"
+for deb in "$debs"/*.deb; do dpkg-deb -x "$deb" "$tree"; done
+rm -rf "$tree/usr/share"
+# Debian's paths are those of a merged /usr, or are not.
+if [ -d "$tree/usr/lib/modules" ]; then mkdir -p "$tree/lib"; mv "$tree/usr/lib/modules" "$tree/lib/modules"; fi
+# What no virtual machine has: it would only cost time.
+for folder in drivers/{gpu,media,infiniband,staging,iio,hid,usb,bluetooth,mmc,leds,hwmon,isdn} drivers/net/{wireless,ethernet} sound; do
+  rm -rf "$tree/lib/modules/$release/kernel/$folder"
+done
+mkdir -p "$tree/usr/src/kernels"
+ln -s "../linux-headers-$release" "$tree/usr/src/kernels/$release"
+rm -f "$tree/lib/modules/$release/"{build,source}
+ln -s "/usr/src/kernels/$release" "$tree/lib/modules/$release/build"
+
+cat >"$work/kernel.spec" <<SPEC
+%global debug_package %{nil}
+%global __os_install_post %{nil}
+%global _build_id_links none
+%global _binary_payload w0.ufdio
+Name: kernel
+Version: ${release%-*}
+Release: ${release##*-}
+Summary: Debian's kernel in the form of the Red Hat family
+License: GPL-2.0-only
+ExclusiveArch: x86_64
+AutoReqProv: no
+%description
+For tests.
+
+%package core
+Summary: The kernel image
+AutoReqProv: no
+Provides: installonlypkg(kernel)
+Provides: kernel-uname-r = $release
+Provides: kernel-core-uname-r = $release
+Requires: kernel-modules-core-uname-r = $release
+Requires(posttrans): initramfs-tools
+%description core
+For tests.
+%posttrans core
+depmod -a '$release'
+update-initramfs -c -k '$release'
+mv "/boot/initrd.img-$release" "/boot/initramfs-$release.img"
+%files core
+/boot/*
+%dir /lib/modules/$release
+/lib/modules/$release/modules.*
+
+%package modules-core
+Summary: The kernel's modules
+AutoReqProv: no
+Provides: installonlypkg(kernel-module)
+Provides: kernel-modules-core-uname-r = $release
+%description modules-core
+For tests.
+%files modules-core
+/lib/modules/$release/kernel
+
+%package devel
+Summary: What modules are built against
+AutoReqProv: no
+Provides: installonlypkg(kernel)
+Provides: kernel-devel-uname-r = $release
+%description devel
+For tests.
+%files devel
+/lib/modules/$release/build
+/usr/src/*
+$(cd "$tree" && find usr/lib -maxdepth 1 -name 'linux-kbuild-*' -printf '/%p\n')
+
+%package -n rig-base
+Summary: What the guest has from Debian
+BuildArch: noarch
+AutoReqProv: no
+Provides: /bin/sh /bin/bash /usr/bin/bash /sbin/depmod /usr/sbin/depmod
+Provides: bash coreutils kmod initramfs-tools dkms gcc make rpm-build elfutils-libelf-devel kernel-rpm-macros dracut
+%description -n rig-base
+For tests.
+%files -n rig-base
+
+%install
+mkdir -p %{buildroot}
+cp -a '$tree/.' %{buildroot}/
+SPEC
+rpmbuild -bb --quiet --target x86_64 --define "_topdir $work" --define "_rpmdir $repository" \
+  --define '_rpmfilename %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm' "$work/kernel.spec"
+createrepo_c -q --general-compress-type=gz "$repository"

@@ -1,0 +1,195 @@
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { FrameReader } from '../../src/core/frames.js';
+import { rpmNames, rpmVersion } from '../../src/distro/rpm-names.js';
+import { inspectFile } from '../../src/pack/inspect.js';
+import { readRpmFile } from '../../src/pack/read-rpm.js';
+import { makeRpmSpec, type RpmInput } from '../../src/pack/rpm.js';
+import { compareRpmVersions } from '../../src/distro/version.js';
+import { fakeModule, hasTool } from './pack-fixture.js';
+
+let tmp: string;
+beforeEach(() => void (tmp = mkdtempSync(join(tmpdir(), 'dkms2bin-test-'))));
+afterEach(() => rmSync(tmp, { recursive: true }));
+
+const MTIME = 1_700_000_000;
+const EL = '5.14.0-503.el9.x86_64';
+const SUSE = '6.4.0-150600.23.25-default';
+const GUEST = join(import.meta.dirname, '../../cloud-init/guest/pack-rpm.py');
+
+const input = (more: Partial<RpmInput> = {}): RpmInput => ({
+  module: 'acpi_call',
+  version: '1.2.2',
+  release: EL,
+  arch: 'x86_64',
+  form: 'kmod',
+  modules: [{ name: 'acpi_call.ko', bytes: fakeModule(more.release ?? EL) }],
+  extras: [],
+  sourcePackage: { name: 'acpi_call-dkms', version: '1.2.2-1' },
+  maintainer: 'dkms2bin <root@localhost>',
+  dependsModules: [],
+  mtime: MTIME,
+  ...more,
+});
+
+const EXTRAS = [
+  { path: '/etc/modprobe.d/acpi-call.conf', bytes: Buffer.from('options acpi_call x=1\n'), mode: 0o644 },
+  { path: '/lib/udev/rules.d/60-acpi-call.rules', bytes: Buffer.from('# rule\n'), mode: 0o600 },
+];
+
+/** The guest's program, run here: the .rpm files by name. */
+async function build(of: RpmInput): Promise<Record<string, string>> {
+  const { spec, sources, packages } = await makeRpmSpec(of);
+  const bytes = [Buffer.from(spec), ...sources];
+  const variables = {
+    SIZES: bytes.map(({ length }) => length),
+    PACKAGES: packages.map(({ file }) => file),
+    ARCH: of.arch,
+    EPOCH: of.mtime,
+  };
+  const head = Object.entries(variables).map(([key, value]) => `${key}=${JSON.stringify(value)}\n`);
+  const program = head.join('') + readFileSync(GUEST, 'utf8');
+  const { stdout, stderr, status } = spawnSync('python3', ['-c', program], { input: Buffer.concat(bytes) });
+  expect(String(stderr)).toBe('');
+  expect(status).toBe(0);
+  const frames = await new FrameReader(Readable.from([stdout]), { kinds: ['log', 'rpm'] }).all();
+  const rpms = frames.filter(({ kind }) => kind === 'rpm');
+  expect(rpms.length, String(frames[0]?.bytes)).toBe(packages.length);
+  return Object.fromEntries(
+    packages.map(({ file }, at) => {
+      writeFileSync(join(tmp, file), rpms[at]!.bytes);
+      return [file, join(tmp, file)];
+    }),
+  );
+}
+
+const query = (file: string, ...what: string[]): string[] =>
+  String(execFileSync('rpm', ['-qp', ...what, file], { stdio: ['ignore', 'pipe', 'ignore'] })).split('\n');
+
+describe('names', () => {
+  it.each([
+    ['1.2.2', '1.2.2'],
+    ['1.2-3', '1.2_3'],
+    ['1.2-rc1', '1.2~rc1'],
+    ['v1:2', 'v1_2'],
+  ])('makes %j the version %j', (from, to) => expect(rpmVersion(from)).toBe(to));
+
+  it('sorts a release candidate before its release', () => {
+    expect(compareRpmVersions(rpmVersion('1.2-rc1'), rpmVersion('1.2'))).toBeLessThan(0);
+    expect(compareRpmVersions(rpmVersion('1.2-3'), rpmVersion('1.2'))).toBeGreaterThan(0);
+  });
+
+  it('has the kernel in the name, or in the version as SUSE does', () => {
+    const of = { module: 'acpi_call', version: '1.2.2', arch: 'x86_64' as const };
+    expect(rpmNames({ ...of, release: EL }, 'kmod').file).toBe(`kmod-acpi_call-${EL}-1.2.2-1.x86_64.rpm`);
+    expect(rpmNames({ ...of, release: SUSE }, 'kmp').file).toBe(
+      'acpi_call-kmp-default-1.2.2_k6.4.0_150600.23.25-1.x86_64.rpm',
+    );
+  });
+
+  it('refuses releases that the form cannot express', () => {
+    const of = { module: 'm', version: '1', arch: 'x86_64' as const };
+    expect(() => rpmNames({ ...of, release: '6.1.0-56-amd64' }, 'kmod')).toThrow('more than one dash');
+    expect(() => rpmNames({ ...of, release: EL }, 'kmp')).toThrow('Not a kernel release of SUSE');
+  });
+});
+
+describe('the spec file', () => {
+  it('holds no macro, tag or section that comes from outside', async () => {
+    const evil = '%{lua:os.execute("x")}';
+    const { spec } = await makeRpmSpec(
+      input({ sourcePackage: { name: 'acpi_call-dkms', version: `1\u0025post ${evil}` } }),
+    );
+    expect(spec).toContain(`Source package: acpi_call-dkms 1%%post %${evil}\n`);
+    for (const more of [
+      { maintainer: 'a <a@b>\n%post' },
+      { version: '\u0000' },
+      { module: 'a b' },
+      { release: '5.14 x' },
+      { sourcePackage: { name: 'a\nRequires: b' } },
+      { extras: [{ path: '/etc/passwd', bytes: Buffer.alloc(1), mode: 0o644 }] },
+      { extras: [{ path: '/lib/firmware/a b', bytes: Buffer.alloc(1), mode: 0o644 }] },
+      { extras: [{ path: "/lib/firmware/'x", bytes: Buffer.alloc(1), mode: 0o644 }] },
+      { modules: [] },
+      { modules: [{ name: 'x.ko', bytes: fakeModule('5.14.0-1.el9.x86_64') }] },
+    ] satisfies Partial<RpmInput>[]) {
+      await expect(makeRpmSpec(input(more)), JSON.stringify(more)).rejects.toThrow(
+        /^Not a |made no kernel module|is built for/,
+      );
+    }
+  });
+});
+
+const rpmbuild = hasTool('rpmbuild');
+describe.skipIf(!rpmbuild)(`rpmbuild${rpmbuild ? '' : ' (skipped: it is not installed)'}`, () => {
+  it('makes a package that is tied to its kernel, with the bytes that it was given, twice the same', async () => {
+    const signed = Buffer.concat([fakeModule(EL), Buffer.from('signature~Module signature appended~\n')]);
+    const of = input({
+      modules: [
+        { name: 'acpi_call.ko', bytes: signed, packed: { suffix: '.xz', bytes: Buffer.from('xz%') } },
+      ],
+      dependsModules: ['lib'],
+    });
+    const name = `kmod-acpi_call-${EL}-1.2.2-1.x86_64.rpm`;
+    const [file] = Object.values(await build(of));
+    const first = readFileSync(file!);
+    expect(query(file!, '--requires')).toEqual(
+      expect.arrayContaining([`kernel-uname-r = ${EL}`, `kmod-lib-${EL}`, 'kmod']),
+    );
+    expect(query(file!, '--provides')).toEqual(
+      expect.arrayContaining([
+        'acpi_call-kmod = 1.2.2-1',
+        'kmod-acpi_call = 1.2.2-1',
+        'installonlypkg(kernel-module)',
+      ]),
+    );
+    const path = `/lib/modules/${EL}/extra/acpi_call/acpi_call.ko.xz`;
+    const scripts = query(file!, '--scripts').join('\n');
+    expect(scripts).toContain(`depmod -a "$release"`);
+    expect(scripts).toContain(`printf '%s\\n' ${path} | /usr/sbin/weak-modules --add-modules`);
+    expect(query(file!, '--qf', '%{BUILDTIME} %{BUILDHOST} [%{FILEMTIMES} ]')[0]).toBe(
+      `${MTIME} dkms2bin ${MTIME} ${MTIME} `,
+    );
+    const { header, files } = await readRpmFile(file!);
+    expect([header.name, header.version, header.arch]).toEqual([`kmod-acpi_call-${EL}`, '1.2.2', 'x86_64']);
+    expect(files.map((each) => [each.path, each.mode, String(each.bytes())])).toEqual([[path, 0o644, 'xz%']]);
+    expect(header.files.find((each) => each.path === path)?.sha256).toBe(
+      (await makeRpmSpec(of)).packages[0]!.files[0]!.sha256,
+    );
+    rmSync(join(tmp, name));
+    expect(readFileSync(Object.values(await build(of))[0]!).equals(first)).toBe(true);
+  });
+
+  it('puts what all kernels share into a package of its own', async () => {
+    const [common, main] = Object.values(await build(input({ extras: EXTRAS })));
+    expect(common).toMatch(/acpi_call-kmod-common-1\.2\.2-1\.noarch\.rpm$/);
+    expect(query(common!, '--configfiles')).toContain('/etc/modprobe.d/acpi-call.conf');
+    expect(query(common!, '--conflicts')).toContain('acpi_call-dkms');
+    expect(query(main!, '--requires')).toContain('acpi_call-kmod-common >= 1.2.2');
+    expect((await readRpmFile(common!)).files.map(({ path, mode }) => [path, mode])).toEqual(
+      EXTRAS.map(({ path }) => [path, 0o644]),
+    );
+  });
+
+  it("makes SUSE's kernel module package", async () => {
+    const [file] = Object.values(await build(input({ release: SUSE, form: 'kmp' })));
+    expect(query(file!, '--requires')).toContain('kernel-default = 6.4.0-150600.23.25');
+    expect(query(file!, '--provides')).toEqual(
+      expect.arrayContaining(['multiversion(kernel)', 'acpi_call-kmp-default-k6.4.0_150600.23.25']),
+    );
+    const { kind, package: about, modules } = await inspectFile(file!);
+    expect([kind, about?.name, modules.map((each) => [each.name, each.kernel])]).toEqual([
+      'rpm',
+      'acpi_call-kmp-default',
+      [['acpi_call', SUSE]],
+    ]);
+    expect(query(file!, '-l')).toContain(`/lib/modules/${SUSE}/updates/acpi_call/acpi_call.ko`);
+    expect(query(file!, '--scripts').join('\n')).toContain(
+      "--add-kmp 'acpi_call-kmp-default-1.2.2_k6.4.0_150600.23.25-1'",
+    );
+  });
+});
