@@ -132,8 +132,8 @@ const DKMS_IN_RPM = /^\/usr\/src\/[^/]+\/dkms\.conf$|^\/usr\/share\/[^/]+\/[^/]+
 export async function rpmTar(path: string): Promise<Buffer> {
   const { files } = await readRpmFile(path);
   return filesTar(
-    files.flatMap(({ path: to, type, mode, bytes }) =>
-      type === 'file' ? [{ path: to, mode: mode & 0o777, bytes: bytes() }] : [],
+    files.flatMap((each) =>
+      each.type === 'file' ? [{ path: each.path, mode: each.mode & 0o777, bytes: each.bytes() }] : [],
     ),
     files.flatMap(({ path: to, target }) => (target === undefined ? [] : [{ path: to, target }])),
     EPOCH,
