@@ -224,7 +224,7 @@ function primaryParser(
     if (depth === 2) now = {};
     if (depth === 4) relation = name;
     if (depth === 5 && relation === 'rpm:provides' && attributes.name === 'kernel-uname-r') {
-      now.unameR = `${attributes.ver}-${attributes.rel}`;
+      now.unameR = [attributes.ver, attributes.rel].filter(Boolean).join('-');
     }
     if (depth !== 3) return;
     text = '';

@@ -68,7 +68,7 @@ export function putRepo(
     <rpm:license>GPLv2</rpm:license>
     <rpm:provides>
       <rpm:entry name="${name}" flags="EQ" epoch="${epoch}" ver="${version!}" rel="${release!}"/>
-      <rpm:entry name="kernel-uname-r" flags="EQ" ver="${version!}-${release!}.${arch}"/>
+      <rpm:entry name="kernel-uname-r" flags="EQ" ver="${version!}" rel="${release!}.${arch}${/-rt\b/.test(name) ? '+rt' : ''}"/>
     </rpm:provides>
     <file>/boot/vmlinuz</file>
   </format>
