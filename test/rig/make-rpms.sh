@@ -17,6 +17,8 @@ if [ -d "$tree/usr/lib/modules" ]; then mkdir -p "$tree/lib"; mv "$tree/usr/lib/
 for folder in drivers/{gpu,media,infiniband,staging,iio,hid,usb,bluetooth,mmc,leds,hwmon,isdn} drivers/net/{wireless,ethernet} sound; do
   rm -rf "$tree/lib/modules/$release/kernel/$folder"
 done
+# kernel-devel has none; with it, every module would get type information from pahole.
+rm -f "$tree/usr/src/linux-headers-$release/vmlinux"
 mkdir -p "$tree/usr/src/kernels"
 ln -s "../linux-headers-$release" "$tree/usr/src/kernels/$release"
 rm -f "$tree/lib/modules/$release/"{build,source}
