@@ -127,7 +127,7 @@ try() {
   done
 }
 give_up() {
-  local why; why=$(grep -iE 'error|problem|fail|curl|cannot|no match|unable|space' "$log" | tail -n 4 | tr '\n' ' ')
+  local why; why=$(grep -E '[Ee]rror|[Pp]roblem|[Ff]ail|FAILED|[Cc]url|annot|[Nn]o match|[Uu]nable|space|not signed|Public key' "$log" | tail -n 4 | tr '\n' ' ')
   why=${why:-$(tail -n 2 "$log" | tr '\n' ' ')}
   case $verdict in
     space) fail 8 "the guest's disk is full: $why" ;;
@@ -226,7 +226,7 @@ if [ -z "$image" ]; then
       dnf) dnf -q repoquery --qf '%{version}-%{release}.%{arch}\n' "$(bare "$package")" 2>/dev/null ;;
       yum) yum -q --showduplicates list available "$(bare "$package")" 2>/dev/null | awk 'NF == 3 { print $2 "." substr($1, match($1, /[^.]*$/)) }' ;;
     esac
-  done | sort -uV | { cat; echo "$RELEASE"; } | sort -uV | grep -xF -B 5 -A 5 -- "$RELEASE" | grep -vxF -- "$RELEASE" |
+  done | { grep .; echo "$RELEASE"; } | sort -uV | grep -xF -B 5 -A 5 -- "$RELEASE" | grep -vxF -- "$RELEASE" |
     while read -r near; do say near "$near"; done
   fail 3 "none of $IMAGE_PACKAGES in the guest's package sources"
 fi

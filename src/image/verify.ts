@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { chmod, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import * as openpgp from 'openpgp';
@@ -14,7 +15,7 @@ import {
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { missingTool, run } from '../core/exec.js';
 import { cacheDir } from '../core/paths.js';
-import type { CatalogueRow, Signature, SumsForm } from './catalogue.js';
+import type { CatalogueRow, RowArch, Signature, SumsForm } from './catalogue.js';
 
 const HEX_LENGTH = { sha256: 64, sha512: 128 } as const;
 
@@ -55,10 +56,9 @@ export async function fetchOfficial(row: CatalogueRow, arch: Arch, options: Fetc
   let name = pattern;
   const expected = async (): Promise<Digest> => {
     if (image.digest) return parseDigest(image.digest);
-    const text = await fetchSums(row, image.sums.url, image.signature, at, dir, options);
-    const { form, url } = image.sums;
-    name = pattern.includes('*') ? nameLike(text, form, pattern, at(url)) : pattern;
-    return parseSums(text, form, name, at(url));
+    const found = await upstream(row, arch, options);
+    name = found.name;
+    return found.digest;
   };
   const obtain = async (digest: Digest): Promise<string> => {
     const url = at(image.url.slice(0, -pattern.length) + name);
@@ -122,6 +122,44 @@ export async function fetchOfficial(row: CatalogueRow, arch: Arch, options: Fetc
     const again = await expected();
     if (again.hex === digest.hex) throw error;
     return obtain(again);
+  }
+}
+
+/** What the distro's (signed) sums say of a row's image now: its name, for a URL with `*`, and digest. */
+export async function upstream(
+  row: CatalogueRow,
+  arch: RowArch,
+  options: FetchOptions,
+): Promise<{ name: string; digest: Digest }> {
+  const image = row.arch[arch]!.image;
+  const at = (url: string): string => (options.baseOverride ? rebase(url, options.baseOverride) : url);
+  const dir = join(options.cacheDir ?? cacheDir(), 'images');
+  await mkdir(dir, { recursive: true });
+  const text = await fetchSums(row, image.sums.url, image.signature, at, dir, options);
+  const { form, url } = image.sums;
+  const pattern = image.url.slice(image.url.lastIndexOf('/') + 1);
+  const name = pattern.includes('*') ? nameLike(text, form, pattern, at(url)) : pattern;
+  let digest: Digest;
+  try {
+    digest = parseSums(text, form, name, at(url));
+  } catch (error) {
+    throw like(text, form, pattern) ?? error;
+  }
+  return { name, digest };
+}
+
+/** The image has another name now: the same but for its numbers. */
+export class Renamed extends Dkms2binError {}
+
+function like(text: string, form: SumsForm, name: string): Renamed | undefined {
+  const similar = name.replace(/\d+/g, '*');
+  try {
+    const now = nameLike(text, form, similar);
+    return new Renamed('transient', `${name} is called ${now} now`, {
+      hint: 'Bring the row up to date: url and digest.',
+    });
+  } catch {
+    return undefined;
   }
 }
 
@@ -259,7 +297,7 @@ export async function requireStandalone(path: string, url = path, signal?: Abort
 }
 
 /** The sums could not be had, as opposed to being bad. */
-class Unreachable extends Dkms2binError {}
+export class Unreachable extends Dkms2binError {}
 
 async function fetchSums(
   row: CatalogueRow,
@@ -283,7 +321,7 @@ async function fetchSums(
   };
   if (signature.kind === 'none') return (await get(at(sumsUrl))).toString('utf8');
 
-  const pinned = await keyOf(row, signature, at, dir, net);
+  const pinned = await keyOf(row, signature, dir, (url) => get(at(url)));
   const signed = async (url: string): Promise<Buffer> => {
     try {
       return await get(url);
@@ -311,9 +349,8 @@ async function fetchSums(
 async function keyOf(
   row: CatalogueRow,
   { keyFingerprint, keyFile, keyUrl }: Exclude<Signature, { kind: 'none' }>,
-  at: (url: string) => string,
   dir: string,
-  net: Net,
+  get: (url: string) => Promise<Buffer>,
 ): Promise<PinnedKey> {
   const kept = join(dir, `${keyFingerprint}.key`);
   const file = keyFile ?? kept;
@@ -324,11 +361,12 @@ async function keyOf(
     });
   });
   if (known) return { fingerprint: keyFingerprint, file, keys: known };
-  const keys = await fetchSmall(at(keyUrl!), net);
-  const pinned = { fingerprint: keyFingerprint, file: at(keyUrl!), keys };
+  const keys = await get(keyUrl!);
+  const pinned = { fingerprint: keyFingerprint, file: keyUrl!, keys };
   await pinnedKey(pinned);
-  await writeFile(`${kept}.part`, keys);
-  await rename(`${kept}.part`, kept);
+  const part = `${kept}.${randomUUID()}.part`;
+  await writeFile(part, keys);
+  await rename(part, kept);
   return pinned;
 }
 

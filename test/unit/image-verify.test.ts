@@ -9,7 +9,14 @@ import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { Event } from '../../src/core/events.js';
 import { run } from '../../src/core/exec.js';
 import { type CatalogueRow, findRow, loadCatalogue, type Signature } from '../../src/image/catalogue.js';
-import { fetchOfficial, officialInCache, parseSums, requireStandalone } from '../../src/image/verify.js';
+import { updateImages } from '../../src/image/update.js';
+import {
+  fetchOfficial,
+  nameLike,
+  officialInCache,
+  parseSums,
+  requireStandalone,
+} from '../../src/image/verify.js';
 
 const TREE = '/images/cloud/bookworm/latest';
 const NAME = 'debian-12-genericcloud-amd64.qcow2';
@@ -298,5 +305,113 @@ describe('parseSums', () => {
     expect(() => parseSums(`${s512.slice(0, 100)}  i\n`, 'sha512sums', 'i')).toThrow('does not list');
     expect(() => parseSums(`${s256}  i\n`, 'sha512sums', 'i')).toThrow('does not list');
     expect(() => parseSums('<html>', 'json', 'i')).toThrow('is not JSON');
+  });
+});
+
+describe('a key by its URL', () => {
+  const signed = async (fingerprint: string, binary = false): Promise<CatalogueRow> => {
+    tree.set(`${TREE}/SHA512SUMS.asc`, await sign(sums()));
+    const key = await openpgp.readKey({ armoredKey: ours.armored });
+    tree.set('/keys/us', binary ? Buffer.from(key.write()) : ours.armored);
+    return row({
+      kind: 'detached',
+      url: `https://cloud.test${TREE}/SHA512SUMS.asc`,
+      keyUrl: 'https://keys.test/keys/us',
+      keyFingerprint: fingerprint,
+    });
+  };
+  const fetchIt = (which: CatalogueRow): Promise<string> =>
+    fetchOfficial(which, 'x86_64', { emit: () => undefined, cacheDir: dir, baseOverride: base, proxy: '' });
+
+  it('is fetched once, armored or not, and kept', async () => {
+    const which = await signed(ours.fingerprint, true);
+    expect(await readFile(await fetchIt(which))).toEqual(image);
+    tree.delete('/keys/us');
+    await fetchIt(which);
+    expect(asked.filter((name) => name === 'us')).toHaveLength(1);
+    expect((await readdir(join(dir, 'images'))).filter((name) => name.includes('.part'))).toEqual([]);
+  });
+
+  it('is refused when it is not the pinned one, and not kept', async () => {
+    const which = await signed(theirs.fingerprint);
+    await expect(fetchIt(which)).rejects.toMatchObject({
+      fault: 'host',
+      message: expect.stringContaining('not the pinned key') as string,
+    });
+    expect((await readdir(join(dir, 'images'))).filter((name) => name.endsWith('.key'))).toEqual([]);
+  });
+});
+
+describe('sums as distros write them', () => {
+  const hex = 'ab'.repeat(32);
+  it.each([
+    ['openSUSE 15.6, one blank', 'sha256sums', `${hex} Leap.qcow2\n`, 'Leap.qcow2'],
+    ['openSUSE 16, two blanks', 'sha256sums', `${hex}  Leap.qcow2\n`, 'Leap.qcow2'],
+    ['Ubuntu, a star', 'sha256sums', `${hex} *noble.img\n`, 'noble.img'],
+    ['Rocky', 'bsd-checksum', `# R.qcow2: 645988352 bytes\nSHA256 (R.qcow2) = ${hex}\n`, 'R.qcow2'],
+    [
+      'Oracle',
+      'json',
+      JSON.stringify({
+        base_url: '/t/OL9',
+        kvm: { image: 'OL9.qcow2', sha256: hex },
+        ova: { image: 'OL9.ova', sha256: '0' },
+      }),
+      'OL9.qcow2',
+    ],
+  ] as const)('%s', (_who, form, text, name) => {
+    expect(parseSums(text, form, name)).toEqual({ algorithm: 'sha256', hex });
+  });
+
+  it('the name that a * stands for must be the only one', () => {
+    const line = (name: string): string => `${hex}  ${name}\n`;
+    const old = 'al2023-kvm-2023.9.20260101.0-kernel-6.1-x86_64.xfs.gpt.qcow2';
+    const text = line(old) + line('al2023-kvm-2023.9.20260101.0-kernel-6.12-x86_64.xfs.gpt.qcow2');
+    const pattern = 'al2023-kvm-*-kernel-6.1-x86_64.xfs.gpt.qcow2';
+    expect(nameLike(text, 'sha256sums', pattern)).toBe(old);
+    expect(() => nameLike(text + line(old.replace('0101', '0202')), 'sha256sums', pattern)).toThrow(/ and /);
+    expect(() => nameLike('', 'sha256sums', pattern)).toThrow(/nothing like/);
+  });
+
+  it('an image whose name only the sums know is found and downloaded', async () => {
+    const which = row();
+    which.arch.x86_64.image.url = which.arch.x86_64.image.url.replace('debian-12', 'debian-*');
+    const options = { emit: () => undefined, cacheDir: dir, baseOverride: base, proxy: '' };
+    expect(await readFile(await fetchOfficial(which, 'x86_64', options))).toEqual(image);
+    expect(asked).toContain(NAME);
+  });
+});
+
+describe('the catalogue brought up to date', () => {
+  it('writes changed digests alone, and tells what needs a person', async () => {
+    const file = join(dir, 'rows.yaml');
+    const old = `sha512:${'1'.repeat(128)}`;
+    await writeFile(file, `# a comment\nrows: [${old}, other]\n`);
+    const pinned = { ...row(undefined, old), file };
+    const state = async (which: CatalogueRow, write: boolean): Promise<string[]> =>
+      (
+        await updateImages([which], {
+          emit: () => undefined,
+          cacheDir: dir,
+          baseOverride: base,
+          proxy: '',
+          limits: { retries: 0 },
+          write,
+        })
+      ).map(({ id, state: is, says }) => `${id} ${is} ${says}`);
+    const now = `sha512:${hexOf('sha512', image)}`;
+    expect(await state(row(), true)).toEqual([`debian-12 listed ${now}`]);
+    expect(await state(pinned, false)).toEqual([`debian-12 changed ${now}`]);
+    expect(await readFile(file, 'utf8')).toContain(old);
+    await state(pinned, true);
+    expect(await readFile(file, 'utf8')).toBe(`# a comment\nrows: [${now}, other]\n`);
+    expect(await state(row(undefined, now), true)).toEqual([`debian-12 same ${now}`]);
+
+    tree.set(`${TREE}/SHA512SUMS`, `${hexOf('sha512', image)}  debian-13-genericcloud-amd64.qcow2\n`);
+    expect((await state(pinned, true))[0]).toMatch(/renamed .* is called debian-13-genericcloud-amd64/);
+    tree.set(`${TREE}/SHA512SUMS`, 'nothing\n');
+    expect((await state(pinned, true))[0]).toMatch(/^debian-12 refused .*does not list/);
+    base = 'http://127.0.0.1:1';
+    expect((await state(pinned, true))[0]).toMatch(/^debian-12 unknown .*ECONNREFUSED/);
   });
 });
