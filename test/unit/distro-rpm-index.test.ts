@@ -20,7 +20,8 @@ beforeEach(async () => {
   server.files.clear();
   server.requests.length = 0;
 });
-afterEach(() => rm(cacheDir, { recursive: true, force: true }));
+// What is refused may leave another repository's index on its way to the cache.
+afterEach(() => rm(cacheDir, { recursive: true, force: true, maxRetries: 10 }));
 
 const options = (more: Partial<ResolveOptions> = {}): ResolveOptions => ({
   cacheDir,
