@@ -7,7 +7,9 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['test/unit/**/*.test.ts'],
-          testTimeout: 20_000,
+          // For what hangs: on a busy host the slowest take twenty seconds.
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
           // By default one core is left alone: with two, one file would wait for the other's waits.
           maxWorkers: '100%',
         },
