@@ -28,6 +28,8 @@
 #   8 no space left · 9 the package manager failed for another reason · 10 the initramfs could not be made
 # shellcheck disable=SC1003
 set -u
+# rpm keeps its database below HOME, which is the host user's when the layer is made on the host.
+export HOME=/root
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 RELEASE=${RELEASE:-} VARIANT=${VARIANT:-build} PACKAGE_MANAGER=${PACKAGE_MANAGER:-dnf}
 IMAGE_PACKAGES=${IMAGE_PACKAGES:-} MODULE_PACKAGES=${MODULE_PACKAGES:-} EXTRA_PACKAGES=${EXTRA_PACKAGES:-}

@@ -4,6 +4,7 @@ import { basename, join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Proof } from '../../src/core/proof.js';
 import { hostMirrors } from '../../src/distro/mirrors.js';
+import { findRow, loadCatalogue } from '../../src/image/catalogue.js';
 import { makeDeb } from '../../src/pack/deb.js';
 import { ProofDocument } from '../../src/plan/result-schema.js';
 import { Apt, makeKey } from '../unit/repo-fixture.js';
@@ -64,7 +65,8 @@ const prove = (release: string, ...more: string[]): Promise<Ended> =>
 
 /** Installed-Size in bytes of packages of the distro's own archive, by name. */
 async function sizesOf(names: string[]): Promise<number> {
-  const { main = 'http://deb.debian.org/debian', security = `${main}-security` } = await hostMirrors();
+  const { mirrors } = findRow(await loadCatalogue(), 'debian-12');
+  const { main = mirrors.main, security = mirrors.security! } = await hostMirrors();
   const apt = new Apt(join(work, 'apt'));
   const by = '[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]';
   apt.sources(`deb ${by} ${main} bookworm main\ndeb ${by} ${security} bookworm-security main\n`);
