@@ -456,7 +456,7 @@ async function prove(input: CellInput, booted: Booted, staged: Staged[]): Promis
     {
       PACKAGES: packages.map((p, at) => [basename(p.path), bytes[at]!.length, p.package]),
       MODULES: staged.flatMap((s) => s.koNames),
-      NEEDS: staged.flatMap((s) => s.needs),
+      NEEDS: [...new Set(staged.flatMap((s) => s.needs))],
       RELEASE: target.release,
       MANAGER: input.lookup.row.packageManager ?? 'apt',
     },

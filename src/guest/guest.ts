@@ -189,8 +189,12 @@ async function scriptCommand(
     Object.entries(vars)
       .map(([key, value]) => `${key}=${literal(value)}\n`)
       .join('');
-  // What JSON writes of strings, numbers and lists is Python, too.
-  if (name.endsWith('.py')) return { command: { python: set((v) => JSON.stringify(v)) + text }, input };
+  // What JSON writes of strings, numbers and lists is Python, too. One message of the channel holds program and variables, a
+  // hundred modules' names among them: words for people stay here.
+  if (name.endsWith('.py')) {
+    const program = text.replaceAll(/^"""[^]*?"""\n/gm, '').replaceAll(/^ *#.*\n/gm, '');
+    return { command: { python: set((v) => JSON.stringify(v)) + program }, input };
+  }
   // Stored as a file, because a child that reads stdin must not eat the script.
   const path = `${GUEST_DIR}/${name}`;
   return {
