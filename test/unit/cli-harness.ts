@@ -99,7 +99,7 @@ export async function cli(
     stdout,
     stderr: stderr as unknown as CliContext['stderr'],
     env: options.env ?? {},
-    cwd: '/work',
+    cwd: '/home/user/project',
     signal: options.signal ?? new AbortController().signal,
   });
   return { code, stdout: stdout.text, stderr: stderr.text, requests };
