@@ -74,6 +74,8 @@ export async function cli(
     build: () => Promise.resolve({ run: 'r1', accelerator: 'tcg', cells: fake.cells ?? [cell()] }),
     planRefresh: unexpected,
     refresh: unexpected,
+    planBisect: unexpected,
+    bisect: unexpected,
     listRuns: unexpected,
     removeRun: unexpected,
     login: unexpected,
