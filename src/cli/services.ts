@@ -99,7 +99,7 @@ export interface Engine {
 export const engine: Engine = {
   loadConfig: async (explicit, cwd) =>
     (await (await import('../plan/config.js')).loadConfig({ cwd, explicit })).config,
-  plan: async (request, context) => (await import('../engine/local.js')).plan(request, context),
+  plan: async (request, context) => (await import('../engine/plan.js')).plan(request, context),
   build: async (plan, context) => (await import('../engine/local.js')).build(plan, context),
   planRefresh: async (request, options, context) =>
     (await import('../engine/refresh.js')).planRefresh(request, options, context),
