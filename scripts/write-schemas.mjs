@@ -5,6 +5,7 @@ import { format } from 'prettier';
 import { configJsonSchema } from '../dist/plan/config.js';
 import {
   bisectJsonSchema,
+  matrixJsonSchema,
   proofJsonSchema,
   refreshJsonSchema,
   resultJsonSchema,
@@ -18,6 +19,7 @@ for (const [name, schema] of [
   ['proof', proofJsonSchema()],
   ['refresh', refreshJsonSchema()],
   ['bisect', bisectJsonSchema()],
+  ['matrix', matrixJsonSchema()],
 ]) {
   const text = await format(JSON.stringify(schema), { parser: 'json', printWidth: 110 });
   await writeFile(`${folder}${name}.schema.json`, text);

@@ -50,7 +50,12 @@ function cellDocument(cell: CellResult): Record<string, unknown> {
 
 /** The document of `prove --json`: of a proof, or of what ended it. */
 export function proofDocument(outcome: Proof | Dkms2binError): Record<string, unknown> {
-  return { schemaVersion: SCHEMA_VERSION, ...(outcome instanceof Error ? errorField(outcome) : outcome) };
+  return outcome instanceof Error ? errorDocument(outcome) : { schemaVersion: SCHEMA_VERSION, ...outcome };
+}
+
+/** The document of what ended a command before it had a result. */
+export function errorDocument(error: Dkms2binError): Record<string, unknown> {
+  return { schemaVersion: SCHEMA_VERSION, ...errorField(error) };
 }
 
 /** The document of `bisect --json`: of a search, or of what ended it. */
