@@ -1,5 +1,6 @@
 import type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from '../core/matrix.js';
 import { plain } from '../core/text.js';
+import { oneLine } from './text.js';
 
 /** What every report calls an outcome, from the worst to the best: its word and the sign that stands for it. */
 export const OUTCOMES: Record<Outcome, { word: string; sign: string; letter: string }> = {
@@ -87,7 +88,7 @@ export function plural(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? '' : 's'}`;
 }
 
-/** A guest's text for people, with its line breaks; empty when there is none. */
+/** Why a cell is as it is, for people, with its line breaks; empty when there is no reason. */
 export function reasonOf(cell: MatrixCell): string {
   return plain(cell.reason ?? '').trim();
 }
@@ -98,6 +99,44 @@ export function moduleOf(cell: Pick<MatrixCell, 'module' | 'version'>): string {
     /[\t\n\u2028\u2029]/g,
     ' ',
   );
+}
+
+/** The names of `rows`: the module's, with its source where another source has a module of that name. */
+export function rowNames(rows: readonly GridRow[]): string[] {
+  const times = new Map<string, number>();
+  for (const { module } of rows) times.set(module, (times.get(module) ?? 0) + 1);
+  return rows.map(({ module, source }) =>
+    oneLine(times.get(module) === 1 ? module : `${module} (${source})`),
+  );
+}
+
+export type Some<T> = [T, ...T[]];
+
+export function grouped<T>(items: readonly T[], keyOf: (item: T) => string): Some<T>[] {
+  const groups = new Map<string, Some<T>>();
+  for (const item of items) {
+    const group = groups.get(keyOf(item));
+    if (group) group.push(item);
+    else groups.set(keyOf(item), [item]);
+  }
+  return [...groups.values()];
+}
+
+/** The same for cells of one module that say the same: one mistake often shows on many kernels. */
+export function saying(cell: MatrixCell): string {
+  return [rowKey(cell), cell.version, cell.outcome, reasonOf(cell).split('\n')[0]].join('\0');
+}
+
+/** `6.1.0-56-amd64, 6.1.0-54-amd64 and 3 more kernels`. */
+export function kernelsText(cells: readonly MatrixCell[]): string {
+  const shown = cells.length > 3 ? cells.slice(0, 2) : cells;
+  const names = shown.map((cell) => oneLine(cell.kernel)).join(', ');
+  return cells.length > shown.length ? `${names} and ${cells.length - shown.length} more kernels` : names;
+}
+
+/** `2026-03-09 03:10 UTC`. */
+export function moment(iso: string): string {
+  return `${iso.slice(0, 10)} ${iso.slice(11, 16)} UTC`;
 }
 
 /** Whether somebody has to look at the cell. */

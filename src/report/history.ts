@@ -1,5 +1,5 @@
 import type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from '../core/matrix.js';
-import { gridRows, kernelKey, rowKey, type GridRow } from './grid.js';
+import { gridRows, grouped, kernelKey, rowKey, saying, type GridRow, type Some } from './grid.js';
 
 /** A cell whose answer is another than the last one that an earlier run gave. */
 export interface Change {
@@ -84,6 +84,13 @@ export function compare(run: MatrixRun, history: readonly MatrixRun[]): Comparis
   };
 }
 
+/** Changes that say the same of one module on several kernels, together. */
+export function changeGroups(changes: readonly Change[]): Some<Change>[] {
+  return grouped(changes, ({ cell, before, beforeAt }) =>
+    [saying(cell), before.outcome, before.version, beforeAt].join('\0'),
+  );
+}
+
 /** What earlier runs said of each cell of `row`, oldest first: per kernel of the run, null where it was not asked. */
 export function pastOutcomes(
   row: GridRow,
@@ -145,7 +152,7 @@ function brokenOn(row: GridRow, kernels: MatrixKernel[], cells: (MatrixCell | nu
   const newest = answers.findIndex((answer) => answer !== 'none');
   if (newest < 0 || answers[newest] === 'good') return null;
   const good = answers.indexOf('good', newest);
-  const bad = answers.lastIndexOf('bad', good < 0 ? undefined : good);
+  const bad = good < 0 ? answers.lastIndexOf('bad') : answers.lastIndexOf('bad', good);
   const between = good < 0 ? [] : cells.slice(bad + 1, good);
   return {
     source: row.source,

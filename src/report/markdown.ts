@@ -1,9 +1,24 @@
 import type { MatrixCell, MatrixRun } from '../core/matrix.js';
 import { plain } from '../core/text.js';
 import { formatClock } from '../core/units.js';
-import { counts, gridRows, isBad, moduleOf, OUTCOMES, plural, reasonOf, type GridRow } from './grid.js';
-import { compare, type Broken, type Change } from './history.js';
-import { brokenSince } from './matrix-text.js';
+import {
+  counts,
+  gridRows,
+  grouped,
+  saying,
+  type Some,
+  isBad,
+  kernelsText,
+  moduleOf,
+  moment,
+  OUTCOMES,
+  plural,
+  reasonOf,
+  rowNames,
+  type GridRow,
+} from './grid.js';
+import { changeGroups, compare, type Broken, type Change } from './history.js';
+import { beforeText, brokenSince } from './matrix-text.js';
 import { oneLine } from './text.js';
 
 /** GitHub refuses a longer comment. */
@@ -20,8 +35,8 @@ export function matrixMarkdown(run: MatrixRun, history: readonly MatrixRun[]): s
   const head = [
     `### ${headline(run)}`,
     `${sumLine(run)}`,
-    list(`Broke since the last run${previous ? ` (${previous.startedAt})` : ''}`, broke.map(changeLine)),
-    list('Fixed since the last run', fixed.map(changeLine)),
+    list(`Broke since the last run${previous ? ` (${moment(previous.startedAt)})` : ''}`, changeLines(broke)),
+    list('Fixed since the last run', changeLines(fixed)),
     list('First bad kernel', broken.map(brokenLine)),
   ];
   const tail = `<sub>dkms2bin ${text(run.tool)}, run ${text(run.run)}${run.complete ? '' : ', ended early'}</sub>`;
@@ -30,7 +45,10 @@ export function matrixMarkdown(run: MatrixRun, history: readonly MatrixRun[]): s
     ...(calm.length > 0
       ? [folded(`${plural(calm.length, 'module')} built on every kernel that applies`, gridTable(calm, run))]
       : []),
-    ...run.cells.filter((cell) => isBad(cell.outcome)).map(failure),
+    ...grouped(
+      run.cells.filter((cell) => isBad(cell.outcome)),
+      saying,
+    ).map(failure),
   ];
   return fit([...head.filter((block) => block !== '')], blocks, tail);
 }
@@ -83,14 +101,15 @@ const ICON: Record<MatrixCell['outcome'], string> = {
 };
 
 function gridTable(rows: readonly GridRow[], run: MatrixRun): string {
+  const names = rowNames(rows);
   const head = run.kernels.map((kernel) => `${text(kernel.release)}<br><sub>${text(kernel.distro)}</sub>`);
   const used = counts(rows.flatMap((row) => row.cells.filter((cell) => cell !== null)));
   return [
     `| module | ${head.join(' | ')} |`,
     `|---|${run.kernels.map(() => ':-:|').join('')}`,
     ...rows.map(
-      (row) =>
-        `| ${text(row.module)} | ${row.cells.map((cell) => (cell ? ICON[cell.outcome] : '')).join(' | ')} |`,
+      (row, i) =>
+        `| ${text(names[i]!)} | ${row.cells.map((cell) => (cell ? ICON[cell.outcome] : '')).join(' | ')} |`,
     ),
     '',
     `<sub>${used.map(([outcome]) => `${ICON[outcome]} ${OUTCOMES[outcome].word}`).join(' · ')}</sub>`,
@@ -104,14 +123,16 @@ function list(title: string, lines: string[]): string {
   return [`**${title}**`, '', ...shown].join('\n');
 }
 
-const cellName = (cell: MatrixCell): string =>
-  `${code(moduleOf(cell))} on ${code(cell.kernel)} (${text(cell.distro)})`;
+const onKernels = (cells: Some<MatrixCell>): string =>
+  `${code(moduleOf(cells[0]))} on ${text(kernelsText(cells))}`;
 
-function changeLine({ cell, before }: Change): string {
-  const version =
-    cell.version === before.version ? '' : ` (it was version ${code(before.version ?? 'unknown')})`;
-  const reason = isBad(cell.outcome) ? `: ${code(firstLine(cell))}` : '';
-  return `${cellName(cell)}${version}${reason}`;
+function changeLines(changes: readonly Change[]): string[] {
+  return changeGroups(changes).map((group) => {
+    const [{ cell, before, beforeAt }, ...rest] = group;
+    const where = onKernels([cell, ...rest.map((change) => change.cell)]);
+    const reason = isBad(cell.outcome) ? `<br>${code(firstLine(cell))}` : '';
+    return `${where}, ${text(beforeText(cell, before))} ${beforeAt.slice(0, 10)}${reason}`;
+  });
 }
 
 function brokenLine(story: Broken): string {
@@ -121,14 +142,13 @@ function brokenLine(story: Broken): string {
 
 const firstLine = (cell: MatrixCell): string => reasonOf(cell).split('\n')[0] || 'no reason was given';
 
-function failure(cell: MatrixCell): string {
+function failure(cells: Some<MatrixCell>): string {
+  const [cell] = cells;
   const log =
     cell.logTail === null ? '' : plain(cell.logTail).trim().split('\n').slice(-LOG_LINES).join('\n');
-  const summary = `${OUTCOMES[cell.outcome].sign} ${cellName(cell)}: ${code(firstLine(cell))}`;
-  const body = [
-    fence(reasonOf(cell) || 'no reason was given'),
-    ...(log ? ['The end of make.log:', fence(log)] : []),
-  ];
+  const summary = `${OUTCOMES[cell.outcome].sign} ${onKernels(cells)}: ${code(firstLine(cell))}`;
+  const title = cells.length === 1 ? 'The end of make.log:' : `The end of make.log on ${text(cell.kernel)}:`;
+  const body = [fence(reasonOf(cell) || 'no reason was given'), ...(log ? [title, fence(log)] : [])];
   return folded(summary, body.join('\n\n'));
 }
 
@@ -146,7 +166,7 @@ function fence(text: string): string {
 /** One line of plain text: character references mean nothing to Markdown, HTML, mentions or tables. */
 function text(value: string): string {
   return oneLine(value)
-    .replace(/[^\p{L}\p{N} ,./…-]/gu, (char) => `&#${char.codePointAt(0)};`)
+    .replace(/[^\p{L}\p{N} ,./…;?=+%()‘’“”'"-]/gu, (char) => `&#${char.codePointAt(0)};`)
     .replace(/www\./gi, (www) => `${www.slice(0, 3)}&#46;`);
 }
 
