@@ -15,7 +15,7 @@ import {
   type GridRow,
 } from './grid.js';
 import { changeGroups, compare, pastOutcomes, type Broken, type Change } from './history.js';
-import { beforeText, brokenSince, matrixText } from './matrix-text.js';
+import { beforeText, brokenSince, matrixText } from './grid-text.js';
 import type { PageCell, PageData, PageFile, PageStory } from './page-data.js';
 import { oneLine } from './text.js';
 

@@ -18,7 +18,7 @@ import {
   type GridRow,
 } from './grid.js';
 import { changeGroups, compare, type Broken, type Change } from './history.js';
-import { beforeText, brokenSince } from './matrix-text.js';
+import { beforeText, brokenSince } from './grid-text.js';
 import { oneLine } from './text.js';
 
 /** GitHub refuses a longer comment. */

@@ -128,6 +128,7 @@ const columnHeads = data.kernels.map((kernel) =>
 const groupHeads = groups.map(({ title, columns }) =>
   el('th', { scope: 'colgroup', class: 'group', colspan: columns.length }, el('span', {}, title)),
 );
+const corner = el('th', { scope: 'col', class: 'corner' }, 'Module');
 /** Each cell's `<td>` by row and column. */
 const tds = data.rows.map((row, r) =>
   row.cells.map((cell, c) =>
@@ -143,7 +144,7 @@ const table = el(
     'thead',
     {},
     el('tr', {}, el('td', { class: 'corner' }), ...groupHeads),
-    el('tr', {}, el('th', { scope: 'col', class: 'corner' }, 'Module'), ...columnHeads),
+    el('tr', {}, corner, ...columnHeads),
   ),
   el('tbody', {}, ...trs),
 );
@@ -402,7 +403,14 @@ function showColumns(columns) {
     th.colSpan = Math.max(1, span);
   });
   table.classList.toggle('narrow', columns.filter(Boolean).length >= NARROW_FROM);
+  measure();
 }
+
+/** A distro's name stays in sight beside the first column, which is as wide as its longest module. */
+function measure() {
+  table.style.setProperty('--head', `${corner.offsetWidth}px`);
+}
+window.addEventListener('resize', measure);
 
 document.addEventListener('keydown', (event) => {
   if (event.key !== '/' || event.ctrlKey || event.metaKey || event.altKey || dialog.open) return;
