@@ -6,7 +6,9 @@ import { compareReleases } from '../distro/version.js';
 import { findRow, loadCatalogue } from '../image/catalogue.js';
 import { answerOf, bisectKernels, endError, type Answer, type BisectResult } from '../plan/bisect.js';
 import type { BuildPlan, BuildRequest } from '../plan/types.js';
-import { build, deepFreeze, plan, type BuildContext, type PlanContext } from './local.js';
+import type { BuildContext } from './cells.js';
+import { build } from './local.js';
+import { deepFreeze, plan, type PlanContext } from './plan.js';
 
 /** One kernel that was asked. */
 export interface BisectStep {
