@@ -8,6 +8,7 @@ import { addInspect } from './commands/inspect.js';
 import { addKernels } from './commands/kernels.js';
 import { addKeygen } from './commands/keygen.js';
 import { addLogin } from './commands/login.js';
+import { addMatrix } from './commands/matrix.js';
 import { addProve } from './commands/prove.js';
 import { addRefresh } from './commands/refresh.js';
 import { addRepo } from './commands/repo.js';
@@ -78,6 +79,7 @@ export function createProgram(context: CliContext): Command {
   addImages(program, context);
   addInspect(program, context);
   addKernels(program, context);
+  addMatrix(program, context);
   addRefresh(program, context);
   addRepo(program, context);
   addProve(program, context);

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import type { Arch, KernelTarget } from '../core/cell.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
+import { globExpression } from '../core/glob.js';
 import { listKernels, type IndexOptions, type KernelEntry, type KernelIndex } from './apt-index.js';
 import { fromArchives, isUnreachable, type Place } from './archives.js';
 import { hostMirrors } from './mirrors.js';
@@ -145,7 +146,7 @@ class Resolver {
   async glob(pattern: string): Promise<KernelTarget[]> {
     checkGlob(pattern);
     const rows = this.chosenRow() ? [this.chosenRow()!] : this.rowsOfGlob(pattern);
-    const expression = globExpression(pattern);
+    const expression = releaseExpression(pattern);
     const found: { row: DistroRow; kernel: KernelEntry }[] = [];
     const places: Place[] = [];
     const all: KernelEntry[] = [];
@@ -413,14 +414,9 @@ function checkGlob(pattern: string): void {
   throw new Dkms2binError('usage', `Not a pattern of kernel releases: ${JSON.stringify(pattern)}`);
 }
 
-function globExpression(pattern: string): RegExp {
-  const source = pattern
-    .replace(/[.+^${}()|\\]/g, '\\$&')
-    .replace(/\*+/g, '.*')
-    .replace(/\?/g, '.')
-    .replace(/\[!/g, '[^');
+function releaseExpression(pattern: string): RegExp {
   try {
-    return new RegExp(`^${source}$`);
+    return globExpression(pattern);
   } catch (error) {
     throw new Dkms2binError('usage', `Not a pattern of kernel releases: ${pattern}`, { cause: error });
   }

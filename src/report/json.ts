@@ -46,7 +46,12 @@ export function resultDocument(
 
 /** The document of `prove --json`: of a proof, or of what ended it. */
 export function proofDocument(outcome: Proof | Dkms2binError): Record<string, unknown> {
-  return { schemaVersion: SCHEMA_VERSION, ...(outcome instanceof Error ? errorField(outcome) : outcome) };
+  return outcome instanceof Error ? errorDocument(outcome) : { schemaVersion: SCHEMA_VERSION, ...outcome };
+}
+
+/** The document of what ended a command before it had a result. */
+export function errorDocument(error: Dkms2binError): Record<string, unknown> {
+  return { schemaVersion: SCHEMA_VERSION, ...errorField(error) };
 }
 
 function errorField(error: Dkms2binError | undefined): Record<string, unknown> {

@@ -72,6 +72,8 @@ export async function cli(
       return Promise.resolve(planOf(request));
     },
     build: () => Promise.resolve({ run: 'r1', accelerator: 'tcg', cells: fake.cells ?? [cell()] }),
+    planMatrix: unexpected,
+    matrix: unexpected,
     planRefresh: unexpected,
     refresh: unexpected,
     listRuns: unexpected,
