@@ -26,6 +26,15 @@ export default defineConfig({
       },
       {
         test: {
+          name: 'queue',
+          include: ['test/queue/**/*.test.ts'],
+          globalSetup: ['test/queue/setup.ts'],
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+        },
+      },
+      {
+        test: {
           name: 'vm',
           include: ['test/vm/**/*.test.ts'],
           testTimeout: 45 * 60_000,
