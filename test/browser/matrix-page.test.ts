@@ -28,6 +28,7 @@ let complaints: string[] = [];
 
 beforeAll(async () => {
   browser = await startChromium();
+  if (!browser) console.warn('skipped: chromium is not installed');
   folder = mkdtempSync(join(tmpdir(), 'dkms2bin-page-'));
   page = await newPage();
 });
