@@ -16,6 +16,14 @@ export default defineConfig({
       },
       {
         test: {
+          name: 'browser',
+          include: ['test/browser/**/*.test.ts'],
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+        },
+      },
+      {
+        test: {
           name: 'vm',
           include: ['test/vm/**/*.test.ts'],
           testTimeout: 45 * 60_000,
