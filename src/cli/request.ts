@@ -12,6 +12,7 @@ export interface BuildOptions {
   keepFailed?: true;
   arch?: BuildRequest['arch'];
   image?: string;
+  layerCache?: string;
   mirror?: string;
   archive?: string;
   kernelPackage?: string[];
@@ -70,6 +71,7 @@ function optionsOf(config: Config): BuildOptions {
     keepFailed: yes(config['keep-failed']),
     arch: config.arch && 'x86_64',
     image: config.image,
+    layerCache: config['layer-cache'],
     mirror: config.mirror,
     archive: config.archive,
     kernelPackage: list(config['kernel-package']),
@@ -136,6 +138,7 @@ export function requestOf(options: BuildOptions, cwd: string): BuildRequest {
     cwd,
     ...defined({
       distro: options.distro,
+      layerCache: options.layerCache,
       mirror: options.mirror,
       archive: options.archive,
       proxy: options.proxy,

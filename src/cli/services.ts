@@ -6,6 +6,7 @@ import type { Config } from '../plan/config.js';
 import type { RunInfo } from '../engine/runs.js';
 import type { WarmKernel } from '../engine/local.js';
 import type { MatrixContext, MatrixOutcome, MatrixRules } from '../engine/matrix.js';
+import type { WorkOptions } from '../engine/queue/build.js';
 import type { RefreshOptions } from '../engine/refresh.js';
 import type { CacheRow, PruneOptions, PruneResult, VerifiedRow } from '../image/upkeep.js';
 import type { Passphrase, RepositoryOptions, RepositoryResult, Served } from '../repo/index.js';
@@ -76,6 +77,13 @@ export interface Engine {
   ): Promise<MatrixPlan>;
   /** Resolves with what is done when it is interrupted. */
   matrix(plan: MatrixPlan, context: MatrixContext): Promise<MatrixOutcome>;
+  /** Builds cells from a queue until `signal` is aborted. */
+  work(request: BuildRequest, options: WorkOptions, context: BuildContext): Promise<void>;
+  /** Shows a queue in a browser until `signal` is aborted; `ready` hears the address. */
+  board(
+    where: { url: string; port: number },
+    context: { emit: Emit; signal: AbortSignal; ready: (address: string) => void },
+  ): Promise<void>;
   listRuns(): Promise<RunInfo[]>;
   removeRun(id: string): Promise<void>;
   login(id: string | undefined, options: { serial: boolean; signal: AbortSignal }): Promise<void>;
@@ -117,6 +125,9 @@ export const engine: Engine = {
   planMatrix: async (request, rules, context) =>
     (await import('../engine/matrix.js')).planMatrix(request, rules, context),
   matrix: async (plan, context) => (await import('../engine/matrix.js')).matrix(plan, context),
+  work: async (request, options, context) =>
+    (await import('../engine/queue/build.js')).work(request, options, context),
+  board: async (where, context) => (await import('../engine/queue/board.js')).board(where, context),
   listRuns: async () => (await import('../engine/runs.js')).listRuns(),
   removeRun: async (id) => (await import('../engine/runs.js')).removeRun(id),
   login: async (id, options) => (await import('../engine/runs.js')).login(id, options),
