@@ -78,6 +78,8 @@ export async function cli(
     refresh: unexpected,
     work: unexpected,
     board: unexpected,
+    planBisect: unexpected,
+    bisect: unexpected,
     listRuns: unexpected,
     removeRun: unexpected,
     login: unexpected,
@@ -103,7 +105,7 @@ export async function cli(
     stdout,
     stderr: stderr as unknown as CliContext['stderr'],
     env: options.env ?? {},
-    cwd: '/work',
+    cwd: '/home/user/project',
     signal: options.signal ?? new AbortController().signal,
   });
   return { code, stdout: stdout.text, stderr: stderr.text, requests };

@@ -352,11 +352,11 @@ function offerLogin(ui: Ui, context: CliContext): (run: FailedRun) => Promise<vo
   };
 }
 
-function planDocument(plan: BuildPlan): Record<string, unknown> {
+export function planDocument(plan: BuildPlan): Record<string, unknown> {
   return { schemaVersion: 1, plan };
 }
 
-function planText(plan: BuildPlan): string {
+export function planText(plan: BuildPlan): string {
   const head = ['SOURCE', 'KERNEL', 'DISTRO', 'ARCH', 'KERNEL PACKAGE', 'IMAGE'];
   const rows = plan.cells.map((c) => [
     c.source,
