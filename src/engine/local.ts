@@ -127,7 +127,7 @@ class Schedule {
     const left: PlannedCell[] = [];
     for (const cell of cells) {
       const done = await this.runner.known(cell, this.#turn());
-      if (done) await this.#ended(cell, done);
+      if (done) await this.context.ended(cell, done);
       else left.push(cell);
     }
     if (left.length > 0) await this.runner.warm(left[0]!.target);
@@ -146,11 +146,6 @@ class Schedule {
     this.context.begun(cell, hostname());
     const done = await this.runner.build(cell, this.#turn());
     if (done) await this.context.ended(cell, done);
-  }
-
-  async #ended(cell: PlannedCell, done: CellDone): Promise<void> {
-    this.context.begun(cell, done.worker);
-    await this.context.ended(cell, done);
   }
 
   #turn(): CellTurn {

@@ -2,7 +2,7 @@ import { Option, type Command } from 'commander';
 import { createUi } from '../../ui/index.js';
 import type { CliContext } from '../context.js';
 import * as value from '../values.js';
-import { QUEUE_OPTION } from './worker.js';
+import { queueOption } from './worker.js';
 
 export function addBoard(program: Command, context: CliContext): void {
   program
@@ -11,7 +11,7 @@ export function addBoard(program: Command, context: CliContext): void {
     .description(
       'Serves Bull Board on 127.0.0.1: which cells wait, run, are done or have failed, on which worker. It is for looking: nothing can be changed there. Runs until it is stopped.',
     )
-    .addOption(QUEUE_OPTION().makeOptionMandatory())
+    .addOption(queueOption().makeOptionMandatory())
     .addOption(new Option('--port <n>', 'port to serve on (default: 3000)').argParser(value.port('--port')))
     .action(async ({ queue, port }: { queue: string; port?: number }) => {
       const { engine, stdout, stderr, env, signal } = context;

@@ -12,11 +12,17 @@ interface WorkerFlags extends Omit<BuildOptions, 'distro'> {
   distro?: string[];
 }
 
-export const QUEUE_OPTION = (): Option =>
+export const queueOption = (): Option =>
   new Option(
     '--queue <url>',
     'Redis or Valkey that has the queue: redis://HOST:PORT, rediss:// for TLS, unix:/PATH; the password in the URL or in DKMS2BIN_QUEUE_PASSWORD',
   ).argParser(value.text('--queue'));
+
+export const storeOption = (): Option =>
+  new Option(
+    '--store <where>',
+    'what all machines share: a folder, or s3://BUCKET/PREFIX with the usual AWS variables (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL …)',
+  ).argParser(value.text('--store'));
 
 /** What of a build's options is a machine's own. */
 const GROUPS: Record<string, string[]> = {
@@ -33,15 +39,8 @@ export function addWorker(program: Command, context: CliContext): void {
     .description(
       'Takes cells of matrices from a queue, builds them as build does, and delivers packages and logs to the store that all machines share. Runs until it is stopped (Ctrl-C, SIGTERM); then its VMs end, and their cells go back to the queue for other workers.',
     )
-    .addOption(QUEUE_OPTION().makeOptionMandatory())
-    .addOption(
-      new Option(
-        '--store <where>',
-        'what all machines share: a folder, or s3://BUCKET/PREFIX with the usual AWS variables (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL …)',
-      )
-        .argParser(value.text('--store'))
-        .makeOptionMandatory(),
-    )
+    .addOption(queueOption().makeOptionMandatory())
+    .addOption(storeOption().makeOptionMandatory())
     .addOption(
       new Option(
         '--name <name>',
