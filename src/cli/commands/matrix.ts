@@ -31,6 +31,9 @@ interface MatrixFlags extends Omit<BuildOptions, 'distro'> {
   resume?: true;
   report?: string[];
   events?: string;
+  queue?: string;
+  store?: string;
+  queueWait?: number;
 }
 
 const OWN = [

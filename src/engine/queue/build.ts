@@ -2,7 +2,7 @@ import { resolve } from 'node:path';
 import { Dkms2binError } from '../../core/errors.js';
 import { openSigner } from '../../pack/sign.js';
 import { newRunId } from '../../core/run-id.js';
-import type { Arch } from '../../core/cell.js';
+import { DEB_ARCH } from '../../core/cell.js';
 import { loadCatalogue } from '../../image/catalogue.js';
 import type { BuildPlan, BuildRequest } from '../../plan/types.js';
 import { chooseAccelerator } from '../../vm/accel.js';
@@ -40,7 +40,7 @@ export async function work(
   const { name: accelerator } = await chooseAccelerator(request.accel, context);
   const can = {
     distros: distros.length > 0 ? [...distros] : known,
-    arches: ['x86_64'] satisfies Arch[],
+    arches: Object.keys(DEB_ARCH),
     ...{ accelerator, signer, vms: await vmsAtOnce(request, Infinity) },
   };
   const { emit, signal } = context;
