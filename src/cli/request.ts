@@ -13,6 +13,7 @@ export interface BuildOptions {
   keepFailed?: true;
   arch?: BuildRequest['arch'];
   image?: string;
+  layerCache?: string;
   mirror?: string;
   archive?: string;
   kernelPackage?: string[];
@@ -62,6 +63,7 @@ function optionsOf(config: Config): BuildOptions {
     keepFailed: yes(config['keep-failed']),
     arch: config.arch && 'x86_64',
     image: config.image,
+    layerCache: config['layer-cache'],
     mirror: config.mirror,
     archive: config.archive,
     kernelPackage: list(config['kernel-package']),
@@ -115,6 +117,7 @@ export function requestOf(options: BuildOptions, cwd: string): BuildRequest {
     outDir: options.outDir,
     arch: options.arch,
     image: options.image,
+    layerCache: options.layerCache,
     mirror: options.mirror,
     archive: options.archive,
     proxy: options.proxy,

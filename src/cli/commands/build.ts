@@ -115,6 +115,11 @@ const GROUPS: Record<string, Option[]> = {
       value.text('--image'),
     ),
     option(
+      '--layer-cache <where>',
+      'where machines share base images and kernel layers: a folder, s3://BUCKET/PREFIX or an http(s) URL; what it has is fetched, and what is made here is put there, where that is allowed (default: made here)',
+      value.text('--layer-cache'),
+    ),
+    option(
       '--accel <how>',
       `processor emulation: kvm = hardware, tcg = software, auto = the faster one as measured (default: ${DEFAULTS.accel})`,
       value.oneOf('--accel', { auto: 'auto', kvm: 'kvm', tcg: 'tcg' }),

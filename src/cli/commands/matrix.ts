@@ -12,8 +12,9 @@ import { oneLine, table } from '../../report/text.js';
 import { createUi, withNdjson } from '../../ui/index.js';
 import type { CliContext } from '../context.js';
 import { mergeOptions, requestOf, type BuildOptions } from '../request.js';
-import type { MatrixOutcome } from '../services.js';
+import type { MatrixOutcome, QueueOptions } from '../services.js';
 import * as value from '../values.js';
+import { queueOption, storeOption } from './worker.js';
 import {
   asksForRepository,
   buildContext,
@@ -29,6 +30,9 @@ interface MatrixFlags extends Omit<BuildOptions, 'distro'> {
   resume?: true;
   report?: string[];
   events?: string;
+  queue?: string;
+  store?: string;
+  queueWait?: number;
 }
 
 const OWN = [
@@ -62,6 +66,15 @@ const OWN = [
 const writers = (): Promise<typeof import('../../report/index.js')> => import('../../report/index.js');
 type Report = (write: Awaited<ReturnType<typeof writers>>, outcome: MatrixOutcome, folder: string) => string;
 
+const QUEUE = [
+  queueOption(),
+  storeOption(),
+  new Option(
+    '--queue-wait <time>',
+    'end cells as errors when for so long no worker is there that can build them, such as 10m (default: they wait)',
+  ).argParser(value.duration('--queue-wait')),
+];
+
 /** Reports by the end of their file's name. */
 const REPORTS: Readonly<Record<string, Report>> = {
   '.json': (_, { run }) => toJson(run),
@@ -79,6 +92,7 @@ export function addMatrix(program: Command, context: CliContext): void {
     )
     .usage('[--dkms <source>...] [--kernel <release>...] [options]');
   for (const each of OWN) command.addOption(each.helpGroup('The matrix:'));
+  for (const each of QUEUE) command.addOption(each.helpGroup('More than one machine:'));
   const ours = OWN.map(({ long }) => long ?? '');
   for (const [heading, options] of buildOptions(ours))
     for (const each of options) command.addOption(each.helpGroup(heading));
@@ -98,7 +112,8 @@ Examples:
 
 async function matrix(typed: MatrixFlags, context: CliContext): Promise<void> {
   const { engine, stdout, stderr, signal, cwd } = context;
-  const { distro, failFast, resume, report = [], events, ...build } = typed;
+  const { distro, failFast, resume, report = [], events, queue, store, queueWait, ...build } = typed;
+  const queued = queueOf(queue, store, queueWait);
   const config = await engine.loadConfig(build.config, cwd);
   const section = config.matrix ?? {};
   const of = <T>(value: T | T[] | undefined): T[] => (value === undefined ? [] : ([value].flat() as T[]));
@@ -128,6 +143,7 @@ async function matrix(typed: MatrixFlags, context: CliContext): Promise<void> {
       ...buildContext(request, options, ui, context),
       resume: resume === true,
       failFast: failFast ?? section['fail-fast'] ?? false,
+      ...(queued && { queue: queued }),
     });
     // What an interrupted matrix has built is published by the run that resumes it.
     if (
@@ -164,6 +180,19 @@ function remarks({ cells, complete }: MatrixRun): string {
     ]);
   if (!complete) lines.push('--resume goes on with it');
   return lines.map((line) => `${oneLine(line)}\n`).join('');
+}
+
+function queueOf(
+  url: string | undefined,
+  store: string | undefined,
+  waitSeconds: number | undefined,
+): QueueOptions | null {
+  if (url !== undefined && store !== undefined)
+    return { url, store, ...(waitSeconds !== undefined && { waitSeconds }) };
+  if (url === undefined && store === undefined && waitSeconds === undefined) return null;
+  throw new Dkms2binError('usage', `--${url === undefined ? 'queue' : 'store'} is missing`, {
+    hint: 'Workers are reached with both --queue and --store; without them this machine builds.',
+  });
 }
 
 /** Failures as for build; an expectation that is not met is a failure of the matrix. */
