@@ -1,3 +1,4 @@
+import type { KeySource } from '../core/openpgp.js';
 import type { RpmForm } from './rpm-names.js';
 
 /** The kernel's name of an architecture that the catalogue can hold; building needs one of core's `Arch`. */
@@ -49,7 +50,14 @@ export interface DistroRow {
   /** Id of the row of the release that follows. */
   next?: string | undefined;
   components?: readonly string[];
-  repos?: readonly { name: string; url: string; mirrorList: boolean; signed?: boolean }[];
+  repos?: readonly {
+    name: string;
+    url: string;
+    mirrorList: boolean;
+    signed?: boolean;
+    /** Of repomd.xml.asc. */
+    key?: KeySource | undefined;
+  }[];
   packages?: PackageSet & { variants: readonly (PackageSet & { match: string; suffix: string })[] };
   toolchainRepo?: string | undefined;
   arch: { x86_64: ArchMirrors; aarch64?: ArchMirrors | undefined };

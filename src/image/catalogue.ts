@@ -94,6 +94,8 @@ const Repo = z.strictObject({
   mirrorList: z.boolean().default(false),
   /** False for a repository whose packages nobody signed. */
   signed: z.boolean().default(true),
+  /** The key of repomd.xml.asc; absent where repomd.xml is not signed, or nobody knows by whom. `{mirror}` as in `url`. */
+  key: z.strictObject({ ...Key, keyUrl: Template.optional() }).optional(),
 });
 
 /** A place where kernels go that left the live archive; `src/distro/archives.ts` has a policy for each kind. */
@@ -401,6 +403,11 @@ function resolveRow(row: CatalogueRow, dir: string, mistake: (field: string, mes
   const later = { mirror: '{mirror}', arch: '{arch}', minor: '{minor}' };
   row.repos.forEach((repo, i) => {
     repo.url = attempt(`repos.${i}.url`, () => fill(repo.url, { ...base, ...later }), repo.url);
+    const { key } = repo;
+    if (key?.keyUrl)
+      key.keyUrl = attempt(`repos.${i}.key`, () => fill(key.keyUrl!, { ...base, ...later }), '');
+    if (key?.keyFile && !isAbsolute(key.keyFile)) key.keyFile = join(dir, key.keyFile);
+    if (key && !key.keyFile && !key.keyUrl) mistake(`repos.${i}.key`, 'keyFile or keyUrl is missing');
   });
   row.archives.forEach((archive, i) => {
     if (archive.kind === 'vault') {
