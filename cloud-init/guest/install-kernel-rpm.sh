@@ -14,6 +14,7 @@
 #                       version then. Of dnf: empty, names are NAME-VERSION-RELEASE.ARCH
 #   TOOLCHAIN           compiler and dkms, default "dkms gcc make rpm-build elfutils-libelf-devel" (zypper: libelf-devel)
 #   TOOLCHAIN_REPO      a package that brings the repository of dkms (epel-release), may be empty
+#   TOOLCHAIN_NEEDS     name of the guest's own repository that it needs besides, and that is off (crb), may be empty
 #   REPOS               repositories to use instead of the guest's own: lines NAME=URL, or NAME!=URL for one whose packages nobody
 #                       signed; may be empty
 #   PROXY               http://host:port for downloads, may be empty
@@ -34,7 +35,7 @@ export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 RELEASE=${RELEASE:-} VARIANT=${VARIANT:-build} PACKAGE_MANAGER=${PACKAGE_MANAGER:-dnf}
 IMAGE_PACKAGES=${IMAGE_PACKAGES:-} MODULE_PACKAGES=${MODULE_PACKAGES:-} EXTRA_PACKAGES=${EXTRA_PACKAGES:-}
 HEADER_PACKAGES=${HEADER_PACKAGES:-} VERSION_PREFIX=${VERSION_PREFIX:-} TOOLCHAIN_REPO=${TOOLCHAIN_REPO:-}
-REPOS=${REPOS:-} PROXY=${PROXY:-} KERNEL_PACKAGE_DIR=${KERNEL_PACKAGE_DIR:-}
+TOOLCHAIN_NEEDS=${TOOLCHAIN_NEEDS:-} REPOS=${REPOS:-} PROXY=${PROXY:-} KERNEL_PACKAGE_DIR=${KERNEL_PACKAGE_DIR:-}
 # How often a passing fault is tried, and the seconds between.
 TRIES=${TRIES:-3} PAUSE=${PAUSE:-5}
 
@@ -43,7 +44,7 @@ fail() { local code=$1; shift; say error "$*"; exit "$code"; }
 
 case $RELEASE in '' | *[!A-Za-z0-9.+~_-]*) fail 2 "RELEASE is not a kernel release: '$RELEASE'" ;; esac
 case $VARIANT in build | runtime) ;; *) fail 2 "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
-case "$IMAGE_PACKAGES $MODULE_PACKAGES $EXTRA_PACKAGES $HEADER_PACKAGES ${TOOLCHAIN-} $TOOLCHAIN_REPO $VERSION_PREFIX" in
+case "$IMAGE_PACKAGES $MODULE_PACKAGES $EXTRA_PACKAGES $HEADER_PACKAGES ${TOOLCHAIN-} $TOOLCHAIN_REPO $TOOLCHAIN_NEEDS $VERSION_PREFIX" in
   *[!A-Za-z0-9.+~_\ ^-]*) fail 2 'a package name has a character that none has' ;;
 esac
 [ -n "$IMAGE_PACKAGES" ] || fail 2 'IMAGE_PACKAGES is empty'
@@ -188,7 +189,7 @@ if [ "$VARIANT" = build ]; then
   : >/etc/dkms/no-autoinstall
   printf '# dkms2bin: modules are signed outside the guest.\nsign_file="/nonexistent"\n' >/etc/dkms/framework.conf.d/dkms2bin.conf
 else
-  HEADER_PACKAGES='' TOOLCHAIN='' TOOLCHAIN_REPO=''
+  HEADER_PACKAGES='' TOOLCHAIN=''
 fi
 
 # --- metadata, once ---------------------------------------------------------------------------------------------------
@@ -267,8 +268,11 @@ unsigned=
 # Apart from the kernel: dkms must find it, and its repository may have to come first.
 if [ "${#toolchain[@]}" -gt 0 ]; then
   if [ -n "$TOOLCHAIN_REPO" ] && ! rpm -q "$TOOLCHAIN_REPO" >/dev/null 2>&1; then install "$TOOLCHAIN_REPO" || give_up; fi
+  # dnf refuses to switch on what it does not know: one of REPOS is on already, under another name.
+  needs=()
+  if [ -n "$TOOLCHAIN_NEEDS" ] && grep -qsxF "[$TOOLCHAIN_NEEDS]" "$repo_dir"/*.repo; then needs=("--enablerepo=$TOOLCHAIN_NEEDS"); fi
   echo "installing ${toolchain[*]}"
-  install "${toolchain[@]}" || give_up
+  install ${needs[@]+"${needs[@]}"} "${toolchain[@]}" || give_up
 fi
 
 # dkms before 3.0 has no framework.conf.d: there it signs only with keys an admin made.
