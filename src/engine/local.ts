@@ -7,7 +7,7 @@ import { baseImage } from '../build/base.js';
 import { buildCell, type CellInput } from '../build/cell.js';
 import { kernelLayer, type BaseImage, type KernelLayer, type Variant } from '../build/kernel-layer.js';
 import type { Machine } from '../build/machine.js';
-import { choosePackages, prove as proveRepository } from '../build/prove.js';
+import { choosePackages, prove as proveRepository, proverOf } from '../build/prove.js';
 import { listRunDirs } from '../build/run-dir.js';
 import { groundOf, type Ground } from '../build/snapshot.js';
 import type { Lookup } from '../build/source.js';
@@ -249,6 +249,8 @@ export async function prove(
   const certificate = await certificateOf(request);
   const rows = await loadCatalogue();
   const [target] = await planTargets(request, rows, context);
+  // Told before minutes of making a machine.
+  proverOf(findRow(rows, target!.distro), packages);
   // Removes what killed runs left behind.
   await listRunDirs();
   const machine = await machineOf(request, context);
