@@ -4,7 +4,8 @@ import type { Arch } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import { Dkms2binError } from '../core/errors.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
-import { BASE_PACKAGES, bootstrapImage } from '../image/bootstrap.js';
+import { mirrorsOf } from '../distro/resolve.js';
+import { BASE_PACKAGES, bootstrapImage, type BootstrapRequest } from '../image/bootstrap.js';
 import { cached, contentDigest, hashOf, isCached, type Entry } from '../image/cache.js';
 import type { CatalogueRow } from '../image/catalogue.js';
 import type { SharedCache } from '../image/shared-cache.js';
@@ -117,6 +118,17 @@ function includesOf({ bootstrap }: CatalogueRow, variant: Variant): string[] {
   return variant === 'build' ? includes : includes.filter((name) => !toolchain.includes(name));
 }
 
+/** The archive of a distro that has one of Debian's kind and is not Debian. */
+async function archiveOf(
+  row: CatalogueRow,
+  { mirror, arch }: BaseContext,
+): Promise<BootstrapRequest['archive']> {
+  const { components, family, keyring, packageManager } = row;
+  if (family === 'debian' || packageManager !== 'apt' || keyring === undefined) return undefined;
+  const { main, security = main } = await mirrorsOf(row, { mirror }, arch);
+  return { main, security, components, keyring };
+}
+
 async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<string> {
   const dir = join(PACKAGE_ROOT, 'cloud-init', 'bootstrap');
   const texts: string[] = [];
@@ -125,6 +137,7 @@ async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<s
   )) {
     if (each.isFile()) texts.push(each.name, await readFile(join(each.parentPath, each.name), 'utf8'));
   }
+  const archive = await archiveOf(row, context);
   return hashOf([
     'bootstrap-3',
     BASE_PACKAGES,
@@ -135,6 +148,7 @@ async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<s
     context.mirror ?? null,
     DISK_GIB,
     texts,
+    ...(archive ? [archive] : []),
   ]);
 }
 
@@ -155,6 +169,7 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
           },
         );
       }
+      const archive = await archiveOf(row, context);
       const { packages } = await bootstrapImage({
         suite: row.codename,
         arch: context.arch,
@@ -168,6 +183,7 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
         emit: context.emit,
         signal: context.signal,
         ...(context.mirror ? { mirror: context.mirror } : {}),
+        ...(archive ? { archive } : {}),
         ...(context.proxy ? { proxy: context.proxy } : {}),
       });
       const what = context.variant === 'build' ? '' : ' without toolchain';

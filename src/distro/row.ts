@@ -1,3 +1,4 @@
+import type { KeySource } from '../core/openpgp.js';
 import type { RpmForm } from './rpm-names.js';
 
 /** The kernel's name of an architecture that the catalogue can hold; building needs one of core's `Arch`. */
@@ -25,6 +26,15 @@ export type RowArchive =
   | { kind: 'vault'; repos: readonly string[]; minors: readonly string[] }
   | { kind: 'koji'; url: string; source: string };
 
+export interface RowRepo {
+  name: string;
+  url: string;
+  mirrorList: boolean;
+  signed?: boolean;
+  /** Of repomd.xml.asc. */
+  key?: KeySource | undefined;
+}
+
 /** What resolving kernels asks of a catalogue row; the rows of `image/catalogue.ts` fit it. */
 export interface DistroRow {
   /** `debian-12`, `debian-sid`. */
@@ -49,9 +59,9 @@ export interface DistroRow {
   /** Id of the row of the release that follows. */
   next?: string | undefined;
   components?: readonly string[];
-  repos?: readonly { name: string; url: string; mirrorList: boolean; signed?: boolean }[];
+  repos?: readonly RowRepo[];
   packages?: PackageSet & { variants: readonly (PackageSet & { match: string; suffix: string })[] };
-  toolchainRepo?: string | undefined;
+  epel?: { package: string; needs: string; repos: readonly RowRepo[] } | undefined;
   arch: { x86_64: ArchMirrors; aarch64?: ArchMirrors | undefined };
   archives?: readonly RowArchive[];
 }

@@ -1,13 +1,13 @@
 import type { X509Certificate } from 'node:crypto';
 import { resolve } from 'node:path';
-import { choosePackages, prove as proveRepository } from '../build/prove.js';
+import { choosePackages, prove as proveRepository, proverOf } from '../build/prove.js';
 import { listRunDirs } from '../build/run-dir.js';
 import type { CellResult } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import type { Proof } from '../core/proof.js';
 import { readCapped } from '../core/read-capped.js';
 import { newRunId } from '../core/run-id.js';
-import { loadCatalogue } from '../image/catalogue.js';
+import { findRow, loadCatalogue } from '../image/catalogue.js';
 import { readCertificate } from '../pack/signature.js';
 import type { BuildPlan, BuildRequest, PlannedCell } from '../plan/types.js';
 import { readOffer } from '../repo/index.js';
@@ -110,6 +110,8 @@ export async function prove(
   const certificate = await certificateOf(request);
   const rows = await loadCatalogue();
   const [target] = await planTargets(request, rows, context);
+  // Told before minutes of making a machine.
+  proverOf(findRow(rows, target!.distro), packages);
   // Removes what killed runs left behind.
   await listRunDirs();
   const machine = await machineOf(request, context);
