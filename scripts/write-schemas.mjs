@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { format } from 'prettier';
 import { configJsonSchema } from '../dist/plan/config.js';
 import {
+  bisectJsonSchema,
   matrixJsonSchema,
   proofJsonSchema,
   refreshJsonSchema,
@@ -17,6 +18,7 @@ for (const [name, schema] of [
   ['result', resultJsonSchema()],
   ['proof', proofJsonSchema()],
   ['refresh', refreshJsonSchema()],
+  ['bisect', bisectJsonSchema()],
   ['matrix', matrixJsonSchema()],
 ]) {
   const text = await format(JSON.stringify(schema), { parser: 'json', printWidth: 110 });

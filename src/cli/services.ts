@@ -3,6 +3,7 @@ import type { CellResult } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import type { Proof } from '../core/proof.js';
 import type { Config } from '../plan/config.js';
+import type { BisectContext, BisectOutcome } from '../engine/bisect.js';
 import type { RunInfo } from '../engine/runs.js';
 import type { WarmKernel } from '../engine/local.js';
 import type { MatrixContext, MatrixOutcome, MatrixRules } from '../engine/matrix.js';
@@ -69,6 +70,12 @@ export interface Engine {
     context: { emit: Emit; signal: AbortSignal },
   ): Promise<RefreshPlan>;
   refresh(plan: RefreshPlan, context: BuildContext): Promise<BuildOutcome>;
+  planBisect(
+    request: BuildRequest,
+    ends: { good: string; bad: string },
+    context: { emit: Emit; signal: AbortSignal },
+  ): Promise<BuildPlan>;
+  bisect(plan: BuildPlan, context: BisectContext): Promise<BisectOutcome>;
   planMatrix(
     request: BuildRequest,
     rules: MatrixRules,
@@ -114,6 +121,9 @@ export const engine: Engine = {
   planRefresh: async (request, options, context) =>
     (await import('../engine/refresh.js')).planRefresh(request, options, context),
   refresh: async (plan, context) => (await import('../engine/refresh.js')).refresh(plan, context),
+  planBisect: async (request, ends, context) =>
+    (await import('../engine/bisect.js')).planBisect(request, ends, context),
+  bisect: async (plan, context) => (await import('../engine/bisect.js')).bisect(plan, context),
   planMatrix: async (request, rules, context) =>
     (await import('../engine/matrix.js')).planMatrix(request, rules, context),
   matrix: async (plan, context) => (await import('../engine/matrix.js')).matrix(plan, context),

@@ -382,15 +382,19 @@ function ambiguous(release: string, rows: readonly DistroRow[]): Dkms2binError {
   });
 }
 
+/** What kernels of one distro differ in besides the version: `cloud-amd64`, `+rt`, `uek`; undefined for a plain one. */
+export function kindOf(release: string): string | undefined {
+  return flavourOf(release) ?? /\+[a-z0-9]+$|uek(?=\.|$)/.exec(release)?.[0];
+}
+
 /** Up to five existing releases of the same flavour around `release`, in order. */
 export function nearest(
   release: string,
   kernels: readonly Pick<KernelEntry, 'release'>[],
   count = 5,
 ): string[] {
-  const kind = (other: string): string | undefined => flavourOf(other) ?? /\+[a-z0-9]+$/.exec(other)?.[0];
   const all = [...new Set(kernels.map((kernel) => kernel.release))].sort(compareReleases);
-  const same = all.filter((other) => kind(other) === kind(release));
+  const same = all.filter((other) => kindOf(other) === kindOf(release));
   const pool = same.length > 0 ? same : all;
   const numbers = (text: string): number[] => (text.match(/\d+/g) ?? []).slice(0, 4).map(Number);
   const distance = (other: string): number[] => {

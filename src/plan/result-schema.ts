@@ -95,6 +95,37 @@ export function resultJsonSchema(): Record<string, unknown> {
   return { ...z.toJSONSchema(ResultDocument), title: 'dkms2bin --json' };
 }
 
+const Found = z.strictObject({
+  schemaVersion: z.literal(1),
+  status: z
+    .enum(['found', 'ambiguous'])
+    .describe('found: firstBad follows lastGood; ambiguous: kernels between them gave no answer'),
+  lastGood: z.string().describe('The newest kernel before firstBad for which the module builds'),
+  firstBad: z.string().describe('The oldest kernel after lastGood for which the module fails'),
+  untested: z.array(z.string()).describe('Kernels between the two that gave no answer, oldest first'),
+  steps: z
+    .array(
+      z.strictObject({
+        kernel: z.string(),
+        answer: z.enum(['good', 'bad', 'untested']).describe('untested: skipped, or an error'),
+        cells: z.array(Cell),
+      }),
+    )
+    .describe('In the order asked'),
+});
+
+/** The document that `bisect --json` prints: a search, or what ended it. */
+export const BisectDocument = z.union([
+  Found,
+  z.strictObject({ schemaVersion: z.literal(1), error: EndedBy }),
+]);
+export type BisectDocument = z.infer<typeof BisectDocument>;
+
+/** JSON Schema of that document, published as schema/bisect.schema.json. */
+export function bisectJsonSchema(): Record<string, unknown> {
+  return { ...z.toJSONSchema(BisectDocument), title: 'dkms2bin bisect --json' };
+}
+
 const MatrixRow = Cell.extend({
   source: z.string().describe('As --dkms named it'),
   verdict: Cell.shape.verdict.nullable().describe('Null when it had no turn'),

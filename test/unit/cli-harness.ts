@@ -76,6 +76,8 @@ export async function cli(
     matrix: unexpected,
     planRefresh: unexpected,
     refresh: unexpected,
+    planBisect: unexpected,
+    bisect: unexpected,
     listRuns: unexpected,
     removeRun: unexpected,
     login: unexpected,
@@ -101,7 +103,7 @@ export async function cli(
     stdout,
     stderr: stderr as unknown as CliContext['stderr'],
     env: options.env ?? {},
-    cwd: '/work',
+    cwd: '/home/user/project',
     signal: options.signal ?? new AbortController().signal,
   });
   return { code, stdout: stdout.text, stderr: stderr.text, requests };

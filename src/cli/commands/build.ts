@@ -4,11 +4,12 @@ import { Dkms2binError, EXIT_CODE, messageOf } from '../../core/errors.js';
 import { exitCodeOf } from '../../report/exit.js';
 import { resultDocument, toJson } from '../../report/json.js';
 import { failureText, oneLine, resultLines, summary, table } from '../../report/text.js';
+import { DEFAULTS } from '../../plan/request.js';
 import type { BuildPlan, BuildRequest } from '../../plan/types.js';
 import { createUi, type Level, type Ui } from '../../ui/index.js';
 import { askSecret, askYes } from '../ask.js';
 import type { CliContext } from '../context.js';
-import { DEFAULTS, mergeOptions, NAME_STYLES, requestOf, type BuildOptions } from '../request.js';
+import { mergeOptions, NAME_STYLES, requestOf, type BuildOptions } from '../request.js';
 import { publishFolder } from './repo.js';
 import type { BuildContext, BuildOutcome, FailedRun } from '../services.js';
 import * as value from '../values.js';
@@ -347,11 +348,11 @@ function offerLogin(ui: Ui, context: CliContext): (run: FailedRun) => Promise<vo
   };
 }
 
-function planDocument(plan: BuildPlan): Record<string, unknown> {
+export function planDocument(plan: BuildPlan): Record<string, unknown> {
   return { schemaVersion: 1, plan };
 }
 
-function planText(plan: BuildPlan): string {
+export function planText(plan: BuildPlan): string {
   const head = ['SOURCE', 'KERNEL', 'DISTRO', 'ARCH', 'KERNEL PACKAGE', 'IMAGE'];
   const rows = plan.cells.map((c) => [
     c.source,
