@@ -4,7 +4,8 @@ import type { Arch } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import { Dkms2binError } from '../core/errors.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
-import { BASE_PACKAGES, bootstrapImage } from '../image/bootstrap.js';
+import { archRow } from '../distro/row.js';
+import { basePackages, bootstrapImage } from '../image/bootstrap.js';
 import { cached, contentDigest, hashOf, isCached, type Entry } from '../image/cache.js';
 import type { CatalogueRow } from '../image/catalogue.js';
 import { fetchOfficial, officialInCache, requireStandalone } from '../image/verify.js';
@@ -73,7 +74,7 @@ async function official(row: CatalogueRow, context: BaseContext): Promise<BaseIm
     disk: path,
     hash: basename(path, '.qcow2'),
     parents: [{ kind: 'images', hash: basename(path) }],
-    firmware: row.arch[context.arch].firmware,
+    firmware: archRow(row, context.arch).firmware,
     source: 'official',
     origin: { origin: 'official', digest: digestSet(basename(path, '.qcow2')) },
   };
@@ -98,10 +99,16 @@ async function given(image: string, row: CatalogueRow, context: BaseContext): Pr
     disk,
     hash,
     parents: [],
-    firmware: row.arch[context.arch].firmware,
+    firmware: archRow(row, context.arch).firmware,
     source: disk,
     origin: { origin: 'file', digest: { sha256: hash } },
   };
+}
+
+/** The kernel that a bootstrapped image boots. */
+function imageKernel(row: CatalogueRow, arch: Arch): string {
+  const { cloudKernel, defaultKernel } = archRow(row, arch);
+  return cloudKernel ?? defaultKernel;
 }
 
 async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<string> {
@@ -114,10 +121,11 @@ async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<s
   }
   return hashOf([
     'bootstrap-3',
-    BASE_PACKAGES,
+    basePackages(context.arch),
     row.codename,
     row.suites,
     row.bootstrap,
+    imageKernel(row, context.arch),
     context.arch,
     context.mirror ?? null,
     DISK_GIB,
@@ -129,7 +137,7 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
   const { bootstrap } = row;
   if (!bootstrap) throw new Dkms2binError('usage', `An image of ${row.id} cannot be bootstrapped`);
   const hash = await bootstrapHash(row, context);
-  const { firmware } = row.arch[context.arch];
+  const { firmware } = archRow(row, context.arch);
   const entry = await cached(
     'images',
     hash,
@@ -146,8 +154,7 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
       const { packages } = await bootstrapImage({
         suite: row.codename,
         arch: context.arch,
-        firmware,
-        includes: bootstrap.includes,
+        includes: [...bootstrap.includes, imageKernel(row, context.arch)],
         extraSuites: row.suites.map((s) => s.name).filter((name) => name !== row.codename),
         diskGiB: DISK_GIB,
         out: join(dir, 'disk.qcow2'),

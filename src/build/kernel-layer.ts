@@ -1,6 +1,6 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import type { KernelTarget } from '../core/cell.js';
+import { CONSOLE, type KernelTarget } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
 import { run } from '../core/exec.js';
@@ -152,6 +152,7 @@ async function makeNatively(
     ['[Match]', `MACAddress=${MAC[nic]}`, '[Network]', `Address=${NET[nic].guest}/24`, ...more].join('\n');
   try {
     const installed = await nativeLayer({
+      arch: target.arch,
       root: base.root,
       disk: base.disk,
       release: target.release,
@@ -172,7 +173,10 @@ async function makeNatively(
       ...(machine.proxy ? { proxy: machine.proxy } : {}),
     });
     const said = readInstall(installed, target);
-    return { cmdline: cmdlineOf(said.get('root-uuid'), ' cloud-init=disabled'), versions: versionsOf(said) };
+    return {
+      cmdline: cmdlineOf(said.get('root-uuid'), target, ' cloud-init=disabled'),
+      versions: versionsOf(said),
+    };
   } catch (error) {
     if (!(error instanceof Dkms2binError) || error.fault !== 'host') throw error;
     for (const name of ['disk.qcow2', 'vmlinuz', 'initrd', 'config', 'packages'])
@@ -247,7 +251,7 @@ async function makeInVm(
     await rm(join(dir, name), { force: true });
   }
   await run('qemu-img', ['check', '-q', '-f', 'qcow2', join(dir, 'disk.qcow2')]);
-  return { cmdline: cmdlineOf(said.get('root-uuid'), ''), versions: versionsOf(said) };
+  return { cmdline: cmdlineOf(said.get('root-uuid'), target, ''), versions: versionsOf(said) };
 }
 
 function installVars(target: KernelTarget, packageDir: string): Record<string, string> {
@@ -282,10 +286,10 @@ function versionsOf(said: Map<string, string>): Record<string, string> {
   return versions;
 }
 
-function cmdlineOf(uuid: string | undefined, more: string): string {
+function cmdlineOf(uuid: string | undefined, { arch }: KernelTarget, more: string): string {
   if (!/^[0-9a-f-]{36}$/.test(uuid ?? '')) {
     throw new Dkms2binError('transient', `The image reports no root file system UUID (${uuid ?? ''})`);
   }
   // panic=-1 with -no-reboot turns a panic into QEMU's exit, which every wait notices.
-  return `root=UUID=${uuid} ro console=ttyS0 panic=-1 loglevel=5 mitigations=off${more}`;
+  return `root=UUID=${uuid} ro console=${CONSOLE[arch]} panic=-1 loglevel=5 mitigations=off${more}`;
 }

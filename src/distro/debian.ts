@@ -11,7 +11,7 @@ import {
   type KernelIndex,
 } from './apt-index.js';
 import { hostMirrors } from './mirrors.js';
-import type { DistroRow } from './row.js';
+import { archRow, type DistroRow } from './row.js';
 import { compareReleases, compareVersions } from './version.js';
 
 export interface ResolveOptions extends Pick<
@@ -110,7 +110,7 @@ class Resolver {
   async latest(): Promise<KernelTarget> {
     const row = this.chosenRow() ?? (await defaultRow(this.rows, this.options));
     const index = await this.index(row);
-    const name = row.arch[this.arch].defaultKernel;
+    const name = archRow(row, this.arch).defaultKernel;
     // Backports are newer than what the distro boots by default, and security carries a second series besides: the
     // metapackage of this very name knows which kernel is the default one.
     const backports = new Set(
@@ -326,6 +326,7 @@ class Resolver {
  */
 export function releaseOfKernelPackages(
   files: readonly string[],
+  arch: Arch,
 ): { release: string; packageVersion: string; file: string }[] {
   const images = files.flatMap((file) => {
     const path = URL.canParse(file) && /^https?:/.test(file) ? new URL(file).pathname : file;
@@ -333,14 +334,14 @@ export function releaseOfKernelPackages(
       basename(decodeURIComponent(path)),
     );
     if (!match || match[1]!.endsWith('-dbg')) return [];
-    if (match[3] !== 'amd64') {
-      throw new Dkms2binError('usage', `${file} is for ${match[3]!}; only amd64 kernels can be built for`);
+    if (match[3] !== DEB_ARCH[arch]) {
+      throw new Dkms2binError('usage', `${file} is for ${match[3]!}, not for ${DEB_ARCH[arch]}`);
     }
     return [{ release: checkRelease(match[1]!), packageVersion: match[2]!, file }];
   });
   if (images.length > 0) return images;
   throw new Dkms2binError('usage', 'None of the --kernel-package files is a kernel image', {
-    hint: 'One must be named linux-image-<release>_<version>_amd64.deb; give its headers and the other packages too.',
+    hint: `One must be named linux-image-<release>_<version>_${DEB_ARCH[arch]}.deb; give its headers and the other packages too.`,
   });
 }
 

@@ -9,14 +9,14 @@ import { kernelLayer, type BaseImage } from '../build/kernel-layer.js';
 import type { Machine } from '../build/machine.js';
 import { listRunDirs } from '../build/run-dir.js';
 import { groundOf, type Ground } from '../build/snapshot.js';
-import type { CellResult, KernelTarget, ModuleSource } from '../core/cell.js';
+import type { Arch, CellResult, KernelTarget, ModuleSource } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { cacheDir } from '../core/paths.js';
 import { readCapped } from '../core/read-capped.js';
 import { fetchKernelPackage } from '../distro/kernel-package.js';
 import { releaseOfKernelPackages, resolveKernels } from '../distro/debian.js';
-import { candidatesFor } from '../distro/release.js';
+import { archOf, candidatesFor } from '../distro/release.js';
 import { holdOfficial } from '../image/cache.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
 import { readSigner, type Signer as AttestSigner } from '../pack/dsse.js';
@@ -71,8 +71,9 @@ async function planTargets(
   rows: CatalogueRow[],
   context: PlanContext,
 ): Promise<KernelTarget[]> {
+  const arch = archOfRequest(request);
   if (request.kernelPackages.length > 0) {
-    return releaseOfKernelPackages(request.kernelPackages).map(({ release, packageVersion }) => {
+    return releaseOfKernelPackages(request.kernelPackages, arch).map(({ release, packageVersion }) => {
       if (request.kernels.length > 0 && !request.kernels.includes(release)) {
         throw new Dkms2binError(
           'usage',
@@ -91,12 +92,12 @@ async function planTargets(
           },
         );
       }
-      return { release, distro: ids[0]!, arch: request.arch, packageVersion };
+      return { release, distro: ids[0]!, arch, packageVersion };
     });
   }
   return resolveKernels(request.kernels, rows, {
     cacheDir: cacheDir(),
-    arch: request.arch,
+    arch,
     offline: request.offline,
     distro: request.distro,
     mirror: request.mirror,
@@ -228,11 +229,17 @@ export async function warm(
   if (errors.length > 1) throw new AggregateError(errors);
 }
 
+function archOfRequest({ kernels, kernelPackages, arch }: BuildRequest): Arch {
+  return archOf([...kernels, ...kernelPackages], arch) ?? 'x86_64';
+}
+
 /** The shape of this invocation's VMs. */
 async function machineOf(request: BuildRequest, { emit, signal }: PlanContext): Promise<Machine> {
-  const accelerator = await chooseAccelerator(request.accel, { emit, signal });
+  const arch = archOfRequest(request);
+  const accelerator = await chooseAccelerator(request.accel, arch, { emit, signal });
   const { cpus, memoryMiB } = share(request, 1);
   return {
+    arch,
     accel: accelerator.name,
     cpu: accelerator.cpu,
     cpus,
@@ -369,7 +376,7 @@ class Shared implements AsyncDisposable {
     const { request, machine } = this;
     const base = await baseImage(row, {
       image: request.image,
-      arch: request.arch,
+      arch: machine.arch,
       offline: request.offline,
       cwd: request.cwd,
       emit: machine.emit,

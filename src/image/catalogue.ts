@@ -54,7 +54,7 @@ const ArchRow = z.strictObject({
   cpuLevel: z.int().min(1).max(4).default(1),
   /** Package that brings the stock kernel. */
   defaultKernel: PackageName,
-  /** Package that brings the small kernel for VMs, where there is one. */
+  /** Package that brings the small kernel for VMs, where there is one: bootstrapped images boot it. */
   cloudKernel: PackageName.optional(),
   /** Endings of kernel releases, `''` for distros without flavours. */
   kernelFlavours: z.array(z.string().regex(/^[a-z0-9-]*$/)).min(1),
@@ -77,7 +77,7 @@ const RowInput = z.strictObject({
   packageManager: z.enum(['apt', 'dnf', 'zypper']),
   /** The user the image is known for; runs define their own. */
   user: z.string().regex(/^[a-z_][a-z0-9_-]*$/),
-  arch: z.strictObject({ x86_64: ArchRow }),
+  arch: z.strictObject({ x86_64: ArchRow, aarch64: ArchRow.optional() }),
   packages: z.strictObject({
     image: PackageTemplate,
     headers: PackageTemplate,
@@ -132,7 +132,7 @@ export type CatalogueRow = z.output<typeof RowInput> & {
   /** The catalogue file the row stands in, for errors. */
   file: string;
 };
-export type CatalogueArch = CatalogueRow['arch'][Arch];
+export type CatalogueArch = CatalogueRow['arch']['x86_64'];
 export type CatalogueSuite = CatalogueRow['suites'][number];
 
 /** JSON Schema of an `images/*.yaml` file, for editors and for `schema/`. */

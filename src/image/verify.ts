@@ -11,6 +11,7 @@ import {
   type Net,
   sweepParts,
 } from '../core/download.js';
+import { archRow } from '../distro/row.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { missingTool, run } from '../core/exec.js';
 import { cacheDir } from '../core/paths.js';
@@ -30,7 +31,7 @@ export interface FetchOptions extends Net {
 /** Whether the cache holds an image of the row that was verified once; `fetchOfficial` hashes it again. */
 export async function officialInCache(row: CatalogueRow, arch: Arch, cache = cacheDir()): Promise<boolean> {
   const dir = join(cache, 'images');
-  const { image } = row.arch[arch];
+  const { image } = archRow(row, arch);
   const digest = image.digest
     ? parseDigest(image.digest)
     : await readRecord(recordOf(dir, row, arch), image.url);
@@ -44,7 +45,7 @@ export async function officialInCache(row: CatalogueRow, arch: Arch, cache = cac
  */
 export async function fetchOfficial(row: CatalogueRow, arch: Arch, options: FetchOptions): Promise<string> {
   const { emit, baseOverride } = options;
-  const { image } = row.arch[arch];
+  const { image } = archRow(row, arch);
   const at = (url: string): string => (baseOverride ? rebase(url, baseOverride) : url);
   const dir = join(options.cacheDir ?? cacheDir(), 'images');
   const record = recordOf(dir, row, arch);

@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 import { qemuArgs, type VmConfig } from '../../src/vm/args.js';
 
 const config: VmConfig = {
+  arch: 'x86_64',
   accel: 'tcg',
   cpu: 'max',
   cpus: 2,
@@ -58,4 +59,10 @@ test('UEFI brings its code read-only and its own variables', () => {
     'if=pflash,unit=0,format=raw,readonly=on,file=/f/code.fd',
     'if=pflash,unit=1,format=raw,file=/r/vars.fd',
   ]);
+});
+
+test('an aarch64 VM has the devices of its own board, and none of the PC', () => {
+  const args = qemuArgs({ ...config, arch: 'aarch64' }).join(' ');
+  expect(args).toMatch(/-machine virt,\S*accel=tcg/);
+  expect(args).not.toMatch(/q35|vmport|vmgenid/);
 });
