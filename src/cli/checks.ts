@@ -4,6 +4,7 @@ import { HOST_ARCH, type Arch } from '../core/cell.js';
 import { messageOf } from '../core/errors.js';
 import { cacheDir, runsDir, socketParent } from '../core/paths.js';
 import { formatBytes } from '../core/units.js';
+import { oneLine } from '../report/text.js';
 import type { CliContext } from './context.js';
 
 export interface Check {
@@ -89,16 +90,6 @@ const filesOf = (arch: Arch): { name: string; paths: readonly string[]; package:
       package: GUESTS[arch].firmware,
       use: 'only for images that boot by UEFI',
     },
-    ...(arch === HOST_ARCH
-      ? []
-      : [
-          {
-            name: `${arch} programs`,
-            paths: [`/proc/sys/fs/binfmt_misc/qemu-${arch}`, `/usr/lib/binfmt.d/qemu-${arch}.conf`],
-            package: 'qemu-user-static',
-            use: 'only for --image bootstrap',
-          },
-        ]),
     {
       name: 'Debian keyring',
       paths: ['/usr/share/keyrings/debian-archive-keyring.gpg'],
@@ -291,6 +282,20 @@ async function userNamespaceCheck(path: string): Promise<Check> {
   return { name, status: 'ok', detail: 'allowed', remedy: null };
 }
 
+/** Runs one: whether qemu-user is there, and registered or registrable in a namespace. */
+async function foreignProgramsCheck(context: CliContext, arch: Arch): Promise<Check> {
+  const name = `${arch} programs`;
+  const { namespaceCommand } = await import('../image/namespace.js');
+  try {
+    await namespaceCommand(arch, context.signal);
+    return { name, status: 'ok', detail: 'run by qemu-user', remedy: null };
+  } catch (error) {
+    if (context.signal.aborted) throw error;
+    const remedy = 'Only needed for --image bootstrap: sudo apt-get install qemu-user-static';
+    return { name, status: 'warn', detail: oneLine(messageOf(error)), remedy };
+  }
+}
+
 /** Everything that doctor looks at for guests of `arch`, in the order in which it is shown. */
 export async function collectChecks(context: CliContext, arch: Arch): Promise<Check[]> {
   const path = context.env['PATH'] ?? '';
@@ -302,6 +307,7 @@ export async function collectChecks(context: CliContext, arch: Arch): Promise<Ch
     ...(await qemuCheck(path, arch)),
     ...(haveQemu ? await acceleratorChecks(context, arch) : []),
     await userNamespaceCheck(path),
+    ...(arch === HOST_ARCH ? [] : [await foreignProgramsCheck(context, arch)]),
     await folderCheck('cache', cacheDir(), true),
     await folderCheck('state', runsDir(), true),
     await folderCheck('sockets', socketParent(), false),
