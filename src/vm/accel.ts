@@ -194,8 +194,9 @@ const EXIT_RIGHT = (0x2a << 1) | 1;
 const EXIT_WRONG = (0x15 << 1) | 1;
 
 /**
- * The CPU that TCG emulates: x86-64-v2, which every kernel and compiler here runs on. `max` brings AVX, which the guest's
- * C library then uses and which costs more to emulate: about a tenth of a build's CPU seconds, a quarter of a boot's.
+ * The CPUs that TCG emulates. x86-64-v2, which every kernel and compiler here runs on: `max` brings AVX, which the guest's
+ * C library then uses and which costs more to emulate, about a tenth of a build's CPU seconds, a quarter of a boot's.
+ * Armv8.2: `max` has pointer authentication, which doubles the CPU seconds; Cortex-A72 lacks pages of 16 KiB.
  */
 const TCG_CPU: Record<Arch, string> = { x86_64: 'Nehalem', aarch64: 'neoverse-n1' };
 
