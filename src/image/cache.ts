@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { chmod, lstat, mkdir, open, readdir, readFile, rename, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Dkms2binError } from '../core/errors.js';
 import { run } from '../core/exec.js';
 import { lock, type Lock } from '../core/lock.js';
@@ -62,7 +63,13 @@ export async function cached(
       return { dir, meta, use };
     }
     await use.release();
-    const making = (await lock(lockPath, 'exclusive', wait))!;
+    // Never waited for: whoever made the entry meanwhile would hold us up for as long as it is used. A maker is waited for
+    // above; what else is in the way is another one looking.
+    const making = await lock(lockPath, 'exclusive', { ...wait, wait: false });
+    if (!making) {
+      await sleep(Math.random() * 100);
+      continue;
+    }
     try {
       if (await readMeta(dir)) continue;
       const temporary = `${dir}.part`;
