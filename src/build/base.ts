@@ -4,7 +4,8 @@ import type { Arch } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import { Dkms2binError } from '../core/errors.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
-import { BASE_PACKAGES, bootstrapImage } from '../image/bootstrap.js';
+import { archRow } from '../distro/row.js';
+import { basePackages, bootstrapImage } from '../image/bootstrap.js';
 import { cached, contentDigest, hashOf, isCached, type Entry } from '../image/cache.js';
 import type { CatalogueRow } from '../image/catalogue.js';
 import { fetchOfficial, officialInCache, requireStandalone } from '../image/verify.js';
@@ -75,7 +76,7 @@ async function official(row: CatalogueRow, context: BaseContext): Promise<BaseIm
     disk: path,
     hash: basename(path, '.qcow2'),
     parents: [{ kind: 'images', hash: basename(path) }],
-    firmware: row.arch[context.arch].firmware,
+    firmware: archRow(row, context.arch).firmware,
     row,
     source: 'official',
     origin: { origin: 'official', digest: digestSet(basename(path, '.qcow2')) },
@@ -101,17 +102,23 @@ async function given(image: string, row: CatalogueRow, context: BaseContext): Pr
     disk,
     hash,
     parents: [],
-    firmware: row.arch[context.arch].firmware,
+    firmware: archRow(row, context.arch).firmware,
     row,
     source: disk,
     origin: { origin: 'file', digest: { sha256: hash } },
   };
 }
 
-/** The packages that a bootstrapped image is made of, besides `BASE_PACKAGES`. */
+/** The packages that a bootstrapped image is made of, besides `basePackages` and its kernel. */
 function includesOf({ bootstrap }: CatalogueRow, variant: Variant): string[] {
   const { includes = [], toolchain = [] } = bootstrap ?? {};
   return variant === 'build' ? includes : includes.filter((name) => !toolchain.includes(name));
+}
+
+/** The kernel that a bootstrapped image boots. */
+function imageKernel(row: CatalogueRow, arch: Arch): string {
+  const { cloudKernel, defaultKernel } = archRow(row, arch);
+  return cloudKernel ?? defaultKernel;
 }
 
 async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<string> {
@@ -124,10 +131,11 @@ async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<s
   }
   return hashOf([
     'bootstrap-3',
-    BASE_PACKAGES,
+    basePackages(context.arch),
     row.codename,
     row.suites,
     { includes: includesOf(row, context.variant) },
+    imageKernel(row, context.arch),
     context.arch,
     context.mirror ?? null,
     DISK_GIB,
@@ -138,7 +146,7 @@ async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<s
 async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<BaseImage & { entry: Entry }> {
   if (!row.bootstrap) throw new Dkms2binError('usage', `An image of ${row.id} cannot be bootstrapped`);
   const hash = await bootstrapHash(row, context);
-  const { firmware } = row.arch[context.arch];
+  const { firmware } = archRow(row, context.arch);
   const entry = await cached(
     'images',
     hash,
@@ -155,8 +163,7 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
       const { packages } = await bootstrapImage({
         suite: row.codename,
         arch: context.arch,
-        firmware,
-        includes: includesOf(row, context.variant),
+        includes: [...includesOf(row, context.variant), imageKernel(row, context.arch)],
         extraSuites: row.suites.map((s) => s.name).filter((name) => name !== row.codename),
         diskGiB: DISK_GIB,
         out: join(dir, 'disk.qcow2'),

@@ -1,3 +1,4 @@
+import type { Arch } from '../core/cell.js';
 import type { Config } from '../plan/config.js';
 import type { BuildRequest } from '../plan/types.js';
 import { duration, size } from './values.js';
@@ -10,7 +11,7 @@ export interface BuildOptions {
   outDir?: string;
   debug?: true;
   keepFailed?: true;
-  arch?: BuildRequest['arch'];
+  arch?: Arch;
   image?: string;
   mirror?: string;
   archive?: string;
@@ -44,12 +45,19 @@ export interface BuildOptions {
 
 export const DEFAULTS = {
   outDir: './out',
-  arch: 'x86_64',
   image: 'auto',
   timeoutSeconds: 7200,
   accel: 'auto',
   nameStyle: 'seed',
 } as const satisfies Partial<BuildRequest>;
+
+/** Debian's names are understood too. */
+export const ARCH_NAMES = {
+  x86_64: 'x86_64',
+  amd64: 'x86_64',
+  aarch64: 'aarch64',
+  arm64: 'aarch64',
+} as const satisfies Record<string, Arch>;
 
 export const NAME_STYLES = { seed: 'seed', dkms: 'dkms' } as const;
 
@@ -68,7 +76,7 @@ function optionsOf(config: Config): BuildOptions {
     outDir: config['out-dir'],
     debug: yes(config.debug),
     keepFailed: yes(config['keep-failed']),
-    arch: config.arch && 'x86_64',
+    arch: config.arch && ARCH_NAMES[config.arch],
     image: config.image,
     mirror: config.mirror,
     archive: config.archive,
@@ -120,7 +128,6 @@ export function requestOf(options: BuildOptions, cwd: string): BuildRequest {
     dkms: options.dkms ?? [],
     kernels: options.kernel ?? [],
     outDir: options.outDir ?? DEFAULTS.outDir,
-    arch: options.arch ?? DEFAULTS.arch,
     image: options.image ?? DEFAULTS.image,
     timeoutSeconds: options.timeout ?? DEFAULTS.timeoutSeconds,
     accel: options.accel ?? DEFAULTS.accel,
@@ -136,6 +143,7 @@ export function requestOf(options: BuildOptions, cwd: string): BuildRequest {
     cwd,
     ...defined({
       distro: options.distro,
+      arch: options.arch,
       mirror: options.mirror,
       archive: options.archive,
       proxy: options.proxy,

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import sax from 'sax';
+import type { Arch } from '../core/cell.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { runChunks } from '../core/exec.js';
 import {
@@ -13,7 +14,7 @@ import {
 } from './apt-index.js';
 import { cachedIndex } from './index-cache.js';
 import { packageSetOf, packageSets, suseRelease } from './packages.js';
-import type { DistroRow, RowArch } from './row.js';
+import type { DistroRow } from './row.js';
 import { compareRpmVersions } from './version.js';
 
 export type RpmIndexOptions = Pick<
@@ -48,7 +49,7 @@ const MAX_OPEN_BYTES = 2 ** 31;
 /** The kernels of all repositories of a dnf or zypper row; a repository that is not there counts as empty. */
 export async function listRpmKernels(
   row: DistroRow,
-  arch: RowArch,
+  arch: Arch,
   mirror: string,
   options: RpmIndexOptions,
 ): Promise<KernelIndex> {
@@ -74,7 +75,7 @@ export function fillUrl(template: string, values: Record<string, string>): strin
 /** The row's kernel packages in one repository. */
 export async function readRepo(
   row: DistroRow,
-  arch: RowArch,
+  arch: Arch,
   url: string,
   options: RpmIndexOptions & { mirrorList?: boolean },
 ): Promise<RepoIndex> {
@@ -314,7 +315,7 @@ interface Kernel {
   entry: KernelEntry;
 }
 
-function kernelsOf(row: DistroRow, arch: RowArch, repo: string, packages: readonly RpmPackage[]): Kernel[] {
+function kernelsOf(row: DistroRow, arch: Arch, repo: string, packages: readonly RpmPackage[]): Kernel[] {
   return packages.flatMap((rpm) => {
     const found = rpm.arch === arch ? releaseOf(row, rpm) : undefined;
     if (!found) return [];

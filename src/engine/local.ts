@@ -11,7 +11,7 @@ import { choosePackages, prove as proveRepository } from '../build/prove.js';
 import { listRunDirs } from '../build/run-dir.js';
 import { groundOf, type Ground } from '../build/snapshot.js';
 import type { Lookup } from '../build/source.js';
-import type { CellResult, KernelTarget, ModuleSource } from '../core/cell.js';
+import type { Arch, CellResult, KernelTarget, ModuleSource } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { cacheDir } from '../core/paths.js';
@@ -19,7 +19,7 @@ import type { Proof } from '../core/proof.js';
 import { readCapped } from '../core/read-capped.js';
 import { fetchKernelPackage } from '../distro/kernel-package.js';
 import { releaseOfKernelPackages, resolveKernels } from '../distro/resolve.js';
-import { candidatesFor } from '../distro/release.js';
+import { archOf, candidatesFor } from '../distro/release.js';
 import { holdOfficial } from '../image/cache.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
 import { readSigner, type Signer as AttestSigner } from '../pack/dsse.js';
@@ -76,8 +76,9 @@ async function planTargets(
   rows: CatalogueRow[],
   context: PlanContext,
 ): Promise<KernelTarget[]> {
+  const arch = archOfRequest(request);
   if (request.kernelPackages.length > 0) {
-    return releaseOfKernelPackages(request.kernelPackages).map(({ release, packageVersion }) => {
+    return releaseOfKernelPackages(request.kernelPackages, arch).map(({ release, packageVersion }) => {
       if (request.kernels.length > 0 && !request.kernels.includes(release)) {
         throw new Dkms2binError(
           'usage',
@@ -96,12 +97,12 @@ async function planTargets(
           },
         );
       }
-      return { release, distro: ids[0]!, arch: request.arch, packageVersion };
+      return { release, distro: ids[0]!, arch, packageVersion };
     });
   }
   return resolveKernels(request.kernels, rows, {
     cacheDir: cacheDir(),
-    arch: request.arch,
+    arch,
     offline: request.offline,
     distro: request.distro,
     mirror: request.mirror,
@@ -267,11 +268,17 @@ async function certificateOf({ signCert, cwd }: BuildRequest): Promise<X509Certi
   return readCertificate(await readCapped(path, 2 ** 20), path);
 }
 
+function archOfRequest({ kernels, kernelPackages, arch }: BuildRequest): Arch {
+  return archOf([...kernels, ...kernelPackages], arch) ?? 'x86_64';
+}
+
 /** The shape of this invocation's VMs. */
 async function machineOf(request: BuildRequest, { emit, signal }: PlanContext): Promise<Machine> {
-  const accelerator = await chooseAccelerator(request.accel, { emit, signal });
+  const arch = archOfRequest(request);
+  const accelerator = await chooseAccelerator(request.accel, arch, { emit, signal });
   const { cpus, memoryMiB } = share(request, 1);
   return {
+    arch,
     accel: accelerator.name,
     cpu: accelerator.cpu,
     cpus,
@@ -414,7 +421,7 @@ class Shared implements AsyncDisposable {
     const base = await baseImage(row, {
       image: request.image,
       variant: this.variant,
-      arch: request.arch,
+      arch: machine.arch,
       offline: request.offline,
       cwd: request.cwd,
       emit: machine.emit,

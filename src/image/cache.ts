@@ -6,7 +6,7 @@ import { Dkms2binError } from '../core/errors.js';
 import { run } from '../core/exec.js';
 import { lock, type Lock } from '../core/lock.js';
 import { cacheDir } from '../core/paths.js';
-import { removeScratch } from './bootstrap.js';
+import { removeScratch } from './namespace.js';
 
 /**
  * A cache entry is a folder `<kind>/<hash>` that holds `meta.json` and read-only files. It is made beside its place
