@@ -113,7 +113,9 @@ async function planTargets(
   });
 }
 
-/** Builds every cell of a plan: image, layers, build, package, proof. Cells never stop each other. */
+/**
+ * Builds every cell of a plan, all of one architecture: image, layers, build, package, proof. Cells never stop each other.
+ */
 export async function build(
   plan: BuildPlan,
   context: BuildContext,
@@ -126,7 +128,7 @@ export async function build(
   const attester = await attesterOf(request);
   // Removes what killed runs left behind.
   await listRunDirs();
-  const machine = await machineOf(request, context);
+  const machine = await machineOf(request, plan.cells[0]?.arch ?? 'x86_64', context);
   const { jobs } = share(request, plan.cells.length);
   const rows = await loadCatalogue();
   const id = `${new Date().toISOString().replace(/[-:]/g, '').slice(0, 15)}-${randomBytes(3).toString('hex')}`;
@@ -220,7 +222,7 @@ export async function warm(
 ): Promise<void> {
   const rows = await loadCatalogue();
   const targets = await planTargets(request, rows, context);
-  await using shared = new Shared(request, rows, await machineOf(request, context));
+  await using shared = new Shared(request, rows, await machineOf(request, archOfRequest(request), context));
   const errors: unknown[] = [];
   for (const target of targets) {
     try {
@@ -252,7 +254,7 @@ export async function prove(
   const [target] = await planTargets(request, rows, context);
   // Removes what killed runs left behind.
   await listRunDirs();
-  const machine = await machineOf(request, context);
+  const machine = await machineOf(request, target!.arch, context);
   await using shared = new Shared(request, rows, machine, 'runtime');
   // A kernel reads the firmware's certificates as it boots: no snapshot can be used.
   const ground = certificate
@@ -273,8 +275,7 @@ function archOfRequest({ kernels, kernelPackages, arch }: BuildRequest): Arch {
 }
 
 /** The shape of this invocation's VMs. */
-async function machineOf(request: BuildRequest, { emit, signal }: PlanContext): Promise<Machine> {
-  const arch = archOfRequest(request);
+async function machineOf(request: BuildRequest, arch: Arch, { emit, signal }: PlanContext): Promise<Machine> {
   const accelerator = await chooseAccelerator(request.accel, arch, { emit, signal });
   const { cpus, memoryMiB } = share(request, 1);
   return {

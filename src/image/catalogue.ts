@@ -130,7 +130,11 @@ const RowInput = z.strictObject({
   packageManager: z.enum(['apt', 'dnf', 'zypper']),
   /** The user the image is known for; runs define their own. */
   user: z.string().regex(/^[a-z_][a-z0-9_-]*$/),
-  arch: z.strictObject({ x86_64: ArchRow, aarch64: ArchRow.optional() }),
+  arch: z.strictObject({
+    x86_64: ArchRow,
+    // The VMs that it is for have no BIOS.
+    aarch64: ArchRow.extend({ firmware: z.literal('uefi') }).optional(),
+  }),
   /** Tells the row's kernel releases from those of its family's other rows. */
   releases: Expression.optional(),
   packages: PackageSet.extend({
