@@ -175,7 +175,8 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
         ...(context.proxy ? { proxy: context.proxy } : {}),
       });
       const what = context.variant === 'build' ? '' : ' without toolchain';
-      return { name: `${row.id} bootstrapped${what}`, packages: hashOf(packages) };
+      const whose = context.arch === 'x86_64' ? row.id : `${row.id} ${context.arch}`;
+      return { name: `${whose} bootstrapped${what}`, packages: hashOf(packages) };
     },
     context.signal,
   );

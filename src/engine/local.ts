@@ -252,6 +252,15 @@ export async function prove(
   const certificate = await certificateOf(request);
   const rows = await loadCatalogue();
   const [target] = await planTargets(request, rows, context);
+  if (certificate && target!.arch !== 'x86_64') {
+    throw new Dkms2binError(
+      'usage',
+      '--sign-cert: a machine that trusts a certificate can be made for x86_64 alone',
+      {
+        hint: `Without it the packages are installed and loaded on an ${target!.arch} machine that takes unsigned modules, too.`,
+      },
+    );
+  }
   // Removes what killed runs left behind.
   await listRunDirs();
   const machine = await machineOf(request, target!.arch, context);
