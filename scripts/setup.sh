@@ -29,6 +29,8 @@ setup_tools=(
   util-linux:flock
   gpgv:gpgv
 )
+# Only wanted by tests; those that miss one say that they are skipped.
+setup_test_tools=(chromium:chromium redis-server:redis-server)
 # Only wanted when npm has to compile node-pty.
 setup_compilers=(python3:python3 make:make g++:g++)
 
@@ -79,6 +81,15 @@ setup_apt() {
     "${apt[@]}" update --quiet </dev/null >&2 || setup_say 'apt-get update failed, trying to install all the same'
     "${install[@]}" </dev/null >&2 || setup_fail "apt-get could not install: $*" "By hand: ${command}"
   fi
+}
+
+# One after the other, because not every distro has each.
+setup_for_tests() {
+  local tool
+  for tool in "${setup_test_tools[@]}"; do
+    command -v "${tool#*:}" >/dev/null || (setup_apt "${tool%%:*}") ||
+      setup_say "without ${tool%%:*} some tests are skipped"
+  done
 }
 
 # Node 20 or newer, and npm when `$1` is `npm`. Installs the distro's when that is new enough.

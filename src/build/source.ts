@@ -219,7 +219,7 @@ async function confOf(source: LocalSource, signal: AbortSignal): Promise<ConfTex
   }
 }
 
-interface Dependencies {
+export interface Dependencies {
   with: LocalSource[];
   brings: string[];
   /** Words of BUILD_DEPENDS that no source of the request brings. */
@@ -228,7 +228,7 @@ interface Dependencies {
 }
 
 /** What a source's BUILD_DEPENDS, and theirs in turn, name; a cycle ends where it closes, for build.sh to report. */
-async function dependenciesOf(
+export async function dependenciesOf(
   source: LocalSource,
   siblings: readonly ModuleSource[],
   signal: AbortSignal,

@@ -53,6 +53,7 @@ beforeAll(async () => {
   for (const folder of ['core', 'image', 'distro']) {
     await mkdir(join(home, 'src', folder), { recursive: true });
     for (const name of await readdir(join(root, 'src', folder))) {
+      if (!name.endsWith('.ts')) continue;
       const text = await readFile(join(root, 'src', folder, name), 'utf8');
       const { outputText } = ts.transpileModule(text, {
         compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
