@@ -17,7 +17,7 @@ exec 3>&1 >&2
 root=$scratch/root
 mkdir "$root" "$scratch/built"
 mount -t tmpfs -o mode=755 tmpfs "$root"
-zstd -dcq "$tar" | tar -C "$root" -x --numeric-owner -p --exclude='./dev/*' -f -
+tar -C "$root" -x -I zstd --numeric-owner -p --exclude='./dev/*' -f "$tar"
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
 for node in null zero full random urandom tty; do
   : >"$root/dev/$node"

@@ -2,7 +2,7 @@
 # Runs in the new root after the packages are installed, natively and without a kernel of its own: /proc may be absent.
 set -eu
 here=/tmp/bootstrap
-# ROOT_UUID, SUITE, EXTRA_SUITES, COMPONENTS
+# ROOT_UUID, SUITE, EXTRA_SUITES, COMPONENTS, CONSOLE, EFI_FORMAT
 . "$here/params"
 
 # Extra suites when the sources came from mmdebstrap's own default.
@@ -59,17 +59,20 @@ if [ ! -e /vmlinuz ] || [ ! -e /initrd.img ]; then
 	ln -sf "boot/initrd.img-${kernel#/boot/vmlinuz-}" /initrd.img
 fi
 
-sed -i "s/@ROOT_UUID@/$ROOT_UUID/" /boot/grub/grub.cfg "$here/grub-early.cfg"
+sed -i "s/@ROOT_UUID@/$ROOT_UUID/; s/@CONSOLE@/$CONSOLE/" /boot/grub/grub.cfg /etc/default/grub "$here/grub-early.cfg"
 modules='part_gpt part_msdos ext2 search search_fs_uuid normal configfile linux echo test minicmd'
-for format in i386-pc x86_64-efi; do
+for format in i386-pc "$EFI_FORMAT"; do
+	[ -d "/usr/lib/grub/$format" ] || continue
 	mkdir -p "/boot/grub/$format"
 	cp "/usr/lib/grub/$format/"*.mod "/usr/lib/grub/$format/"*.lst "/boot/grub/$format/"
 done
+if [ -d /boot/grub/i386-pc ]; then
+	# shellcheck disable=SC2086
+	grub-mkimage -O i386-pc -p /boot/grub -c "$here/grub-early.cfg" -o /boot/grub/i386-pc/core.img biosdisk $modules
+	cp /usr/lib/grub/i386-pc/boot.img /boot/grub/i386-pc/boot.img
+fi
 # shellcheck disable=SC2086
-grub-mkimage -O i386-pc -p /boot/grub -c "$here/grub-early.cfg" -o /boot/grub/i386-pc/core.img biosdisk $modules
-cp /usr/lib/grub/i386-pc/boot.img /boot/grub/i386-pc/boot.img
-# shellcheck disable=SC2086
-grub-mkimage -O x86_64-efi -p /boot/grub -c "$here/grub-early.cfg" -o /boot/grub/x86_64-efi/core.efi fat $modules
+grub-mkimage -O "$EFI_FORMAT" -p /boot/grub -c "$here/grub-early.cfg" -o "/boot/grub/$EFI_FORMAT/core.efi" fat $modules
 
 mkdir -p /var/lib/dkms2bin
 dpkg-query -W -f '${Package} ${Version}\n' | LC_ALL=C sort >/var/lib/dkms2bin/packages

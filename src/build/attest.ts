@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import type { CellResult, ModuleSource } from '../core/cell.js';
+import type { Arch, CellResult, ModuleSource } from '../core/cell.js';
 import { run } from '../core/exec.js';
 import { packageVersion } from '../core/paths.js';
 import { parseInstalled } from '../distro/dkms-package.js';
@@ -44,7 +44,7 @@ export async function attest(
 ): Promise<void> {
   const { target, ground, machine, invocation } = input;
   const { layer } = ground;
-  const installed = parseInstalled(await readFile(join(layer.entry.dir, 'packages'), 'utf8'));
+  const installed = parseInstalled(await readFile(join(layer.entry.dir, 'packages'), 'utf8'), target.arch);
   const form = packageForm(input.lookup.row);
   const compilers = installed.filter(({ name }) => (form === 'deb' ? /^gcc-\d+$/ : /^gcc$/).test(name));
   const headers = {
@@ -79,7 +79,7 @@ export async function attest(
     },
     layer: basename(layer.entry.dir),
     epoch: EPOCH,
-    builder: { dkms2bin: packageVersion(), qemu: await qemuVersion(), accelerator: machine.accel },
+    builder: { dkms2bin: packageVersion(), qemu: await qemuVersion(target.arch), accelerator: machine.accel },
     run: {
       id: invocation.id,
       startedOn,
@@ -156,8 +156,8 @@ async function moduleOf(
 
 /** Asked for once: it is the same for all cells of an invocation. */
 let qemu: Promise<string> | undefined;
-function qemuVersion(): Promise<string> {
-  qemu ??= run('qemu-system-x86_64', ['--version']).then(
+function qemuVersion(arch: Arch): Promise<string> {
+  qemu ??= run(`qemu-system-${arch}`, ['--version']).then(
     ({ stdout }) => /version ([^\s(]+)/.exec(stdout)?.[1] ?? 'unknown',
   );
   return qemu;

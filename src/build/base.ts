@@ -5,7 +5,8 @@ import type { Emit } from '../core/events.js';
 import { Dkms2binError } from '../core/errors.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
 import { mirrorsOf } from '../distro/resolve.js';
-import { BASE_PACKAGES, bootstrapImage, type BootstrapRequest } from '../image/bootstrap.js';
+import { archRow } from '../distro/row.js';
+import { basePackages, bootstrapImage, type BootstrapRequest } from '../image/bootstrap.js';
 import { cached, contentDigest, hashOf, isCached, type Entry } from '../image/cache.js';
 import type { CatalogueRow } from '../image/catalogue.js';
 import type { SharedCache } from '../image/shared-cache.js';
@@ -79,7 +80,7 @@ async function official(row: CatalogueRow, context: BaseContext): Promise<BaseIm
     disk: path,
     hash: basename(path, '.qcow2'),
     parents: [{ kind: 'images', hash: basename(path) }],
-    firmware: row.arch[context.arch].firmware,
+    firmware: archRow(row, context.arch).firmware,
     row,
     source: 'official',
     origin: { origin: 'official', digest: digestSet(basename(path, '.qcow2')) },
@@ -105,14 +106,14 @@ async function given(image: string, row: CatalogueRow, context: BaseContext): Pr
     disk,
     hash,
     parents: [],
-    firmware: row.arch[context.arch].firmware,
+    firmware: archRow(row, context.arch).firmware,
     row,
     source: disk,
     origin: { origin: 'file', digest: { sha256: hash } },
   };
 }
 
-/** The packages that a bootstrapped image is made of, besides `BASE_PACKAGES`. */
+/** The packages that a bootstrapped image is made of, besides `basePackages` and its kernel. */
 function includesOf({ bootstrap }: CatalogueRow, variant: Variant): string[] {
   const { includes = [], toolchain = [] } = bootstrap ?? {};
   return variant === 'build' ? includes : includes.filter((name) => !toolchain.includes(name));
@@ -129,6 +130,12 @@ async function archiveOf(
   return { main, security, components, keyring };
 }
 
+/** The kernel that a bootstrapped image boots. */
+function imageKernel(row: CatalogueRow, arch: Arch): string {
+  const { cloudKernel, defaultKernel } = archRow(row, arch);
+  return cloudKernel ?? defaultKernel;
+}
+
 async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<string> {
   const dir = join(PACKAGE_ROOT, 'cloud-init', 'bootstrap');
   const texts: string[] = [];
@@ -140,10 +147,11 @@ async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<s
   const archive = await archiveOf(row, context);
   return hashOf([
     'bootstrap-3',
-    BASE_PACKAGES,
+    basePackages(context.arch),
     row.codename,
     row.suites,
     { includes: includesOf(row, context.variant) },
+    imageKernel(row, context.arch),
     context.arch,
     context.mirror ?? null,
     DISK_GIB,
@@ -155,7 +163,7 @@ async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<s
 async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<BaseImage & { entry: Entry }> {
   if (!row.bootstrap) throw new Dkms2binError('usage', `An image of ${row.id} cannot be bootstrapped`);
   const hash = await bootstrapHash(row, context);
-  const { firmware } = row.arch[context.arch];
+  const { firmware } = archRow(row, context.arch);
   const entry = await cached(
     'images',
     hash,
@@ -173,8 +181,7 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
       const { packages } = await bootstrapImage({
         suite: row.codename,
         arch: context.arch,
-        firmware,
-        includes: includesOf(row, context.variant),
+        includes: [...includesOf(row, context.variant), imageKernel(row, context.arch)],
         extraSuites: row.suites.map((s) => s.name).filter((name) => name !== row.codename),
         diskGiB: DISK_GIB,
         out: join(dir, 'disk.qcow2'),
@@ -187,7 +194,8 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
         ...(context.proxy ? { proxy: context.proxy } : {}),
       });
       const what = context.variant === 'build' ? '' : ' without toolchain';
-      return { name: `${row.id} bootstrapped${what}`, packages: hashOf(packages) };
+      const whose = context.arch === 'x86_64' ? row.id : `${row.id} ${context.arch}`;
+      return { name: `${whose} bootstrapped${what}`, packages: hashOf(packages) };
     },
     context.signal,
     context.shared,

@@ -2,7 +2,7 @@ import { mkdir, readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
-import { DEB_ARCH, type CellResult, type KernelTarget, type ModuleSource } from '../core/cell.js';
+import { CONSOLE, DEB_ARCH, type CellResult, type KernelTarget, type ModuleSource } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { frameJson, FrameReader } from '../core/frames.js';
@@ -662,15 +662,15 @@ function readReports(lines: { key: string; value: string }[]): ModuleReport[] {
 }
 
 /** A root shell on the console of a VM that will be logged in to. The build VM holds nothing of the host's. */
-const AUTOLOGIN =
-  'd=/etc/systemd/system/serial-getty@ttyS0.service.d; mkdir -p $d; ' +
+const autologin = (tty: string): string =>
+  `d=/etc/systemd/system/serial-getty@${tty}.service.d; mkdir -p $d; ` +
   "printf '[Service]\\nExecStart=\\nExecStart=-/sbin/agetty -a root --keep-baud 115200 %%I xterm\\n' > $d/dkms2bin.conf; " +
-  'systemctl daemon-reload; systemctl --no-block restart serial-getty@ttyS0.service';
+  `systemctl daemon-reload; systemctl --no-block restart serial-getty@${tty}.service`;
 
 /** Lets people in, over ssh and on the console. */
 async function keepable(input: CellInput, run: RunDir, guest: Guest): Promise<void> {
   await openSsh(guest, run.dir, input.machine);
-  await guest.text(AUTOLOGIN);
+  await guest.text(autologin(CONSOLE[input.target.arch]));
 }
 
 async function keepIfAsked(input: CellInput, run: RunDir, guest: Guest, failed: boolean): Promise<void> {

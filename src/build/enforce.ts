@@ -5,7 +5,7 @@ import { Dkms2binError } from '../core/errors.js';
 import type { Guest } from '../guest/guest.js';
 import { keyNameOf } from '../pack/signature.js';
 import { writeTrustingVars } from '../vm/efivars.js';
-import { findOvmf } from '../vm/vm.js';
+import { findFirmware } from '../vm/vm.js';
 import type { KernelLayer } from './kernel-layer.js';
 import type { Booted, Machine } from './machine.js';
 import { bootOn } from './snapshot.js';
@@ -23,7 +23,7 @@ export async function bootEnforcing(
   machine: Machine,
 ): Promise<Booted> {
   await checkConfig(layer);
-  const { code, vars: template } = await findOvmf();
+  const { code, vars: template } = await findFirmware(machine.arch);
   const uefi = { code, vars: join(dir, 'efivars.fd') };
   await mkdir(dir, { recursive: true, mode: 0o700 });
   await writeTrustingVars(template, certificate.raw, uefi.vars);

@@ -1,6 +1,6 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import type { KernelTarget } from '../core/cell.js';
+import { CONSOLE, type KernelTarget } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import type { Cost } from '../core/proof.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
@@ -170,6 +170,7 @@ async function makeNatively(
     ['[Match]', `MACAddress=${MAC[nic]}`, '[Network]', `Address=${NET[nic].guest}/24`, ...more].join('\n');
   try {
     const installed = await nativeLayer({
+      arch: target.arch,
       root: base.root,
       disk: base.disk,
       release: target.release,
@@ -194,7 +195,7 @@ async function makeNatively(
       ...(machine.proxy ? { proxy: machine.proxy } : {}),
     });
     const said = readInstall(installed, target);
-    return madeOf(said, ' cloud-init=disabled');
+    return madeOf(said, target, ' cloud-init=disabled');
   } catch (error) {
     if (!(error instanceof Dkms2binError) || error.fault !== 'host') throw error;
     for (const name of ['disk.qcow2', 'vmlinuz', 'initrd', 'config', 'packages'])
@@ -269,7 +270,7 @@ async function makeInVm(
     await rm(join(dir, name), { force: true });
   }
   await run('qemu-img', ['check', '-q', '-f', 'qcow2', join(dir, 'disk.qcow2')]);
-  return madeOf(said, '');
+  return madeOf(said, target, '');
 }
 
 function installVars(
@@ -308,24 +309,24 @@ function readInstall(result: GuestOutput, target: KernelTarget): Map<string, str
 }
 
 /** The layer by what was reported; `cmdline` is added to the kernel's. */
-function madeOf(said: Map<string, string>, cmdline: string): Made {
+function madeOf(said: Map<string, string>, target: KernelTarget, cmdline: string): Made {
   const versions: Record<string, string> = {};
   for (const key of ['image-package', 'image-version', 'headers-version', 'gcc-version', 'dkms-version']) {
     versions[key] = said.get(key) ?? '';
   }
   const [packages, kib, bytes] = (said.get('toolchain') ?? '').split(' ').map(Number);
   return {
-    cmdline: cmdlineOf(said.get('root-uuid'), cmdline),
+    cmdline: cmdlineOf(said.get('root-uuid'), target, cmdline),
     versions,
     toolchain:
       packages && kib && bytes ? { packages, installedBytes: kib * 1024, downloadBytes: bytes } : null,
   };
 }
 
-function cmdlineOf(uuid: string | undefined, more: string): string {
+function cmdlineOf(uuid: string | undefined, { arch }: KernelTarget, more: string): string {
   if (!/^[0-9a-f-]{36}$/.test(uuid ?? '')) {
     throw new Dkms2binError('transient', `The image reports no root file system UUID (${uuid ?? ''})`);
   }
   // panic=-1 with -no-reboot turns a panic into QEMU's exit, which every wait notices.
-  return `root=UUID=${uuid} ro console=ttyS0 panic=-1 loglevel=5 mitigations=off${more}`;
+  return `root=UUID=${uuid} ro console=${CONSOLE[arch]} panic=-1 loglevel=5 mitigations=off${more}`;
 }

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { copyFile, mkdir, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Arch } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import { Dkms2binError } from '../core/errors.js';
 import { run } from '../core/exec.js';
@@ -11,10 +12,11 @@ import { SshTransport } from '../guest/ssh.js';
 import type { SharedCache } from '../image/shared-cache.js';
 import type { DirectBoot } from '../vm/args.js';
 import { makeSeed } from '../vm/seed.js';
-import { findOvmf, Vm, type VmSpec } from '../vm/vm.js';
+import { findFirmware, Vm, type VmSpec } from '../vm/vm.js';
 
 /** Resources of every VM of one invocation. */
 export interface Machine {
+  arch: Arch;
   accel: 'kvm' | 'tcg';
   cpu: string;
   cpus: number;
@@ -32,6 +34,7 @@ export interface BootSpec {
   boot: DirectBoot | { kind: 'loader'; firmware: 'bios' | 'uefi' };
   /** How to talk to the guest: through the agent that every kernel layer has, or through sshd as cloud images do. */
   control: 'channel' | 'ssh';
+  arch: Arch;
   accel: 'kvm' | 'tcg';
   cpu: string;
   cpus: number;
@@ -55,8 +58,8 @@ export function specOf(
   control: BootSpec['control'],
   forward = false,
 ): BootSpec {
-  const { accel, cpu, cpus, memoryMiB } = machine;
-  return { boot, control, accel, cpu, cpus, memoryMiB, egress, forward };
+  const { arch, accel, cpu, cpus, memoryMiB } = machine;
+  return { boot, control, arch, accel, cpu, cpus, memoryMiB, egress, forward };
 }
 
 /** An emulated CPU needs about 20 times as long for everything. */
@@ -85,7 +88,7 @@ export async function configOf(dir: string, spec: BootSpec, memory: Memory): Pro
           : {
               kind: 'loader',
               firmware: 'uefi',
-              code: (await findOvmf()).code,
+              code: (await findFirmware(spec.arch)).code,
               vars: join(dir, 'efivars.fd'),
             },
   };
@@ -102,7 +105,7 @@ export async function bootNew(
   await makeOverlay(backing, dir, machine.signal);
   await makeAccess(dir, spec.egress, machine);
   if (spec.boot.kind === 'loader' && spec.boot.firmware === 'uefi') {
-    await copyFile((await findOvmf()).vars, join(dir, 'efivars.fd'));
+    await copyFile((await findFirmware(spec.arch)).vars, join(dir, 'efivars.fd'));
   }
   return bootExisting(dir, spec, machine, memory);
 }

@@ -39,7 +39,7 @@ export async function snapshot(layer: KernelLayer, machine: Machine): Promise<Sn
     'snapshot-1',
     basename(layer.entry.dir),
     layer.entry.meta.created,
-    await qemuIdentity(),
+    await qemuIdentity(machine.arch),
     machine.accel === 'kvm' ? await hostCpu() : null,
     // Every device and option, with stand-ins for this run's own paths.
     qemuArgs({

@@ -58,15 +58,15 @@ export async function prepareSource(
   lookup: Lookup,
   machine: Machine,
 ): Promise<Prepared> {
-  const installed = parseInstalled(await readFile(join(layer.entry.dir, 'packages'), 'utf8'));
-  const { signal } = machine;
+  const { arch, signal } = machine;
+  const installed = parseInstalled(await readFile(join(layer.entry.dir, 'packages'), 'utf8'), arch);
   let local: LocalSource;
   let there: Prepared['package'] = null;
   let digest: string;
   let identity: string;
   if (source.kind === 'repo') {
     const { row, ...where } = lookup;
-    const common = { ...where, cacheDir: cacheDir(), signal };
+    const common = { ...where, arch, cacheDir: cacheDir(), signal };
     const found = await findDkmsPackage(row, source, {
       ...common,
       warn: (message) => machine.emit({ type: 'note', level: 'warn', message }),
@@ -74,7 +74,7 @@ export async function prepareSource(
     there = { name: found.name, version: found.version };
     digest = found.sha256;
     identity = `repo ${found.name}=${found.version} ${digest}`;
-    if (unmetDependency(found, installed) !== null || !found.verified) {
+    if (unmetDependency(found, installed, arch) !== null || !found.verified) {
       return {
         ...{ source, package: there, digest, with: [], withDigests: [], brings: [], identity },
         network: true,
@@ -94,7 +94,7 @@ export async function prepareSource(
   const debs = [...along.with, ...(local === source ? [local] : [])].filter((each) => each.kind === 'deb');
   const fields = await Promise.all(debs.map((each) => fieldsOf(each.path, signal)));
   const withDigests = await Promise.all(along.with.map((each) => localDigest(each, signal)));
-  const known = [...installed, ...fields.flatMap((each) => parseInstalled(each.line))];
+  const known = [...installed, ...fields.flatMap((each) => parseInstalled(each.line, arch))];
   const has = (need: string): boolean =>
     [`${need}-dkms`, `${need.toLowerCase().replaceAll('_', '-')}-dkms`].some((name) =>
       installed.some((each) => each.name === name),
@@ -110,7 +110,7 @@ export async function prepareSource(
     network:
       !along.plain ||
       !along.missing.every(has) ||
-      fields.some((each) => unmetDependency(each, known) !== null),
+      fields.some((each) => unmetDependency(each, known, arch) !== null),
   };
 }
 

@@ -1,8 +1,10 @@
 import { access, constants, readFile, stat, statfs } from 'node:fs/promises';
 import { delimiter, dirname, join } from 'node:path';
+import { HOST_ARCH, type Arch } from '../core/cell.js';
 import { messageOf } from '../core/errors.js';
 import { cacheDir, runsDir, socketParent } from '../core/paths.js';
 import { formatBytes } from '../core/units.js';
+import { oneLine } from '../report/text.js';
 import type { CliContext } from './context.js';
 
 export interface Check {
@@ -22,7 +24,6 @@ interface Tool {
 }
 
 const TOOLS: readonly Tool[] = [
-  { file: 'qemu-system-x86_64', package: 'qemu-system-x86', use: 'runs the VMs' },
   { file: 'qemu-img', package: 'qemu-utils', use: 'makes disks and layers' },
   { file: 'ssh', package: 'openssh-client', use: 'talks to the VMs' },
   { file: 'ssh-keygen', package: 'openssh-client', use: "makes a run's keys" },
@@ -59,32 +60,47 @@ const TOOLS: readonly Tool[] = [
   })),
 ];
 
-/** Below the first figure a build cannot work, below the second it may run out. */
-const SPACE = { least: 2 * 1024 ** 3, comfortable: 8 * 1024 ** 3 };
-
-const FILES = [
-  {
-    name: 'UEFI firmware',
+/** QEMU's package and what UEFI firmware is called, by the guests' architecture. */
+const GUESTS: Record<Arch, { qemu: string; firmware: string; places: readonly string[] }> = {
+  x86_64: {
+    qemu: 'qemu-system-x86',
+    firmware: 'ovmf',
     // The places of vm/vm.ts.
-    paths: [
+    places: [
       '/usr/share/OVMF/OVMF_CODE_4M.fd',
       '/usr/share/OVMF/OVMF_CODE.fd',
       '/usr/share/edk2/ovmf/OVMF_CODE.fd',
     ],
-    package: 'ovmf',
-    use: 'only for images that boot by UEFI',
   },
-  {
-    name: 'Debian keyring',
-    paths: ['/usr/share/keyrings/debian-archive-keyring.gpg'],
-    package: 'debian-archive-keyring',
-    use: 'package indexes are not checked without it; needed for --image bootstrap',
+  aarch64: {
+    qemu: 'qemu-system-arm',
+    firmware: 'qemu-efi-aarch64',
+    places: ['/usr/share/AAVMF/AAVMF_CODE.fd', '/usr/share/edk2/aarch64/QEMU_EFI-pflash.raw'],
   },
-] as const;
+};
 
-async function fileChecks(): Promise<Check[]> {
+/** Below the first figure a build cannot work, below the second it may run out. */
+const SPACE = { least: 2 * 1024 ** 3, comfortable: 8 * 1024 ** 3 };
+
+const filesOf = (arch: Arch): { name: string; paths: readonly string[]; package: string; use: string }[] =>
+  [
+    {
+      name: 'UEFI firmware',
+      paths: GUESTS[arch].places,
+      package: GUESTS[arch].firmware,
+      use: 'only for images that boot by UEFI',
+    },
+    {
+      name: 'Debian keyring',
+      paths: ['/usr/share/keyrings/debian-archive-keyring.gpg'],
+      package: 'debian-archive-keyring',
+      use: 'package indexes are not checked without it; needed for --image bootstrap',
+    },
+  ] as const;
+
+async function fileChecks(arch: Arch): Promise<Check[]> {
   return Promise.all(
-    FILES.map(async ({ name, paths, package: pkg, use }): Promise<Check> => {
+    filesOf(arch).map(async ({ name, paths, package: pkg, use }): Promise<Check> => {
       for (const path of paths) {
         const readable = await access(path, constants.R_OK).then(
           () => true,
@@ -110,9 +126,10 @@ export async function which(file: string, path: string): Promise<string | null> 
   return null;
 }
 
-export async function toolChecks(path: string): Promise<Check[]> {
+export async function toolChecks(path: string, arch: Arch): Promise<Check[]> {
+  const qemu: Tool = { file: `qemu-system-${arch}`, package: GUESTS[arch].qemu, use: 'runs the VMs' };
   return Promise.all(
-    TOOLS.map(async (tool): Promise<Check> => {
+    [qemu, ...TOOLS].map(async (tool): Promise<Check> => {
       const found = await which(tool.file, path);
       if (found) return { name: tool.file, status: 'ok', detail: found, remedy: null };
       const detail = `not found (${tool.use}${tool.optional === undefined ? '' : `; ${tool.optional}`})`;
@@ -122,8 +139,8 @@ export async function toolChecks(path: string): Promise<Check[]> {
   );
 }
 
-async function qemuCheck(path: string): Promise<Check[]> {
-  const qemu = await which('qemu-system-x86_64', path);
+async function qemuCheck(path: string, arch: Arch): Promise<Check[]> {
+  const qemu = await which(`qemu-system-${arch}`, path);
   if (!qemu) return [];
   const { run } = await import('../core/exec.js');
   try {
@@ -147,13 +164,17 @@ async function qemuCheck(path: string): Promise<Check[]> {
         name: 'QEMU version',
         status: 'missing',
         detail: messageOf(error),
-        remedy: 'sudo apt-get install --reinstall qemu-system-x86',
+        remedy: `sudo apt-get install --reinstall ${GUESTS[arch].qemu}`,
       },
     ];
   }
 }
 
-async function acceleratorChecks(context: CliContext): Promise<Check[]> {
+async function acceleratorChecks(context: CliContext, arch: Arch): Promise<Check[]> {
+  if (arch !== HOST_ARCH) {
+    const detail = `tcg: KVM runs no ${arch} guest on an ${HOST_ARCH} host`;
+    return [{ name: 'accelerator', status: 'ok', detail, remedy: null }];
+  }
   try {
     const report = await context.engine.probeAccelerators({ emit: () => undefined, signal: context.signal });
     const rows: Check[] = report.candidates.map((c) => ({
@@ -261,17 +282,32 @@ async function userNamespaceCheck(path: string): Promise<Check> {
   return { name, status: 'ok', detail: 'allowed', remedy: null };
 }
 
-/** Everything that doctor looks at, in the order in which it is shown. */
-export async function collectChecks(context: CliContext): Promise<Check[]> {
+/** Runs one: whether qemu-user is there, and registered or registrable in a namespace. */
+async function foreignProgramsCheck(context: CliContext, arch: Arch): Promise<Check> {
+  const name = `${arch} programs`;
+  const { namespaceCommand } = await import('../image/namespace.js');
+  try {
+    await namespaceCommand(arch, context.signal);
+    return { name, status: 'ok', detail: 'run by qemu-user', remedy: null };
+  } catch (error) {
+    if (context.signal.aborted) throw error;
+    const remedy = 'Only needed for --image bootstrap: sudo apt-get install qemu-user-static';
+    return { name, status: 'warn', detail: oneLine(messageOf(error)), remedy };
+  }
+}
+
+/** Everything that doctor looks at for guests of `arch`, in the order in which it is shown. */
+export async function collectChecks(context: CliContext, arch: Arch): Promise<Check[]> {
   const path = context.env['PATH'] ?? '';
-  const tools = await toolChecks(path);
-  const haveQemu = tools.every((tool) => tool.name !== 'qemu-system-x86_64' || tool.status === 'ok');
+  const tools = await toolChecks(path, arch);
+  const haveQemu = tools[0]!.status === 'ok';
   return [
     ...tools,
-    ...(await fileChecks()),
-    ...(await qemuCheck(path)),
-    ...(haveQemu ? await acceleratorChecks(context) : []),
+    ...(await fileChecks(arch)),
+    ...(await qemuCheck(path, arch)),
+    ...(haveQemu ? await acceleratorChecks(context, arch) : []),
     await userNamespaceCheck(path),
+    ...(arch === HOST_ARCH ? [] : [await foreignProgramsCheck(context, arch)]),
     await folderCheck('cache', cacheDir(), true),
     await folderCheck('state', runsDir(), true),
     await folderCheck('sockets', socketParent(), false),

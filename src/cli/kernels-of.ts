@@ -1,4 +1,5 @@
 import PQueue from 'p-queue';
+import type { Arch } from '../core/cell.js';
 import { messageOf } from '../core/errors.js';
 import type { Emit } from '../core/events.js';
 import { cacheDir } from '../core/paths.js';
@@ -9,6 +10,7 @@ import type { KernelInfo } from './services.js';
 export interface KernelsContext {
   emit: Emit;
   signal: AbortSignal;
+  arch?: Arch | undefined;
   mirror?: string | undefined;
   proxy?: string | undefined;
   offline?: boolean | undefined;
@@ -46,9 +48,10 @@ export async function kernelsOf(distro: string | undefined, context: KernelsCont
 }
 
 async function kernelsOfRow(row: CatalogueRow, context: KernelsContext): Promise<KernelInfo[]> {
-  const { mirror, proxy, offline, signal } = context;
+  const { arch, mirror, proxy, offline, signal } = context;
   const kernels = await availableKernels(row, {
     cacheDir: cacheDir(),
+    arch,
     mirror,
     proxy,
     offline,

@@ -1,3 +1,4 @@
+import type { Arch } from '../core/cell.js';
 import type { Config } from '../plan/config.js';
 import { buildRequest } from '../plan/request.js';
 import type { BuildRequest } from '../plan/types.js';
@@ -11,7 +12,7 @@ export interface BuildOptions {
   outDir?: string;
   debug?: true;
   keepFailed?: true;
-  arch?: BuildRequest['arch'];
+  arch?: Arch;
   image?: string;
   layerCache?: string;
   mirror?: string;
@@ -44,6 +45,14 @@ export interface BuildOptions {
   config?: string;
 }
 
+/** Debian's names are understood too. */
+export const ARCH_NAMES = {
+  x86_64: 'x86_64',
+  amd64: 'x86_64',
+  aarch64: 'aarch64',
+  arm64: 'aarch64',
+} as const satisfies Record<string, Arch>;
+
 export const NAME_STYLES = { seed: 'seed', dkms: 'dkms' } as const;
 
 /** The config file's words as options. The loader has checked their form; the parsers here give them units. */
@@ -61,7 +70,7 @@ function optionsOf(config: Config): BuildOptions {
     outDir: config['out-dir'],
     debug: yes(config.debug),
     keepFailed: yes(config['keep-failed']),
-    arch: config.arch && 'x86_64',
+    arch: config.arch && ARCH_NAMES[config.arch],
     image: config.image,
     layerCache: config['layer-cache'],
     mirror: config.mirror,

@@ -1,8 +1,13 @@
 export type Verdict = 'built' | 'skipped' | 'failed' | 'error';
 
 /** Architectures by the kernel's name (`uname -m`) and the Debian name. */
-export type Arch = 'x86_64';
-export const DEB_ARCH: Record<Arch, string> = { x86_64: 'amd64' };
+export const ARCHES = ['x86_64', 'aarch64'] as const;
+export type Arch = (typeof ARCHES)[number];
+export const DEB_ARCH: Record<Arch, string> = { x86_64: 'amd64', aarch64: 'arm64' };
+/** The guest kernel's name of the VM's serial port. */
+export const CONSOLE: Record<Arch, string> = { x86_64: 'ttyS0', aarch64: 'ttyAMA0' };
+/** Of this machine; KVM runs no other, and programs of another need qemu-user. */
+export const HOST_ARCH = process.arch === 'arm64' ? 'aarch64' : 'x86_64';
 
 /** Where one DKMS module's source comes from. Local paths are absolute. */
 export type ModuleSource =

@@ -4,6 +4,8 @@ import { Dkms2binError, type Fault } from './errors.js';
 /** Debian package that brings a host tool, for the error's remedy. */
 const PACKAGE_OF: Record<string, string> = {
   'qemu-system-x86_64': 'qemu-system-x86',
+  // All that guests of that architecture need.
+  'qemu-system-aarch64': 'qemu-system-arm qemu-efi-aarch64 qemu-user-static',
   'qemu-img': 'qemu-utils',
   'qemu-io': 'qemu-utils',
   mmdebstrap: 'mmdebstrap',

@@ -1,12 +1,12 @@
 import { got } from 'got';
-import type { Arch, KernelTarget } from '../core/cell.js';
+import { DEB_ARCH, type Arch, type KernelTarget } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import { proxyOptions } from '../core/proxy.js';
 import { fetchBytes, listKernels } from './apt-index.js';
 import { proxyFor } from './mirrors.js';
 import { kernelPackages, type KernelPackages } from './packages.js';
 import type { ResolveOptions } from './resolve.js';
-import { DEB_ARCH_OF, type DistroRow, type RowArchive } from './row.js';
+import type { DistroRow, RowArchive } from './row.js';
 import { fillUrl, readRepo, versionOf } from './rpm-index.js';
 import { compareVersions } from './version.js';
 
@@ -97,7 +97,7 @@ async function debianSnapshot(
   );
   for (const version of versions) {
     const answer = await json(`${path}${encodeURIComponent(version)}/binfiles?fileinfo=1`, options);
-    for (const { archiveName, timestamp } of seen(answer, DEB_ARCH_OF[arch])) {
+    for (const { archiveName, timestamp } of seen(answer, DEB_ARCH[arch])) {
       const uri = `${base}/archive/${archiveName}/${timestamp}/`;
       for (const suite of archiveSuites(archiveName, row, version)) {
         if (!(await datedSuiteHas(uri, suite, { row, release, arch, options }))) continue;
@@ -115,7 +115,7 @@ async function datedSuiteHas(uri: string, suite: string, wanted: Wanted): Promis
     keyring: options.keyring ?? row.keyring,
     mirror: uri,
     suites: [{ name: suite, mirror: 'main' }],
-    arch: DEB_ARCH_OF[arch],
+    arch: DEB_ARCH[arch],
     maxAge: Infinity,
     expiredKeys: true,
     components: ['main'],
@@ -157,7 +157,7 @@ async function launchpad(
   const headers = (await publications(archive.api, `linux-headers-${release}`, wanted))[0];
   if (!headers) return undefined;
   const names = kernelPackages(row, release, headers.source);
-  const debArch = DEB_ARCH_OF[arch];
+  const debArch = DEB_ARCH[arch];
   const version = headers.version.replace(/^\d+:/, '');
   const url = (name: string): string[] => {
     // Common headers are for all architectures.
@@ -182,7 +182,7 @@ interface Publication {
 async function publications(api: string, name: string, wanted: Wanted): Promise<Publication[]> {
   const { row, arch, options } = wanted;
   const root = api.replace(/\/+$/, '');
-  const series = `${root}/ubuntu/${row.codename}/${DEB_ARCH_OF[arch]}`;
+  const series = `${root}/ubuntu/${row.codename}/${DEB_ARCH[arch]}`;
   const query = new URLSearchParams({
     'ws.op': 'getPublishedBinaries',
     binary_name: name,
@@ -202,7 +202,7 @@ async function publications(api: string, name: string, wanted: Wanted): Promise<
         /^[0-9][0-9A-Za-z.+~:-]*$/.test(version!) &&
         // Of another series when the server ignores what it was asked.
         (entry.distro_arch_series_link === undefined ||
-          text('distro_arch_series_link').endsWith(`/ubuntu/${row.codename}/${DEB_ARCH_OF[arch]}`));
+          text('distro_arch_series_link').endsWith(`/ubuntu/${row.codename}/${DEB_ARCH[arch]}`));
       return fit ? [{ version: version!, pocket: pocket!, source: source || 'linux', published }] : [];
     })
     .sort((a, b) => compareVersions(b.version, a.version) || a.published.getTime() - b.published.getTime());

@@ -1,3 +1,4 @@
+import type { Arch } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import type { DistroRow } from './row.js';
 
@@ -55,11 +56,33 @@ export function flavourOf(release: string): string | undefined {
   return /-((?!rc\d)[a-z][a-z0-9]*(?:-[a-z0-9]+)*)$/.exec(release)?.[1];
 }
 
+/**
+ * The architecture that kernel releases, patterns of them or file names of kernel packages tell by their endings, else
+ * `given`. Throws fault `usage` when they differ from it or from each other.
+ */
+export function archOf(texts: readonly string[], given?: Arch): Arch | undefined {
+  let arch = given;
+  let by = '--arch';
+  for (const text of texts) {
+    const ending = /[-_.](?:(amd64|x86_64)|arm64|aarch64)(?:[-+][a-z0-9]+)*(?:\.deb|\.rpm)?$/.exec(text);
+    if (!ending) continue;
+    const told = ending[1] === undefined ? 'aarch64' : 'x86_64';
+    if (arch !== undefined && told !== arch) {
+      throw new Dkms2binError('usage', `${text} is for ${told}, but ${by} says ${arch}`, {
+        hint: 'Build for one architecture at a time.',
+      });
+    }
+    if (arch === undefined) by = text;
+    arch = told;
+  }
+  return arch;
+}
+
 /** Reads a kernel release. Throws fault `usage` when it fits no distro's grammar. */
 export function parseRelease(release: string): ParsedRelease {
   checkRelease(release);
   const debian =
-    /^(\d+\.\d+(?:\.\d+)?)(?:[-~]rc\d+)?(?:\+(deb(\d+)(?:[.+]\d+)*|bpo(?:\.\d+)?))?(?:-(?:0\.(?:deb|bpo)(\d+)\.)?[\d.]+)?-((?:cloud-|rt-)?amd64)$/.exec(
+    /^(\d+\.\d+(?:\.\d+)?)(?:[-~]rc\d+)?(?:\+(deb(\d+)(?:[.+]\d+)*|bpo(?:\.\d+)?))?(?:-(?:0\.(?:deb|bpo)(\d+)\.)?[\d.]+)?-((?:cloud-|rt-)?(?:amd64|arm64(?:-16k)?))$/.exec(
       release,
     );
   if (debian) {
@@ -73,13 +96,13 @@ export function parseRelease(release: string): ParsedRelease {
     return { release, family: 'debian', flavour: flavour!, major };
   }
   const foreign =
-    /(?:-(?:cloud-|rt-)?(arm64(?:-16k)?|armmp(?:-lpae)?|686(?:-pae)?|ppc64el|powerpc64le|s390x|riscv64|loong64)|\.(aarch64|ppc64le|s390x|i[36]86|riscv64)(?:\+[a-z0-9-]+)?)$/.exec(
+    /(?:-(?:cloud-|rt-)?(armmp(?:-lpae)?|686(?:-pae)?|ppc64el|powerpc64le|s390x|riscv64|loong64)|\.(ppc64le|s390x|i[36]86|riscv64)(?:\+[a-z0-9-]+)?)$/.exec(
       release,
     );
   if (foreign) {
     throw new Dkms2binError(
       'usage',
-      `${release} is a kernel for ${foreign[1] ?? foreign[2]!}; only x86_64 (amd64) can be built for`,
+      `${release} is a kernel for ${foreign[1] ?? foreign[2]!}; only x86_64 (amd64) and aarch64 (arm64) can be built for`,
     );
   }
   const rpm = /\.(el|fc|amzn)(\d+)(?:_\d+)?(uek)?(?=[.+]|$)/.exec(release);

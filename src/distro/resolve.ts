@@ -1,13 +1,13 @@
 import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
-import type { Arch, KernelTarget } from '../core/cell.js';
+import { DEB_ARCH, type Arch, type KernelTarget } from '../core/cell.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { globExpression } from '../core/glob.js';
 import { listKernels, type IndexOptions, type KernelEntry, type KernelIndex } from './apt-index.js';
 import { fromArchives, isUnreachable, type Place } from './archives.js';
 import { hostMirrors } from './mirrors.js';
 import { candidatesFor, checkRelease, flavourOf } from './release.js';
-import { DEB_ARCH_OF, type DistroRow, type RowArch } from './row.js';
+import { archRow, type DistroRow } from './row.js';
 import { listRpmKernels } from './rpm-index.js';
 import { compareReleases, compareRpmVersions, compareVersions } from './version.js';
 
@@ -58,14 +58,14 @@ export async function availableKernels(row: DistroRow, options: ResolveOptions):
 }
 
 /** The kernels of a row's live archive, whatever kind it is. */
-async function indexOf(row: DistroRow, arch: RowArch, options: ResolveOptions): Promise<KernelIndex> {
+async function indexOf(row: DistroRow, arch: Arch, options: ResolveOptions): Promise<KernelIndex> {
   const mirrors = await mirrorsOf(row, options, arch);
   if (!isApt(row)) return listRpmKernels(row, arch, mirrors.main, options);
   const apt = {
     ...options,
     keyring: options.keyring ?? row.keyring,
     suites: row.suites,
-    arch: DEB_ARCH_OF[arch],
+    arch: DEB_ARCH[arch],
     // Universe is ten times as large as main; Debian's are read once for kernels and DKMS packages.
     ...(row.family === 'debian' ? {} : { components: ['main'] }),
   };
@@ -125,7 +125,7 @@ class Resolver {
   async latest(): Promise<KernelTarget> {
     const row = this.chosenRow() ?? (await defaultRow(this.rows, this.options));
     const index = await this.index(row);
-    const name = row.arch[this.arch].defaultKernel;
+    const name = archRow(row, this.arch).defaultKernel;
     // Backports are newer than what the distro boots by default, and security carries a second series besides: the
     // metapackage of this very name knows which kernel is the default one.
     const backports = new Set(
@@ -272,6 +272,7 @@ class Resolver {
  */
 export function releaseOfKernelPackages(
   files: readonly string[],
+  arch: Arch,
 ): { release: string; packageVersion: string; file: string }[] {
   const images = files.flatMap((file) => {
     const path = URL.canParse(file) && /^https?:/.test(file) ? new URL(file).pathname : file;
@@ -279,14 +280,14 @@ export function releaseOfKernelPackages(
       basename(decodeURIComponent(path)),
     );
     if (!match || match[1]!.endsWith('-dbg')) return [];
-    if (match[3] !== 'amd64') {
-      throw new Dkms2binError('usage', `${file} is for ${match[3]!}; only amd64 kernels can be built for`);
+    if (match[3] !== DEB_ARCH[arch]) {
+      throw new Dkms2binError('usage', `${file} is for ${match[3]!}, not for ${DEB_ARCH[arch]}`);
     }
     return [{ release: checkRelease(match[1]!), packageVersion: match[2]!, file }];
   });
   if (images.length > 0) return images;
   throw new Dkms2binError('usage', 'None of the --kernel-package files is a kernel image', {
-    hint: 'One must be named linux-image-<release>_<version>_amd64.deb; give its headers and the other packages too.',
+    hint: `One must be named linux-image-<release>_<version>_${DEB_ARCH[arch]}.deb; give its headers and the other packages too.`,
   });
 }
 
@@ -294,7 +295,7 @@ export function releaseOfKernelPackages(
 export async function mirrorsOf(
   row: DistroRow,
   options: Pick<ResolveOptions, 'mirror' | 'securityMirror'>,
-  arch: RowArch = 'x86_64',
+  arch: Arch = 'x86_64',
 ): Promise<{ main: string; security: string | undefined }> {
   const host = row.family === 'debian' ? await hostMirrors() : {};
   const given = options.mirror?.replace(/\/+$/, '');

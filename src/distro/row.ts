@@ -1,9 +1,7 @@
+import type { Arch } from '../core/cell.js';
+import { Dkms2binError } from '../core/errors.js';
 import type { KeySource } from '../core/openpgp.js';
 import type { RpmForm } from './rpm-names.js';
-
-/** The kernel's name of an architecture that the catalogue can hold; building needs one of core's `Arch`. */
-export type RowArch = 'x86_64' | 'aarch64';
-export const DEB_ARCH_OF: Record<RowArch, string> = { x86_64: 'amd64', aarch64: 'arm64' };
 
 /** Package names of one kernel, as the catalogue has them. */
 export interface PackageSet {
@@ -71,4 +69,13 @@ export type PackageForm = 'deb' | RpmForm;
 
 export function packageForm({ packageManager = 'apt' }: DistroRow): PackageForm {
   return ({ apt: 'deb', dnf: 'kmod', zypper: 'kmp' } as const)[packageManager];
+}
+
+/** What a row says of an architecture. Throws fault `usage` when it has none of that name. */
+export function archRow<R>(row: { id: string; arch: Partial<Record<Arch, R>> }, arch: Arch): R {
+  const found = row.arch[arch];
+  if (found) return found;
+  throw new Dkms2binError('usage', `The catalogue has no ${arch} of ${row.id}`, {
+    hint: `It has ${Object.keys(row.arch).join(', ')}.`,
+  });
 }

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import sax from 'sax';
+import type { Arch } from '../core/cell.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { runChunks } from '../core/exec.js';
 import { keyOf, verifyDetached, type KeySource } from '../core/openpgp.js';
@@ -16,7 +17,7 @@ import {
 } from './apt-index.js';
 import { cachedIndex } from './index-cache.js';
 import { packageSetOf, packageSets, suseRelease } from './packages.js';
-import type { DistroRow, RowArch } from './row.js';
+import type { DistroRow } from './row.js';
 import { compareRpmVersions } from './version.js';
 
 export type RpmIndexOptions = Pick<
@@ -52,7 +53,7 @@ const MAX_OPEN_BYTES = 2 ** 31;
 /** The kernels of all repositories of a dnf or zypper row; a repository that is not there counts as empty. */
 export async function listRpmKernels(
   row: DistroRow,
-  arch: RowArch,
+  arch: Arch,
   mirror: string,
   options: RpmIndexOptions,
 ): Promise<KernelIndex> {
@@ -85,7 +86,7 @@ interface RepoOptions extends RpmIndexOptions {
 /** The row's kernel packages in one repository. */
 export async function readRepo(
   row: DistroRow,
-  arch: RowArch,
+  arch: Arch,
   url: string,
   options: RepoOptions,
 ): Promise<RepoIndex> {
@@ -354,7 +355,7 @@ interface Kernel {
   entry: KernelEntry;
 }
 
-function kernelsOf(row: DistroRow, arch: RowArch, repo: string, packages: readonly RpmPackage[]): Kernel[] {
+function kernelsOf(row: DistroRow, arch: Arch, repo: string, packages: readonly RpmPackage[]): Kernel[] {
   return packages.flatMap((rpm) => {
     const found = rpm.arch === arch ? releaseOf(row, rpm) : undefined;
     if (!found) return [];

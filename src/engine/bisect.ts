@@ -48,7 +48,8 @@ export async function planBisect(
     throw new Dkms2binError('usage', `${good} is a kernel of ${distro}, ${bad} one of ${other}`, {
       hint: 'Give two kernels of one distro.',
     });
-  const between = (await candidates(request, distro, context)).filter(
+  const { arch } = ends.cells[0]!;
+  const between = (await candidates({ ...request, arch }, distro, context)).filter(
     (release) =>
       kindOf(release) === kindOf(good) &&
       compareReleases(good, release) < 0 &&

@@ -53,7 +53,7 @@ export class CellRunner implements AsyncDisposable {
     const invocation = { id: run, signer: await attesterOf(request), options: optionsOf(request) };
     // Removes what killed runs left behind.
     await listRunDirs();
-    const machine = await machineOf(request, context);
+    const machine = await machineOf(request, plan.cells[0]?.arch ?? 'x86_64', context);
     const grounds = new Grounds(request, await loadCatalogue(), machine);
     const siblings = plan.siblings ?? [...new Set(plan.cells.map((cell) => cell.module))];
     return new CellRunner(request, siblings, outDir, { signer, invocation }, machine, grounds, context);

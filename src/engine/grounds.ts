@@ -5,7 +5,7 @@ import { kernelLayer, type BaseImage, type KernelLayer, type Variant } from '../
 import type { Machine } from '../build/machine.js';
 import { groundOf, type Ground } from '../build/snapshot.js';
 import type { Lookup } from '../build/source.js';
-import type { KernelTarget } from '../core/cell.js';
+import type { Arch, KernelTarget } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import { cacheDir } from '../core/paths.js';
 import { fetchKernelPackage } from '../distro/kernel-package.js';
@@ -18,10 +18,15 @@ import { vmShape } from './budget.js';
 import type { PlanContext } from './plan.js';
 
 /** The shape of this invocation's VMs. */
-export async function machineOf(request: BuildRequest, { emit, signal }: PlanContext): Promise<Machine> {
-  const accelerator = await chooseAccelerator(request.accel, { emit, signal });
+export async function machineOf(
+  request: BuildRequest,
+  arch: Arch,
+  { emit, signal }: PlanContext,
+): Promise<Machine> {
+  const accelerator = await chooseAccelerator(request.accel, arch, { emit, signal });
   const { cpus, memoryMiB } = vmShape(request);
   return {
+    arch,
     accel: accelerator.name,
     cpu: accelerator.cpu,
     cpus,
@@ -99,7 +104,7 @@ export class Grounds implements AsyncDisposable {
     const base = await baseImage(row, {
       image: request.image,
       variant: this.variant,
-      arch: request.arch,
+      arch: machine.arch,
       offline: request.offline,
       cwd: request.cwd,
       emit: machine.emit,

@@ -15,10 +15,12 @@ import { vmsAtOnce } from './budget.js';
 import { cellLabel, CellRunner, type BuildContext } from './cells.js';
 import type { CellDone, Executor } from './executor.js';
 import { Grounds, machineOf } from './grounds.js';
-import { planTargets, type PlanContext } from './plan.js';
+import { archOfRequest, planTargets, type PlanContext } from './plan.js';
 import { Schedule } from './schedule.js';
 
-/** Builds every cell of a plan: image, layers, build, package, proof. Cells never stop each other. */
+/**
+ * Builds every cell of a plan, all of one architecture: image, layers, build, package, proof. Cells never stop each other.
+ */
 export async function build(
   plan: BuildPlan,
   context: BuildContext,
@@ -80,7 +82,7 @@ export async function warm(
 ): Promise<void> {
   const rows = await loadCatalogue();
   const targets = await planTargets(request, rows, context);
-  await using grounds = new Grounds(request, rows, await machineOf(request, context));
+  await using grounds = new Grounds(request, rows, await machineOf(request, archOfRequest(request), context));
   const errors: unknown[] = [];
   for (const target of targets) {
     try {
@@ -112,9 +114,18 @@ export async function prove(
   const [target] = await planTargets(request, rows, context);
   // Told before minutes of making a machine.
   proverOf(findRow(rows, target!.distro), packages);
+  if (certificate && target!.arch !== 'x86_64') {
+    throw new Dkms2binError(
+      'usage',
+      '--sign-cert: a machine that trusts a certificate can be made for x86_64 alone',
+      {
+        hint: `Without it the packages are installed and loaded on an ${target!.arch} machine that takes unsigned modules, too.`,
+      },
+    );
+  }
   // Removes what killed runs left behind.
   await listRunDirs();
-  const machine = await machineOf(request, context);
+  const machine = await machineOf(request, target!.arch, context);
   await using grounds = new Grounds(request, rows, machine, 'runtime');
   // A kernel reads the firmware's certificates as it boots: no snapshot can be used.
   const ground = certificate

@@ -1,8 +1,8 @@
-import type { KernelTarget, ModuleSource } from '../core/cell.js';
+import type { Arch, KernelTarget, ModuleSource } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import { Dkms2binError } from '../core/errors.js';
 import { cacheDir } from '../core/paths.js';
-import { candidatesFor } from '../distro/release.js';
+import { archOf, candidatesFor } from '../distro/release.js';
 import { releaseOfKernelPackages, resolveKernels } from '../distro/resolve.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
 import { parseModuleSource } from '../plan/source.js';
@@ -42,14 +42,20 @@ export async function plan(request: BuildRequest, context: PlanContext): Promise
   return deepFreeze({ request: { ...request }, cells });
 }
 
+/** The architecture that is asked for, by name or by the kernels. Throws fault `usage` when they contradict each other. */
+export function archOfRequest({ kernels, kernelPackages, arch }: BuildRequest): Arch {
+  return archOf([...kernels, ...kernelPackages], arch) ?? 'x86_64';
+}
+
 /** The kernels of a request, in the order asked for. */
 export async function planTargets(
   request: BuildRequest,
   rows: CatalogueRow[],
   context: PlanContext,
 ): Promise<KernelTarget[]> {
+  const arch = archOfRequest(request);
   if (request.kernelPackages.length > 0) {
-    return releaseOfKernelPackages(request.kernelPackages).map(({ release, packageVersion }) => {
+    return releaseOfKernelPackages(request.kernelPackages, arch).map(({ release, packageVersion }) => {
       if (request.kernels.length > 0 && !request.kernels.includes(release)) {
         throw new Dkms2binError(
           'usage',
@@ -68,12 +74,12 @@ export async function planTargets(
           },
         );
       }
-      return { release, distro: ids[0]!, arch: request.arch, packageVersion };
+      return { release, distro: ids[0]!, arch, packageVersion };
     });
   }
   return resolveKernels(request.kernels, rows, {
     cacheDir: cacheDir(),
-    arch: request.arch,
+    arch,
     offline: request.offline,
     distro: request.distro,
     mirror: request.mirror,

@@ -24,7 +24,7 @@ import {
   type TriedCell,
 } from '../plan/refresh.js';
 import { parseModuleSource } from '../plan/source.js';
-import type { BuildRequest } from '../plan/types.js';
+import type { BuildPlan, BuildRequest } from '../plan/types.js';
 import { readHeld, readTried, writeTried } from './held.js';
 import type { BuildContext } from './cells.js';
 import { build } from './local.js';
@@ -97,7 +97,7 @@ export async function refresh(
   if (plan.cells.length === 0) return { run: null, accelerator: null, cells: rows };
   const { request } = plan;
   if (!plan.validate) {
-    const outcome = await build(plan, context);
+    const outcome = await buildAll(plan, context);
     await writeTried(resolve(request.cwd, request.outDir), plan, outcome.cells);
     return { ...outcome, cells: [...outcome.cells, ...rows] };
   }
@@ -105,7 +105,7 @@ export async function refresh(
   try {
     // Nobody installs these: no key is asked for.
     const { signKey: _key, signCert: _cert, provenanceKey: _other, ...unsigned } = request;
-    const outcome = await build({ ...plan, request: { ...unsigned, outDir } }, context);
+    const outcome = await buildAll({ ...plan, request: { ...unsigned, outDir } }, context);
     const cells = await Promise.all(
       outcome.cells.map(async (cell) => {
         const keep = cell.verdict === 'failed' && cell.log !== null;
@@ -116,6 +116,19 @@ export async function refresh(
   } finally {
     await rm(outDir, { recursive: true, force: true });
   }
+}
+
+/** One architecture after the other: the VMs of a build are all of one. */
+async function buildAll(plan: BuildPlan, context: BuildContext): ReturnType<typeof build> {
+  const outcomes = [];
+  for (const arch of new Set(plan.cells.map((cell) => cell.arch))) {
+    outcomes.push(await build({ ...plan, cells: plan.cells.filter((cell) => cell.arch === arch) }, context));
+  }
+  return {
+    run: outcomes[0]!.run,
+    accelerator: [...new Set(outcomes.map(({ accelerator }) => accelerator))].join(', '),
+    cells: outcomes.flatMap(({ cells }) => cells),
+  };
 }
 
 async function keepLog(log: string): Promise<string> {

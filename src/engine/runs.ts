@@ -59,7 +59,8 @@ export async function login(
   try {
     process.stderr.write(`Booting the disk of ${run.record.id} …\n`);
     const emit = (): void => undefined;
-    const spec = run.record.vm as unknown as BootSpec;
+    // Runs that were kept before there was another architecture do not say theirs.
+    const spec = { arch: 'x86_64', ...run.record.vm } as unknown as BootSpec;
     await using booted = await bootExisting(run.dir, spec, { signal: options.signal, emit });
     const live = { socketDir: booted.vm.socketDir, sshPort: booted.vm.sshPort };
     await run.save({ live });

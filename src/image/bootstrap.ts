@@ -3,21 +3,20 @@ import { chmod, cp, mkdir, open, readFile, rename, rm, stat, truncate, writeFile
 import { userInfo } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { Arch } from '../core/cell.js';
-import { DEB_ARCH } from '../core/cell.js';
+import { CONSOLE, DEB_ARCH, HOST_ARCH } from '../core/cell.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import type { Emit } from '../core/events.js';
 import { run } from '../core/exec.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
 import { syncPath } from '../core/publish.js';
 import { hostMirrors, hostProxy } from '../distro/mirrors.js';
+import { namespaceCommand, removeScratch, SBIN } from './namespace.js';
 
 export interface BootstrapRequest {
   /** Codename: bullseye, bookworm, trixie, forky, sid. */
   suite: string;
   arch: Arch;
-  /** What the caller will boot it with. The image carries boot loaders for both, so this only shows in errors. */
-  firmware: 'bios' | 'uefi';
-  /** Packages beyond the ones every image has (`BASE_PACKAGES`): the kernel, the toolchain, dkms. */
+  /** Packages beyond the ones every image has (`basePackages`): the kernel, the toolchain, dkms. */
   includes: string[];
   /** Archive root; by default the host's own Debian mirror, else mmdebstrap's. */
   mirror?: string;
@@ -41,8 +40,14 @@ export interface BootstrapRequest {
   signal?: AbortSignal;
 }
 
+/** GRUB's package and format for UEFI, and what UEFI looks for on removable media. */
+const EFI_GRUB: Record<Arch, { package: string; format: string; file: string }> = {
+  x86_64: { package: 'grub-efi-amd64-bin', format: 'x86_64-efi', file: 'BOOTX64.EFI' },
+  aarch64: { package: 'grub-efi-arm64-bin', format: 'arm64-efi', file: 'BOOTAA64.EFI' },
+};
+
 /** What an image needs to boot, to be reached, and to grow, whatever its suite. */
-export const BASE_PACKAGES = [
+export const basePackages = (arch: Arch): string[] => [
   ...['apt', 'ca-certificates', 'debian-archive-keyring', 'systemd-sysv', 'udev', 'dbus', 'kmod', 'iproute2'],
   ...[
     'initramfs-tools',
@@ -58,7 +63,8 @@ export const BASE_PACKAGES = [
     'xz-utils',
     'zstd',
   ],
-  ...['e2fsprogs', 'grub-common', 'grub2-common', 'grub-pc-bin', 'grub-efi-amd64-bin'],
+  ...['e2fsprogs', 'grub-common', 'grub2-common', EFI_GRUB[arch].package],
+  ...(arch === 'x86_64' ? ['grub-pc-bin'] : []),
 ];
 
 const SECTOR = 512;
@@ -166,6 +172,8 @@ async function installPackages(
     // All of them: what is left out here may still have the kernel that is wanted later.
     EXTRA_SUITES: request.extraSuites.join(' '),
     COMPONENTS: components,
+    CONSOLE: CONSOLE[request.arch],
+    EFI_FORMAT: EFI_GRUB[request.arch].format,
   };
   for (const [key, value] of Object.entries(params)) {
     if (!/^[\w. /-]*$/.test(value)) throw new Dkms2binError('usage', `${key} has a bad character: ${value}`);
@@ -180,23 +188,26 @@ async function installPackages(
   await mkdir(tmp, { mode: 0o755 });
   await chmod(tmp, 0o755);
 
-  const mode = await chooseMode(request.signal);
+  const foreign = request.arch === HOST_ARCH ? null : await namespaceCommand(request.arch, request.signal);
+  const mode = foreign ? 'root' : await chooseMode(request.signal);
   // In unshare mode the root of the namespace is another user, who must be able to reach the folder.
-  const tmpdir = mode !== 'unshare' || (await reachable(tmp)) ? tmp : '/var/tmp';
+  const tmpdir = (mode !== 'unshare' && !foreign) || (await reachable(tmp)) ? tmp : '/var/tmp';
   request.emit({ type: 'note', level: 'debug', message: `mmdebstrap --mode=${mode}, working in ${tmpdir}` });
   const proxy = request.proxy ?? (await hostProxy(request.signal));
   const keyring = request.archive?.keyring ?? '/usr/share/keyrings/debian-archive-keyring.gpg';
   const mergedUsr = '/usr/share/mmdebstrap/hooks/maybe-merged-usr';
   const inside = (script: string): string => `chroot "$1" sh /tmp/bootstrap/${script}`;
+  const [command, ...before] = [...(foreign ?? []), 'mmdebstrap'];
   await run(
-    'mmdebstrap',
+    command,
     [
+      ...before,
       `--mode=${mode}`,
       '--variant=apt',
       '--format=tar',
       `--architectures=${DEB_ARCH[request.arch]}`,
       `--components=${components.replaceAll(' ', ',')}`,
-      `--include=${[...BASE_PACKAGES, ...request.includes].join(',')}`,
+      `--include=${[...basePackages(request.arch), ...request.includes].join(',')}`,
       ...((await exists(keyring)) ? [`--keyring=${keyring}`] : []),
       ...((await exists(mergedUsr)) ? [`--hook-dir=${mergedUsr}`] : []),
       ...(await settings('aptopt', join(support, 'files/etc/apt/apt.conf.d/90dkms2bin'))),
@@ -208,7 +219,8 @@ async function installPackages(
       `--essential-hook=copy-in "${support}" /tmp`,
       `--essential-hook=${inside('prepare.sh')}`,
       `--customize-hook=${inside('customize.sh')}`,
-      '--skip=cleanup/apt',
+      // namespaceCommand has seen to it that the architecture's programs run.
+      '--skip=cleanup/apt,check/qemu',
       request.suite,
       tar,
       ...(await sourceLines({ ...request, extraSuites }, components)),
@@ -306,9 +318,24 @@ function partitionTable(uuid: string, rootSectors: number): string {
   ].join('\n');
 }
 
-/** GRUB for BIOS in the boot sector and the BIOS boot partition, for UEFI at the removable-media path. */
+/** GRUB for UEFI at the removable-media path, and on x86_64 for BIOS. */
 async function installBootLoader({ request, root, raw, uuid }: Context): Promise<void> {
   const grub = join(root, 'boot/grub');
+  if (request.arch === 'x86_64') await installBiosLoader(grub, raw);
+  const esp = `${raw}@@${ESP.start * SECTOR}`;
+  const serial = uuid.slice(0, 8);
+  const env = { MTOOLS_SKIP_CHECK: '1' };
+  const options = { ...cancel(request), env };
+  const geometry = ['-T', String(ESP.size), '-h', '64', '-s', '32', '-c', '4', '-N', serial];
+  await run('mformat', ['-i', esp, ...geometry, '-v', 'ESP', '::'], options);
+  await clearPartitionTable(raw, ESP.start * SECTOR);
+  await run('mmd', ['-i', esp, '::/EFI', '::/EFI/BOOT'], options);
+  const { format, file } = EFI_GRUB[request.arch];
+  await run('mcopy', ['-i', esp, join(grub, format, 'core.efi'), `::/EFI/BOOT/${file}`], options);
+}
+
+/** In the boot sector and the BIOS boot partition. */
+async function installBiosLoader(grub: string, raw: string): Promise<void> {
   const boot = await readFile(join(grub, 'i386-pc/boot.img'));
   const core = await readFile(join(grub, 'i386-pc/core.img'));
   if (core.length > BIOS_BOOT.size * SECTOR) {
@@ -327,16 +354,6 @@ async function installBootLoader({ request, root, raw, uuid }: Context): Promise
   } finally {
     await disk.close();
   }
-
-  const esp = `${raw}@@${ESP.start * SECTOR}`;
-  const serial = uuid.slice(0, 8);
-  const env = { MTOOLS_SKIP_CHECK: '1' };
-  const options = { ...cancel(request), env };
-  const geometry = ['-T', String(ESP.size), '-h', '64', '-s', '32', '-c', '4', '-N', serial];
-  await run('mformat', ['-i', esp, ...geometry, '-v', 'ESP', '::'], options);
-  await clearPartitionTable(raw, ESP.start * SECTOR);
-  await run('mmd', ['-i', esp, '::/EFI', '::/EFI/BOOT'], options);
-  await run('mcopy', ['-i', esp, join(grub, 'x86_64-efi/core.efi'), '::/EFI/BOOT/BOOTX64.EFI'], options);
 }
 
 /** mformat leaves a partition table in its boot sector; grub-probe warns of each of its entries at every update-grub. */
@@ -373,18 +390,6 @@ async function reachable(folder: string): Promise<boolean> {
     if (at === dirname(at)) return true;
   }
 }
-
-/** Deletes the scratch folder, also when a killed mmdebstrap left files of the namespace's users in it. */
-export async function removeScratch(scratch: string): Promise<void> {
-  try {
-    await rm(scratch, { recursive: true, force: true });
-  } catch {
-    await run('unshare', ['--user', '--map-root-user', '--map-auto', 'rm', '-rf', scratch]);
-  }
-}
-
-/** mke2fs and sfdisk lie in sbin, which an ordinary user's PATH lacks on Debian. */
-export const SBIN = { PATH: `${process.env.PATH ?? '/usr/bin:/bin'}:/usr/sbin:/sbin` };
 
 function cancel(request: BootstrapRequest): { cancelSignal?: AbortSignal; env: NodeJS.ProcessEnv } {
   return { ...(request.signal && { cancelSignal: request.signal }), env: SBIN };

@@ -7,7 +7,7 @@ import { run } from '../core/exec.js';
 import { lock, type Lock } from '../core/lock.js';
 import { cacheDir } from '../core/paths.js';
 import { syncPath } from '../core/publish.js';
-import { removeScratch } from './bootstrap.js';
+import { removeScratch } from './namespace.js';
 import type { SharedCache } from './shared-cache.js';
 
 /**

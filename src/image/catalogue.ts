@@ -2,10 +2,9 @@ import { readdir, readFile } from 'node:fs/promises';
 import { isAbsolute, join } from 'node:path';
 import { parseDocument } from 'yaml';
 import { z } from 'zod';
-import type { Arch } from '../core/cell.js';
+import { DEB_ARCH, type Arch } from '../core/cell.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
-import { DEB_ARCH_OF } from '../distro/row.js';
 import { NAME_PROBE } from '../distro/packages.js';
 
 const Id = z.string().regex(/^[a-z0-9][a-z0-9.-]*$/, 'lower-case letters, digits, dots and dashes only');
@@ -66,7 +65,7 @@ const ArchRow = z.strictObject({
   cpuLevel: z.int().min(1).max(4).default(1),
   /** Package that brings the stock kernel. */
   defaultKernel: PackageName,
-  /** Package that brings the small kernel for VMs, where there is one. */
+  /** Package that brings the small kernel for VMs, where there is one: bootstrapped images boot it. */
   cloudKernel: PackageName.optional(),
   /** Endings of kernel releases, `''` for distros without flavours. */
   kernelFlavours: z.array(z.string().regex(/^[a-z0-9-]*$/)).min(1),
@@ -133,7 +132,11 @@ const RowInput = z.strictObject({
   packageManager: z.enum(['apt', 'dnf', 'zypper']),
   /** The user the image is known for; runs define their own. */
   user: z.string().regex(/^[a-z_][a-z0-9_-]*$/),
-  arch: z.strictObject({ x86_64: ArchRow, aarch64: ArchRow.optional() }),
+  arch: z.strictObject({
+    x86_64: ArchRow,
+    // The VMs that it is for have no BIOS.
+    aarch64: ArchRow.extend({ firmware: z.literal('uefi') }).optional(),
+  }),
   /** Tells the row's kernel releases from those of its family's other rows. */
   releases: Expression.optional(),
   packages: PackageSet.extend({
@@ -223,8 +226,6 @@ export type CatalogueRow = z.output<typeof RowInput> & {
   /** The catalogue file the row stands in, for errors. */
   file: string;
 };
-/** Architectures that a row can have; building needs one of `Arch`. */
-export type RowArch = keyof CatalogueRow['arch'];
 export type CatalogueArch = CatalogueRow['arch'][Arch];
 export type CatalogueSuite = CatalogueRow['suites'][number];
 
@@ -371,9 +372,9 @@ function resolveRow(row: CatalogueRow, dir: string, mistake: (field: string, mes
       template,
     );
 
-  for (const [arch, entry] of Object.entries(row.arch) as [RowArch, CatalogueArch | undefined][]) {
+  for (const [arch, entry] of Object.entries(row.arch) as [Arch, CatalogueArch | undefined][]) {
     if (!entry) continue;
-    const values = { ...base, arch, debArch: DEB_ARCH_OF[arch] };
+    const values = { ...base, arch, debArch: DEB_ARCH[arch] };
     const at = `arch.${arch}`;
     const { image, mirrors } = entry;
     image.url = url(`${at}.image.url`, image.url, values);

@@ -1,16 +1,19 @@
 import { execa } from 'execa';
 import { chmod, cp, mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Arch } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import type { Emit } from '../core/events.js';
 import { run } from '../core/exec.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
 import { plain, quote } from '../core/text.js';
 import { hostProxy } from '../distro/mirrors.js';
-import { phase, removeScratch, ROOT_OFFSET, SBIN } from './bootstrap.js';
+import { phase, ROOT_OFFSET } from './bootstrap.js';
 import { writeDelta } from './delta.js';
+import { namespaceCommand, removeScratch, SBIN } from './namespace.js';
 
 export interface NativeLayerRequest {
+  arch: Arch;
   /** The bootstrapped image: its root folder (`root.tar.zst`) and its disk. */
   root: string;
   disk: string;
@@ -40,8 +43,8 @@ export interface Installed {
  * not work, and for a change that cannot be written.
  */
 export async function nativeLayer(request: NativeLayerRequest): Promise<Installed> {
-  const { dir, disk, emit, signal } = request;
-  const namespace = await namespaceCommand(signal);
+  const { arch, dir, disk, emit, signal } = request;
+  const namespace = await namespaceCommand(arch, signal);
   const scratch = join(dir, 'native');
   const raw = join(scratch, 'disk.raw');
   await mkdir(scratch, { mode: 0o755 });
@@ -72,15 +75,6 @@ export async function nativeLayer(request: NativeLayerRequest): Promise<Installe
 
 /** The root file system of a bootstrapped raw disk, as e2fsprogs takes it. */
 const fileSystemOf = (raw: string): string => `${raw}?offset=${ROOT_OFFSET}`;
-
-/** Root with mount and PID namespaces: the host's own root, or that of a user namespace with the user's subordinate ids. */
-async function namespaceCommand(signal: AbortSignal): Promise<string[]> {
-  const own = ['unshare', '--mount', '--pid', '--fork', '--kill-child'];
-  if (process.getuid?.() === 0) return own;
-  const command = [...own, '--user', '--map-root-user', '--map-auto'];
-  await run(command[0]!, [...command.slice(1), 'true'], { cancelSignal: signal });
-  return command;
-}
 
 async function prepare(request: NativeLayerRequest, scratch: string): Promise<void> {
   const guest = join(PACKAGE_ROOT, 'cloud-init', 'guest');

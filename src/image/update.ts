@@ -1,12 +1,13 @@
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import { Dkms2binError } from '../core/errors.js';
-import type { CatalogueRow, RowArch } from './catalogue.js';
+import type { Arch } from '../core/cell.js';
+import type { CatalogueRow } from './catalogue.js';
 import { Renamed, Unreachable, upstream, type FetchOptions } from './verify.js';
 
 /** How a row's image stands to what its distro publishes. */
 export interface ImageState {
   id: string;
-  arch: RowArch;
+  arch: Arch;
   /** `listed`: found, and the row pins no digest; `same`, `changed`: the pinned one; `unknown`: could not be asked. */
   state: 'listed' | 'same' | 'changed' | 'renamed' | 'refused' | 'unknown';
   /** The published digest, or why there is none. */
@@ -21,7 +22,7 @@ export async function updateImages(
   rows: readonly CatalogueRow[],
   options: FetchOptions & { write: boolean },
 ): Promise<ImageState[]> {
-  const asked = rows.flatMap((row) => (Object.keys(row.arch) as RowArch[]).map((arch) => ({ row, arch })));
+  const asked = rows.flatMap((row) => (Object.keys(row.arch) as Arch[]).map((arch) => ({ row, arch })));
   const states = await Promise.all(asked.map(({ row, arch }) => stateOf(row, arch, options)));
   for (const [i, { state, says }] of states.entries()) {
     if (state !== 'changed' || !options.write) continue;
@@ -34,7 +35,7 @@ export async function updateImages(
   return states;
 }
 
-async function stateOf(row: CatalogueRow, arch: RowArch, options: FetchOptions): Promise<ImageState> {
+async function stateOf(row: CatalogueRow, arch: Arch, options: FetchOptions): Promise<ImageState> {
   const pinned = row.arch[arch]!.image.digest;
   try {
     const { algorithm, hex } = (await upstream(row, arch, options)).digest;

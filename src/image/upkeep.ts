@@ -3,7 +3,7 @@ import { basename, join } from 'node:path';
 import type { Emit } from '../core/events.js';
 import { lock } from '../core/lock.js';
 import { cacheDir } from '../core/paths.js';
-import { removeScratch } from './bootstrap.js';
+import { removeScratch } from './namespace.js';
 import {
   cacheItems,
   contentDigest,

@@ -10,11 +10,12 @@ import {
   type Net,
   sweepParts,
 } from '../core/download.js';
+import { archRow } from '../distro/row.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { missingTool, run } from '../core/exec.js';
 import { keyOf, verifyClearsigned, verifyDetached } from '../core/openpgp.js';
 import { cacheDir } from '../core/paths.js';
-import type { CatalogueRow, RowArch, Signature, SumsForm } from './catalogue.js';
+import type { CatalogueRow, Signature, SumsForm } from './catalogue.js';
 
 const HEX_LENGTH = { sha256: 64, sha512: 128 } as const;
 
@@ -30,7 +31,7 @@ export interface FetchOptions extends Net {
 /** Whether the cache holds an image of the row that was verified once; `fetchOfficial` hashes it again. */
 export async function officialInCache(row: CatalogueRow, arch: Arch, cache = cacheDir()): Promise<boolean> {
   const dir = join(cache, 'images');
-  const { image } = row.arch[arch];
+  const { image } = archRow(row, arch);
   const digest = image.digest
     ? parseDigest(image.digest)
     : await readRecord(recordOf(dir, row, arch), image.url);
@@ -44,7 +45,7 @@ export async function officialInCache(row: CatalogueRow, arch: Arch, cache = cac
  */
 export async function fetchOfficial(row: CatalogueRow, arch: Arch, options: FetchOptions): Promise<string> {
   const { emit, baseOverride } = options;
-  const { image } = row.arch[arch];
+  const { image } = archRow(row, arch);
   const at = (url: string): string => (baseOverride ? rebase(url, baseOverride) : url);
   const dir = join(options.cacheDir ?? cacheDir(), 'images');
   const record = recordOf(dir, row, arch);
@@ -127,7 +128,7 @@ export async function fetchOfficial(row: CatalogueRow, arch: Arch, options: Fetc
 /** What the distro's (signed) sums say of a row's image now: its name, for a URL with `*`, and digest. */
 export async function upstream(
   row: CatalogueRow,
-  arch: RowArch,
+  arch: Arch,
   options: FetchOptions,
 ): Promise<{ name: string; digest: Digest }> {
   const image = row.arch[arch]!.image;

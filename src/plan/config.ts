@@ -79,7 +79,10 @@ export const Config = z.strictObject({
   distro: z.string().min(1).optional().describe('Catalogue id, when the kernel release does not tell'),
   debug: z.boolean().optional().describe("Keep the VM's disk after every build, to log in to"),
   'keep-failed': z.boolean().optional().describe("Keep the VM's disk after a failure"),
-  arch: z.enum(['x86_64', 'amd64']).optional().describe('Architecture to build for'),
+  arch: z
+    .enum(['x86_64', 'amd64', 'aarch64', 'arm64'])
+    .optional()
+    .describe('Architecture to build for, when the kernel release does not tell'),
   image: z
     .string()
     .min(1)

@@ -2,7 +2,6 @@ import type { BuildRequest } from './types.js';
 
 export const DEFAULTS = {
   outDir: './out',
-  arch: 'x86_64',
   image: 'auto',
   timeoutSeconds: 7200,
   accel: 'auto',

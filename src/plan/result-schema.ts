@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { CellResult } from '../core/cell.js';
+import { ARCHES, type CellResult } from '../core/cell.js';
 import type { MatrixCell, MatrixRun } from '../core/matrix.js';
 import type { Proof } from '../core/proof.js';
 
@@ -8,7 +8,7 @@ const Cell = z.strictObject({
   version: z.string().nullable().describe("The module's version, null when it was never learnt"),
   kernel: z.string().describe('Kernel release, as uname -r prints it'),
   distro: z.string().describe('Catalogue id, such as debian-12'),
-  arch: z.enum(['x86_64']).describe("The kernel's name of the architecture"),
+  arch: z.enum(ARCHES).describe("The kernel's name of the architecture"),
   verdict: z.enum(['built', 'skipped', 'failed', 'error']),
   reason: z
     .string()

@@ -9,7 +9,8 @@ export interface BuildRequest {
   /** Catalogue id such as `debian-12`; absent: follows from the kernel. */
   distro?: string;
   outDir: string;
-  arch: Arch;
+  /** Absent: follows from the kernels, else x86_64. */
+  arch?: Arch;
   /** `auto`, `official`, `bootstrap` or the path of a disk image. */
   image: string;
   /** Where machines share images and layers: a folder, `s3://BUCKET/PREFIX` or a URL. */

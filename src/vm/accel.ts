@@ -16,6 +16,7 @@ import { tmpdir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { execa } from 'execa';
 import { z } from 'zod';
+import { HOST_ARCH, type Arch } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import type { Emit } from '../core/events.js';
 import { missingTool } from '../core/exec.js';
@@ -193,16 +194,17 @@ const EXIT_RIGHT = (0x2a << 1) | 1;
 const EXIT_WRONG = (0x15 << 1) | 1;
 
 /**
- * The CPU that TCG emulates: x86-64-v2, which every kernel and compiler here runs on. `max` brings AVX, which the guest's
- * C library then uses and which costs more to emulate: about a tenth of a build's CPU seconds, a quarter of a boot's.
+ * The CPUs that TCG emulates. x86-64-v2, which every kernel and compiler here runs on: `max` brings AVX, which the guest's
+ * C library then uses and which costs more to emulate, about a tenth of a build's CPU seconds, a quarter of a boot's.
+ * Armv8.2: `max` has pointer authentication, which doubles the CPU seconds; Cortex-A72 lacks pages of 16 KiB.
  */
-const TCG_CPU = 'Nehalem';
+const TCG_CPU: Record<Arch, string> = { x86_64: 'Nehalem', aarch64: 'neoverse-n1' };
 
 /**
  * CPU models in the order tried. `host` copies MSRs that some nested hosts then refuse ("failed to set MSR 0x10a"
  * and an abort); without arch-capabilities QEMU starts there.
  */
-const CPU_MODELS = { tcg: [TCG_CPU], kvm: ['host', 'host,-arch-capabilities'] } as const;
+const CPU_MODELS = { tcg: [TCG_CPU.x86_64], kvm: ['host', 'host,-arch-capabilities'] } as const;
 
 /** TCG needs half a second; a host where it needs more than this is not fit to build kernels' modules. */
 const TCG_DEADLINE_MS = 60_000;
@@ -342,11 +344,16 @@ export async function probeAccelerators(options: ProbeOptions): Promise<AccelRep
   }
 
   const base = { signal: options.signal, qemu, rom };
-  const tcgRun = await runProbeGuest({ ...base, accel: 'tcg', cpu: TCG_CPU, deadlineMs: TCG_DEADLINE_MS });
+  const tcgRun = await runProbeGuest({
+    ...base,
+    accel: 'tcg',
+    cpu: TCG_CPU.x86_64,
+    deadlineMs: TCG_DEADLINE_MS,
+  });
   const tcg: AccelReport['tcg'] =
     tcgRun.outcome === 'right'
-      ? { seconds: tcgRun.seconds, cpu: TCG_CPU }
-      : { cpu: TCG_CPU, error: describe(tcgRun) };
+      ? { seconds: tcgRun.seconds, cpu: TCG_CPU.x86_64 }
+      : { cpu: TCG_CPU.x86_64, error: describe(tcgRun) };
 
   let kvm: AccelReport['kvm'];
   let durable = tcg.error === undefined;
@@ -385,13 +392,26 @@ export async function probeAccelerators(options: ProbeOptions): Promise<AccelRep
  */
 export async function chooseAccelerator(
   option: 'auto' | AccelName,
+  arch: Arch,
   context: { emit: Emit } & ProbeOptions,
 ): Promise<Accelerator> {
   const note = (level: 'info' | 'warn', message: string): void =>
     context.emit({ type: 'note', level, message });
   if (option === 'tcg') {
     note('info', 'Accelerator: TCG, as asked for');
-    return { name: 'tcg', cpu: TCG_CPU };
+    return { name: 'tcg', cpu: TCG_CPU[arch] };
+  }
+  if (arch !== HOST_ARCH) {
+    const why = `KVM runs no ${arch} guest on an ${HOST_ARCH} host`;
+    if (option === 'kvm') {
+      throw new Dkms2binError('host', `KVM was asked for and cannot be used: ${why}`, {
+        hint: 'Leave the accelerator on auto, or force tcg.',
+      });
+    }
+    // Before minutes of work that would be for nothing.
+    await findQemu(context.qemu ?? `qemu-system-${arch}`);
+    note('warn', `Accelerator: TCG; ${why}`);
+    return { name: 'tcg', cpu: TCG_CPU[arch] };
   }
   const report = await probeAccelerators(context);
   const kvmCpu = report.kvm.cpu ?? CPU_MODELS.kvm[0];
@@ -450,8 +470,8 @@ function describe(run: Exclude<GuestRun, { outcome: 'right' }>): string {
 }
 
 /** What tells this host's QEMU from another build of it: a memory snapshot fits the one that made it alone. */
-export async function qemuIdentity(): Promise<string> {
-  const path = await findQemu('qemu-system-x86_64');
+export async function qemuIdentity(arch: Arch): Promise<string> {
+  const path = await findQemu(`qemu-system-${arch}`);
   const binary = await stat(path);
   return `${path} ${binary.size} ${binary.mtimeMs}`;
 }

@@ -1,5 +1,8 @@
+import type { Arch } from '../core/cell.js';
+
 /** Everything QEMU needs to know, resolved: `qemuArgs` is a pure function of it. Paths are absolute. */
 export interface VmConfig {
+  arch: Arch;
   accel: 'kvm' | 'tcg';
   /** CPU model, as the accelerator probe found it to work. */
   cpu: string;
@@ -51,6 +54,17 @@ export const NET = {
   egress: { net: '10.0.2.0/24', guest: '10.0.2.15', gateway: '10.0.2.2', dns: '10.0.2.3' },
 };
 
+/** What an architecture's VMs differ in. */
+const BOARD: Record<Arch, { machine: string; devices: string[] }> = {
+  x86_64: {
+    machine: 'q35,vmport=off',
+    // vmgenid makes a resumed guest kernel reseed its random numbers.
+    devices: ['pvpanic', 'vmgenid,guid=auto'],
+  },
+  // There is no vmgenid without ACPI; the agent's entropy reseeds a clone here.
+  aarch64: { machine: 'virt,gic-version=max', devices: ['pvpanic-pci'] },
+};
+
 /** QEMU reads a comma as the end of a value. */
 export function escapeValue(value: string): string {
   return value.replaceAll(',', ',,');
@@ -64,7 +78,7 @@ const machine = (c: VmConfig): string[] => [
       ]
     : []),
   '-machine',
-  `q35,accel=${c.accel},usb=off,vmport=off${c.memory.kind === 'file' ? ',memory-backend=ram' : ''}`,
+  `${BOARD[c.arch].machine},accel=${c.accel},usb=off${c.memory.kind === 'file' ? ',memory-backend=ram' : ''}`,
   '-cpu',
   c.cpu,
   '-smp',
@@ -139,12 +153,8 @@ const network = (c: VmConfig): string[] => [
   `virtio-net-pci,id=egressnic,netdev=egress,mac=${MAC.egress},romfile=`,
 ];
 
-// vmgenid makes a resumed guest kernel reseed its random numbers.
-const extras = (): string[] => [
-  ...['-device', 'virtio-rng-pci'],
-  ...['-device', 'pvpanic'],
-  ...['-device', 'vmgenid,guid=auto'],
-];
+const extras = (c: VmConfig): string[] =>
+  ['virtio-rng-pci', ...BOARD[c.arch].devices].flatMap((device) => ['-device', device]);
 
 const incoming = (c: VmConfig): string[] => (c.incoming ? ['-incoming', 'defer'] : []);
 
@@ -175,7 +185,7 @@ export function qemuArgs(config: VmConfig): string[] {
     ...seed(config),
     ...forward(config),
     ...network(config),
-    ...extras(),
+    ...extras(config),
     ...boot(config),
     ...incoming(config),
   ];

@@ -5,6 +5,7 @@ import { createConnection, createServer } from 'node:net';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Arch } from '../core/cell.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { missingTool } from '../core/exec.js';
 import { socketParent } from '../core/paths.js';
@@ -75,7 +76,8 @@ export class Vm implements AsyncDisposable {
     const stderr = openSync(stderrLog, 'a');
     const killed = { on: false };
     // pdeathsig ends QEMU even when this process is killed with SIGKILL; the parent is node's main thread.
-    const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', 'qemu-system-x86_64', ...qemuArgs(config)], {
+    const qemu = `qemu-system-${spec.arch}`;
+    const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', qemu, ...qemuArgs(config)], {
       stdio: ['ignore', 'ignore', stderr],
       detached: true,
     });
@@ -86,7 +88,7 @@ export class Vm implements AsyncDisposable {
     });
     const startFailed = exited.then(async (how) => {
       const text = await readFile(stderrLog, 'utf8').catch(() => '');
-      if (/setpriv: failed to execute/.test(text)) throw missingTool('qemu-system-x86_64');
+      if (/setpriv: failed to execute/.test(text)) throw missingTool(qemu);
       throw new Dkms2binError('host', `QEMU ${how} before the VM ran:\n${plain(text).trim().slice(-1500)}`);
     });
     startFailed.catch(() => undefined);
@@ -267,19 +269,33 @@ async function migrated(qmp: Qmp): Promise<void> {
   }
 }
 
-/** UEFI firmware files of the host, Debian's and Fedora's places. */
-export async function findOvmf(): Promise<{ code: string; vars: string }> {
-  const places = [
-    ['/usr/share/OVMF/OVMF_CODE_4M.fd', '/usr/share/OVMF/OVMF_VARS_4M.fd'],
-    ['/usr/share/OVMF/OVMF_CODE.fd', '/usr/share/OVMF/OVMF_VARS.fd'],
-    ['/usr/share/edk2/ovmf/OVMF_CODE.fd', '/usr/share/edk2/ovmf/OVMF_VARS.fd'],
-  ] as const;
-  for (const [code, vars] of places) {
+/** Code and variables of UEFI on this host: Debian's and Fedora's places. */
+export const FIRMWARE: Record<Arch, { package: string; places: readonly (readonly [string, string])[] }> = {
+  x86_64: {
+    package: 'ovmf',
+    places: [
+      ['/usr/share/OVMF/OVMF_CODE_4M.fd', '/usr/share/OVMF/OVMF_VARS_4M.fd'],
+      ['/usr/share/OVMF/OVMF_CODE.fd', '/usr/share/OVMF/OVMF_VARS.fd'],
+      ['/usr/share/edk2/ovmf/OVMF_CODE.fd', '/usr/share/edk2/ovmf/OVMF_VARS.fd'],
+    ],
+  },
+  // QEMU's virt wants both to be 64 MiB: not QEMU_EFI.fd.
+  aarch64: {
+    package: 'qemu-efi-aarch64',
+    places: [
+      ['/usr/share/AAVMF/AAVMF_CODE.fd', '/usr/share/AAVMF/AAVMF_VARS.fd'],
+      ['/usr/share/edk2/aarch64/QEMU_EFI-pflash.raw', '/usr/share/edk2/aarch64/vars-template-pflash.raw'],
+    ],
+  },
+};
+
+export async function findFirmware(arch: Arch): Promise<{ code: string; vars: string }> {
+  for (const [code, vars] of FIRMWARE[arch].places) {
     const found = await Promise.all([access(code), access(vars)]).then(
       () => true,
       () => false,
     );
     if (found) return { code, vars };
   }
-  throw missingTool('ovmf');
+  throw missingTool(FIRMWARE[arch].package);
 }

@@ -1,3 +1,4 @@
+import { HOST_ARCH } from '../../src/core/cell.js';
 import { execFileSync } from 'node:child_process';
 import { chmod, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -129,8 +130,11 @@ describe('choice', () => {
     const opts = await options('[ $accel = kvm ] && guest 0.5 85; guest 0.1 85');
     const events: Event[] = [];
     const emit = (event: Event): void => void events.push(event);
-    expect(await chooseAccelerator('auto', { ...opts, emit })).toEqual({ name: 'tcg', cpu: 'Nehalem' });
-    expect(await chooseAccelerator('kvm', { ...opts, emit })).toEqual({ name: 'kvm', cpu: 'host' });
+    expect(await chooseAccelerator('auto', 'x86_64', { ...opts, emit })).toEqual({
+      name: 'tcg',
+      cpu: 'Nehalem',
+    });
+    expect(await chooseAccelerator('kvm', 'x86_64', { ...opts, emit })).toEqual({ name: 'kvm', cpu: 'host' });
     expect(events).toMatchObject([
       { type: 'note', level: 'warn', message: expect.stringContaining('TCG, KVM is slower') as string },
       { type: 'note', level: 'warn', message: expect.stringContaining('as asked for, though') as string },
@@ -148,7 +152,7 @@ describe('choice', () => {
   test('a KVM with a wrong result is not used, forced it is an error of the host', async () => {
     const opts = await options('[ $accel = kvm ] && guest 0 43; guest 0.1 85');
     expect((await probeAccelerators(opts)).kvm.error).toContain('wrong result');
-    await expect(chooseAccelerator('kvm', { ...opts, emit: () => {} })).rejects.toMatchObject({
+    await expect(chooseAccelerator('kvm', 'x86_64', { ...opts, emit: () => {} })).rejects.toMatchObject({
       fault: 'host',
       message: expect.stringContaining('wrong result') as string,
     });
@@ -157,7 +161,7 @@ describe('choice', () => {
   test('QEMU failing with -cpu host gets a second chance', async () => {
     const body =
       '[ $cpu = host ] && { echo "failed to set MSR" >&2; exit 1; }; [ $accel = kvm ] && guest 0 85; guest 0.2 85';
-    const choice = await chooseAccelerator('auto', { ...(await options(body)), emit: () => {} });
+    const choice = await chooseAccelerator('auto', 'x86_64', { ...(await options(body)), emit: () => {} });
     expect(choice).toEqual({ name: 'kvm', cpu: 'host,-arch-capabilities' });
   });
 
@@ -183,9 +187,25 @@ describe('choice', () => {
   test('forced TCG measures nothing', async () => {
     const events: Event[] = [];
     const emit = (event: Event): void => void events.push(event);
-    const choice = await chooseAccelerator('tcg', { signal, emit, qemu: join(folder, 'none') });
+    const choice = await chooseAccelerator('tcg', 'x86_64', { signal, emit, qemu: join(folder, 'none') });
     expect(choice.name).toBe('tcg');
     expect(events).toHaveLength(1);
+  });
+
+  // This test's host is either of the two.
+  test('a guest of another processor is emulated, and the run says so; KVM cannot be forced', async () => {
+    const foreign = HOST_ARCH === 'x86_64' ? 'aarch64' : 'x86_64';
+    const opts = await options('exit 1');
+    const events: Event[] = [];
+    const emit = (event: Event): void => void events.push(event);
+    expect(await chooseAccelerator('auto', foreign, { ...opts, emit })).toMatchObject({ name: 'tcg' });
+    expect(events).toMatchObject([{ level: 'warn', message: expect.stringContaining(foreign) as string }]);
+    await expect(chooseAccelerator('kvm', foreign, { ...opts, emit })).rejects.toMatchObject({
+      fault: 'host',
+      message: expect.stringContaining('cannot be used') as string,
+    });
+    const absent = { signal, emit, qemu: join(folder, 'none') };
+    await expect(chooseAccelerator('auto', foreign, absent)).rejects.toThrow('is not installed');
   });
 });
 

@@ -369,15 +369,18 @@ test('nearest and available kernels, and names of kernel package files', async (
     '6.1.0-47-amd64',
   ]);
   expect(
-    releaseOfKernelPackages([
-      '/x/linux-headers-6.1.0-18-amd64_6.1.76-1_amd64.deb',
-      'http://mirror.test/pool/linux-image-6.12.1%2Bdeb13-amd64_6.12.1-1_amd64.deb',
-      './linux-image-6.1.0-18-amd64-unsigned_6.1.76-1_amd64.deb',
-    ]).map(({ release }) => release),
+    releaseOfKernelPackages(
+      [
+        '/x/linux-headers-6.1.0-18-amd64_6.1.76-1_amd64.deb',
+        'http://mirror.test/pool/linux-image-6.12.1%2Bdeb13-amd64_6.12.1-1_amd64.deb',
+        './linux-image-6.1.0-18-amd64-unsigned_6.1.76-1_amd64.deb',
+      ],
+      'x86_64',
+    ).map(({ release }) => release),
   ).toEqual(['6.12.1+deb13-amd64', '6.1.0-18-amd64']);
-  expect(() => releaseOfKernelPackages(['linux-headers-6.1.0-18-amd64_6.1.76-1_amd64.deb'])).toThrow(
-    'kernel image',
-  );
+  expect(() =>
+    releaseOfKernelPackages(['linux-headers-6.1.0-18-amd64_6.1.76-1_amd64.deb'], 'x86_64'),
+  ).toThrow('kernel image');
   expect(
     parsePackages(Buffer.from('Package: x\nDescription: Package: linux-image-6.1.0-1-amd64\n'), 's').kernels,
   ).toEqual([]);

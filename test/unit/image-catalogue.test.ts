@@ -80,6 +80,19 @@ describe('the shipped catalogue', () => {
     expect(JSON.stringify(rows.map((r) => [r.arch, r.mirrors, r.suites]))).not.toMatch(/[{]\w+[}]/);
   });
 
+  it("has images of aarch64 in every row but those whose distros have none for QEMU's board", async () => {
+    const rows = await loadCatalogue();
+    const without = rows.filter((row) => !row.arch.aarch64).map(({ id }) => id);
+    expect(without).toEqual(['centos-7', 'ubuntu-14.04']);
+    for (const { arch } of rows) {
+      expect(arch.x86_64.image.url).not.toMatch(/arm64|aarch64/);
+      if (!arch.aarch64) continue;
+      expect(arch.aarch64.image.url).toMatch(/arm64|aarch64/);
+      expect(arch.aarch64.image.url + arch.aarch64.image.sums.url).not.toMatch(/amd64|x86_64/);
+      expect(JSON.stringify(arch.aarch64)).not.toContain('amd64');
+    }
+  });
+
   it('says which distros there are', async () => {
     const rows = await loadCatalogue();
     expect(() => findRow(rows, 'hurd')).toThrow(expect.objectContaining({ fault: 'usage' }));
@@ -126,6 +139,11 @@ describe('a catalogue file', () => {
       'a signature without a key',
       (r) => (r.arch.x86_64.image.signature = { kind: 'clearsigned', keyFingerprint: 'A'.repeat(40) }),
       /arch\.x86_64\.image\.signature: keyFile or keyUrl is missing/,
+    ],
+    [
+      'an aarch64 that boots by BIOS',
+      (r) => (r.arch.aarch64.firmware = 'bios'),
+      /row debian-12: arch\.aarch64\.firmware:/,
     ],
     [
       'a * in a folder',

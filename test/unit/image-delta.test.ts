@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { run } from '../../src/core/exec.js';
-import { SBIN } from '../../src/image/bootstrap.js';
+import { SBIN } from '../../src/image/namespace.js';
 import { writeDelta } from '../../src/image/delta.js';
 import { debugfsCommands } from '../../src/image/native-layer.js';
 

@@ -89,6 +89,12 @@ describe('names', () => {
     expect(rpmNames({ ...of, release: SUSE }, 'kmp').file).toBe(
       'acpi_call-kmp-default-1.2.2_k6.4.0_150600.23.25-1.x86_64.rpm',
     );
+    const arm = { ...of, arch: 'aarch64' as const };
+    const large = '5.14.0-503.el9.aarch64+64k';
+    expect(rpmNames({ ...arm, release: large }, 'kmod').file).toBe(
+      `kmod-acpi_call-${large}-1.2.2-1.aarch64.rpm`,
+    );
+    expect(rpmNames({ ...arm, release: SUSE }, 'kmp').file).toMatch(/-1\.aarch64\.rpm$/);
   });
 
   it('refuses releases that the form cannot express', () => {
@@ -116,6 +122,7 @@ describe('the spec file', () => {
       { extras: [{ path: "/lib/firmware/'x", bytes: Buffer.alloc(1), mode: 0o644 }] },
       { modules: [] },
       { modules: [{ name: 'x.ko', bytes: fakeModule('5.14.0-1.el9.x86_64') }] },
+      { arch: 'aarch64' },
     ] satisfies Partial<RpmInput>[]) {
       await expect(makeRpmSpec(input(more)), JSON.stringify(more)).rejects.toThrow(
         /^Not a |made no kernel module|is built for/,

@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 import { qemuArgs, type VmConfig } from '../../src/vm/args.js';
 
 const config: VmConfig = {
+  arch: 'x86_64',
   accel: 'tcg',
   cpu: 'max',
   cpus: 2,
@@ -79,4 +80,10 @@ test('a kernel that is booted directly through UEFI finds the firmware in front 
     'if=pflash,unit=1,format=raw,file=/r/a,,b/vars.fd',
   ]);
   expect(args).toContain('-kernel');
+});
+
+test('an aarch64 VM has the devices of its own board, and none of the PC', () => {
+  const args = qemuArgs({ ...config, arch: 'aarch64' }).join(' ');
+  expect(args).toMatch(/-machine virt,\S*accel=tcg/);
+  expect(args).not.toMatch(/q35|vmport|vmgenid/);
 });

@@ -26,8 +26,8 @@ beforeAll(async () => {
   kernel = (await kernels()).newest;
   work = await temporary('enforce');
   const emit = (): void => undefined;
-  const { name: accel, cpu } = await chooseAccelerator('auto', { emit, signal });
-  machine = { accel, cpu, cpus: 2, memoryMiB: 2048, emit, signal };
+  const { name: accel, cpu } = await chooseAccelerator('auto', 'x86_64', { emit, signal });
+  machine = { arch: 'x86_64', accel, cpu, cpus: 2, memoryMiB: 2048, emit, signal };
   const rows = await loadCatalogue();
   const context = { arch: 'x86_64' as const, offline: false, signal };
   const [target] = await resolveKernels([kernel], rows, { ...context, cacheDir: cacheDir(), warn: emit });

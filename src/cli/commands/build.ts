@@ -9,7 +9,7 @@ import type { BuildPlan, BuildRequest } from '../../plan/types.js';
 import { createUi, type Level, type Ui } from '../../ui/index.js';
 import { askSecret, askYes } from '../ask.js';
 import type { CliContext } from '../context.js';
-import { mergeOptions, NAME_STYLES, requestOf, type BuildOptions } from '../request.js';
+import { ARCH_NAMES, mergeOptions, NAME_STYLES, requestOf, type BuildOptions } from '../request.js';
 import { publishFolder } from './repo.js';
 import type { BuildContext, BuildOutcome, FailedRun } from '../services.js';
 import * as value from '../values.js';
@@ -43,8 +43,8 @@ const GROUPS: Record<string, Option[]> = {
     ),
     option(
       '--arch <arch>',
-      `architecture of the kernel; only x86_64 so far (default: ${DEFAULTS.arch})`,
-      value.oneOf('--arch', { x86_64: 'x86_64', amd64: 'x86_64' }),
+      'architecture of the kernel: x86_64 (amd64) or aarch64 (arm64), which is always emulated (default: found from the kernel release, else x86_64)',
+      value.oneOf('--arch', ARCH_NAMES),
     ),
     option(
       '--kernel-package <file|url>',
@@ -60,7 +60,7 @@ const GROUPS: Record<string, Option[]> = {
     ),
     option(
       '--name-style <style>',
-      `package file names: seed = NAME_VERSION-KERNEL_x86_64.deb, dkms = NAME-modules-KERNEL_VERSION_amd64.deb (default: ${DEFAULTS.nameStyle})`,
+      `package file names: seed = NAME_VERSION-KERNEL_x86_64.deb (or _aarch64), dkms = NAME-modules-KERNEL_VERSION_amd64.deb (or _arm64) (default: ${DEFAULTS.nameStyle})`,
       value.oneOf('--name-style', NAME_STYLES),
     ),
     option('--force', 'build again although the package is there already (default: leave it alone)'),

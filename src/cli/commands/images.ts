@@ -133,6 +133,7 @@ function addVerify(images: Command, context: CliContext): void {
 const WARM_OPTIONS = [
   '--kernel',
   '--distro',
+  '--arch',
   '--kernel-package',
   '--image',
   '--accel',

@@ -1,12 +1,15 @@
 import type { Command } from 'commander';
+import type { Arch } from '../../core/cell.js';
 import { toJson } from '../../report/json.js';
 import { table } from '../../report/text.js';
 import { createUi } from '../../ui/index.js';
 import type { CliContext } from '../context.js';
+import { ARCH_NAMES } from '../request.js';
 import * as value from '../values.js';
 
 interface KernelsOptions {
   distro?: string;
+  arch?: Arch;
   mirror?: string;
   proxy?: string;
   offline?: true;
@@ -22,6 +25,11 @@ export function addKernels(program: Command, context: CliContext): void {
       'only this distribution, such as debian-12 (default: all that are known)',
       value.text('--distro'),
     )
+    .option(
+      '--arch <arch>',
+      'kernels for this architecture: x86_64 (amd64) or aarch64 (arm64) (default: x86_64)',
+      value.oneOf('--arch', ARCH_NAMES),
+    )
     .option('--mirror <url>', 'read the archive from this mirror', value.url('--mirror'))
     .option(
       '--proxy <url>',
@@ -31,9 +39,9 @@ export function addKernels(program: Command, context: CliContext): void {
     .option('--offline', 'list what was last read of the archive')
     .option('--json', 'print one JSON document instead of a table')
     .action(async (options: KernelsOptions) => {
-      const { distro, mirror, proxy, offline } = options;
+      const { distro, arch, mirror, proxy, offline } = options;
       const ui = createUi(context.stderr, { level: 'normal' }, context.env);
-      const asked = { emit: ui.emit, signal: context.signal, mirror, proxy, offline };
+      const asked = { emit: ui.emit, signal: context.signal, arch, mirror, proxy, offline };
       let kernels;
       try {
         kernels = await context.engine.listKernels(distro, asked);

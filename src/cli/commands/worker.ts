@@ -27,7 +27,7 @@ export const storeOption = (): Option =>
 /** What of a build's options is a machine's own. */
 const GROUPS: Record<string, string[]> = {
   'Signing:': ['--sign-key', '--sign-cert', '--passphrase-file', '--provenance-key'],
-  'Virtual machine:': ['--accel', '--cpus', '--memory', '--jobs', '--layer-cache'],
+  'Virtual machine:': ['--arch', '--accel', '--cpus', '--memory', '--jobs', '--layer-cache'],
   'Network:': ['--mirror', '--archive', '--proxy', '--offline'],
   'Output:': ['--quiet', '--verbose'],
 };

@@ -2,7 +2,6 @@ import { resolve } from 'node:path';
 import { Dkms2binError } from '../../core/errors.js';
 import { openSigner } from '../../pack/sign.js';
 import { newRunId } from '../../core/run-id.js';
-import { DEB_ARCH } from '../../core/cell.js';
 import { loadCatalogue } from '../../image/catalogue.js';
 import type { BuildPlan, BuildRequest } from '../../plan/types.js';
 import { chooseAccelerator } from '../../vm/accel.js';
@@ -10,6 +9,7 @@ import { vmsAtOnce } from '../budget.js';
 import type { BuildContext } from '../cells.js';
 import type { CellDone } from '../executor.js';
 import { localExecutor } from '../local.js';
+import { archOfRequest } from '../plan.js';
 import { fingerprintOf } from './jobs.js';
 import { runWorker, type CellBuilder, type CellTask, type WorkerOptions } from './worker.js';
 
@@ -37,10 +37,12 @@ export async function work(
   }
   const asking = askOnce(context);
   const signer = await signerOf(request, asking);
-  const { name: accelerator } = await chooseAccelerator(request.accel, context);
+  // Accelerator and tools are those of one architecture.
+  const arch = archOfRequest(request);
+  const { name: accelerator } = await chooseAccelerator(request.accel, arch, context);
   const can = {
     distros: distros.length > 0 ? [...distros] : known,
-    arches: Object.keys(DEB_ARCH),
+    arches: [arch],
     ...{ accelerator, signer, vms: await vmsAtOnce(request, Infinity) },
   };
   const { emit, signal } = context;
