@@ -8,6 +8,7 @@ import { mirrorsOf } from '../distro/resolve.js';
 import { BASE_PACKAGES, bootstrapImage, type BootstrapRequest } from '../image/bootstrap.js';
 import { cached, contentDigest, hashOf, isCached, type Entry } from '../image/cache.js';
 import type { CatalogueRow } from '../image/catalogue.js';
+import type { SharedCache } from '../image/shared-cache.js';
 import { fetchOfficial, officialInCache, requireStandalone } from '../image/verify.js';
 import type { BaseImage, Variant } from './kernel-layer.js';
 
@@ -21,6 +22,8 @@ export interface BaseContext {
   proxy?: string;
   offline: boolean;
   cwd: string;
+  /** Images of other machines. */
+  shared?: SharedCache;
   emit: Emit;
   signal: AbortSignal;
 }
@@ -187,6 +190,7 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
       return { name: `${row.id} bootstrapped${what}`, packages: hashOf(packages) };
     },
     context.signal,
+    context.shared,
   );
   return {
     disk: join(entry.dir, 'disk.qcow2'),
