@@ -9,6 +9,7 @@ export default defineConfig({
           include: ['test/unit/**/*.test.ts'],
           // Loading the libraries anew for each file costs a third of all CPU seconds. A file must put back what it changes.
           isolate: false,
+          setupFiles: ['test/unit/setup.ts'],
           // For what hangs: on a busy host the slowest take twenty seconds.
           testTimeout: 60_000,
           hookTimeout: 60_000,
@@ -31,6 +32,14 @@ export default defineConfig({
           globalSetup: ['test/queue/setup.ts'],
           testTimeout: 60_000,
           hookTimeout: 60_000,
+        },
+      },
+      {
+        test: {
+          name: 'package',
+          include: ['test/package/**/*.test.ts'],
+          testTimeout: 5 * 60_000,
+          hookTimeout: 5 * 60_000,
         },
       },
       {

@@ -29,6 +29,13 @@ const EPOCH = process.env.SOURCE_DATE_EPOCH ?? '1577836800';
 const HELP_RUNS = 10;
 const CLONE_RUNS = 5;
 const IDLE_CLONES = 3;
+/** Of the matrix: small packages that build for every plain kernel of the distro. */
+const MATRIX = [
+  ...['acpi-call-dkms', 'bbswitch-dkms', 'dm-writeboost-dkms'],
+  ...['lime-forensics-dkms', 'openvpn-dco-dkms', 'v4l2loopback-dkms'],
+];
+/** Cells of the matrix that have a VM at the same time. */
+const SIDE_BY_SIDE = availableParallelism();
 
 /** What --only takes; `slow` is left out by --quick. */
 const FIGURES = {
@@ -41,6 +48,10 @@ const FIGURES = {
   'clone-memory': { about: 'private dirty memory of each of several idle clones' },
   'tool-memory': { about: 'peak RSS of the tool itself (node)' },
   help: { about: 'dkms2bin --help' },
+  matrix: {
+    slow: true,
+    about: "wall of a matrix ÷ (sum of the guests' own `dkms build` ÷ VMs side by side)",
+  },
   'same-bytes': { slow: true, about: 'the .ko files of two warm clones and of a cold boot are the same' },
 };
 
@@ -53,6 +64,7 @@ target. What is compared is run in turns, A B A B.
   --quick              one round, and without the figures that take minutes
   --only NAME[,NAME]   only these figures
   --rounds N           how often (default 2); help runs ${HELP_RUNS} times, first-command ${CLONE_RUNS} times in each round
+  --matrix MxK         modules and kernels of the matrix (default ${MATRIX.length}x3)
   --image FILE         a qcow2 cloud image of ${DISTRO} for both sides (default: the one that dkms2bin bootstraps)
   --json FILE          write all samples and figures as JSON
 
@@ -78,6 +90,8 @@ How it is measured
   native     as an ordinary user, in a user namespace, on a tmpfs: the bootstrapped image's root folder, the kernel's
              headers, the same compiler, dkms, variables and number of jobs. It runs the modules' build on this host,
              outside of any VM. It says whether the .ko has the same bytes as the guest's.
+  matrix     ${MATRIX.length} packages of the distro for its 3 newest plain kernels, with proof, ${SIDE_BY_SIDE} VMs side by side; layers
+             and snapshots are made before and not measured. The command is \`dkms2bin matrix\`, whole.
   same-bytes needs DKMS2BIN_NO_SNAPSHOT=1, which makes the tool boot its VMs cold.
 
 Run it on an idle host: the load average at its start and end is printed. With everything, expect an hour and a half
@@ -92,6 +106,7 @@ function readArgs() {
       quick: { type: 'boolean' },
       only: { type: 'string', multiple: true },
       rounds: { type: 'string' },
+      matrix: { type: 'string' },
       image: { type: 'string' },
       json: { type: 'string' },
     },
@@ -103,6 +118,11 @@ function readArgs() {
   }
   if (values.rounds !== undefined && !/^[1-9]\d?$/.test(values.rounds))
     throw new Error(`--rounds ${values.rounds}: not a number from 1 to 99`);
+  const [, modules, kernels] = /^([1-9])x([1-9])$/.exec(values.matrix ?? `${MATRIX.length}x3`) ?? [];
+  if (!modules || Number(modules) > MATRIX.length)
+    throw new Error(
+      `--matrix ${values.matrix}: not like ${MATRIX.length}x3, of at most ${MATRIX.length} modules`,
+    );
   if (values.quick && values.rounds !== undefined)
     throw new Error('--quick has one round: leave --rounds out');
   const asked = Object.keys(FIGURES).filter((name) => only.length === 0 || only.includes(name));
@@ -110,6 +130,7 @@ function readArgs() {
     help: values.help ?? false,
     quick: values.quick ?? false,
     rounds: values.quick ? 1 : Number(values.rounds ?? 2),
+    matrix: { modules: Number(modules), kernels: Number(kernels) },
     image: values.image === undefined ? 'bootstrap' : resolve(values.image),
     json: values.json === undefined ? null : resolve(values.json),
     asked,
@@ -135,6 +156,7 @@ class Bench {
     boots: [],
     clones: [],
     bytes: [],
+    matrix: [],
   };
   /** Why a figure could not be measured. */
   failures = {};
@@ -163,6 +185,7 @@ class Bench {
       await this.attempt(['native', 'overhead', 'tool-memory', 'same-bytes'], () => this.warm());
       await this.attempt(['same-bytes'], () => this.coldBytes());
       await this.attempt(['second-module', 'new-kernel', 'cold'], () => this.byHand());
+      await this.attempt(['matrix'], () => this.matrix('local', []));
     });
   }
 
@@ -204,16 +227,65 @@ class Bench {
     const plain = releases.filter((r) => /^\d+\.\d+\.\d+-\d+-amd64$/.test(r));
     plain.sort((a, b) => a.localeCompare(b, 'en', { numeric: true }));
     this.kernel = plain.at(-1) ?? null;
+    this.plainKernels = plain;
     if (!this.kernel) throw new Error(`no plain kernel among those of ${DISTRO}: ${releases.join(' ')}`);
     say(`kernel ${this.kernel}; making the cache warm`);
-    const args = ['images', 'warm', '--kernel', this.kernel, ...this.shape()];
+    await this.makeWarm([this.kernel]);
+    const { chooseAccelerator } = await dist('vm/accel.js');
+    this.accelerator = await chooseAccelerator('auto', { emit: () => undefined, signal: this.signal });
+  }
+
+  async makeWarm(kernels) {
+    const wanted = kernels.flatMap((kernel) => ['--kernel', kernel]);
+    const args = ['images', 'warm', ...wanted, ...this.shape()];
     const { code, wall, stderr } = await this.measure(process.execPath, [MAIN, ...args], {
       onLine: (line) => process.stderr.write(`  ${line}\n`),
     });
     if (code !== 0) throw new Error(`dkms2bin images warm ended with ${code}:\n${stderr.slice(-2000)}`);
     say(`warm after ${show(wall)} s`);
-    const { chooseAccelerator } = await dist('vm/accel.js');
-    this.accelerator = await chooseAccelerator('auto', { emit: () => undefined, signal: this.signal });
+  }
+
+  /** One matrix, whole; `how` names it in the samples, `more` says who builds it. Throws unless every cell has its answer. */
+  async matrix(how, more) {
+    const { modules, kernels } = this.options.matrix;
+    const releases = this.plainKernels.slice(-kernels);
+    await this.makeWarm(releases);
+    const out = await mkdtemp(join(this.#scratch, 'matrix-'));
+    const { code, wall, cpu, stdout, stderr } = await this.measure(
+      process.execPath,
+      [
+        ...[MAIN, 'matrix', '--json', '--out-dir', out, '--jobs', String(SIDE_BY_SIDE), ...this.shape()],
+        ...MATRIX.slice(0, modules).flatMap((module) => ['--dkms', module]),
+        ...releases.flatMap((release) => ['--kernel', release]),
+        ...more,
+      ],
+      { onLine: (line) => process.stderr.write(`  ${line}\n`) },
+    );
+    const { cells = [] } = stdout === '' ? {} : JSON.parse(stdout);
+    const verdicts = cells.map((c) => `${c.source} ${c.kernel} ${c.outcome}`).sort();
+    const unanswered = cells.filter((c) => c.verdict === null || c.verdict === 'error');
+    if (cells.length < modules * kernels || unanswered.length > 0)
+      throw new Error(
+        `${unanswered.length} of ${cells.length} cells have no answer (${code}): ${unanswered[0]?.reason ?? stderr.slice(-2000)}`,
+      );
+    // Modules of one source share their cell's times.
+    const builds = new Map(cells.map((c) => [`${c.source} ${c.kernel}`, c.phases.build ?? 0]));
+    const building = [...builds.values()].reduce((sum, each) => sum + each, 0);
+    const ratio = wall / (building / SIDE_BY_SIDE);
+    this.samples.matrix.push({
+      how,
+      wall,
+      cpu,
+      building,
+      vms: SIDE_BY_SIDE,
+      ratio,
+      cells: builds.size,
+      verdicts,
+    });
+    say(
+      `matrix, ${how}: ${builds.size} cells in ${show(wall)} s, the guests built for ${show(building)} s in all, ` +
+        `${SIDE_BY_SIDE} VMs side by side: ratio ${show(ratio)}`,
+    );
   }
 
   shape() {
@@ -383,7 +455,7 @@ class Bench {
     const { name: accel, cpu } = this.accelerator;
     const machine = { accel, cpu, cpus: CPUS, memoryMiB: MEMORY_MIB, emit, signal: this.signal };
     const base = await baseImage(request.row, request.context);
-    const layer = await kernelLayer(base, request.target, [], machine);
+    const layer = await kernelLayer(base, request.target, 'build', [], machine);
     const { snapshot } = await groundOf(layer, machine);
     const boot = async () => {
       const dir = await mkdtemp(join(this.#scratch, 'clone-'));
@@ -627,6 +699,16 @@ function figuresOf({ samples, options, accelerator }) {
     add('tool-memory', 'tool-memory', 'peak RSS of node', 'MiB', of(samples.warm, 'peakMiB'), {
       target: ['≤', 150],
     });
+  for (const how of new Set(of(samples.matrix, 'how'))) {
+    const runs = samples.matrix.filter((s) => s.how === how);
+    add('matrix', 'matrix', `${how}, wall ÷ (building ÷ VMs)`, '×', of(runs, 'ratio'), {
+      target: ['≤', 1.2],
+    });
+    add('matrix', 'matrix', `${how}, ${runs[0].cells} cells, whole`, 's', of(runs, 'wall'), {
+      cpu: of(runs, 'cpu'),
+    });
+    add('matrix', 'matrix', `${how}, the guests' dkms build in all`, 's', of(runs, 'building'));
+  }
   const cold = samples.bytes[0];
   if (cold) {
     const clones = samples.warm.filter((s) => s.module === cold.module);

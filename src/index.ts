@@ -1,5 +1,19 @@
+/**
+ * dkms2bin as a library: the functions that the command line calls. They print nothing and never end the process; what happens
+ * is told by events, and what goes wrong for all cells is thrown as a `Dkms2binError`.
+ *
+ * @packageDocumentation
+ */
+export type { BuildContext } from './engine/cells.js';
 export { build } from './engine/local.js';
-export { plan } from './engine/plan.js';
+export { plan, type PlanContext } from './engine/plan.js';
+export {
+  bisect,
+  planBisect,
+  type BisectContext,
+  type BisectOutcome,
+  type BisectStep,
+} from './engine/bisect.js';
 export {
   loadSigningKey,
   publishRepository,
@@ -7,6 +21,8 @@ export {
   type RepositoryResult,
   type SigningKey,
 } from './repo/index.js';
+export type { Answer, BisectResult } from './plan/bisect.js';
+export { buildRequest, type RequestValues } from './plan/request.js';
 export type { BuildPlan, BuildRequest, PlannedCell } from './plan/types.js';
 export type { Arch, CellResult, KernelTarget, ModuleSource, Verdict } from './core/cell.js';
 export { Dkms2binError, EXIT_CODE, type Fault } from './core/errors.js';

@@ -8,6 +8,7 @@
 #   ARCHIVE_URI         an archive of old packages to add for this kernel only, may be empty
 #   ARCHIVE_SUITE       that archive's suite, e.g. bookworm
 #   ARCHIVE_COMPONENTS  its components, default "main"
+#   ARCHIVE_KEYRING     keyring that vouches for it, default Debian's; where the guest lacks the file, the keys that apt trusts do
 #   KERNEL_PACKAGE_DIR  folder in the guest with .deb files to use instead of the archive, may be empty
 #
 # Result lines: @@dkms2bin KEY VALUE with KEY one of
@@ -22,7 +23,8 @@
 set -u
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 RELEASE=${RELEASE:-} VARIANT=${VARIANT:-build} SUITE=${SUITE:-} ARCHIVE_URI=${ARCHIVE_URI:-} ARCHIVE_SUITE=${ARCHIVE_SUITE:-}
-ARCHIVE_COMPONENTS=${ARCHIVE_COMPONENTS:-main} KERNEL_PACKAGE_DIR=${KERNEL_PACKAGE_DIR:-}
+ARCHIVE_COMPONENTS=${ARCHIVE_COMPONENTS:-main} ARCHIVE_KEYRING=${ARCHIVE_KEYRING:-/usr/share/keyrings/debian-archive-keyring.gpg}
+KERNEL_PACKAGE_DIR=${KERNEL_PACKAGE_DIR:-}
 
 say() { local key=$1; shift; printf '@@dkms2bin %s %s\n' "$key" "$(printf '%s' "$*" | tr '\n\t' '  ')"; }
 fail() { local code=$1; shift; say error "$*"; exit "$code"; }
@@ -134,9 +136,8 @@ else
   elif [ -n "$(installed_version "linux-image-$RELEASE-unsigned")" ]; then image=linux-image-$RELEASE-unsigned
   fi
   if [ -n "$ARCHIVE_URI" ] && { [ -z "$image" ] || ! headers_installed; }; then
-    keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     signed=
-    [ ! -f "$keyring" ] || signed=" signed-by=$keyring"
+    [ ! -f "$ARCHIVE_KEYRING" ] || signed=" signed-by=$ARCHIVE_KEYRING"
     printf 'deb [check-valid-until=no%s] %s %s %s\n' "$signed" "$ARCHIVE_URI" "$ARCHIVE_SUITE" "$ARCHIVE_COMPONENTS" >"$list"
     if ! package_known "linux-image-$RELEASE" || ! headers_known; then
       apt_update || { [ "$verdict" = missing ] || give_up; }

@@ -14,6 +14,7 @@
 #                       version then. Of dnf: empty, names are NAME-VERSION-RELEASE.ARCH
 #   TOOLCHAIN           compiler and dkms, default "dkms gcc make rpm-build elfutils-libelf-devel" (zypper: libelf-devel)
 #   TOOLCHAIN_REPO      a package that brings the repository of dkms (epel-release), may be empty
+#   TOOLCHAIN_NEEDS     name of the guest's own repository that it needs besides, and that is off (crb), may be empty
 #   REPOS               repositories to use instead of the guest's own: lines NAME=URL, or NAME!=URL for one whose packages nobody
 #                       signed; may be empty
 #   PROXY               http://host:port for downloads, may be empty
@@ -22,7 +23,9 @@
 #
 # Result lines: @@dkms2bin KEY VALUE with KEY one of
 #   image-package, image-version, headers-version, gcc-version, dkms-version, vmlinuz, initrd, root-uuid, cmdline,
-#   near (a release that exists, when RELEASE was not found), error (one line, on failure)
+#   near (a release that exists, when RELEASE was not found), error (one line, on failure);
+#   of the variant runtime with dnf 4, unless the package sources lack the headers or dkms: toolchain PACKAGES KIB BYTES, see
+#   install-kernel-apt.sh
 #
 # Exit codes: 0 done · 2 bad variables · 3 kernel or headers not found · 5 network or mirror fault, worth a retry ·
 #   8 no space left · 9 the package manager failed for another reason · 10 the initramfs could not be made
@@ -34,7 +37,7 @@ export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 RELEASE=${RELEASE:-} VARIANT=${VARIANT:-build} PACKAGE_MANAGER=${PACKAGE_MANAGER:-dnf}
 IMAGE_PACKAGES=${IMAGE_PACKAGES:-} MODULE_PACKAGES=${MODULE_PACKAGES:-} EXTRA_PACKAGES=${EXTRA_PACKAGES:-}
 HEADER_PACKAGES=${HEADER_PACKAGES:-} VERSION_PREFIX=${VERSION_PREFIX:-} TOOLCHAIN_REPO=${TOOLCHAIN_REPO:-}
-REPOS=${REPOS:-} PROXY=${PROXY:-} KERNEL_PACKAGE_DIR=${KERNEL_PACKAGE_DIR:-}
+TOOLCHAIN_NEEDS=${TOOLCHAIN_NEEDS:-} REPOS=${REPOS:-} PROXY=${PROXY:-} KERNEL_PACKAGE_DIR=${KERNEL_PACKAGE_DIR:-}
 # How often a passing fault is tried, and the seconds between.
 TRIES=${TRIES:-3} PAUSE=${PAUSE:-5}
 
@@ -43,7 +46,7 @@ fail() { local code=$1; shift; say error "$*"; exit "$code"; }
 
 case $RELEASE in '' | *[!A-Za-z0-9.+~_-]*) fail 2 "RELEASE is not a kernel release: '$RELEASE'" ;; esac
 case $VARIANT in build | runtime) ;; *) fail 2 "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
-case "$IMAGE_PACKAGES $MODULE_PACKAGES $EXTRA_PACKAGES $HEADER_PACKAGES ${TOOLCHAIN-} $TOOLCHAIN_REPO $VERSION_PREFIX" in
+case "$IMAGE_PACKAGES $MODULE_PACKAGES $EXTRA_PACKAGES $HEADER_PACKAGES ${TOOLCHAIN-} $TOOLCHAIN_REPO $TOOLCHAIN_NEEDS $VERSION_PREFIX" in
   *[!A-Za-z0-9.+~_\ ^-]*) fail 2 'a package name has a character that none has' ;;
 esac
 [ -n "$IMAGE_PACKAGES" ] || fail 2 'IMAGE_PACKAGES is empty'
@@ -188,7 +191,7 @@ if [ "$VARIANT" = build ]; then
   : >/etc/dkms/no-autoinstall
   printf '# dkms2bin: modules are signed outside the guest.\nsign_file="/nonexistent"\n' >/etc/dkms/framework.conf.d/dkms2bin.conf
 else
-  HEADER_PACKAGES='' TOOLCHAIN='' TOOLCHAIN_REPO=''
+  spared="dkms $HEADER_PACKAGES" HEADER_PACKAGES='' TOOLCHAIN=''
 fi
 
 # --- metadata, once ---------------------------------------------------------------------------------------------------
@@ -253,6 +256,39 @@ compress="gzip"
 add_drivers+=" virtio_pci virtio_blk virtio_scsi virtio_net virtio_console virtio_rng virtio_mmio sd_mod ext4 xfs btrfs "
 CONF
 
+# What headers and dkms would take, as a person installs them: with what they recommend, as is every distro's default.
+toolchain_cost() {
+  local python brought=
+  python=$(command -v /usr/libexec/platform-python || command -v python3) || return 0
+  if [ -n "$TOOLCHAIN_REPO" ] && ! rpm -q "$TOOLCHAIN_REPO" >/dev/null 2>&1; then
+    install "$TOOLCHAIN_REPO" >/dev/null || return 0
+    brought=1
+  fi
+  # shellcheck disable=SC2086 # a list
+  "$python" - "$TOOLCHAIN_NEEDS" $spared 2>/dev/null <<'PYTHON'
+import sys
+import dnf
+import dnf.rpm
+needs, packages = sys.argv[1], sys.argv[2:]
+base = dnf.Base()
+base.conf.read()
+base.conf.substitutions.update_from_etc("/")
+base.conf.substitutions["releasever"] = dnf.rpm.detect_releasever("/") or ""
+base.read_all_repos()
+if needs:
+    for repo in base.repos.get_matching(needs):
+        repo.enable()
+base.fill_sack()
+for package in packages:
+    base.install(package)
+base.resolve()
+new, old = base.transaction.install_set, base.transaction.remove_set
+size = sum(each.installsize for each in new) - sum(each.installsize for each in old)
+print(len(new), size // 1024, sum(each.downloadsize for each in new))
+PYTHON
+  [ -z "$brought" ] || rpm -e "$TOOLCHAIN_REPO" >/dev/null 2>&1
+}
+
 # --- install ----------------------------------------------------------------------------------------------------------
 echo "installing ${wanted[*]}"
 case $manager in
@@ -267,8 +303,11 @@ unsigned=
 # Apart from the kernel: dkms must find it, and its repository may have to come first.
 if [ "${#toolchain[@]}" -gt 0 ]; then
   if [ -n "$TOOLCHAIN_REPO" ] && ! rpm -q "$TOOLCHAIN_REPO" >/dev/null 2>&1; then install "$TOOLCHAIN_REPO" || give_up; fi
+  # dnf refuses to switch on what it does not know: one of REPOS is on already, under another name.
+  needs=()
+  if [ -n "$TOOLCHAIN_NEEDS" ] && grep -qsxF "[$TOOLCHAIN_NEEDS]" "$repo_dir"/*.repo; then needs=("--enablerepo=$TOOLCHAIN_NEEDS"); fi
   echo "installing ${toolchain[*]}"
-  install "${toolchain[@]}" || give_up
+  install ${needs[@]+"${needs[@]}"} "${toolchain[@]}" || give_up
 fi
 
 # dkms before 3.0 has no framework.conf.d: there it signs only with keys an admin made.
@@ -321,5 +360,9 @@ say vmlinuz "$vmlinuz"
 say initrd "$initrd"
 uuid=$(sed -nE 's,^UUID=([^ ]+)[[:space:]]+/[[:space:]].*,\1,p' /etc/fstab 2>/dev/null)
 say root-uuid "${uuid:-$(findmnt -no UUID / 2>/dev/null)}"
+if [ "$VARIANT" = runtime ] && [ "$manager" = dnf ]; then
+  cost=$(toolchain_cost)
+  [ -z "$cost" ] || say toolchain "$cost"
+fi
 say cmdline "$(sed 's/BOOT_IMAGE=[^ ]* *//' /proc/cmdline 2>/dev/null)"
 sync

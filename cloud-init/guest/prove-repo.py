@@ -1,13 +1,13 @@
-"""Adds a repository to a machine that has no compiler, no headers and no dkms, installs its packages with apt as a person
+"""Adds a repository to a machine that has no compiler, no headers and no dkms, installs its packages with apt or dnf as a person
 would, and loads their modules. Run as root.
 
-Variables, besides load.py's: URL, LIST (the line for sources.list.d), KEY_URL and KEYRING (where the key is, and where it
-belongs; empty for a repository that is not signed), PACKAGES
+Variables, besides load.py's: MANAGER (apt, dnf), URL, SOURCES (the text for sources.list.d or yum.repos.d), KEY_URL and KEYRING
+(of apt: where the key is, and where it belongs; empty for a repository that is not signed; dnf finds it by SOURCES), PACKAGES
 
 Result lines besides load.py's: installed PACKAGE VERSION MODULE,MODULE…   for every package that came, most without modules
 
 Exit codes: 0 all loaded or refused by themselves · 1 a module is bad · 2 bad variables · 5 the repository did not answer ·
-7 apt does not take the repository or the packages · 8 no space left · 12 not a machine without toolchain ·
+7 the package manager does not take the repository or the packages · 8 no space left · 12 not a machine without toolchain ·
 13 a toolchain came along · 20 another kernel runs
 """
 import socket
@@ -16,44 +16,64 @@ import time
 
 HOST = URL.split("/")[2]
 DIRECT = "Acquire::http::Proxy::%s=DIRECT" % HOST
-SOURCES = "/etc/apt/sources.list.d/dkms2bin.list"
+FILE = {"apt": "/etc/apt/sources.list.d/dkms2bin.list", "dnf": "/etc/yum.repos.d/dkms2bin.repo"}[MANAGER]
 COMMANDS = re.compile(r"(.*-)?(gcc|g\+\+|cc|c\+\+|clang|tcc)(-[0-9.]+)?$|make$|gmake$|dkms$")
 # gcc-12-base is a folder of documentation, which the C library's own package depends on.
 TOOLCHAIN = re.compile(r"dkms$|.*-dkms$|make$|build-essential$|(gcc|g\+\+|clang)(-[0-9.]+)?(-x86-64-linux-gnu)?$|"
-                       r"libc6-dev$|linux-(headers|kbuild)-")
+                       r"libc6-dev$|linux-(headers|kbuild)-|gcc-c\+\+$|glibc-devel$|kernel(-.+)?-devel(-.+)?$")
+LIST = {"apt": ("dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n"),
+        "dnf": ("rpm", "-qa", "--qf", "installed %{NAME} %|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\n")}[MANAGER]
 
 
 def installed():
-    """Versions by package."""
-    code, said = run("dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n")
+    """Versions by package; of several, in one text."""
+    code, said = run(*LIST)
     if code != 0:
-        fail(2, "dpkg-query failed: %s" % said)
-    return dict(line.split()[1:3] for line in said.splitlines() if line.startswith("installed "))
+        fail(2, "%s failed: %s" % (LIST[0], said))
+    found = {}
+    for line in sorted(said.splitlines()):
+        if line.startswith("installed "):
+            name, version = line.split()[1:3]
+            found[name] = "%s,%s" % (found[name], version) if name in found else version
+    return found
 
 
 def toolchain(packages):
     """What there is of a toolchain, as text."""
     commands = [path for folder in ENV["PATH"].split(":") for path in glob.glob(folder + "/*")
                 if COMMANDS.match(path.rsplit("/", 1)[-1])]
-    trees = glob.glob("/usr/src/linux-headers-*") + glob.glob("/lib/modules/*/build/Makefile")
+    trees = glob.glob("/usr/src/linux-headers-*") + glob.glob("/usr/src/kernels/*/Makefile") + glob.glob("/lib/modules/*/build/Makefile")
     return " ".join((sorted(filter(TOOLCHAIN.match, packages)) + commands + trees)[:6])
+
+
+def refuse(what, said, lost, why):
+    """Ends with what the package manager said."""
+    if re.search("No space left on device|enough free space|more space needed", said):
+        fail(8, "the guest's disk is full")
+    fail(5 if re.search(lost, said) else 7, "%s: %s" % (what, " ".join(re.findall(why, said, re.M)[:6]) or said[-300:]))
 
 
 def apt(*command):
     """Nothing but the repository is asked, so nothing can come from elsewhere."""
-    code, said = run("apt-get", "-y", "-o", "Dir::Etc::SourceList=" + SOURCES, "-o", "Dir::Etc::SourceParts=-",
+    code, said = run("apt-get", "-y", "-o", "Dir::Etc::SourceList=" + FILE, "-o", "Dir::Etc::SourceParts=-",
                      "-o", DIRECT, "-o", "Acquire::Retries=0",
                      "-o", "Dpkg::Use-Pty=0", *command)
     show(said)
     # An index that it could not take is a mere warning to apt-get update.
     if code == 0 and not re.search("^W: (Failed to fetch|Some index files|GPG error)", said, re.M):
         return
-    if re.search("No space left on device|enough free space", said):
-        fail(8, "the guest's disk is full")
     # ` NAME : Depends: …` is what names an unmet dependency.
-    why = re.findall(r"^(?:[EW]: | \S+ : ).*", said, re.M)
-    lost = re.search("Could not connect|Connection (failed|timed out|refused|reset)|Unable to connect|Cannot initiate", said)
-    fail(5 if lost else 7, "apt-get %s: %s" % (command[0], " ".join(why[:6]) or said[-300:]))
+    refuse("apt-get %s" % command[0], said, "Could not connect|Connection (failed|timed out|refused|reset)|Unable to connect|Cannot initiate",
+           r"^(?:[EW]: | \S+ : ).*")
+
+
+def dnf(*command):
+    """As apt, with the one repository. It asks for the key of the metadata's signature, and -y says yes, as a person would."""
+    code, said = run("dnf", "-y", "--disablerepo=*", "--enablerepo=dkms2bin", "--setopt=proxy=", "--setopt=retries=1", *command)
+    show(said)
+    if code != 0:
+        refuse("dnf %s" % command[0], said, "Could not connect|Failed to connect|Connection (timed out|refused|reset)|Timeout was reached",
+               r"^(?:Error|Errors|Problem| +Problem| +- |\[Errno|\[MIRROR|Status code|Package .* is not signed).*")
 
 
 def await_network():
@@ -75,15 +95,18 @@ def prove():
         fail(12, there)
 
     await_network()
-    if KEY_URL:
+    if KEY_URL and MANAGER == "apt":
         os.makedirs(os.path.dirname(KEYRING), exist_ok=True)
         code, said = run("/usr/lib/apt/apt-helper", "-o", DIRECT, "download-file", KEY_URL, KEYRING)
         if code != 0:
             fail(5, "the key does not come: %s" % said)
-    with open(SOURCES, "w") as file:
-        file.write(LIST)
-    apt("update")
-    apt("install", *PACKAGES)
+    with open(FILE, "w") as file:
+        file.write(SOURCES)
+    if MANAGER == "apt":
+        apt("update")
+        apt("install", *PACKAGES)
+    else:
+        dnf("install", *PACKAGES)
 
     after = installed()
     came = sorted(name for name in after if before.get(name) != after[name])
@@ -94,7 +117,7 @@ def prove():
         say("installed", "%s %s %s" % (name, after[name], ",".join(own)))
     for name in PACKAGES:
         if name not in after:
-            fail(7, "apt-get succeeded, but %s is not installed" % name)
+            fail(7, "%s succeeded, but %s is not installed" % (MANAGER, name))
     status = load_all(modules, files_of(came))
     there = toolchain(after)
     if there:

@@ -4,10 +4,12 @@ import type { Arch } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import { Dkms2binError } from '../core/errors.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
+import { mirrorsOf } from '../distro/resolve.js';
 import { archRow } from '../distro/row.js';
-import { basePackages, bootstrapImage } from '../image/bootstrap.js';
+import { basePackages, bootstrapImage, type BootstrapRequest } from '../image/bootstrap.js';
 import { cached, contentDigest, hashOf, isCached, type Entry } from '../image/cache.js';
 import type { CatalogueRow } from '../image/catalogue.js';
+import type { SharedCache } from '../image/shared-cache.js';
 import { fetchOfficial, officialInCache, requireStandalone } from '../image/verify.js';
 import type { BaseImage, Variant } from './kernel-layer.js';
 
@@ -21,6 +23,8 @@ export interface BaseContext {
   proxy?: string;
   offline: boolean;
   cwd: string;
+  /** Images of other machines. */
+  shared?: SharedCache;
   emit: Emit;
   signal: AbortSignal;
 }
@@ -121,6 +125,17 @@ function imageKernel(row: CatalogueRow, arch: Arch): string {
   return cloudKernel ?? defaultKernel;
 }
 
+/** The archive of a distro that has one of Debian's kind and is not Debian. */
+async function archiveOf(
+  row: CatalogueRow,
+  { mirror, arch }: BaseContext,
+): Promise<BootstrapRequest['archive']> {
+  const { components, family, keyring, packageManager } = row;
+  if (family === 'debian' || packageManager !== 'apt' || keyring === undefined) return undefined;
+  const { main, security = main } = await mirrorsOf(row, { mirror }, arch);
+  return { main, security, components, keyring };
+}
+
 async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<string> {
   const dir = join(PACKAGE_ROOT, 'cloud-init', 'bootstrap');
   const texts: string[] = [];
@@ -129,6 +144,7 @@ async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<s
   )) {
     if (each.isFile()) texts.push(each.name, await readFile(join(each.parentPath, each.name), 'utf8'));
   }
+  const archive = await archiveOf(row, context);
   return hashOf([
     'bootstrap-3',
     basePackages(context.arch),
@@ -140,6 +156,7 @@ async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<s
     context.mirror ?? null,
     DISK_GIB,
     texts,
+    ...(archive ? [archive] : []),
   ]);
 }
 
@@ -160,6 +177,7 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
           },
         );
       }
+      const archive = await archiveOf(row, context);
       const { packages } = await bootstrapImage({
         suite: row.codename,
         arch: context.arch,
@@ -172,6 +190,7 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
         emit: context.emit,
         signal: context.signal,
         ...(context.mirror ? { mirror: context.mirror } : {}),
+        ...(archive ? { archive } : {}),
         ...(context.proxy ? { proxy: context.proxy } : {}),
       });
       const what = context.variant === 'build' ? '' : ' without toolchain';
@@ -179,6 +198,7 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
       return { name: `${whose} bootstrapped${what}`, packages: hashOf(packages) };
     },
     context.signal,
+    context.shared,
   );
   return {
     disk: join(entry.dir, 'disk.qcow2'),

@@ -8,6 +8,7 @@ import { Dkms2binError, messageOf } from '../core/errors.js';
 import { frameJson, FrameReader } from '../core/frames.js';
 import { cacheDir } from '../core/paths.js';
 import { publish } from '../core/publish.js';
+import { kernelPackages } from '../distro/packages.js';
 import { packageForm, type DistroRow } from '../distro/row.js';
 import { GUEST_DIR, type Guest, type GuestOutput } from '../guest/guest.js';
 import { contentDigest, hashOf } from '../image/cache.js';
@@ -306,7 +307,12 @@ async function finish(
           outDir,
         };
         return form === 'deb'
-          ? packModules({ ...content, debArch: DEB_ARCH[target.arch], fileName: `${base}.deb` })
+          ? packModules({
+              ...content,
+              debArch: DEB_ARCH[target.arch],
+              kernelImages: kernelPackages(input.lookup.row, target.release).image,
+              fileName: `${base}.deb`,
+            })
           : packRpms({ ...content, arch: target.arch, form }, await verifyVm.start(), input);
       };
       const packed = await phase('pack', () => pack(built, input.signer, stage));

@@ -113,6 +113,7 @@ export async function kernelLayer(
       };
     },
     machine.signal,
+    machine.shared,
   );
   const cmdline = String(entry.meta.cmdline);
   return {

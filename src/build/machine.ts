@@ -9,6 +9,7 @@ import { Channel } from '../guest/channel.js';
 import { Guest, waitForCloudInit } from '../guest/guest.js';
 import { GUEST_USER, makeKeys, type Keys } from '../guest/keys.js';
 import { SshTransport } from '../guest/ssh.js';
+import type { SharedCache } from '../image/shared-cache.js';
 import type { DirectBoot } from '../vm/args.js';
 import { makeSeed } from '../vm/seed.js';
 import { findFirmware, Vm, type VmSpec } from '../vm/vm.js';
@@ -22,6 +23,8 @@ export interface Machine {
   memoryMiB: number;
   mirror?: string;
   proxy?: string;
+  /** Images and layers of other machines. */
+  shared?: SharedCache;
   emit: Emit;
   signal: AbortSignal;
 }

@@ -76,6 +76,10 @@ async function differs(path: string, plan: RpmPlan): Promise<string | null> {
   const digests = new Map(header.files.map((each) => [each.path, each.sha256]));
   const changed = plan.files.find((each) => digests.get(each.path) !== each.sha256);
   if (changed !== undefined) return `${changed.path} has other bytes`;
-  const extra = files.find((each) => !plan.files.some(({ path: known }) => known === each.path));
+  const linked = new Map(files.map((each) => [each.path, each.target]));
+  const lost = plan.links.find((each) => linked.get(each.path) !== each.target);
+  if (lost !== undefined) return `${lost.path} does not lead to ${lost.target}`;
+  const planned = new Set([...plan.files, ...plan.links].map((each) => each.path));
+  const extra = files.find((each) => !planned.has(each.path));
   return extra === undefined ? null : `it holds ${extra.path}`;
 }

@@ -4,6 +4,8 @@ import type { KernelTarget } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import type { Cost, ModuleProof, Proof, Saving } from '../core/proof.js';
 import { cacheDir } from '../core/paths.js';
+import { kernelPackages } from '../distro/packages.js';
+import type { DistroRow } from '../distro/row.js';
 import { findDkmsPackage } from '../distro/dkms-package.js';
 import type { GuestOutput } from '../guest/guest.js';
 import { debName } from '../pack/module-package.js';
@@ -45,8 +47,7 @@ export interface ProveInput {
  * `acpi-call-modules-<kernel>`. Throws `not-found` naming what the repository has.
  */
 export function choosePackages(offer: Offer, release: string, modules: readonly string[]): OfferedPackage[] {
-  const kernel = debName(release);
-  const offered = modulesFor(offer, kernel);
+  const offered = modulesFor(offer, release);
   if (offered.size === 0) {
     const kernels = kernelsOf(offer);
     throw new Dkms2binError('not-found', `The repository has no package of modules for ${release}`, {
@@ -55,9 +56,7 @@ export function choosePackages(offer: Offer, release: string, modules: readonly 
   }
   if (modules.length === 0) return [...offered.values()];
   return modules.map((module) => {
-    const name = debName(module);
-    const suffix = `-modules-${kernel}`;
-    const found = offered.get(name.endsWith(suffix) ? name.slice(0, -suffix.length) : name);
+    const found = offered.get(debName(module)) ?? [...offered.values()].find(({ name }) => name === module);
     if (found) return found;
     throw new Dkms2binError('not-found', `The repository has no package of ${module} for ${release}`, {
       hint: `It has: ${[...offered.keys()].join(', ')}`,
@@ -65,12 +64,28 @@ export function choosePackages(offer: Offer, release: string, modules: readonly 
   });
 }
 
+/** The package manager that takes a repository's packages on a machine of the distro. Throws fault `usage` when none does. */
+export function proverOf(row: DistroRow, packages: readonly OfferedPackage[]): 'apt' | 'dnf' {
+  const { packageManager: manager = 'apt' } = row;
+  if (manager === 'zypper') {
+    throw new Dkms2binError('usage', `Packages for ${row.id} cannot be proved yet: prove knows apt and dnf`);
+  }
+  const form = manager === 'apt' ? 'deb' : 'rpm';
+  const other = packages.find((each) => each.form !== form);
+  if (!other) return manager;
+  throw new Dkms2binError('usage', `${row.id} takes no .${other.form} packages, such as ${other.name}`, {
+    hint: `Build with --distro ${row.id}, or prove on the distro that the package is for.`,
+  });
+}
+
 /**
- * Installs packages of a repository with apt in a machine that has no toolchain, and loads their modules. Throws fault
- * `module` when apt does not take the repository or a package, `usage` when the machine's image has a toolchain.
+ * Installs packages of a repository with the distro's package manager in a machine that has no toolchain, and loads their
+ * modules. Throws fault `module` when the package manager does not take the repository or a package, `usage` when the
+ * machine's image has a toolchain.
  */
 export async function prove(input: ProveInput): Promise<Proof> {
-  const { dir, offer, packages, target, ground, certificate, machine } = input;
+  const { dir, offer, packages, target, ground, certificate, lookup, machine } = input;
+  const manager = proverOf(lookup.row, packages);
   const label = `prove ${target.release}`;
   const phases: Record<string, number> = {};
   const phase = phaseTimer(phases, machine.emit, label);
@@ -85,14 +100,15 @@ export async function prove(input: ProveInput): Promise<Proof> {
     );
     using _ = forwardTo(Number(new URL(served.url).port), booted.vm.forwardSocket);
     const url = `http://${NET.management.forward}/`;
-    const sources = sourcesFor(url, { apt: true, dnf: false, signed: offer.signedBy !== null });
+    const sources = sourcesFor(url, { apt: true, dnf: true, signed: offer.signedBy !== null });
     output = await phase('install', () =>
       booted.guest.script(
         'prove-repo.py',
         {
           RELEASE: target.release,
+          MANAGER: manager,
           URL: url,
-          LIST: sources.apt!.line,
+          SOURCES: manager === 'apt' ? sources.apt!.line : sources.dnf!,
           KEY_URL: sources.keyUrl ?? '',
           KEYRING: sources.keyring,
           PACKAGES: packages.map(({ name }) => name),
@@ -188,7 +204,11 @@ async function savingOf(input: ProveInput, came: readonly Came[]): Promise<Savin
     downloadBytes: instead.downloadBytes - takes.downloadBytes,
     instead: {
       ...instead,
-      of: [...sources.map(({ name }) => name), 'dkms', `linux-headers-${target.release}`],
+      of: [
+        ...sources.map(({ name }) => name),
+        'dkms',
+        kernelPackages(input.lookup.row, target.release).headers[0]!,
+      ],
     },
     takes,
   };

@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { packageVersion } from '../core/paths.js';
 import { plain } from '../core/text.js';
+import { addBoard } from './commands/board.js';
 import { addBisect } from './commands/bisect.js';
 import { addBuild } from './commands/build.js';
 import { addDoctor } from './commands/doctor.js';
@@ -15,6 +16,7 @@ import { addRefresh } from './commands/refresh.js';
 import { addRepo } from './commands/repo.js';
 import { addRm } from './commands/rm.js';
 import { addRuns } from './commands/runs.js';
+import { addWorker } from './commands/worker.js';
 import type { CliContext } from './context.js';
 
 const EXIT_CODES = `
@@ -34,6 +36,8 @@ Exit codes:
 Environment:
   DKMS2BIN_CACHE   folder of images and layers (default: ~/.cache/dkms2bin)
   DKMS2BIN_STATE   folder of runs and kept VMs (default: ~/.local/state/dkms2bin)
+  DKMS2BIN_QUEUE_PASSWORD
+                   password of the Redis or Valkey that --queue names
   DKMS2BIN_REPO_PASSPHRASE
                    passphrase of the key that --repo-key names (default: asked for)
   DKMS2BIN_SIGN_PASSPHRASE
@@ -82,6 +86,8 @@ export function createProgram(context: CliContext): Command {
   addInspect(program, context);
   addKernels(program, context);
   addMatrix(program, context);
+  addWorker(program, context);
+  addBoard(program, context);
   addRefresh(program, context);
   addRepo(program, context);
   addProve(program, context);

@@ -1,5 +1,6 @@
 import type { Arch } from '../core/cell.js';
 import type { Config } from '../plan/config.js';
+import { buildRequest } from '../plan/request.js';
 import type { BuildRequest } from '../plan/types.js';
 import { duration, size } from './values.js';
 
@@ -13,6 +14,7 @@ export interface BuildOptions {
   keepFailed?: true;
   arch?: Arch;
   image?: string;
+  layerCache?: string;
   mirror?: string;
   archive?: string;
   kernelPackage?: string[];
@@ -43,14 +45,6 @@ export interface BuildOptions {
   config?: string;
 }
 
-export const DEFAULTS = {
-  outDir: './out',
-  image: 'auto',
-  timeoutSeconds: 7200,
-  accel: 'auto',
-  nameStyle: 'seed',
-} as const satisfies Partial<BuildRequest>;
-
 /** Debian's names are understood too. */
 export const ARCH_NAMES = {
   x86_64: 'x86_64',
@@ -78,6 +72,7 @@ function optionsOf(config: Config): BuildOptions {
     keepFailed: yes(config['keep-failed']),
     arch: config.arch && ARCH_NAMES[config.arch],
     image: config.image,
+    layerCache: config['layer-cache'],
     mirror: config.mirror,
     archive: config.archive,
     kernelPackage: list(config['kernel-package']),
@@ -124,36 +119,35 @@ export function mergeOptions(options: BuildOptions, config: Config): BuildOption
 
 /** Merged options and the defaults. */
 export function requestOf(options: BuildOptions, cwd: string): BuildRequest {
-  return {
-    dkms: options.dkms ?? [],
-    kernels: options.kernel ?? [],
-    outDir: options.outDir ?? DEFAULTS.outDir,
-    image: options.image ?? DEFAULTS.image,
-    timeoutSeconds: options.timeout ?? DEFAULTS.timeoutSeconds,
-    accel: options.accel ?? DEFAULTS.accel,
-    nameStyle: options.nameStyle ?? DEFAULTS.nameStyle,
-    verify: options.verify ?? true,
-    debugSymbols: options.debugSymbols ?? false,
-    checkReproducible: options.checkReproducible ?? false,
-    force: options.force ?? false,
-    debug: options.debug ?? false,
-    keepFailed: options.keepFailed ?? false,
-    offline: options.offline ?? false,
-    kernelPackages: options.kernelPackage ?? [],
+  return buildRequest({
+    dkms: options.dkms,
+    kernels: options.kernel,
+    distro: options.distro,
+    outDir: options.outDir,
+    arch: options.arch,
+    image: options.image,
+    layerCache: options.layerCache,
+    mirror: options.mirror,
+    archive: options.archive,
+    proxy: options.proxy,
+    cpus: options.cpus,
+    memoryMiB: options.memory,
+    jobs: options.jobs,
+    timeoutSeconds: options.timeout,
+    accel: options.accel,
+    nameStyle: options.nameStyle,
+    verify: options.verify,
+    debugSymbols: options.debugSymbols,
+    checkReproducible: options.checkReproducible,
+    force: options.force,
+    debug: options.debug,
+    keepFailed: options.keepFailed,
+    offline: options.offline,
+    signKey: options.signKey,
+    signCert: options.signCert,
+    provenanceKey: options.provenanceKey,
+    passphraseFile: options.passphraseFile,
+    kernelPackages: options.kernelPackage,
     cwd,
-    ...defined({
-      distro: options.distro,
-      arch: options.arch,
-      mirror: options.mirror,
-      archive: options.archive,
-      proxy: options.proxy,
-      signKey: options.signKey,
-      signCert: options.signCert,
-      passphraseFile: options.passphraseFile,
-      provenanceKey: options.provenanceKey,
-      cpus: options.cpus,
-      memoryMiB: options.memory,
-      jobs: options.jobs,
-    }),
-  };
+  });
 }

@@ -7,6 +7,8 @@ import type { BisectContext, BisectOutcome } from '../engine/bisect.js';
 import type { RunInfo } from '../engine/runs.js';
 import type { WarmKernel } from '../engine/local.js';
 import type { MatrixContext, MatrixOutcome, MatrixRules } from '../engine/matrix.js';
+import type { QueueOptions } from '../engine/queue/executor.js';
+import type { WorkOptions } from '../engine/queue/build.js';
 import type { RefreshOptions } from '../engine/refresh.js';
 import type { CacheRow, PruneOptions, PruneResult, VerifiedRow } from '../image/upkeep.js';
 import type { Passphrase, RepositoryOptions, RepositoryResult, Served } from '../repo/index.js';
@@ -41,6 +43,7 @@ export type PublishOptions = Omit<RepositoryOptions, 'key'> & Passphrase & { key
 
 export type { RunInfo } from '../engine/runs.js';
 export type { MatrixOutcome } from '../engine/matrix.js';
+export type { QueueOptions } from '../engine/queue/executor.js';
 export type ImageInfo = CacheRow;
 export type { PruneOptions, PruneResult, VerifiedRow, WarmKernel };
 
@@ -81,8 +84,15 @@ export interface Engine {
     rules: MatrixRules,
     context: { emit: Emit; signal: AbortSignal },
   ): Promise<MatrixPlan>;
-  /** Resolves with what is done when it is interrupted. */
-  matrix(plan: MatrixPlan, context: MatrixContext): Promise<MatrixOutcome>;
+  /** Built here, or by the workers of a queue. Resolves with what is done when it is interrupted. */
+  matrix(plan: MatrixPlan, context: MatrixContext & { queue?: QueueOptions }): Promise<MatrixOutcome>;
+  /** Builds cells from a queue until `signal` is aborted. */
+  work(request: BuildRequest, options: WorkOptions, context: BuildContext): Promise<void>;
+  /** Shows a queue in a browser until `signal` is aborted; `ready` hears the address. */
+  board(
+    where: { url: string; port: number },
+    context: { emit: Emit; signal: AbortSignal; ready: (address: string) => void },
+  ): Promise<void>;
   listRuns(): Promise<RunInfo[]>;
   removeRun(id: string): Promise<void>;
   login(id: string | undefined, options: { serial: boolean; signal: AbortSignal }): Promise<void>;
@@ -126,7 +136,15 @@ export const engine: Engine = {
   bisect: async (plan, context) => (await import('../engine/bisect.js')).bisect(plan, context),
   planMatrix: async (request, rules, context) =>
     (await import('../engine/matrix.js')).planMatrix(request, rules, context),
-  matrix: async (plan, context) => (await import('../engine/matrix.js')).matrix(plan, context),
+  matrix: async (plan, { queue, ...context }) => {
+    const { matrix } = await import('../engine/matrix.js');
+    if (!queue) return matrix(plan, context);
+    const { queueExecutor } = await import('../engine/queue/executor.js');
+    return matrix(plan, context, () => queueExecutor(queue));
+  },
+  work: async (request, options, context) =>
+    (await import('../engine/queue/build.js')).work(request, options, context),
+  board: async (where, context) => (await import('../engine/queue/board.js')).board(where, context),
   listRuns: async () => (await import('../engine/runs.js')).listRuns(),
   removeRun: async (id) => (await import('../engine/runs.js')).removeRun(id),
   login: async (id, options) => (await import('../engine/runs.js')).login(id, options),

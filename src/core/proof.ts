@@ -32,13 +32,13 @@ export interface Proof {
   accelerator: string;
   /** Absolute path of the repository's folder. */
   repository: string;
-  /** Fingerprint of the key that apt checked the repository with; null: it is not signed. */
+  /** Fingerprint of the key that the package manager checked the repository with; null: it is not signed. */
   signedBy: string | null;
   /** The machine had no compiler, make, headers or dkms, before and after. */
   pristine: true;
   /** Serial number (`0A:1B:…`, as modinfo's sig_key) of the certificate that the kernel trusted while it loaded nothing unsigned; null: it asked for no signatures. */
   enforced: string | null;
-  /** All that apt installed. */
+  /** All that was installed. */
   installed: { package: string; version: string }[];
   modules: ModuleProof[];
   /** Null where the distro's package sources lack this kernel's headers, so that nobody can tell. */

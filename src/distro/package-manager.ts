@@ -25,7 +25,8 @@ const rpm = (manager: 'dnf' | 'zypper'): PackageManager => ({
   variables: (row, { release, arch }, { mirror, proxy }) => {
     const { image, modules, extra, headers } = kernelPackages(row, release);
     // Without --mirror the image's own repositories serve: they know their mirrors.
-    const repos = mirror === undefined ? [] : (row.repos ?? []).filter(({ mirrorList }) => !mirrorList);
+    const all = [...(row.repos ?? []), ...(row.epel?.repos ?? [])];
+    const repos = mirror === undefined ? [] : all.filter(({ mirrorList }) => !mirrorList);
     return {
       PACKAGE_MANAGER: manager,
       IMAGE_PACKAGES: image.join(' '),
@@ -33,7 +34,8 @@ const rpm = (manager: 'dnf' | 'zypper'): PackageManager => ({
       EXTRA_PACKAGES: extra.join(' '),
       HEADER_PACKAGES: headers.join(' '),
       VERSION_PREFIX: manager === 'zypper' ? suseVersionPrefix(release) : '',
-      TOOLCHAIN_REPO: row.toolchainRepo ?? '',
+      TOOLCHAIN_REPO: row.epel?.package ?? '',
+      TOOLCHAIN_NEEDS: row.epel?.needs ?? '',
       REPOS: repos
         .map(
           ({ name, url, signed }) =>
@@ -51,7 +53,7 @@ export const PACKAGE_MANAGERS: Record<NonNullable<DistroRow['packageManager']>, 
   apt: {
     script: 'install-kernel-apt.sh',
     // apt finds a kernel's packages by what they depend on; the image has mirrors and proxy since its first boot.
-    variables: () => ({}),
+    variables: ({ keyring = '' }) => ({ ARCHIVE_KEYRING: keyring }),
     list: "dpkg-query -W -f '${Package}\\t${Version}\\t${Provides}\\t${Architecture}\\n'",
   },
   dnf: rpm('dnf'),

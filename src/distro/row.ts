@@ -1,5 +1,6 @@
 import type { Arch } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
+import type { KeySource } from '../core/openpgp.js';
 import type { RpmForm } from './rpm-names.js';
 
 /** Package names of one kernel, as the catalogue has them. */
@@ -22,6 +23,15 @@ export type RowArchive =
   | { kind: 'launchpad'; url: string; api: string }
   | { kind: 'vault'; repos: readonly string[]; minors: readonly string[] }
   | { kind: 'koji'; url: string; source: string };
+
+export interface RowRepo {
+  name: string;
+  url: string;
+  mirrorList: boolean;
+  signed?: boolean;
+  /** Of repomd.xml.asc. */
+  key?: KeySource | undefined;
+}
 
 /** What resolving kernels asks of a catalogue row; the rows of `image/catalogue.ts` fit it. */
 export interface DistroRow {
@@ -47,9 +57,9 @@ export interface DistroRow {
   /** Id of the row of the release that follows. */
   next?: string | undefined;
   components?: readonly string[];
-  repos?: readonly { name: string; url: string; mirrorList: boolean; signed?: boolean }[];
+  repos?: readonly RowRepo[];
   packages?: PackageSet & { variants: readonly (PackageSet & { match: string; suffix: string })[] };
-  toolchainRepo?: string | undefined;
+  epel?: { package: string; needs: string; repos: readonly RowRepo[] } | undefined;
   arch: { x86_64: ArchMirrors; aarch64?: ArchMirrors | undefined };
   archives?: readonly RowArchive[];
 }

@@ -1,10 +1,13 @@
 import { createHash } from 'node:crypto';
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import sax from 'sax';
 import type { Arch } from '../core/cell.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { runChunks } from '../core/exec.js';
+import { keyOf, verifyDetached, type KeySource } from '../core/openpgp.js';
 import {
   fetchBytes,
   type IndexOptions,
@@ -42,6 +45,7 @@ interface RepoIndex {
 }
 
 const MAX_REPOMD_BYTES = 4 << 20;
+const MAX_KEY_BYTES = 1 << 20;
 const MAX_PRIMARY_BYTES = 256 << 20;
 /** Fedora's primary metadata unpack to some 300 MB. */
 const MAX_OPEN_BYTES = 2 ** 31;
@@ -54,9 +58,10 @@ export async function listRpmKernels(
   options: RpmIndexOptions,
 ): Promise<KernelIndex> {
   const repos = await Promise.all(
-    (row.repos ?? []).map(async ({ name, url, mirrorList }) => {
+    (row.repos ?? []).map(async ({ name, url, mirrorList, key }) => {
       const filled = fillUrl(url, { mirror, arch });
-      const index = await readRepo(row, arch, filled, { ...options, mirrorList });
+      const signer = key && { ...key, keyUrl: key.keyUrl && fillUrl(key.keyUrl, { mirror, arch }) };
+      const index = await readRepo(row, arch, filled, { ...options, mirrorList, signer });
       return { name, url: filled, index };
     }),
   );
@@ -72,19 +77,25 @@ export function fillUrl(template: string, values: Record<string, string>): strin
   return template.replace(/\{(\w+)\}/g, (whole, key: string) => values[key] ?? whole);
 }
 
+interface RepoOptions extends RpmIndexOptions {
+  mirrorList?: boolean;
+  /** Whose signature repomd.xml has to have. */
+  signer?: KeySource | undefined;
+}
+
 /** The row's kernel packages in one repository. */
 export async function readRepo(
   row: DistroRow,
   arch: Arch,
   url: string,
-  options: RpmIndexOptions & { mirrorList?: boolean },
+  options: RepoOptions,
 ): Promise<RepoIndex> {
   const names = packageSets(row)
     .flatMap(({ set }) => [...set.image, ...set.modules, ...set.extra, ...set.headers])
     .flatMap((name) => (row.arch[arch]?.kernelFlavours ?? ['']).map((f) => name.replace('{flavour}', f)));
   const wanted = new Set(names);
   const key = createHash('sha256')
-    .update(JSON.stringify([2, url, arch, [...wanted].sort()]))
+    .update(JSON.stringify([3, url, arch, [...wanted].sort(), options.signer?.keyFingerprint ?? null]))
     .digest('hex')
     .slice(0, 20);
   return cachedIndex<RepoIndex>(
@@ -95,7 +106,7 @@ export async function readRepo(
     async () => {
       const fetchedAt = Date.now() / 1000;
       const base = (options.mirrorList ? await firstMirror(url, arch, options) : url).replace(/\/+$/, '');
-      const packages = await readPrimary(base, wanted, arch, options);
+      const packages = await readPrimary(row, base, wanted, arch, options);
       return { fetchedAt, present: packages !== undefined, packages: packages ?? [] };
     },
   );
@@ -110,14 +121,16 @@ async function firstMirror(url: string, arch: string, options: RpmIndexOptions):
 }
 
 async function readPrimary(
+  row: DistroRow,
   base: string,
   names: ReadonlySet<string>,
   arch: string,
-  options: RpmIndexOptions,
+  options: RepoOptions,
 ): Promise<RpmPackage[] | undefined> {
   const repomdUrl = `${base}/repodata/repomd.xml`;
   const repomd = await fetchBytes(repomdUrl, MAX_REPOMD_BYTES, options);
   if (repomd === undefined) return undefined;
+  if (options.signer) await checkSignature(row, repomd, repomdUrl, options.signer, options);
   const primary = parseRepomd(repomd, repomdUrl);
   const url = `${base}/${primary.href}`;
   const bytes = await fetchBytes(
@@ -140,6 +153,31 @@ async function readPrimary(
   await eachChunk(bytes, url, (chunk) => parser.write(chunk));
   parser.close();
   return found;
+}
+
+/** Throws unless repomd.xml has a good signature of the row's key for the repository. It names what all other files have to be. */
+async function checkSignature(
+  row: DistroRow,
+  repomd: Buffer,
+  url: string,
+  signer: KeySource,
+  options: RpmIndexOptions,
+): Promise<void> {
+  const get = async (from: string): Promise<Buffer> => {
+    const bytes = await fetchBytes(from, MAX_KEY_BYTES, options);
+    if (bytes) return bytes;
+    throw new Dkms2binError(
+      'transient',
+      `${from} is missing, so ${signer.keyFingerprint} does not vouch for ${url}`,
+      {
+        hint: 'The mirror may be in the middle of an update, or leave signatures out; use another --mirror.',
+      },
+    );
+  };
+  const keys = join(options.cacheDir, 'keys');
+  await mkdir(keys, { recursive: true });
+  const key = await keyOf(row.id, signer, keys, get);
+  await verifyDetached(repomd, await get(`${url}.asc`), key, url);
 }
 
 /** Feeds the unpacked bytes to `take`, without ever holding them all. */

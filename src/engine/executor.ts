@@ -17,7 +17,7 @@ export interface ExecutorContext {
   signal: AbortSignal;
   /** Wall seconds that a cell took before, null when it was never built: long ones go first. */
   expectedSeconds: (cell: PlannedCell) => number | null;
-  /** A cell got its turn; `worker` is the name of the machine. */
+  /** A cell got its turn; `worker` is the name of the machine. Not called for one that needs no VM, as it is up to date. */
   begun: (cell: PlannedCell, worker: string) => void;
   ended: (cell: PlannedCell, done: CellDone) => Promise<void>;
 }

@@ -11,6 +11,7 @@ import { cacheDir } from '../core/paths.js';
 import { fetchKernelPackage } from '../distro/kernel-package.js';
 import { holdOfficial } from '../image/cache.js';
 import { findRow, type CatalogueRow } from '../image/catalogue.js';
+import { openSharedCache } from '../image/shared-cache.js';
 import type { BuildRequest } from '../plan/types.js';
 import { chooseAccelerator } from '../vm/accel.js';
 import { vmShape } from './budget.js';
@@ -34,6 +35,7 @@ export async function machineOf(
     signal,
     ...(request.mirror ? { mirror: request.mirror } : {}),
     ...(request.proxy ? { proxy: request.proxy } : {}),
+    ...(request.layerCache ? { shared: await openSharedCache(request.layerCache, { emit, signal }) } : {}),
   };
 }
 
@@ -109,6 +111,7 @@ export class Grounds implements AsyncDisposable {
       signal: machine.signal,
       ...(request.mirror ? { mirror: request.mirror } : {}),
       ...(request.proxy ? { proxy: request.proxy } : {}),
+      ...(machine.shared ? { shared: machine.shared } : {}),
     });
     const { entry } = base;
     if (entry) this.#release.push(() => entry.use.release());

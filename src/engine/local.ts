@@ -1,23 +1,22 @@
 import type { X509Certificate } from 'node:crypto';
-import { hostname } from 'node:os';
 import { resolve } from 'node:path';
-import PQueue from 'p-queue';
-import { choosePackages, prove as proveRepository } from '../build/prove.js';
+import { choosePackages, prove as proveRepository, proverOf } from '../build/prove.js';
 import { listRunDirs } from '../build/run-dir.js';
 import type { CellResult } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import type { Proof } from '../core/proof.js';
 import { readCapped } from '../core/read-capped.js';
 import { newRunId } from '../core/run-id.js';
-import { loadCatalogue } from '../image/catalogue.js';
+import { findRow, loadCatalogue } from '../image/catalogue.js';
 import { readCertificate } from '../pack/signature.js';
 import type { BuildPlan, BuildRequest, PlannedCell } from '../plan/types.js';
 import { readOffer } from '../repo/index.js';
 import { vmsAtOnce } from './budget.js';
-import { cellLabel, CellRunner, type BuildContext, type CellTurn } from './cells.js';
-import type { CellDone, Executor, ExecutorContext } from './executor.js';
+import { cellLabel, CellRunner, type BuildContext } from './cells.js';
+import type { CellDone, Executor } from './executor.js';
 import { Grounds, machineOf } from './grounds.js';
 import { archOfRequest, planTargets, type PlanContext } from './plan.js';
+import { Schedule } from './schedule.js';
 
 /**
  * Builds every cell of a plan, all of one architecture: image, layers, build, package, proof. Cells never stop each other.
@@ -63,101 +62,6 @@ export function localExecutor(run: string, context: BuildContext): Executor {
       await new Schedule(plan.cells, jobs, runner, { ...turn, signal }, stop).done();
     },
   };
-}
-
-/** Before all cells. */
-const FIRST = Number.MAX_SAFE_INTEGER;
-
-/**
- * Cells wait, without taking up a VM's place, until the layer of their kernel is made; the longest of them go first. Layers
- * are made in such a place too, one for each kernel, and only as far ahead as is needed to have cells ready.
- */
-class Schedule {
-  readonly #queue: PQueue;
-  readonly #kernels: PlannedCell[][];
-  /** Kernels whose layer is being made. */
-  #making = 0;
-  /** Cells that could begin. */
-  #ready = 0;
-  #failure: { error: unknown } | null = null;
-
-  constructor(
-    cells: readonly PlannedCell[],
-    private readonly jobs: number,
-    private readonly runner: CellRunner,
-    private readonly context: ExecutorContext,
-    private readonly stop: AbortController,
-  ) {
-    this.#queue = new PQueue({ concurrency: jobs });
-    const kernels = new Map<string, PlannedCell[]>();
-    for (const cell of cells) {
-      const key = `${cell.distro} ${cell.kernel}`;
-      kernels.set(key, [...(kernels.get(key) ?? []), cell]);
-    }
-    this.#kernels = [...kernels.values()];
-  }
-
-  /** Rejects with the first fault that is not a cell's own, when all that ran has ended. */
-  async done(): Promise<void> {
-    this.#feed();
-    await this.#queue.onIdle();
-    if (this.#failure) throw this.#failure.error;
-  }
-
-  #feed(): void {
-    while (this.#kernels.length > 0 && this.#making < this.jobs && this.#ready < 2 * this.jobs) {
-      const cells = this.#kernels.shift()!;
-      this.#making += 1;
-      this.#add(FIRST, () => this.#kernel(cells));
-    }
-  }
-
-  #add(priority: number, work: () => Promise<void>): void {
-    const guarded = async (): Promise<void> => {
-      if (this.context.signal.aborted) return;
-      try {
-        await work();
-      } catch (error) {
-        this.#failure ??= { error };
-        this.stop.abort();
-      }
-    };
-    void this.#queue.add(guarded, { priority });
-  }
-
-  async #kernel(cells: readonly PlannedCell[]): Promise<void> {
-    const left: PlannedCell[] = [];
-    for (const cell of cells) {
-      const done = await this.runner.known(cell, this.#turn());
-      if (done) await this.#ended(cell, done);
-      else left.push(cell);
-    }
-    if (left.length > 0) await this.runner.warm(left[0]!.target);
-    this.#making -= 1;
-    for (const cell of left) {
-      this.#ready += 1;
-      // What was never built may be the longest of all.
-      this.#add(this.context.expectedSeconds(cell) ?? FIRST - 1, () => this.#cell(cell));
-    }
-    this.#feed();
-  }
-
-  async #cell(cell: PlannedCell): Promise<void> {
-    this.#ready -= 1;
-    this.#feed();
-    this.context.begun(cell, hostname());
-    const done = await this.runner.build(cell, this.#turn());
-    if (done) await this.context.ended(cell, done);
-  }
-
-  async #ended(cell: PlannedCell, done: CellDone): Promise<void> {
-    this.context.begun(cell, done.worker);
-    await this.context.ended(cell, done);
-  }
-
-  #turn(): CellTurn {
-    return { emit: this.context.emit, signal: this.context.signal };
-  }
 }
 
 /** A kernel that the next build finds ready. */
@@ -217,6 +121,8 @@ export async function prove(
       },
     );
   }
+  // Told before minutes of making a machine.
+  proverOf(findRow(rows, target!.distro), packages);
   // Removes what killed runs left behind.
   await listRunDirs();
   const machine = await machineOf(request, target!.arch, context);

@@ -151,7 +151,9 @@ export async function matrix(
   const stop = new AbortController();
   const turns = new Map<PlannedCell, string>();
   const ended = async (cell: PlannedCell, done: CellDone): Promise<void> => {
-    const rows = await rowsOf(plan, cell, done, { startedAt: turns.get(cell) ?? null, signedBy });
+    // What needed no VM had no turn.
+    const startedAt = turns.get(cell) ?? new Date(Date.now() - done.seconds * 1000).toISOString();
+    const rows = await rowsOf(plan, cell, done, { startedAt, signedBy });
     const entry = { id: ids.get(cell)!, rows, accelerator: done.accelerator };
     await store.append(entry);
     finished.set(cell, entry);
@@ -293,7 +295,7 @@ async function rowsOf(
   plan: MatrixPlan,
   cell: PlannedCell,
   { results, worker, seconds }: CellDone,
-  { startedAt, signedBy }: { startedAt: string | null; signedBy: string | null },
+  { startedAt, signedBy }: { startedAt: string; signedBy: string | null },
 ): Promise<MatrixCell[]> {
   return Promise.all(
     results.map(async (result): Promise<MatrixCell> => {

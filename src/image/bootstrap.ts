@@ -20,6 +20,8 @@ export interface BootstrapRequest {
   includes: string[];
   /** Archive root; by default the host's own Debian mirror, else mmdebstrap's. */
   mirror?: string;
+  /** Where the packages of another distro than Debian are; `mirror` does not count then. The keyring is this host's. */
+  archive?: { main: string; security: string; components: readonly string[]; keyring: string };
   /** The suite of `extraSuites` that lies in the security archive, when its name does not end in `-security`. */
   securitySuite?: string;
   /** bookworm-updates, bookworm-security, bookworm-backports. */
@@ -161,7 +163,7 @@ async function installPackages(
   const extraSuites = request.extraSuites.filter(
     (suite) => !concessions.withoutSecurity || !isSecurity(suite, request),
   );
-  const components = componentsOf(request.suite);
+  const components = request.archive?.components.join(' ') ?? componentsOf(request.suite);
   const support = join(scratch, 'bootstrap');
   await cp(join(PACKAGE_ROOT, 'cloud-init', 'bootstrap'), support, { recursive: true });
   const params = {
@@ -192,7 +194,7 @@ async function installPackages(
   const tmpdir = (mode !== 'unshare' && !foreign) || (await reachable(tmp)) ? tmp : '/var/tmp';
   request.emit({ type: 'note', level: 'debug', message: `mmdebstrap --mode=${mode}, working in ${tmpdir}` });
   const proxy = request.proxy ?? (await hostProxy(request.signal));
-  const keyring = '/usr/share/keyrings/debian-archive-keyring.gpg';
+  const keyring = request.archive?.keyring ?? '/usr/share/keyrings/debian-archive-keyring.gpg';
   const mergedUsr = '/usr/share/mmdebstrap/hooks/maybe-merged-usr';
   const inside = (script: string): string => `chroot "$1" sh /tmp/bootstrap/${script}`;
   const [command, ...before] = [...(foreign ?? []), 'mmdebstrap'];
@@ -238,10 +240,11 @@ async function settings(option: 'aptopt' | 'dpkgopt', path: string): Promise<str
 
 /** One-line apt sources for mmdebstrap and the guest; none when no mirror is known: mmdebstrap then uses its own. */
 async function sourceLines(request: BootstrapRequest, components: string): Promise<string[]> {
-  const host = request.mirror === undefined ? await hostMirrors() : {};
-  const main = request.mirror ?? host.main;
+  const { archive } = request;
+  const host = archive === undefined && request.mirror === undefined ? await hostMirrors() : {};
+  const main = archive?.main ?? request.mirror ?? host.main;
   if (main === undefined) return [];
-  const security = host.security ?? main.replace(/\/debian(\/*)$/, '/debian-security$1');
+  const security = archive?.security ?? host.security ?? main.replace(/\/debian(\/*)$/, '/debian-security$1');
   return [request.suite, ...request.extraSuites].map((suite) => {
     const secure = isSecurity(suite, request);
     return `deb ${secure ? security : main} ${suite} ${components}`;

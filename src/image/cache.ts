@@ -8,6 +8,7 @@ import { lock, type Lock } from '../core/lock.js';
 import { cacheDir } from '../core/paths.js';
 import { syncPath } from '../core/publish.js';
 import { removeScratch } from './namespace.js';
+import type { SharedCache } from './shared-cache.js';
 
 /**
  * A cache entry is a folder `<kind>/<hash>` that holds `meta.json` and read-only files. It is made beside its place
@@ -41,13 +42,15 @@ export function hashOf(parts: unknown): string {
 
 /**
  * Finds `<kind>/<hash>` or lets `make` fill a temporary folder that then becomes it. What `make` resolves with goes into
- * meta.json: `name` is for people, `parents` (EntryId[]) are the entries that the files build on.
+ * meta.json: `name` is for people, `parents` (EntryId[]) are the entries that the files build on. An entry that `shared` has is
+ * not made, and one that was made is offered there.
  */
 export async function cached(
   kind: EntryKind,
   hash: string,
   make: (dir: string) => Promise<Record<string, unknown>>,
   signal?: AbortSignal,
+  shared?: SharedCache,
 ): Promise<Entry> {
   const parent = join(cacheDir(), kind);
   // Not 0700: the root of mmdebstrap's user namespace is another user, who works below it.
@@ -55,13 +58,20 @@ export async function cached(
   const dir = join(parent, hash);
   const lockPath = lockPathOf({ kind, hash });
   const wait = { wait: true as const, ...(signal ? { signal } : {}) };
+  let ours = false;
   for (;;) {
     const use = (await lock(lockPath, 'shared', wait))!;
     const meta = await readMeta(dir);
     if (meta) {
       const now = new Date();
       await utimes(join(dir, 'meta.json'), now, now).catch(() => undefined);
-      return { dir, meta, use };
+      const entry = { dir, meta, use };
+      if (!ours) return entry;
+      await shared?.offer({ kind, hash }, entry).catch(async (error: unknown) => {
+        await use.release();
+        throw error;
+      });
+      return entry;
     }
     await use.release();
     // Never waited for: whoever made the entry meanwhile would hold us up for as long as it is used. A maker is waited for
@@ -79,9 +89,11 @@ export async function cached(
       await removeScratch(dir);
       await mkdir(temporary, { recursive: true });
       try {
-        const made = await make(temporary);
-        await seal(temporary, { ...made, created: new Date().toISOString() });
+        const taken = await shared?.take({ kind, hash }, temporary);
+        // Names of other entries are made of when this one was.
+        await seal(temporary, taken ?? { ...(await make(temporary)), created: new Date().toISOString() });
         await rename(temporary, dir);
+        ours = !taken;
       } finally {
         await removeScratch(temporary);
       }

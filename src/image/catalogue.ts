@@ -93,6 +93,8 @@ const Repo = z.strictObject({
   mirrorList: z.boolean().default(false),
   /** False for a repository whose packages nobody signed. */
   signed: z.boolean().default(true),
+  /** The key of repomd.xml.asc; absent where repomd.xml is not signed, or nobody knows by whom. `{mirror}` as in `url`. */
+  key: z.strictObject({ ...Key, keyUrl: Template.optional() }).optional(),
 });
 
 /** A place where kernels go that left the live archive; `src/distro/archives.ts` has a policy for each kind. */
@@ -169,8 +171,17 @@ const RowInput = z.strictObject({
   components: z.array(z.string().regex(/^[a-z0-9-]+$/)).default([]),
   /** Of dnf and zypper rows: where kernels and their headers are. */
   repos: z.array(Repo).default([]),
-  /** Package that brings the repository of dkms, where it is not in the distro's own. */
-  toolchainRepo: PackageName.optional(),
+  /** Of dnf rows whose dkms is in EPEL. */
+  epel: z
+    .strictObject({
+      /** Package that brings EPEL's repository. */
+      package: PackageName,
+      /** The image's own repository that EPEL's packages need besides, and that is off by default: its name there. */
+      needs: z.string().regex(/^[a-z0-9_-]+$/),
+      /** Where the package and that repository are, for a guest that is not to use those of its image. */
+      repos: z.array(Repo).default([]),
+    })
+    .optional(),
   /** Asked in this order for kernels that left the live archive. */
   archives: z.array(Archive).default([]),
   /** Packages of an image made from the distro's packages; lists in the list are flattened. Absent: cannot be made. */
@@ -400,8 +411,16 @@ function resolveRow(row: CatalogueRow, dir: string, mistake: (field: string, mes
       'must not be empty: kernels could not be listed',
     );
   const later = { mirror: '{mirror}', arch: '{arch}', minor: '{minor}' };
+  row.epel?.repos.forEach((repo, i) => {
+    repo.url = attempt(`epel.repos.${i}.url`, () => fill(repo.url, { ...base, ...later }), repo.url);
+  });
   row.repos.forEach((repo, i) => {
     repo.url = attempt(`repos.${i}.url`, () => fill(repo.url, { ...base, ...later }), repo.url);
+    const { key } = repo;
+    if (key?.keyUrl)
+      key.keyUrl = attempt(`repos.${i}.key`, () => fill(key.keyUrl!, { ...base, ...later }), '');
+    if (key?.keyFile && !isAbsolute(key.keyFile)) key.keyFile = join(dir, key.keyFile);
+    if (key && !key.keyFile && !key.keyUrl) mistake(`repos.${i}.key`, 'keyFile or keyUrl is missing');
   });
   row.archives.forEach((archive, i) => {
     if (archive.kind === 'vault') {

@@ -30,8 +30,8 @@ export interface PackInput {
   maintainer: string;
   /** DKMS names of BUILD_DEPENDS: their packages for the same kernel are depended on. */
   dependsModules: readonly string[];
-  /** Alternatives for the kernel image; by default `linux-image-R` and `linux-image-R-unsigned`. */
-  kernelImages?: readonly string[];
+  /** Names that the kernel's image can have: one of them is depended on. */
+  kernelImages: readonly string[];
   /** Seconds since 1970 (SOURCE_DATE_EPOCH). Take it from the source, so that every kernel's common package is the same. */
   mtime: number;
   outDir: string;
@@ -107,10 +107,6 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
   const name = debName(module);
   if (name === '') throw new Dkms2binError('module', `Not a module name: ${JSON.stringify(module)}`);
   const version = debVersion(input.version);
-  const images = input.kernelImages ?? [
-    `linux-image-${debName(release)}`,
-    `linux-image-${debName(release)}-unsigned`,
-  ];
   const magics = inspect(input);
   const source = input.sourcePackage;
   const origin = source
@@ -164,7 +160,7 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
       package: main,
       architecture: debArch,
       depends: [
-        images.join(' | '),
+        input.kernelImages.map(debName).join(' | '),
         ...(input.extras.length > 0 ? [`${common} (>= ${version})`] : []),
         ...input.dependsModules.map((each) => `${debName(each)}-modules-${debName(release)}`),
       ],

@@ -11,7 +11,7 @@ import {
   rpmVersion,
   type RpmForm,
 } from '../distro/rpm-names.js';
-import { readModule } from './elf.js';
+import { buildId, readModule } from './elf.js';
 import { checkModules, extraMode, RELEASE, type PackInput } from './module-package.js';
 
 export type RpmInput = Omit<PackInput, 'debArch' | 'kernelImages' | 'outDir' | 'fileName'> & {
@@ -21,7 +21,7 @@ export type RpmInput = Omit<PackInput, 'debArch' | 'kernelImages' | 'outDir' | '
 
 /** A package that rpmbuild will make, and what has to be in it. */
 export interface RpmPlan {
-  role: 'modules' | 'common';
+  role: 'modules' | 'common' | 'debug';
   file: string;
   package: string;
   version: string;
@@ -29,6 +29,8 @@ export interface RpmPlan {
   architecture: string;
   requires: string[];
   files: { path: string; mode: number; sha256: string }[];
+  /** Symbolic links. */
+  links: { path: string; target: string }[];
 }
 
 export interface RpmSpec {
@@ -46,7 +48,7 @@ interface SpecFile {
 
 /**
  * What rpmbuild needs for the packages of one cell; the result is a function of the input alone. As with .deb packages,
- * extras go into a package of their own. Throws fault `module` for what the build made, `usage` for the rest.
+ * extras go into a package of their own, and so do debug symbols. Throws fault `module` for what the build made, `usage` for the rest.
  */
 export async function makeRpmSpec(input: RpmInput): Promise<RpmSpec> {
   const { module, release, form, arch } = input;
@@ -74,7 +76,21 @@ export async function makeRpmSpec(input: RpmInput): Promise<RpmSpec> {
     ...(extras.length > 0 ? [`${common.name} >= ${common.version}`] : []),
     ...input.dependsModules.map((each) => rpmModuleCapability(each, release, form)),
   ];
-  const files = [...modules, ...extras];
+  const symbols = input.modules.flatMap(({ name, bytes, debug }) => {
+    if (!debug) return [];
+    const path = `/usr/lib/debug/lib/modules/${release}/${names.folder}/${name}.debug`;
+    const id = buildId(bytes);
+    // Debuggers look by build id, crash by the module's own path.
+    const link = id !== undefined && {
+      path: `/usr/lib/debug/.build-id/${id.slice(0, 2)}/${id.slice(2)}.debug`,
+      target: `../../${path.slice('/usr/lib/debug/'.length)}`,
+    };
+    return [{ file: { path, mode: 0o644, bytes: debug }, id, link }];
+  });
+  const debug = symbols.map(({ file }) => file);
+  const links = symbols.flatMap(({ link }) => link || []);
+  const debugName = `${names.name}-debuginfo`;
+  const files = [...modules, ...extras, ...debug];
   const numbered = (some: readonly SpecFile[]): { file: SpecFile; number: number }[] =>
     some.map((file) => ({ file, number: files.indexOf(file) }));
   const origin = input.sourcePackage
@@ -140,6 +156,19 @@ export async function makeRpmSpec(input: RpmInput): Promise<RpmSpec> {
           ...[`Module version: ${input.version}`, ...origin].map(text),
           '',
         ]),
+    ...(debug.length === 0
+      ? []
+      : [
+          `%package -n ${debugName}`,
+          tag('Summary', `Debug symbols of the ${module} kernel module for Linux ${release}`),
+          'Group: Development/Debug',
+          'AutoReqProv: no',
+          ...symbols.flatMap(({ id }) => (id ? [tag('Provides', `debuginfo(build-id) = ${id}`)] : [])),
+          '',
+          `%description -n ${debugName}`,
+          text('What a debugger wants to know of the module.'),
+          '',
+        ]),
     '%install',
     ...numbered(files).flatMap(({ file, number }) => {
       const to = `'%{buildroot}${path(file.path)}'`;
@@ -147,6 +176,10 @@ export async function makeRpmSpec(input: RpmInput): Promise<RpmSpec> {
         `install -D -m ${octal(file.mode)} %{_sourcedir}/${number} ${to}`,
         `touch -d @${input.mtime} ${to}`,
       ];
+    }),
+    ...links.flatMap(({ path: from, target }) => {
+      const to = `'%{buildroot}${path(from)}'`;
+      return [`mkdir -p "$(dirname ${to})"`, `ln -s '${target}' ${to}`, `touch -h -d @${input.mtime} ${to}`];
     }),
     // Every folder that is the package's own.
     `touch -d @${input.mtime} '%{buildroot}/lib/modules/${release}/${names.folder}'`,
@@ -159,6 +192,15 @@ export async function makeRpmSpec(input: RpmInput): Promise<RpmSpec> {
     ...(extras.length === 0
       ? []
       : [`%files -n ${common.name}`, '%defattr(-,root,root,0755)', ...extras.map(fileLine), '']),
+    ...(debug.length === 0
+      ? []
+      : [
+          `%files -n ${debugName}`,
+          '%defattr(-,root,root,0755)',
+          ...debug.map(fileLine),
+          ...links.map((each) => path(each.path)),
+          '',
+        ]),
     ...(await scripts(form, variables)),
   ];
   const plan = (some: readonly SpecFile[]): RpmPlan['files'] =>
@@ -183,6 +225,7 @@ export async function makeRpmSpec(input: RpmInput): Promise<RpmSpec> {
               architecture: 'noarch',
               requires: [],
               files: plan(extras),
+              links: [],
             },
           ]),
       {
@@ -194,7 +237,23 @@ export async function makeRpmSpec(input: RpmInput): Promise<RpmSpec> {
         architecture: arch,
         requires,
         files: plan(modules),
+        links: [],
       },
+      ...(debug.length === 0
+        ? []
+        : [
+            {
+              role: 'debug' as const,
+              file: `${debugName}-${names.version}-${names.release}.${arch}.rpm`,
+              package: debugName,
+              version: names.version,
+              release: names.release,
+              architecture: arch,
+              requires: [],
+              files: plan(debug),
+              links,
+            },
+          ]),
     ],
   };
 }

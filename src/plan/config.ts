@@ -88,6 +88,11 @@ export const Config = z.strictObject({
     .min(1)
     .optional()
     .describe('Where the VM image comes from: auto, official, bootstrap, or the path of an image'),
+  'layer-cache': z
+    .string()
+    .min(1)
+    .optional()
+    .describe('Where machines share images and kernel layers: a folder, s3://BUCKET/PREFIX or a URL'),
   mirror: z
     .url({ protocol: /^https?$/ })
     .optional()

@@ -87,8 +87,11 @@ const place = ({ distro, release }: KernelTarget): string => `${distro} ${releas
 const byAge = (a: KernelTarget, b: KernelTarget): number =>
   a.distro < b.distro ? -1 : a.distro > b.distro ? 1 : compareReleases(b.release, a.release);
 
-const unique = <T>(list: readonly T[], key: (each: T) => string): T[] =>
-  [...new Map([...list].reverse().map((each) => [key(each), each])).values()].reverse();
+/** The first of each. */
+const unique = <T>(list: readonly T[], key: (each: T) => string): T[] => {
+  const seen = new Set<string>();
+  return list.filter((each) => !seen.has(key(each)) && seen.add(key(each)));
+};
 
 /** A source as it is named, a path's last part, a package's name, and the modules that it seems to bring. */
 function namesOf({ source, names }: NamedSource): string[] {

@@ -215,7 +215,7 @@ const Proved = z.strictObject({
     ),
   installed: z
     .array(z.strictObject({ package: z.string(), version: z.string() }))
-    .describe('All that apt installed'),
+    .describe('All that was installed'),
   modules: z.array(
     z.strictObject({
       package: z.string(),
@@ -232,7 +232,7 @@ const Proved = z.strictObject({
       ...cost,
       instead: z
         .strictObject({ ...cost, of: z.array(z.string()) })
-        .describe('What the packages in `of` would take there with all that apt brings along'),
+        .describe('What the packages in `of` would take there with all that comes along'),
       takes: z.strictObject(cost).describe('What the packages from the repository took'),
     })
     .nullable()

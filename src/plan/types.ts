@@ -13,6 +13,8 @@ export interface BuildRequest {
   arch?: Arch;
   /** `auto`, `official`, `bootstrap` or the path of a disk image. */
   image: string;
+  /** Where machines share images and layers: a folder, `s3://BUCKET/PREFIX` or a URL. */
+  layerCache?: string;
   mirror?: string;
   /** Base URL of the archive of old packages. */
   archive?: string;

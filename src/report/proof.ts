@@ -7,13 +7,13 @@ export function proofText({ modules, saved, signedBy, enforced, kernel, distro }
   const key = signedBy === null ? 'not signed' : `signed by ${signedBy}`;
   return [
     table(rows),
-    `installed with apt on ${oneLine(distro)}, ${oneLine(kernel)}, without compiler, headers or dkms; the repository is ${key}\n`,
+    `installed on ${oneLine(distro)}, ${oneLine(kernel)}, without compiler, headers or dkms; the repository is ${key}\n`,
     enforced === null
       ? ''
       : `the kernel took no module but what the certificate ${enforced} signed (module.sig_enforce=1)\n`,
     saved
       ? `${savingText(saved)}\n`
-      : `what was saved is unknown: ${oneLine(distro)} has no headers of this kernel any more\n`,
+      : `what was saved is unknown: ${oneLine(distro)} does not tell what this kernel's headers and dkms would take\n`,
   ].join('');
 }
 
@@ -33,7 +33,7 @@ export function savingText({
   return `saves ${megabytes(installedBytes)} on disk (${packages} packages, ${megabytes(downloadBytes)} to download) against installing ${what}; ${own} ${megabytes(takes.installedBytes)}`;
 }
 
-/** In millions of bytes, as apt has them. */
+/** In millions of bytes, as package managers have them. */
 function megabytes(bytes: number): string {
   const value = bytes / 1e6;
   return `${value >= 10 ? Math.round(value) : Number(value.toPrecision(2))} MB`;

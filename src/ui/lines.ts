@@ -31,8 +31,15 @@ export function lineOf(event: Event, level: Level): string | null {
       const more = event.reason?.split('\n').find((line) => line.trim() !== '');
       return `${clean(event.cell)}: ${clean(event.verdict)}${more === undefined ? '' : ` (${clean(more)})`}`;
     }
-    case 'matrix':
+    case 'matrix': {
+      if (level === 'quiet') return null;
+      const count = (values: string[]): number => new Set(values).size;
+      const sources = count(event.cells.map(({ source }) => source));
+      const kernels = count(event.cells.map(({ distro, kernel }) => `${distro} ${kernel}`));
+      return `matrix of ${event.cells.length} cells: ${sources} sources, ${kernels} kernels`;
+    }
     case 'turn':
+      return level === 'quiet' ? null : `${on(event.cell)}begun on ${clean(event.worker)}`;
     case 'progress':
       return null;
   }

@@ -1,5 +1,6 @@
 import { formatClock } from '../core/units.js';
 import { lineOf, progressText } from './lines.js';
+import { MatrixView } from './matrix-view.js';
 import type { Output, Ui, UiOptions } from './ui.js';
 
 /** One progress line per thing and this many milliseconds; its end is always told. */
@@ -10,6 +11,7 @@ export function plainUi(output: Output, options: UiOptions): Ui {
   const now = options.now ?? Date.now;
   const started = now();
   const toldAt = new Map<string, number>();
+  let matrix: MatrixView | null = null;
   let closed = false;
   let held: string[] | null = null;
 
@@ -31,8 +33,13 @@ export function plainUi(output: Output, options: UiOptions): Ui {
         say(progressText(event));
         return;
       }
+      if (event.type === 'matrix') matrix = new MatrixView(event);
+      // A matrix has too many for a log that people read.
+      if (matrix && event.type === 'phase' && event.cell !== undefined && options.level !== 'verbose') return;
+      matrix?.add(event, now());
       const line = lineOf(event, options.level);
-      if (line !== null) say(line);
+      const count = matrix && event.type === 'cell' ? ` [${matrix.done}/${matrix.total}]` : '';
+      if (line !== null) say(`${line}${count}`);
     },
     pause() {
       held ??= [];

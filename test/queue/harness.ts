@@ -93,7 +93,9 @@ export class Bench {
   }
 
   client(): Redis {
+    const password = process.env.DKMS2BIN_QUEUE_PASSWORD;
     const redis = new Redis({
+      ...(password !== undefined && { password }),
       path: join(this.dir, 'redis.sock'),
       retryStrategy: () => null,
       maxRetriesPerRequest: 0,

@@ -1,10 +1,12 @@
 #!/bin/bash
-# Makes kernel packages in the form of the Red Hat family from Debian's, with a repository around them. No privilege.
-# usage: make-rpms.sh RELEASE DEBS-FOLDER REPOSITORY
-# In it: kernel-core, kernel-modules-core and kernel-devel of that release, and rig-base, which provides what the guest has from
-# Debian and rpm's database does not know.
+# Makes kernel packages in the form of the Red Hat family from Debian's, with repositories around them. No privilege.
+# usage: make-rpms.sh RELEASE DEBS-FOLDER REPOSITORIES URL       URL: where REPOSITORIES will be served
+# In base: kernel-core, kernel-modules-core and kernel-devel of that release, and rig-base, which provides what the guest has from
+# Debian and rpm's database does not know. As in the Red Hat family, dkms is elsewhere: extras has rig-epel-release, which brings
+# the repository epel, whose dkms needs a package of crb. All of these are empty: the guest has its dkms from Debian.
 set -euo pipefail
-release=$1 debs=$(realpath "$2") repository=$(realpath -m "$3")
+release=$1 debs=$(realpath "$2") repositories=$(realpath -m "$3") url=$4
+repository=$repositories/base
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 tree=$work/tree
@@ -85,7 +87,7 @@ Summary: What the guest has from Debian
 BuildArch: noarch
 AutoReqProv: no
 Provides: /bin/sh /bin/bash /usr/bin/bash /sbin/depmod /usr/sbin/depmod
-Provides: bash coreutils kmod initramfs-tools dkms gcc make rpm-build elfutils-libelf-devel kernel-rpm-macros dracut
+Provides: bash coreutils kmod initramfs-tools gcc make rpm-build elfutils-libelf-devel kernel-rpm-macros dracut
 %description -n rig-base
 For tests.
 %files -n rig-base
@@ -96,4 +98,22 @@ cp -a '$tree/.' %{buildroot}/
 SPEC
 rpmbuild -bb --quiet --target x86_64 --define "_topdir $work" --define "_rpmdir $repository" \
   --define '_rpmfilename %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm' "$work/kernel.spec"
-createrepo_c -q --general-compress-type=gz "$repository"
+
+# $1 is a repository, $2 a package, the others are lines for its preamble; what it installs comes on stdin.
+empty() {
+  {
+    printf '%s\n' "Name: $2" 'Version: 1' 'Release: 1' 'Summary: For tests' 'License: GPL-2.0-only' 'BuildArch: noarch' "${@:3}" \
+      '%description' 'For tests.' '%install' 'mkdir -p %{buildroot}'
+    cat
+  } >"$work/$2.spec"
+  rpmbuild -bb --quiet --define "_topdir $work" --define "_rpmdir $repositories/$1" "$work/$2.spec"
+}
+empty crb rig-crb <<<'%files'
+empty epel dkms 'Requires: rig-crb' <<<'%files'
+empty extras rig-epel-release <<SPEC
+mkdir -p %{buildroot}/etc/yum.repos.d
+printf '%s\n' '[epel]' name=epel 'baseurl=$url/epel' enabled=1 gpgcheck=0 >%{buildroot}/etc/yum.repos.d/epel.repo
+%files
+/etc/yum.repos.d/epel.repo
+SPEC
+for each in base extras epel crb; do createrepo_c -q --general-compress-type=gz "$repositories/$each"; done

@@ -1,12 +1,10 @@
 import { execa } from 'execa';
-import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import ts from 'typescript';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { cacheItems } from '../../src/image/cache.js';
 import { entry, MIB, ownCache } from './cache-fixture.js';
+import { plainSources } from './processes.js';
 
 // Real processes: this program runs the sources as plain JavaScript.
 const PROGRAM = `
@@ -48,21 +46,7 @@ const cache = ownCache();
 let home = '';
 
 beforeAll(async () => {
-  const root = fileURLToPath(new URL('../..', import.meta.url));
-  home = await mkdtemp(join(tmpdir(), 'dk2b-processes-'));
-  for (const folder of ['core', 'image', 'distro']) {
-    await mkdir(join(home, 'src', folder), { recursive: true });
-    for (const name of await readdir(join(root, 'src', folder))) {
-      if (!name.endsWith('.ts')) continue;
-      const text = await readFile(join(root, 'src', folder, name), 'utf8');
-      const { outputText } = ts.transpileModule(text, {
-        compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
-      });
-      await writeFile(join(home, 'src', folder, name.replace(/\.ts$/, '.js')), outputText);
-    }
-  }
-  await cp(join(root, 'package.json'), join(home, 'package.json'));
-  await symlink(join(root, 'node_modules'), join(home, 'node_modules'));
+  home = await plainSources(['core', 'image', 'distro']);
   await writeFile(join(home, 'program.js'), PROGRAM);
 }, 60_000);
 

@@ -76,6 +76,8 @@ export async function cli(
     matrix: unexpected,
     planRefresh: unexpected,
     refresh: unexpected,
+    work: unexpected,
+    board: unexpected,
     planBisect: unexpected,
     bisect: unexpected,
     listRuns: unexpected,

@@ -143,6 +143,7 @@ describe('a package', () => {
       version: '1.2.2',
       release,
       debArch: 'amd64',
+      kernelImages: [`linux-image-${release}`],
       modules: [{ name: 'acpi_call.ko', bytes: KO, ...(packed && { packed }) }],
       extras: [],
       sourcePackage: null,

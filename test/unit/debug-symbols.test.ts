@@ -34,6 +34,7 @@ const pack = async (modules: PackInput['modules']): Promise<PackedPackage[]> => 
   mkdirSync(join(tmp, 'out'), { recursive: true });
   return packModules({
     ...{ module: 'foo_bar', version: '1.0', release: RELEASE, debArch: 'amd64', modules, extras: [] },
+    kernelImages: [`linux-image-${RELEASE}`],
     ...{ sourcePackage: null, maintainer: 'a b <a@b>', dependsModules: [], mtime: 1_700_000_000 },
     ...{ outDir: join(tmp, 'out'), fileName: 'foo.deb' },
   });

@@ -190,12 +190,29 @@ describe('variables for the guest', () => {
       HEADER_PACKAGES: `kernel-devel-${release}`,
       VERSION_PREFIX: '',
       TOOLCHAIN_REPO: 'epel-release',
+      TOOLCHAIN_NEEDS: 'crb',
       REPOS: '',
     });
     expect(of('rocky-9', release, 'http://mirror.test/rocky/').REPOS!.split('\n').slice(0, 2)).toEqual([
       'baseos=http://mirror.test/rocky/9/BaseOS/x86_64/os',
       'appstream=http://mirror.test/rocky/9/AppStream/x86_64/os',
     ]);
+  });
+
+  // With --mirror the image's own repositories are hidden: what brings EPEL, and what EPEL's packages need, must be among those given.
+  test.each([
+    ['rocky-8', '4.18.0-553.el8_10.x86_64', 'epel-release', 'powertools'],
+    ['alma-10', '6.12.0-55.9.1.el10_0.x86_64', 'epel-release', 'crb'],
+    ['centos-stream-9', '5.14.0-503.el9.x86_64', 'epel-release', 'crb'],
+    ['oracle-9', '5.15.0-302.167.6.el9uek.x86_64', 'oracle-epel-release-el9', 'ol9_codeready_builder'],
+  ])('%s finds dkms in EPEL', (id, release, brings, needs) => {
+    expect(of(id, release)).toMatchObject({ TOOLCHAIN_REPO: brings, TOOLCHAIN_NEEDS: needs });
+    const repos = of(id, release, 'http://mirror.test').REPOS!.split('\n');
+    expect(repos.map((each) => each.split('=')[0])).toEqual([
+      ...findRow(rows, id).repos.map(({ name }) => name),
+      ...(id === 'oracle-9' ? ['crb', 'epel'] : ['extras', needs]),
+    ]);
+    expect(repos.filter((each) => !/^[a-z0-9]+=http:\/\/mirror\.test\/[\w./-]+$/.test(each))).toEqual([]);
   });
 
   test('zypper gets bare names and the beginning of their versions', () => {

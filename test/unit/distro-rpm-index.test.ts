@@ -5,6 +5,8 @@ import { gzipSync } from 'node:zlib';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { availableKernels, resolveKernels, type ResolveOptions } from '../../src/distro/resolve.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../../src/image/catalogue.js';
+import type { SigningKey } from '../../src/repo/index.js';
+import { makeKey } from './repo-fixture.js';
 import { FileServer, putRepo, sha256 } from './repo-server.js';
 
 let server: FileServer;
@@ -140,6 +142,74 @@ describe('a kernel asked for', () => {
     expect(await resolve(['5.14.0-503.*.el9_5.x86_64'], { distro: 'rocky-9' })).toHaveLength(2);
     await expect(resolve(['5.14.0-503.*.el9_5.x86_64'])).rejects.toMatchObject({ fault: 'usage' });
     expect(server.requests.filter((url) => url.includes('fedora') || url.includes('dists'))).toEqual([]);
+  });
+});
+
+describe('a repository that the row pins a key for', () => {
+  const at = '/tumbleweed/repo/oss';
+  const key = `${at}/repodata/repomd.xml.key`;
+  const signature = `${at}/repodata/repomd.xml.asc`;
+  let tumbleweed: CatalogueRow;
+  let own: SigningKey;
+  let other: SigningKey;
+
+  beforeAll(async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'rpm-index-key-'));
+    own = (await makeKey(folder)).key!;
+    other = (await makeKey(folder)).key!;
+    await rm(folder, { recursive: true });
+    // As the catalogue has it, but for the fingerprint: nobody here can sign with openSUSE's key.
+    tumbleweed = structuredClone(findRow(rows, 'tumbleweed'));
+    tumbleweed.repos[0]!.key!.keyFingerprint = own.fingerprint;
+  });
+
+  beforeEach(() => {
+    putRepo(server, at, [{ name: 'kernel-default', evr: '6.15.3-1.1' }]);
+    server.put(key, own.publicKey);
+  });
+
+  const sign = async (by: SigningKey): Promise<void> => {
+    const repomd = server.files.get(`${at}/repodata/repomd.xml`)!.toString();
+    server.put(signature, await by.detachSign(repomd));
+  };
+  const kernels = async (row = tumbleweed): Promise<string[]> =>
+    (await availableKernels(row, options())).map(({ release }) => release);
+
+  test('is read when the key signed its repomd.xml', async () => {
+    await sign(own);
+    expect(await kernels()).toEqual(['6.15.3-1-default']);
+  });
+
+  test('is refused, by URL and key, when another key did, and when repomd.xml changed since', async () => {
+    await sign(other);
+    const bad = {
+      fault: 'transient',
+      message: expect.stringMatching(
+        `^${server.origin}${at}/repodata/repomd.xml has no good signature by ${own.fingerprint}`,
+      ) as string,
+    };
+    await expect(kernels()).rejects.toMatchObject(bad);
+    await sign(own);
+    putRepo(server, at, [{ name: 'kernel-default', evr: '6.66.6-1.1' }]);
+    await expect(kernels()).rejects.toMatchObject(bad);
+  });
+
+  test('is refused without a signature, and when the key is another one', async () => {
+    await expect(kernels()).rejects.toMatchObject({
+      message: `${server.origin}${signature} is missing, so ${own.fingerprint} does not vouch for ${server.origin}${at}/repodata/repomd.xml`,
+    });
+    await rm(join(cacheDir, 'keys'), { recursive: true });
+    await sign(other);
+    server.put(key, other.publicKey);
+    await expect(kernels()).rejects.toMatchObject({
+      message: `${server.origin}${key} holds ${other.fingerprint}, not the pinned key ${own.fingerprint}`,
+    });
+  });
+
+  test('is not taken from an index that was read before the row pinned a key', async () => {
+    const { key: _, ...unsigned } = tumbleweed.repos[0]!;
+    expect(await kernels({ ...tumbleweed, repos: [unsigned] })).toHaveLength(1);
+    await expect(kernels()).rejects.toThrow(/is missing/);
   });
 });
 

@@ -53,6 +53,7 @@ const input = (release: string, more: Partial<PackInput> = {}): PackInput => ({
   version: '1.2.2',
   release,
   debArch: 'amd64',
+  kernelImages: [`linux-image-${release}`, `linux-image-${release}-unsigned`],
   modules: [{ name: 'acpi_call.ko', bytes: fakeModule(release) }],
   extras: [],
   sourcePackage: { name: 'acpi-call-dkms', version: '1.2.2-1' },

@@ -1,7 +1,7 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FrameReader } from '../../src/core/frames.js';
@@ -180,6 +180,68 @@ describe.skipIf(!rpmbuild)(`rpmbuild${rpmbuild ? '' : ' (skipped: it is not inst
     expect((await readRpmFile(common!)).files.map(({ path, mode }) => [path, mode])).toEqual(
       EXTRAS.map(({ path }) => [path, 0o644]),
     );
+  });
+
+  it('puts debug symbols where gdb and crash look for them, in a package of its own', async (ctx) => {
+    if (!['gcc', 'ld', 'objcopy', 'strip', 'readelf'].every(hasTool)) ctx.skip('no compiler');
+    const tool = (file: string, ...args: string[]): string => {
+      const done = spawnSync(file, args, {
+        cwd: tmp,
+        encoding: 'utf8',
+        env: { ...process.env, LC_ALL: 'C' },
+      });
+      if (done.status !== 0) throw new Error(`${file} ${args.join(' ')}: ${done.stdout}${done.stderr}`);
+      return done.stdout;
+    };
+    const info = `static const char i[] __attribute__((used, section(".modinfo"))) = "vermagic=${EL} ";\n`;
+    writeFileSync(join(tmp, 'source.c'), `${info}int answer(int x) { return x + 42; }\n`);
+    tool('gcc', '-c', '-g', 'source.c', '-o', 'source.o');
+    tool('ld', '-r', '--build-id=sha1', 'source.o', '-o', 'foo.ko');
+    tool('objcopy', '--only-keep-debug', 'foo.ko', 'foo.ko.debug');
+    tool('strip', '-g', 'foo.ko');
+    const bytes = readFileSync(join(tmp, 'foo.ko'));
+    const debug = readFileSync(join(tmp, 'foo.ko.debug'));
+    const id = /Build ID: (\w+)/.exec(tool('readelf', '-n', 'foo.ko'))![1]!;
+
+    const of = input({ module: 'foo', extras: EXTRAS, modules: [{ name: 'foo.ko', bytes, debug }] });
+    const built = await build(of);
+    const name = `kmod-foo-${EL}`;
+    const { packages } = await makeRpmSpec(of);
+    expect(packages.map(({ role, file }) => [role, file])).toEqual([
+      ['common', 'foo-kmod-common-1.2.2-1.noarch.rpm'],
+      ['modules', `${name}-1.2.2-1.x86_64.rpm`],
+      ['debug', `${name}-debuginfo-1.2.2-1.x86_64.rpm`],
+    ]);
+    const [, main, symbols] = Object.values(built);
+    expect(query(symbols!, '--provides')).toContain(`debuginfo(build-id) = ${id}`);
+    // Symbols serve on a machine without the module, too.
+    expect(
+      query(symbols!, '--requires').filter((each) => each !== '' && !each.startsWith('rpmlib(')),
+    ).toEqual([]);
+    // The module's own package is what it is without them.
+    const alone = { ...of, modules: [{ name: 'foo.ko', bytes }] };
+    const before = readFileSync(main!);
+    await build(alone);
+    expect(readFileSync(main!).equals(before)).toBe(true);
+
+    // What is in it, as an installation has it.
+    for (const each of (await readRpmFile(symbols!)).files) {
+      const to = join(tmp, each.path);
+      mkdirSync(dirname(to), { recursive: true });
+      if (each.target === undefined) writeFileSync(to, each.bytes());
+      else symlinkSync(each.target, to);
+    }
+    const byName = `usr/lib/debug/lib/modules/${EL}/extra/foo/foo.ko.debug`;
+    const byId = `usr/lib/debug/.build-id/${id.slice(0, 2)}/${id.slice(2)}.debug`;
+    expect(tool('readelf', '--debug-dump=info', byId)).toContain('source.c');
+    expect(readFileSync(join(tmp, byName)).equals(debug)).toBe(true);
+    if (hasTool('gdb')) {
+      const set = `set debug-file-directory ${join(tmp, 'usr/lib/debug')}`;
+      const said = tool('gdb', '-nx', '-batch', '-iex', set, '-ex', 'info line answer', 'foo.ko');
+      expect(said).toMatch(/Line 2 of "source\.c"/);
+    }
+    const first = readFileSync(symbols!);
+    expect(readFileSync(Object.values(await build(of))[2]!).equals(first)).toBe(true);
   });
 
   it("makes SUSE's kernel module package", async () => {

@@ -5,6 +5,7 @@ import { expect, test } from 'vitest';
 import { configJsonSchema, loadConfig, parseConfig } from '../../src/plan/config.js';
 import {
   bisectJsonSchema,
+  matrixJsonSchema,
   proofJsonSchema,
   refreshJsonSchema,
   ResultDocument,
@@ -58,6 +59,7 @@ test.each([
   ['proof', proofJsonSchema],
   ['refresh', refreshJsonSchema],
   ['bisect', bisectJsonSchema],
+  ['matrix', matrixJsonSchema],
 ] as const)('schema/%s.schema.json is up to date (node scripts/write-schemas.mjs)', async (name, make) => {
   const text = await readFile(new URL(`../../schema/${name}.schema.json`, import.meta.url), 'utf8');
   expect(JSON.parse(text)).toEqual(JSON.parse(JSON.stringify(make())));

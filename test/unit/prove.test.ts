@@ -1,15 +1,18 @@
-import { rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { rmSync, statSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { connect, createServer as createSocketServer, type AddressInfo, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { choosePackages } from '../../src/build/prove.js';
+import { choosePackages, proverOf } from '../../src/build/prove.js';
 import { Dkms2binError } from '../../src/core/errors.js';
 import type { Proof } from '../../src/core/proof.js';
+import { findRow, loadCatalogue } from '../../src/image/catalogue.js';
 import { ProofDocument } from '../../src/plan/result-schema.js';
 import { kernelsOf, modulesFor, readOffer } from '../../src/repo/index.js';
 import { forwardTo } from '../../src/vm/forward.js';
 import { cli } from './cli-harness.js';
+import { hasTool } from './pack-fixture.js';
 import { addDeb, makeKey, publishQuietly, tempFolder } from './repo-fixture.js';
 
 const KERNEL = '6.1.0-56-amd64';
@@ -61,6 +64,62 @@ describe('what a repository offers', () => {
         hint: `It has some for: ${KERNEL}, 6.12.117+deb12-amd64`,
       }),
     );
+  });
+
+  test('.rpm packages are offered to dnf, by the same names', async (ctx) => {
+    if (!hasTool('rpmbuild')) ctx.skip('no rpmbuild');
+    const el = '5.14.0-503.11.1.el9_5.x86_64';
+    const rpm = (name: string, version: string): string =>
+      [
+        `Name: ${name}`,
+        `Version: ${version}`,
+        'Release: 1',
+        'Summary: x',
+        'License: GPL-2.0-only',
+        'BuildArch: noarch',
+        '%description',
+        '%install',
+        'mkdir -p %{buildroot}/opt; echo text >%{buildroot}/opt/%{name}',
+        '%files',
+        '/opt/*',
+      ].join('\n');
+    const specs = [
+      rpm(`kmod-acpi_call-${el}`, '1.9'),
+      rpm(`kmod-acpi_call-${el}`, '1.10'),
+      rpm(`kmod-acpi_call-${el}-debuginfo`, '1.10'),
+      rpm('kmod-tiny-2-5.14.0-570.el9.x86_64', '1'),
+      rpm('acpi_call-kmod-common', '1.10'),
+    ];
+    const build = tempFolder();
+    specs.forEach((spec, at) => {
+      const file = join(build.path, `${at}.spec`);
+      writeFileSync(file, spec);
+      execFileSync(
+        'rpmbuild',
+        ['-bb', '--quiet', '--define', `_topdir ${build.path}`, '--define', `_rpmdir ${tmp.path}`, file],
+        { stdio: 'ignore' },
+      );
+    });
+    const { key } = await makeKey(build.path);
+    await publishQuietly(tmp.path, { key });
+    build.remove();
+
+    const offer = await readOffer(tmp.path);
+    expect(offer.signedBy).toBe(key!.fingerprint);
+    expect(kernelsOf(offer)).toEqual([el, '5.14.0-570.el9.x86_64']);
+    expect([...modulesFor(offer, '5.14.0-570.el9.x86_64').keys()]).toEqual(['tiny-2']);
+    for (const wanted of ['acpi_call', 'acpi-call', `kmod-acpi_call-${el}`]) {
+      const [found] = choosePackages(offer, el, [wanted]);
+      expect(found).toMatchObject({ form: 'rpm', name: `kmod-acpi_call-${el}`, version: '1.10-1' });
+      expect(found!.installedBytes).toBe('text\n'.length);
+      expect(found!.downloadBytes).toBe(statSync(join(tmp.path, found!.path)).size);
+    }
+    // Another kind of machine takes none of them.
+    const rows = await loadCatalogue();
+    const packages = choosePackages(offer, el, []);
+    expect(proverOf(findRow(rows, 'rocky-9'), packages)).toBe('dnf');
+    expect(() => proverOf(findRow(rows, 'debian-12'), packages)).toThrow(/takes no \.rpm packages/);
+    expect(() => proverOf(findRow(rows, 'tumbleweed'), packages)).toThrow(/prove knows apt and dnf/);
   });
 
   test('a folder that was not published, or whose key is gone, is refused with the next step', async () => {

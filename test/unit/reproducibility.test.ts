@@ -52,6 +52,7 @@ async function check(
         version: '1.0',
         release: RELEASE,
         debArch: 'amd64',
+        kernelImages: [`linux-image-${RELEASE}`],
         sourcePackage: null,
         extras: [],
       },

@@ -1,12 +1,16 @@
 import { execa } from 'execa';
 import { createReadStream } from 'node:fs';
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { Proof } from '../../src/core/proof.js';
 import { inspectFile } from '../../src/pack/inspect.js';
+import { readRpmFile } from '../../src/pack/read-rpm.js';
+import { ProofDocument } from '../../src/plan/result-schema.js';
+import { makeKey } from '../unit/repo-fixture.js';
 import { FIXTURES, temporary, tool, type Document } from './tool.js';
 
 // Real rpm, rpmbuild, dnf, createrepo_c and dkms in a Debian guest, whose kernel comes from an rpm repository: see test/rig.
@@ -20,6 +24,7 @@ for (const each of tools) {
 
 let folder = '';
 let release = '';
+let fingerprint = '';
 let server: Server | undefined;
 let env: Record<string, string> = {};
 
@@ -29,7 +34,6 @@ beforeAll(async () => {
   const kernel = await execa(join(RIG, 'kernel-debs.sh'), [folder, 'bookworm-backports']);
   release = kernel.stdout.trim();
   const repository = join(folder, 'repo');
-  await execa(join(RIG, 'make-rpms.sh'), [release, join(folder, 'debs'), repository]);
   server = createServer((request, response) => {
     const path = normalize(decodeURIComponent(new URL(request.url ?? '/', 'http://x').pathname));
     createReadStream(join(repository, path))
@@ -38,6 +42,7 @@ beforeAll(async () => {
   });
   await new Promise<void>((resolve) => server!.listen(0, '127.0.0.1', resolve));
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  await execa(join(RIG, 'make-rpms.sh'), [release, join(folder, 'debs'), repository, url]);
   const catalogue = join(folder, 'catalogue');
   await mkdir(catalogue);
   const row = await readFile(join(RIG, 'rig.yaml'), 'utf8');
@@ -76,10 +81,14 @@ async function sourceRpm(): Promise<string> {
   return join(folder, 'src/RPMS/noarch/dk2b-tiny-dkms-1.0-3.noarch.rpm');
 }
 
+const skipped = missing.length > 0 ? ` (skipped: no ${missing.join(', ')})` : '';
+
 test.skipIf(missing.length > 0)(
-  `from an .rpm with a DKMS source to a kmod that dnf installs and the kernel loads${missing.length > 0 ? ` (skipped: no ${missing.join(', ')})` : ''}`,
+  `from an .rpm with a DKMS source to a kmod that dnf installs and the kernel loads${skipped}`,
   async () => {
     const out = join(folder, 'out');
+    const { file, key } = await makeKey(folder);
+    fingerprint = key!.fingerprint;
     const args = [
       '--dkms',
       await sourceRpm(),
@@ -90,7 +99,8 @@ test.skipIf(missing.length > 0)(
       '--image',
       'bootstrap',
     ];
-    const ended = await tool([...args, '--out-dir', out, '--repo', '--json', '--verbose'], { env });
+    const more = ['--out-dir', out, '--repo-key', file, '--debug-symbols', '--json', '--verbose'];
+    const ended = await tool([...args, ...more], { env });
     expect(ended.code, ended.stderr).toBe(0);
     const [cell] = (JSON.parse(ended.stdout) as Document).cells;
     const name = `kmod-${cell?.module}-${release}`;
@@ -102,6 +112,10 @@ test.skipIf(missing.length > 0)(
     expect(ended.stderr).toMatch(/digests OK/);
     expect(ended.stderr).toContain(`kernel-uname-r = ${release}`);
     expect(ended.stderr).toMatch(/Installed:[\s\S]*kmod-/);
+    // dkms came from EPEL with what that needs; of the debug symbols nothing is installed.
+    expect(ended.stderr).toMatch(/Installed:[\s\S]*rig-epel-release-1-1/);
+    expect(ended.stderr).toMatch(/Installed:[\s\S]*dkms-1-1[\s\S]*rig-crb-1-1/);
+    expect(ended.stderr).not.toMatch(/Installed:[^{]*debuginfo/);
     const { package: about, modules, files, provenance } = await inspectFile(cell!.package!);
     expect(about?.depends).toContain(`${cell?.module}-kmod-common`);
     expect(modules.map((each) => each.kernel)).toEqual([release]);
@@ -117,5 +131,54 @@ test.skipIf(missing.length > 0)(
       `${cell?.module}-kmod`,
     ]);
     expect(stdout).toContain(name);
+
+    // Debian's kernels have debug information, and the symbols are those of the module.
+    const symbols = await readRpmFile(join(out, `${name}-debuginfo-${cell?.version}-1.x86_64.rpm`));
+    const id = symbols.header.relations.provides.find((each) => each.name === 'debuginfo(build-id)')?.evr;
+    const link = symbols.files.find((each) => each.type === 'symlink');
+    expect(link?.path.replace(/^.*\.build-id\/|\/|\.debug$/g, '')).toBe(id?.version);
+    const target = normalize(join(link!.path, '..', link!.target!));
+    expect(target).toBe(`/usr/lib/debug/lib/modules/${release}/extra/${cell?.module}/dk2b_tiny.ko.debug`);
+    const debug = join(folder, 'dk2b_tiny.ko.debug');
+    await writeFile(debug, symbols.files.find((each) => each.path === target)!.bytes());
+    expect((await execa('readelf', ['--debug-dump=info', debug])).stdout).toContain('dk2b_tiny.c');
+  },
+);
+
+test.skipIf(missing.length > 0)(
+  `dnf takes it from the signed repository on a machine without toolchain, and it loads${skipped}`,
+  async () => {
+    const out = join(folder, 'out');
+    const args = ['prove', out, '--kernel', release, '--distro', 'rig', '--image', 'bootstrap', '--json'];
+    const ended = await tool([...args, '--verbose'], { env });
+    expect(ended.code, ended.stderr).toBe(0);
+    const proof = ProofDocument.parse(JSON.parse(ended.stdout)) as Proof;
+    expect(proof).toMatchObject({ distro: 'rig', signedBy: fingerprint, pristine: true });
+    // dnf's own words: it took the metadata's key. The package came with what all kernels share, and nothing else did.
+    expect(ended.stderr).toMatch(/Importing GPG key/);
+    const [name, common] = proof.installed
+      .map((each) => each.package)
+      .sort()
+      .reverse();
+    expect(proof.installed).toHaveLength(2);
+    expect([name, common]).toEqual([expect.stringMatching(/^kmod-/), expect.stringMatching(/-kmod-common$/)]);
+    expect(proof.modules).toMatchObject([{ package: name, verdict: 'loaded', reason: null }]);
+    const { instead, takes, ...saved } = proof.saved!;
+    expect(instead.of).toEqual(['dkms', `kernel-devel-${release}`]);
+    expect(saved.installedBytes).toBe(instead.installedBytes - takes.installedBytes);
+    // kernel-devel alone has some 60 MB; dkms and what it needs are empty here.
+    expect(instead.installedBytes).toBeGreaterThan(30e6);
+    expect(instead.packages).toBe(3);
+
+    // What was changed after signing does not install.
+    const file = (await readdir(out)).find(
+      (each) => each.startsWith(`${name}-`) && !each.includes('debuginfo'),
+    )!;
+    const bytes = await readFile(join(out, file));
+    bytes[bytes.length - 1]! ^= 1;
+    await writeFile(join(out, file), bytes);
+    const changed = await tool(args, { env });
+    expect(changed.code, changed.stderr).toBe(1);
+    expect(changed.stderr).toMatch(/checksum/i);
   },
 );

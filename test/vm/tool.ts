@@ -7,7 +7,9 @@ import { fileURLToPath } from 'node:url';
 import type { CellResult } from '../../src/core/cell.js';
 import { cacheDir } from '../../src/core/paths.js';
 
-export const MAIN = fileURLToPath(new URL('../../dist/main.js', import.meta.url));
+const checkout = fileURLToPath(new URL('../..', import.meta.url));
+/** Of the package that scripts/test has packed and installed, else of the checkout. */
+export const MAIN = join(process.env.DKMS2BIN_TEST_PACKAGE ?? checkout, 'dist/main.js');
 export const FIXTURES = fileURLToPath(new URL('../fixtures', import.meta.url));
 
 export interface Ended {

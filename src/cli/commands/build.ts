@@ -4,11 +4,12 @@ import { Dkms2binError, EXIT_CODE, messageOf } from '../../core/errors.js';
 import { exitCodeOf } from '../../report/exit.js';
 import { resultDocument, toJson } from '../../report/json.js';
 import { failureText, oneLine, resultLines, summary, table } from '../../report/text.js';
+import { DEFAULTS } from '../../plan/request.js';
 import type { BuildPlan, BuildRequest } from '../../plan/types.js';
 import { createUi, type Level, type Ui } from '../../ui/index.js';
 import { askSecret, askYes } from '../ask.js';
 import type { CliContext } from '../context.js';
-import { ARCH_NAMES, DEFAULTS, mergeOptions, NAME_STYLES, requestOf, type BuildOptions } from '../request.js';
+import { ARCH_NAMES, mergeOptions, NAME_STYLES, requestOf, type BuildOptions } from '../request.js';
 import { publishFolder } from './repo.js';
 import type { BuildContext, BuildOutcome, FailedRun } from '../services.js';
 import * as value from '../values.js';
@@ -112,6 +113,11 @@ const GROUPS: Record<string, Option[]> = {
       '--image <image>',
       `disk image to start from: official = the distro's cloud image, bootstrap = made here from the distro's packages, auto = official or else bootstrap, or the path of an image file (default: ${DEFAULTS.image})`,
       value.text('--image'),
+    ),
+    option(
+      '--layer-cache <where>',
+      'where machines share base images and kernel layers: a folder, s3://BUCKET/PREFIX or an http(s) URL; what it has is fetched, and what is made here is put there, where that is allowed (default: made here)',
+      value.text('--layer-cache'),
     ),
     option(
       '--accel <how>',

@@ -1,18 +1,20 @@
 import { Option, type Command } from 'commander';
+import { once } from 'node:events';
+import { createWriteStream } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
-import { extname, resolve } from 'node:path';
-import { Dkms2binError, EXIT_CODE } from '../../core/errors.js';
+import { dirname, extname, resolve } from 'node:path';
+import { Dkms2binError, EXIT_CODE, messageOf } from '../../core/errors.js';
 import type { MatrixRun } from '../../core/matrix.js';
 import type { MatrixPlan } from '../../plan/matrix.js';
 import { exitCodeOf, EXIT_ORDER } from '../../report/exit.js';
 import { errorDocument, toJson } from '../../report/json.js';
-import { matrixFailures, matrixLines, matrixSummary } from '../../report/matrix-text.js';
 import { oneLine, table } from '../../report/text.js';
-import { createUi } from '../../ui/index.js';
+import { createUi, withNdjson } from '../../ui/index.js';
 import type { CliContext } from '../context.js';
 import { mergeOptions, requestOf, type BuildOptions } from '../request.js';
-import type { MatrixOutcome } from '../services.js';
+import type { MatrixOutcome, QueueOptions } from '../services.js';
 import * as value from '../values.js';
+import { queueOption, storeOption } from './worker.js';
 import {
   asksForRepository,
   buildContext,
@@ -27,6 +29,10 @@ interface MatrixFlags extends Omit<BuildOptions, 'distro'> {
   failFast?: true;
   resume?: true;
   report?: string[];
+  events?: string;
+  queue?: string;
+  store?: string;
+  queueWait?: number;
 }
 
 const OWN = [
@@ -48,13 +54,33 @@ const OWN = [
   ),
   new Option(
     '--report <file>',
-    'write a report besides, in the form that the name ends with: .json; repeatable',
+    'write a report besides, in the form that the name ends with: .html (a page for people), .md (for a pull request), .xml (JUnit) or .json; repeatable',
   ).argParser(value.repeated('--report')),
+  new Option(
+    '--events <file>',
+    'write what happens to this file as it happens, a JSON object a line, for programs; /dev/fd/3 is a file, too (default: do not)',
+  ).argParser(value.text('--events')),
+];
+
+/** Only a matrix that ends pays for loading them. */
+const writers = (): Promise<typeof import('../../report/index.js')> => import('../../report/index.js');
+type Report = (write: Awaited<ReturnType<typeof writers>>, outcome: MatrixOutcome, folder: string) => string;
+
+const QUEUE = [
+  queueOption(),
+  storeOption(),
+  new Option(
+    '--queue-wait <time>',
+    'end cells as errors when for so long no worker is there that can build them, such as 10m (default: they wait)',
+  ).argParser(value.duration('--queue-wait')),
 ];
 
 /** Reports by the end of their file's name. */
-const REPORTS: Readonly<Record<string, (outcome: MatrixOutcome) => string>> = {
-  '.json': ({ run }) => toJson(run),
+const REPORTS: Readonly<Record<string, Report>> = {
+  '.json': (_, { run }) => toJson(run),
+  '.xml': (write, { run }) => write.matrixJunit(run),
+  '.md': (write, { run, history }) => write.matrixMarkdown(run, history),
+  '.html': (write, { run, history }, folder) => write.matrixHtml(run, history, { folder }),
 };
 
 export function addMatrix(program: Command, context: CliContext): void {
@@ -66,6 +92,7 @@ export function addMatrix(program: Command, context: CliContext): void {
     )
     .usage('[--dkms <source>...] [--kernel <release>...] [options]');
   for (const each of OWN) command.addOption(each.helpGroup('The matrix:'));
+  for (const each of QUEUE) command.addOption(each.helpGroup('More than one machine:'));
   const ours = OWN.map(({ long }) => long ?? '');
   for (const [heading, options] of buildOptions(ours))
     for (const each of options) command.addOption(each.helpGroup(heading));
@@ -85,7 +112,8 @@ Examples:
 
 async function matrix(typed: MatrixFlags, context: CliContext): Promise<void> {
   const { engine, stdout, stderr, signal, cwd } = context;
-  const { distro, failFast, resume, report = [], ...build } = typed;
+  const { distro, failFast, resume, report = [], events, queue, store, queueWait, ...build } = typed;
+  const queued = queueOf(queue, store, queueWait);
   const config = await engine.loadConfig(build.config, cwd);
   const section = config.matrix ?? {};
   const of = <T>(value: T | T[] | undefined): T[] => (value === undefined ? [] : ([value].flat() as T[]));
@@ -97,9 +125,11 @@ async function matrix(typed: MatrixFlags, context: CliContext): Promise<void> {
   });
   const request = requestOf(options, cwd);
   const distros = distro ?? of(section.distros ?? config.distro);
-  const files = report.map((file) => ({ file: resolve(cwd, file), write: reportForm(file) }));
+  const files = report.map((file) => ({ file: resolve(cwd, file), form: reportForm(file) }));
 
-  const ui = createUi(stderr, { level: levelOf(options) }, context.env);
+  const shown = createUi(stderr, { level: levelOf(options) }, context.env);
+  const stream = events === undefined ? null : await openEvents(resolve(cwd, events));
+  const ui = stream ? withNdjson(shown, (line) => stream.write(line)) : shown;
   let outcome: MatrixOutcome;
   try {
     const plan = await engine.planMatrix(request, { ...section, distros }, { emit: ui.emit, signal });
@@ -113,8 +143,8 @@ async function matrix(typed: MatrixFlags, context: CliContext): Promise<void> {
       ...buildContext(request, options, ui, context),
       resume: resume === true,
       failFast: failFast ?? section['fail-fast'] ?? false,
+      ...(queued && { queue: queued }),
     });
-    for (const { file, write } of files) await writeReport(file, write(outcome));
     // What an interrupted matrix has built is published by the run that resumes it.
     if (
       !signal.aborted &&
@@ -127,12 +157,42 @@ async function matrix(typed: MatrixFlags, context: CliContext): Promise<void> {
     throw error;
   } finally {
     ui.close();
+    await stream?.close();
   }
-  const { run } = outcome;
-  stdout.write(options.json ? toJson(run) : matrixLines(run));
-  stderr.write(matrixFailures(run));
-  if (!options.quiet && !options.json) stderr.write(`${matrixSummary(run)}\n`);
+  const { run, history } = outcome;
+  const write = await writers();
+  stdout.write(options.json ? toJson(run) : write.matrixText(run, history));
+  if (!options.json && !options.quiet) stderr.write(remarks(run));
+  // The runner reads both streams; a document on stdout must stay one.
+  if (context.env['GITHUB_ACTIONS'] === 'true') stderr.write(write.matrixAnnotations(run, history));
+  // Last: one that cannot be written must not cost the result.
+  for (const { file, form } of files) await writeReport(file, form(write, outcome, dirname(file)));
   context.exitCode = signal.aborted ? EXIT_CODE.interrupted : matrixExitCode(run);
+}
+
+/** Where to look next. */
+function remarks({ cells, complete }: MatrixRun): string {
+  const lines = cells
+    .filter(({ outcome }) => outcome === 'failed' || outcome === 'error')
+    .flatMap(({ module, kernel, log, kept }) => [
+      ...(log === null ? [] : [`log of ${module} on ${kernel}: ${log}`]),
+      ...(kept === null ? [] : [`log in to ${module} on ${kernel}: dkms2bin login ${kept}`]),
+    ]);
+  if (!complete) lines.push('--resume goes on with it');
+  return lines.map((line) => `${oneLine(line)}\n`).join('');
+}
+
+function queueOf(
+  url: string | undefined,
+  store: string | undefined,
+  waitSeconds: number | undefined,
+): QueueOptions | null {
+  if (url !== undefined && store !== undefined)
+    return { url, store, ...(waitSeconds !== undefined && { waitSeconds }) };
+  if (url === undefined && store === undefined && waitSeconds === undefined) return null;
+  throw new Dkms2binError('usage', `--${url === undefined ? 'queue' : 'store'} is missing`, {
+    hint: 'Workers are reached with both --queue and --store; without them this machine builds.',
+  });
 }
 
 /** Failures as for build; an expectation that is not met is a failure of the matrix. */
@@ -145,7 +205,7 @@ export function matrixExitCode({ cells }: MatrixRun): number {
   return EXIT_ORDER.find((code) => codes.includes(code)) ?? 0;
 }
 
-function reportForm(file: string): (outcome: MatrixOutcome) => string {
+function reportForm(file: string): Report {
   const form = REPORTS[extname(file).toLowerCase()];
   if (form) return form;
   throw new Dkms2binError('usage', `--report ${oneLine(file)}: no report has this form`, {
@@ -159,6 +219,27 @@ async function writeReport(file: string, text: string): Promise<void> {
   } catch (error) {
     throw new Dkms2binError('usage', `The report ${file} cannot be written: ${(error as Error).message}`);
   }
+}
+
+/** A file for events. A reader that goes away, or a full disk, ends the events and not the matrix. */
+async function openEvents(
+  path: string,
+): Promise<{ write: (line: string) => void; close: () => Promise<void> }> {
+  const stream = createWriteStream(path);
+  await once(stream, 'open').catch((error: unknown) => {
+    throw new Dkms2binError('usage', `--events ${path} cannot be written: ${messageOf(error)}`);
+  });
+  let broken = false;
+  stream.on('error', () => (broken = true));
+  return {
+    write: (line) => {
+      if (!broken) stream.write(line);
+    },
+    close: async () => {
+      stream.end();
+      if (!broken) await once(stream, 'close').catch(() => undefined);
+    },
+  };
 }
 
 function planText({ cells, kernels, sources }: MatrixPlan): string {

@@ -34,7 +34,7 @@ export function addProve(program: Command, context: CliContext): void {
     .command('prove')
     .summary('install packages from a repository on a machine without compiler, and load the modules')
     .description(
-      'Boots a clean machine of the distro that runs the kernel and has no compiler, no headers and no dkms; adds the repository with its key, installs the packages with apt and loads their modules. The machine reaches nothing but the repository. Says how much was saved against installing the DKMS package and its toolchain there. Exits with 1 when a package does not install or a module does not load.',
+      'Boots a clean machine of the distro that runs the kernel and has no compiler, no headers and no dkms; adds the repository with its key, installs the packages with apt or dnf and loads their modules. The machine reaches nothing but the repository. Says how much was saved against installing the DKMS package and its toolchain there. Exits with 1 when a package does not install or a module does not load.',
     )
     .argument('<dir>', 'the repository: a folder that --repo or dkms2bin repo made one')
     .requiredOption(

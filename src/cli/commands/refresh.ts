@@ -2,13 +2,14 @@ import { Option, type Command } from 'commander';
 import { Dkms2binError, EXIT_CODE } from '../../core/errors.js';
 import { plain } from '../../core/text.js';
 import type { RefreshPlan } from '../../plan/refresh.js';
+import { DEFAULTS } from '../../plan/request.js';
 import type { BuildRequest } from '../../plan/types.js';
 import { EXIT_ORDER, WORK_TO_DO } from '../../report/exit.js';
 import { SCHEMA_VERSION, toJson } from '../../report/json.js';
 import { oneLine, table } from '../../report/text.js';
 import { createUi } from '../../ui/index.js';
 import type { CliContext } from '../context.js';
-import { DEFAULTS, mergeOptions, requestOf, type BuildOptions } from '../request.js';
+import { mergeOptions, requestOf, type BuildOptions } from '../request.js';
 import * as value from '../values.js';
 import { watch } from '../watch.js';
 import {

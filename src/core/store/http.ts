@@ -1,5 +1,5 @@
 import { createReadStream } from 'node:fs';
-import { rm } from 'node:fs/promises';
+import { rm, stat } from 'node:fs/promises';
 import { got, HTTPError, RequestError } from 'got';
 import { download, fetchSmall } from '../download.js';
 import { Dkms2binError, messageOf } from '../errors.js';
@@ -22,10 +22,17 @@ export function httpStore(url: string, emit: Emit): Store {
     }
   };
   const put = async (path: string, body: string | { file: string }): Promise<void> => {
-    const headers = { 'content-type': 'application/octet-stream' };
+    const size = typeof body === 'string' ? Buffer.byteLength(body) : (await stat(body.file)).size;
+    const headers = { 'content-type': 'application/octet-stream', 'content-length': String(size) };
     const content = typeof body === 'string' ? body : createReadStream(body.file);
     try {
-      await got.put(at(path), { headers, body: content, ...proxyOptions(base, undefined) });
+      // A stream can be sent once.
+      await got.put(at(path), {
+        headers,
+        body: content,
+        retry: { limit: 0 },
+        ...proxyOptions(base, undefined),
+      });
     } catch (error) {
       throw storeError(error, name);
     }

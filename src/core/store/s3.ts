@@ -21,6 +21,8 @@ export function s3Store(url: string): Store {
   const bucket = match[1]!;
   const prefix = (match[2] ?? '').replace(/\/+$/, '');
   const name = prefix === '' ? `s3://${bucket}` : `s3://${bucket}/${prefix}`;
+  // Not for whoever runs this: which versions work is this package's own matter.
+  process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true';
   const endpoint = process.env.AWS_ENDPOINT_URL_S3 ?? process.env.AWS_ENDPOINT_URL;
   const client = new S3Client({
     region: process.env.AWS_REGION ?? process.env.AWS_DEFAULT_REGION ?? 'us-east-1',
