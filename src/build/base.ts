@@ -119,6 +119,12 @@ function includesOf({ bootstrap }: CatalogueRow, variant: Variant): string[] {
   return variant === 'build' ? includes : includes.filter((name) => !toolchain.includes(name));
 }
 
+/** The kernel that a bootstrapped image boots. */
+function imageKernel(row: CatalogueRow, arch: Arch): string {
+  const { cloudKernel, defaultKernel } = archRow(row, arch);
+  return cloudKernel ?? defaultKernel;
+}
+
 /** The archive of a distro that has one of Debian's kind and is not Debian. */
 async function archiveOf(
   row: CatalogueRow,
@@ -128,12 +134,6 @@ async function archiveOf(
   if (family === 'debian' || packageManager !== 'apt' || keyring === undefined) return undefined;
   const { main, security = main } = await mirrorsOf(row, { mirror }, arch);
   return { main, security, components, keyring };
-}
-
-/** The kernel that a bootstrapped image boots. */
-function imageKernel(row: CatalogueRow, arch: Arch): string {
-  const { cloudKernel, defaultKernel } = archRow(row, arch);
-  return cloudKernel ?? defaultKernel;
 }
 
 async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<string> {

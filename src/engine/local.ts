@@ -112,8 +112,6 @@ export async function prove(
   const certificate = await certificateOf(request);
   const rows = await loadCatalogue();
   const [target] = await planTargets(request, rows, context);
-  // Told before minutes of making a machine.
-  proverOf(findRow(rows, target!.distro), packages);
   if (certificate && target!.arch !== 'x86_64') {
     throw new Dkms2binError(
       'usage',
@@ -123,6 +121,8 @@ export async function prove(
       },
     );
   }
+  // Told before minutes of making a machine.
+  proverOf(findRow(rows, target!.distro), packages);
   // Removes what killed runs left behind.
   await listRunDirs();
   const machine = await machineOf(request, target!.arch, context);
