@@ -19,6 +19,16 @@ export default defineConfig({
       },
       {
         test: {
+          // What needs programs of the host and many processes: apt, rpm, QEMU's probe, the agent. Too slow for every commit.
+          name: 'host',
+          include: ['test/host/**/*.test.ts'],
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+          maxWorkers: '100%',
+        },
+      },
+      {
+        test: {
           name: 'browser',
           include: ['test/browser/**/*.test.ts'],
           testTimeout: 60_000,

@@ -3,16 +3,16 @@ import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { cacheItems } from '../../src/image/cache.js';
-import { entry, MIB, ownCache } from './cache-fixture.js';
-import { plainSources } from './processes.js';
+import { entry, MIB, ownCache } from '../unit/cache-fixture.js';
+import { plainSources } from '../unit/processes.js';
 
 // Real processes: this program runs the sources as plain JavaScript.
 const PROGRAM = `
 import { access, readFile, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { cached } from './src/image/cache.js';
-import { prune } from './src/image/upkeep.js';
+import { cached } from '../unit/src/image/cache.js';
+import { prune } from '../unit/src/image/upkeep.js';
 const [task, argument] = process.argv.slice(2);
 const once = async (maxBytes) => {
   const { removed } = await prune({ maxBytes, dryRun: false, signal: new AbortController().signal });

@@ -18,7 +18,15 @@ import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import type { Event } from '../../src/core/events.js';
 import { parseControl } from '../../src/repo/deb.js';
-import { addDeb, command, deb, makeKey, publishQuietly, tempFolder, translate } from './repo-fixture.js';
+import {
+  addDeb,
+  command,
+  deb,
+  makeKey,
+  publishQuietly,
+  tempFolder,
+  translate,
+} from '../unit/repo-fixture.js';
 
 let tmp: ReturnType<typeof tempFolder>;
 let dir: string;

@@ -3,8 +3,8 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { serveRepository, type Served } from '../../src/repo/index.js';
-import { addDeb, Apt, between, command, makeKey, publishQuietly, tempFolder } from './repo-fixture.js';
-import { hasTool } from './pack-fixture.js';
+import { addDeb, Apt, between, command, makeKey, publishQuietly, tempFolder } from '../unit/repo-fixture.js';
+import { hasTool } from '../unit/pack-fixture.js';
 
 const APT = hasTool('apt-get') && hasTool('gpgv');
 

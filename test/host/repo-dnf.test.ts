@@ -5,8 +5,8 @@ import { gunzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { serveRepository, type Served } from '../../src/repo/index.js';
 import { compareRpmVersions } from '../../src/distro/version.js';
-import { hasTool } from './pack-fixture.js';
-import { command, makeKey, publishQuietly, tempFolder, type Ended } from './repo-fixture.js';
+import { hasTool } from '../unit/pack-fixture.js';
+import { command, makeKey, publishQuietly, tempFolder, type Ended } from '../unit/repo-fixture.js';
 
 let tmp: ReturnType<typeof tempFolder>;
 let dir: string;
