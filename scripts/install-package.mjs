@@ -18,7 +18,7 @@ const [{ filename }] = JSON.parse(
 );
 const lock = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8'));
 const { '': self, ...packages } = lock.packages;
-const installed = Object.entries(packages).filter(([, { dev, devOptional }]) => !dev && !devOptional);
+const installed = Object.entries(packages).filter(([, { dev }]) => !dev);
 const own = { name: 'user', version: '1.0.0', private: true, dependencies: { dkms2bin: `file:${filename}` } };
 writeFileSync(join(folder, 'package.json'), JSON.stringify(own));
 writeFileSync(
@@ -35,7 +35,7 @@ writeFileSync(
     },
   }),
 );
-npm(folder, 'ci', '--prefer-offline', '--ignore-scripts', '--no-audit', '--no-fund', '--silent');
+npm(folder, 'ci', '--prefer-offline', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error');
 const compiled = 'node_modules/node-pty/build';
 if (existsSync(join(root, compiled)))
   cpSync(join(root, compiled), join(folder, compiled), { recursive: true });

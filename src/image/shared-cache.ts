@@ -1,4 +1,4 @@
-import { lstat, readdir, readFile, rm } from 'node:fs/promises';
+import { chmod, lstat, readFile, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { Dkms2binError, messageOf } from '../core/errors.js';
@@ -88,6 +88,8 @@ class StoredCache implements SharedCache {
       const digest = await contentDigest(path, 'sha256', this.signal);
       if (digest !== meta.digests[name]) throw new Error(`${name} has another content than meta.json says`);
     }
+    // Entries are read-only, and so they were packed.
+    await chmod(join(dir, 'disk.qcow2'), 0o644);
     await this.#settle(join(dir, 'disk.qcow2'), meta.parents?.[0]);
     const { sizes: _sizes, digests: _digests, ...rest } = meta;
     return rest;
