@@ -11,8 +11,8 @@ const PROGRAM = `
 import { access, readFile, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { cached } from '../unit/src/image/cache.js';
-import { prune } from '../unit/src/image/upkeep.js';
+import { cached } from './src/image/cache.js';
+import { prune } from './src/image/upkeep.js';
 const [task, argument] = process.argv.slice(2);
 const once = async (maxBytes) => {
   const { removed } = await prune({ maxBytes, dryRun: false, signal: new AbortController().signal });

@@ -69,7 +69,7 @@ describe.skipIf(missing !== null)(`what is shared${why}`, () => {
 
   test('an interrupted run takes its cells back, but not those that another run waits for', async () => {
     const bench = await Bench.open();
-    bench.worker('one', { seconds: 1.5, can: { ...CAN, vms: 2 } });
+    bench.worker('one', { seconds: 3, can: { ...CAN, vms: 2 } });
     const all = await bench.plan(['good', 'broken'], 3);
     const other = { ...all, cells: all.cells.slice(0, 1) };
     const run = bench.run(all);

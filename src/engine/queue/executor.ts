@@ -211,30 +211,30 @@ class Coordinator {
 
   async #submit(lane: Lane, cells: readonly PlannedCell[]): Promise<void> {
     const fresh: Outstanding[] = [];
-    await Promise.all(
-      cells.map(async (cell) => {
-        let job: NamedJob;
-        try {
-          job = await this.jobs.jobOf(cell);
-        } catch (error) {
-          if (!(error instanceof Dkms2binError) || this.#over) throw error;
-          await this.#endCell(cell, errorResult(cell, error));
-          return;
-        }
-        const there = this.#out.get(job.id);
-        if (there) {
-          there.cells.push(cell);
-          return;
-        }
-        const out: Outstanding = {
-          ...{ job, lane, cells: [cell], worker: null },
-          ...{ fresh: true, delivering: false, troubles: 0 },
-        };
-        this.#out.set(job.id, out);
-        lane.out.add(out);
-        fresh.push(out);
-      }),
-    );
+    // Read side by side, queued in their order: the longest go first.
+    const jobs = await Promise.allSettled(cells.map((cell) => this.jobs.jobOf(cell)));
+    for (const [at, cell] of cells.entries()) {
+      const read = jobs[at]!;
+      if (read.status === 'rejected') {
+        const error: unknown = read.reason;
+        if (!(error instanceof Dkms2binError) || this.#over) throw error;
+        await this.#endCell(cell, errorResult(cell, error));
+        continue;
+      }
+      const job = read.value;
+      const there = this.#out.get(job.id);
+      if (there) {
+        there.cells.push(cell);
+        continue;
+      }
+      const out: Outstanding = {
+        ...{ job, lane, cells: [cell], worker: null },
+        ...{ fresh: true, delivering: false, troubles: 0 },
+      };
+      this.#out.set(job.id, out);
+      lane.out.add(out);
+      fresh.push(out);
+    }
     if (fresh.length === 0 || this.#over) return;
     const ids = fresh.map(({ job }) => job.id);
     await this.redis.sadd(this.#names.wants(this.#id), ...ids);
