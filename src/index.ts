@@ -14,6 +14,14 @@ export {
   type BisectOutcome,
   type BisectStep,
 } from './engine/bisect.js';
+export type { CellDone, Executor, ExecutorContext } from './engine/executor.js';
+export {
+  matrix,
+  planMatrix,
+  type MatrixContext,
+  type MatrixOutcome,
+  type MatrixRules,
+} from './engine/matrix.js';
 export {
   loadSigningKey,
   publishRepository,
@@ -23,7 +31,9 @@ export {
 } from './repo/index.js';
 export type { Answer, BisectResult } from './plan/bisect.js';
 export { buildRequest, type RequestValues } from './plan/request.js';
+export type { CellPattern, Expectation, MatrixPlan } from './plan/matrix.js';
 export type { BuildPlan, BuildRequest, PlannedCell } from './plan/types.js';
 export type { Arch, CellResult, KernelTarget, ModuleSource, Verdict } from './core/cell.js';
+export type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from './core/matrix.js';
 export { Dkms2binError, EXIT_CODE, type Fault } from './core/errors.js';
 export type { Emit, Event } from './core/events.js';

@@ -33,7 +33,7 @@ import { deepFreeze, planTargets, type PlanContext } from './plan.js';
 /** The matrix beside the request: distros to look for kernels in, and the file's rules. */
 export interface MatrixRules extends Pick<Matrix, 'include' | 'exclude' | 'expect-failure'> {
   /** Empty: the kernels tell, or this host's own. */
-  distros: readonly string[];
+  distros?: readonly string[];
 }
 
 /** Turns a request into the frozen matrix. Reads package indexes, starts no VM, writes nothing but caches. */
@@ -42,7 +42,7 @@ export async function planMatrix(
   rules: MatrixRules,
   context: PlanContext,
 ): Promise<MatrixPlan> {
-  const { include = [], exclude = [], 'expect-failure': expectations = [], distros } = rules;
+  const { include = [], exclude = [], 'expect-failure': expectations = [], distros = [] } = rules;
   const { cwd } = request;
   const { signal } = context;
   const sourcesOf = async (text: string): Promise<NamedSource[]> => {
@@ -106,9 +106,9 @@ async function targetsOf(
 
 export interface MatrixContext extends BuildContext {
   /** Goes on with an interrupted matrix of this out-dir, if there is one. */
-  resume: boolean;
+  resume?: boolean;
   /** Ends everything at the first failure. */
-  failFast: boolean;
+  failFast?: boolean;
 }
 
 /** A run, and earlier ones of the same out-dir, the oldest first. */

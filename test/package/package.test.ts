@@ -75,7 +75,8 @@ test('the example plans by the library, from an ordinary folder', async () => {
 });
 
 const CONSUMER = `
-import { build, buildRequest, Dkms2binError, plan, type BuildPlan, type CellResult, type Event } from 'dkms2bin';
+import { build, buildRequest, Dkms2binError, matrix, plan, planMatrix } from 'dkms2bin';
+import type { BuildPlan, CellResult, Event, MatrixCell } from 'dkms2bin';
 
 const events: string[] = [];
 function heard(event: Event): void {
@@ -93,6 +94,12 @@ export async function run(signal: AbortSignal): Promise<CellResult[]> {
   // @ts-expect-error a plan is frozen
   cells.cells.push();
   return (await build(cells, { emit: heard, signal })).cells;
+}
+export async function broken(signal: AbortSignal): Promise<MatrixCell[]> {
+  const context = { emit: heard, signal };
+  const cells = await planMatrix(buildRequest({ dkms: ['m'] }), { distros: ['debian-12'] }, context);
+  const { run } = await matrix(cells, { ...context, failFast: true });
+  return run.cells.filter(({ outcome }) => outcome === 'failed');
 }
 export const fault = (error: unknown): string => (error instanceof Dkms2binError ? error.fault : '');
 `;
