@@ -356,7 +356,7 @@ class Bench {
   async request(image = this.options.image) {
     const [{ requestOf }, { plan }, { loadCatalogue, findRow }] = await Promise.all([
       dist('cli/request.js'),
-      dist('engine/local.js'),
+      dist('engine/plan.js'),
       dist('image/catalogue.js'),
     ]);
     const emit = (event) => {

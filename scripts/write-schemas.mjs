@@ -3,7 +3,13 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { format } from 'prettier';
 import { configJsonSchema } from '../dist/plan/config.js';
-import { proofJsonSchema, refreshJsonSchema, resultJsonSchema } from '../dist/plan/result-schema.js';
+import {
+  bisectJsonSchema,
+  matrixJsonSchema,
+  proofJsonSchema,
+  refreshJsonSchema,
+  resultJsonSchema,
+} from '../dist/plan/result-schema.js';
 
 const folder = fileURLToPath(new URL('../schema/', import.meta.url));
 await mkdir(folder, { recursive: true });
@@ -12,6 +18,8 @@ for (const [name, schema] of [
   ['result', resultJsonSchema()],
   ['proof', proofJsonSchema()],
   ['refresh', refreshJsonSchema()],
+  ['bisect', bisectJsonSchema()],
+  ['matrix', matrixJsonSchema()],
 ]) {
   const text = await format(JSON.stringify(schema), { parser: 'json', printWidth: 110 });
   await writeFile(`${folder}${name}.schema.json`, text);

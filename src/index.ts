@@ -1,4 +1,5 @@
-export { build, plan } from './engine/local.js';
+export { build } from './engine/local.js';
+export { plan } from './engine/plan.js';
 export {
   loadSigningKey,
   publishRepository,

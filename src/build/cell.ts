@@ -99,6 +99,14 @@ export interface Surroundings {
   disguise?: (guest: Guest) => Promise<void>;
 }
 
+/** What an earlier run made of the very same input, when it is still in the out-dir; null for what has to be built. */
+export async function builtBefore(input: CellInput): Promise<CellResult[] | null> {
+  if (input.force || input.debug) return null;
+  const { source, siblings, ground, lookup, machine } = input;
+  const { identity } = await prepareSource(source, siblings, ground.layer, lookup, machine);
+  return upToDate(input, identity);
+}
+
 /** Builds one cell from source to published package; a package with several modules gives several results. */
 export async function buildCell(input: CellInput): Promise<CellResult[]> {
   const startedOn = new Date();

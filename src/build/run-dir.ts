@@ -1,8 +1,8 @@
-import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { lock, type Lock } from '../core/lock.js';
 import { runsDir } from '../core/paths.js';
+import { newRunId } from '../core/run-id.js';
 
 /** What `run.json` of a run's folder says. */
 export interface RunRecord {
@@ -28,8 +28,7 @@ export class RunDir {
   ) {}
 
   static async create(about: { cell: string; kernel: string; distro: string }): Promise<RunDir> {
-    const stamp = new Date().toISOString().replace(/[-:]/g, '').slice(0, 15);
-    const id = `${stamp}-${randomBytes(3).toString('hex')}`;
+    const id = newRunId();
     const dir = join(runsDir(), id);
     await mkdir(dir, { recursive: true, mode: 0o700 });
     const held = (await lock(join(dir, 'lock'), 'exclusive', { wait: true }))!;

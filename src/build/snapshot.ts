@@ -1,4 +1,4 @@
-import { open, readFile, rm, stat, statfs } from 'node:fs/promises';
+import { readFile, rm, stat, statfs, truncate } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { Dkms2binError } from '../core/errors.js';
 import { cacheDir, PACKAGE_ROOT } from '../core/paths.js';
@@ -109,8 +109,8 @@ async function make(layer: KernelLayer, spec: BootSpec, machine: Machine, dir: s
   // The keys are dead: settle.sh took them out of the guest. The device stays, with its size.
   const seed = join(dir, 'seed.iso');
   const { size } = await stat(seed);
-  const handle = await open(seed, 'w');
-  await handle.truncate(size).finally(() => handle.close());
+  await truncate(seed, 0);
+  await truncate(seed, size);
   for (const name of ['id', 'id.pub', 'host', 'host.pub', 'known_hosts', 'user-data', 'meta-data']) {
     await rm(join(dir, name), { force: true });
   }

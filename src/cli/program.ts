@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { packageVersion } from '../core/paths.js';
 import { plain } from '../core/text.js';
+import { addBisect } from './commands/bisect.js';
 import { addBuild } from './commands/build.js';
 import { addDoctor } from './commands/doctor.js';
 import { addImages } from './commands/images.js';
@@ -8,6 +9,7 @@ import { addInspect } from './commands/inspect.js';
 import { addKernels } from './commands/kernels.js';
 import { addKeygen } from './commands/keygen.js';
 import { addLogin } from './commands/login.js';
+import { addMatrix } from './commands/matrix.js';
 import { addProve } from './commands/prove.js';
 import { addRefresh } from './commands/refresh.js';
 import { addRepo } from './commands/repo.js';
@@ -19,7 +21,7 @@ const EXIT_CODES = `
 Exit codes:
   0    all packages built, or the module itself says that it is not for this kernel (skipped)
   1    a module failed: it does not compile or does not load; inspect: file and provenance do not fit;
-       prove: a package does not install from the repository
+       prove: a package does not install from the repository; bisect: more than one kernel can be the first bad one
   2    wrong usage or input
   3    kernel, image or package not found
   4    this machine cannot do it: a tool is missing, no space (see dkms2bin doctor)
@@ -72,12 +74,14 @@ export function createProgram(context: CliContext): Command {
     });
 
   addBuild(program, context);
+  addBisect(program, context);
   addLogin(program, context);
   addRuns(program, context);
   addRm(program, context);
   addImages(program, context);
   addInspect(program, context);
   addKernels(program, context);
+  addMatrix(program, context);
   addRefresh(program, context);
   addRepo(program, context);
   addProve(program, context);

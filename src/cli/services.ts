@@ -3,12 +3,15 @@ import type { CellResult } from '../core/cell.js';
 import type { Emit } from '../core/events.js';
 import type { Proof } from '../core/proof.js';
 import type { Config } from '../plan/config.js';
+import type { BisectContext, BisectOutcome } from '../engine/bisect.js';
 import type { RunInfo } from '../engine/runs.js';
 import type { WarmKernel } from '../engine/local.js';
+import type { MatrixContext, MatrixOutcome, MatrixRules } from '../engine/matrix.js';
 import type { RefreshOptions } from '../engine/refresh.js';
 import type { CacheRow, PruneOptions, PruneResult, VerifiedRow } from '../image/upkeep.js';
 import type { Passphrase, RepositoryOptions, RepositoryResult, Served } from '../repo/index.js';
 import type { Inspection } from '../pack/inspect.js';
+import type { MatrixPlan } from '../plan/matrix.js';
 import type { RefreshPlan } from '../plan/refresh.js';
 import type { BuildPlan, BuildRequest } from '../plan/types.js';
 
@@ -37,6 +40,7 @@ export interface BuildOutcome {
 export type PublishOptions = Omit<RepositoryOptions, 'key'> & Passphrase & { keyFile?: string | undefined };
 
 export type { RunInfo } from '../engine/runs.js';
+export type { MatrixOutcome } from '../engine/matrix.js';
 export type ImageInfo = CacheRow;
 export type { PruneOptions, PruneResult, VerifiedRow, WarmKernel };
 
@@ -66,6 +70,19 @@ export interface Engine {
     context: { emit: Emit; signal: AbortSignal },
   ): Promise<RefreshPlan>;
   refresh(plan: RefreshPlan, context: BuildContext): Promise<BuildOutcome>;
+  planBisect(
+    request: BuildRequest,
+    ends: { good: string; bad: string },
+    context: { emit: Emit; signal: AbortSignal },
+  ): Promise<BuildPlan>;
+  bisect(plan: BuildPlan, context: BisectContext): Promise<BisectOutcome>;
+  planMatrix(
+    request: BuildRequest,
+    rules: MatrixRules,
+    context: { emit: Emit; signal: AbortSignal },
+  ): Promise<MatrixPlan>;
+  /** Resolves with what is done when it is interrupted. */
+  matrix(plan: MatrixPlan, context: MatrixContext): Promise<MatrixOutcome>;
   listRuns(): Promise<RunInfo[]>;
   removeRun(id: string): Promise<void>;
   login(id: string | undefined, options: { serial: boolean; signal: AbortSignal }): Promise<void>;
@@ -99,11 +116,17 @@ export interface Engine {
 export const engine: Engine = {
   loadConfig: async (explicit, cwd) =>
     (await (await import('../plan/config.js')).loadConfig({ cwd, explicit })).config,
-  plan: async (request, context) => (await import('../engine/local.js')).plan(request, context),
+  plan: async (request, context) => (await import('../engine/plan.js')).plan(request, context),
   build: async (plan, context) => (await import('../engine/local.js')).build(plan, context),
   planRefresh: async (request, options, context) =>
     (await import('../engine/refresh.js')).planRefresh(request, options, context),
   refresh: async (plan, context) => (await import('../engine/refresh.js')).refresh(plan, context),
+  planBisect: async (request, ends, context) =>
+    (await import('../engine/bisect.js')).planBisect(request, ends, context),
+  bisect: async (plan, context) => (await import('../engine/bisect.js')).bisect(plan, context),
+  planMatrix: async (request, rules, context) =>
+    (await import('../engine/matrix.js')).planMatrix(request, rules, context),
+  matrix: async (plan, context) => (await import('../engine/matrix.js')).matrix(plan, context),
   listRuns: async () => (await import('../engine/runs.js')).listRuns(),
   removeRun: async (id) => (await import('../engine/runs.js')).removeRun(id),
   login: async (id, options) => (await import('../engine/runs.js')).login(id, options),

@@ -17,6 +17,14 @@ export const repeated =
   (option: string) =>
   (value: string, before: string[] | undefined): string[] => [...(before ?? []), text(option)(value)];
 
+/** Repeatable, and with commas. */
+export const list =
+  (option: string) =>
+  (value: string, before: string[] | undefined): string[] => [
+    ...(before ?? []),
+    ...value.split(',').map((each) => text(option)(each).trim()),
+  ];
+
 export const url =
   (option: string) =>
   (value: string): string => {

@@ -7,6 +7,21 @@ export type Event =
   | { type: 'progress'; what: string; done: number; total?: number }
   /** One line of output of a guest command, already stripped of control bytes. */
   | { type: 'output'; cell?: string; line: string }
+  /** All cells of a matrix, before the first of them has its turn; `seconds` is what it took before. */
+  | { type: 'matrix'; cells: MatrixEventCell[] }
+  /** A cell of a matrix got its turn. */
+  | { type: 'turn'; cell: string; worker: string }
   | { type: 'cell'; cell: string; verdict: string; reason?: string; package?: string };
 
 export type Emit = (event: Event) => void;
+
+export interface MatrixEventCell {
+  /** As other events name it. */
+  cell: string;
+  source: string;
+  kernel: string;
+  distro: string;
+  seconds: number | null;
+  /** Of its modules, when an interrupted run has finished it; else empty. */
+  outcomes: string[];
+}

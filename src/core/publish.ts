@@ -12,6 +12,12 @@ export interface Published {
 
 type Content = Buffer | { file: string };
 
+/** Puts a file's bytes, or a folder's names, on the disk. */
+export async function syncPath(path: string): Promise<void> {
+  await using handle = await open(path, 'r');
+  await handle.sync();
+}
+
 /**
  * Puts bytes, or a copy of a file, at `to`, whole or not at all; an identical file there is left alone. Sweeps what killed
  * runs left in the folder. Throws fault `host` for no space or a bad disk, else `usage`.
@@ -42,8 +48,7 @@ export async function publish(content: Content, to: string): Promise<Published> 
       await rm(part, { force: true }).catch(() => undefined);
       throw error;
     }
-    const handle = await open(folder, 'r');
-    await handle.sync().finally(() => handle.close());
+    await syncPath(folder);
     return { status: 'written', ...done };
   } catch (error) {
     throw publishError(error, to);

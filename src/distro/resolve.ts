@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import type { Arch, KernelTarget } from '../core/cell.js';
 import { Dkms2binError, messageOf } from '../core/errors.js';
+import { globExpression } from '../core/glob.js';
 import { listKernels, type IndexOptions, type KernelEntry, type KernelIndex } from './apt-index.js';
 import { fromArchives, isUnreachable, type Place } from './archives.js';
 import { hostMirrors } from './mirrors.js';
@@ -145,7 +146,7 @@ class Resolver {
   async glob(pattern: string): Promise<KernelTarget[]> {
     checkGlob(pattern);
     const rows = this.chosenRow() ? [this.chosenRow()!] : this.rowsOfGlob(pattern);
-    const expression = globExpression(pattern);
+    const expression = releaseExpression(pattern);
     const found: { row: DistroRow; kernel: KernelEntry }[] = [];
     const places: Place[] = [];
     const all: KernelEntry[] = [];
@@ -381,15 +382,19 @@ function ambiguous(release: string, rows: readonly DistroRow[]): Dkms2binError {
   });
 }
 
+/** What kernels of one distro differ in besides the version: `cloud-amd64`, `+rt`, `uek`; undefined for a plain one. */
+export function kindOf(release: string): string | undefined {
+  return flavourOf(release) ?? /\+[a-z0-9]+$|uek(?=\.|$)/.exec(release)?.[0];
+}
+
 /** Up to five existing releases of the same flavour around `release`, in order. */
 export function nearest(
   release: string,
   kernels: readonly Pick<KernelEntry, 'release'>[],
   count = 5,
 ): string[] {
-  const kind = (other: string): string | undefined => flavourOf(other) ?? /\+[a-z0-9]+$/.exec(other)?.[0];
   const all = [...new Set(kernels.map((kernel) => kernel.release))].sort(compareReleases);
-  const same = all.filter((other) => kind(other) === kind(release));
+  const same = all.filter((other) => kindOf(other) === kindOf(release));
   const pool = same.length > 0 ? same : all;
   const numbers = (text: string): number[] => (text.match(/\d+/g) ?? []).slice(0, 4).map(Number);
   const distance = (other: string): number[] => {
@@ -413,14 +418,9 @@ function checkGlob(pattern: string): void {
   throw new Dkms2binError('usage', `Not a pattern of kernel releases: ${JSON.stringify(pattern)}`);
 }
 
-function globExpression(pattern: string): RegExp {
-  const source = pattern
-    .replace(/[.+^${}()|\\]/g, '\\$&')
-    .replace(/\*+/g, '.*')
-    .replace(/\?/g, '.')
-    .replace(/\[!/g, '[^');
+function releaseExpression(pattern: string): RegExp {
   try {
-    return new RegExp(`^${source}$`);
+    return globExpression(pattern);
   } catch (error) {
     throw new Dkms2binError('usage', `Not a pattern of kernel releases: ${pattern}`, { cause: error });
   }

@@ -297,7 +297,9 @@ function releaseOf(row: DistroRow, rpm: RpmPackage): { release: string; flavour:
         const release = suseRelease(rpm.version, rpm.release, flavour);
         if (packageSetOf(row, release).set === set) return { release, flavour };
       } else if (template === rpm.name) {
-        const release = rpm.unameR ?? `${rpm.version}-${rpm.release}.${rpm.arch}${suffix}`;
+        // Some packages of a variant provide the name of the plain kernel beside which they are built.
+        const made = `${rpm.version}-${rpm.release}.${rpm.arch}${suffix}`;
+        const release = rpm.unameR?.endsWith(suffix) ? rpm.unameR : made;
         if (packageSetOf(row, release).set === set)
           return {
             release,

@@ -26,7 +26,9 @@ import {
 import { parseModuleSource } from '../plan/source.js';
 import type { BuildRequest } from '../plan/types.js';
 import { readHeld, readTried, writeTried } from './held.js';
-import { build, deepFreeze, type BuildContext, type PlanContext } from './local.js';
+import type { BuildContext } from './cells.js';
+import { build } from './local.js';
+import { deepFreeze, type PlanContext } from './plan.js';
 
 export interface RefreshOptions {
   /** Of each line of kernels only the newest. */

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { chmod, cp, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, cp, mkdir, open, readFile, rename, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { Arch } from '../core/cell.js';
@@ -8,6 +8,7 @@ import { Dkms2binError, messageOf } from '../core/errors.js';
 import type { Emit } from '../core/events.js';
 import { run } from '../core/exec.js';
 import { PACKAGE_ROOT } from '../core/paths.js';
+import { syncPath } from '../core/publish.js';
 import { hostMirrors, hostProxy } from '../distro/mirrors.js';
 
 export interface BootstrapRequest {
@@ -90,8 +91,7 @@ export async function bootstrapImage(request: BootstrapRequest): Promise<{ packa
     const packages = await readFile(join(context.root, 'var/lib/dkms2bin/packages'), 'utf8');
     await phase(request.emit, 'bootstrap convert', async () => {
       await run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', context.raw, partial], cancel(request));
-      const file = await open(partial, 'r');
-      await file.sync().finally(() => file.close());
+      await syncPath(partial);
       await rename(partial, request.out);
     });
     return { packages };
@@ -268,8 +268,8 @@ async function writeDisk(context: Context): Promise<void> {
     cancel(request),
   );
 
-  const file = await open(raw, 'wx');
-  await file.truncate(sectors * SECTOR).finally(() => file.close());
+  await writeFile(raw, '', { flag: 'wx' });
+  await truncate(raw, sectors * SECTOR);
   await run('sfdisk', ['--quiet', '--no-reread', '--no-tell-kernel', raw], {
     ...cancel(request),
     input: partitionTable(uuid, rootSectors),
@@ -338,8 +338,8 @@ async function installBootLoader({ request, root, raw, uuid }: Context): Promise
 
 /** mformat leaves a partition table in its boot sector; grub-probe warns of each of its entries at every update-grub. */
 async function clearPartitionTable(raw: string, offset: number): Promise<void> {
-  const disk = await open(raw, 'r+');
-  await disk.write(Buffer.alloc(64), 0, 64, offset + 446).finally(() => disk.close());
+  await using disk = await open(raw, 'r+');
+  await disk.write(Buffer.alloc(64), 0, 64, offset + 446);
 }
 
 type Mode = 'root' | 'unshare' | 'fakechroot';

@@ -6,6 +6,7 @@ import { Dkms2binError } from '../core/errors.js';
 import { run } from '../core/exec.js';
 import { lock, type Lock } from '../core/lock.js';
 import { cacheDir } from '../core/paths.js';
+import { syncPath } from '../core/publish.js';
 import { removeScratch } from './bootstrap.js';
 
 /**
@@ -112,8 +113,7 @@ async function seal(dir: string, meta: Record<string, unknown>): Promise<void> {
   const digests: Record<string, string> = {};
   for (const name of await readdir(dir)) {
     const path = join(dir, name);
-    const handle = await open(path, 'r');
-    await handle.sync().finally(() => handle.close());
+    await syncPath(path);
     // QEMU opens a memory file for writing even when it maps it copy-on-write.
     await chmod(path, name === 'ram' ? 0o644 : 0o444);
     sizes[name] = (await stat(path)).size;

@@ -1,4 +1,4 @@
-import { mkdir, open, rm, stat, type FileHandle } from 'node:fs/promises';
+import { mkdir, open, rm, stat, writeFile, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Dkms2binError } from '../core/errors.js';
 import { run } from '../core/exec.js';
@@ -54,8 +54,7 @@ export async function writeDelta(request: DeltaRequest): Promise<void> {
       await readWhole(rawFile, at, is.subarray(0, length));
       for (const [from, to] of differences(was.subarray(0, length), is.subarray(0, length))) {
         const name = String(commands.length);
-        const piece = await open(join(pieces, name), 'wx');
-        await piece.writeFile(is.subarray(from, to)).finally(() => piece.close());
+        await writeFile(join(pieces, name), is.subarray(from, to), { flag: 'wx' });
         commands.push(`write -q -s ${name} ${at + from} ${to - from}`);
         written += Math.ceil((to - from) / CLUSTER);
       }

@@ -256,8 +256,8 @@ export async function requireStandalone(path: string, url = path, signal?: Abort
     throw new Dkms2binError('transient', `${url} is no image to use: ${why}`);
   };
   const header = Buffer.alloc(104);
-  const handle = await open(path, 'r');
-  const { bytesRead } = await handle.read(header, 0, header.length, 0).finally(() => handle.close());
+  await using file = await open(path, 'r');
+  const { bytesRead } = await file.read(header, 0, header.length, 0);
   if (bytesRead < 72 || header.toString('latin1', 0, 4) !== 'QFI\xfb') return refuse('not a qcow2 file');
   const version = header.readUInt32BE(4);
   if (version !== 2 && version !== 3) refuse(`qcow2 version ${version}`);

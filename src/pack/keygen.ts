@@ -1,8 +1,9 @@
 import { X509Certificate } from 'node:crypto';
-import { chmod, link, lstat, mkdir, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
+import { chmod, link, lstat, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Dkms2binError, messageOf } from '../core/errors.js';
 import { run } from '../core/exec.js';
+import { syncPath } from '../core/publish.js';
 import { keyIdOf } from './signature.js';
 
 export interface KeygenOptions {
@@ -112,8 +113,7 @@ async function place(from: readonly string[], to: readonly string[]): Promise<vo
   try {
     for (const [index, file] of from.entries()) {
       const target = to[index]!;
-      const handle = await open(file, 'r');
-      await handle.sync().finally(() => handle.close());
+      await syncPath(file);
       await link(file, target);
       placed.push(target);
     }

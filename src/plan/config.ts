@@ -1,8 +1,9 @@
 import { readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { isMap, isScalar, LineCounter, parseDocument, type Node } from 'yaml';
+import { isMap, isScalar, isSeq, LineCounter, parseDocument, type Node } from 'yaml';
 import { z } from 'zod';
 import { Dkms2binError, messageOf } from '../core/errors.js';
+import { globExpression } from '../core/glob.js';
 
 export const CONFIG_NAME = 'dkms2bin.yaml';
 
@@ -15,6 +16,58 @@ const Memory = z.union([
   z.int().positive(),
   z.string().regex(/^[1-9]\d*(?:\.\d+)?[MG]?$/, 'megabytes, or a number with M or G'),
 ]);
+
+const Glob = z
+  .string()
+  .min(1)
+  .refine((text) => {
+    try {
+      return globExpression(text) !== null;
+    } catch {
+      return false;
+    }
+  }, 'not a pattern');
+const Place = {
+  module: Glob.optional().describe(
+    "Pattern of modules: a source as it is named, a path's last part, or a module's name",
+  ),
+  kernel: Glob.optional().describe('Pattern of kernel releases'),
+  distro: Glob.optional().describe('Pattern of catalogue ids'),
+};
+const somewhere = (place: { module?: unknown; kernel?: unknown; distro?: unknown }): boolean =>
+  place.module !== undefined || place.kernel !== undefined || place.distro !== undefined;
+const NOWHERE = 'says neither module nor kernel nor distro';
+
+/** What `dkms2bin matrix` builds. What it leaves out is what the rest of the file says. */
+export const Matrix = z.strictObject({
+  modules: Texts.optional().describe('DKMS packages, as in dkms (default: those)'),
+  kernels: Texts.optional().describe('Kernels, as in kernel (default: those)'),
+  distros: Texts.optional().describe('Catalogue ids; every kernel of kernels is looked for in each'),
+  include: z
+    .array(
+      z.strictObject({
+        module: z.string().min(1).describe('A DKMS package'),
+        kernel: z.string().min(1).describe('Kernel releases: exact, a pattern, or latest'),
+        distro: z.string().min(1).optional().describe('Catalogue id'),
+      }),
+    )
+    .optional()
+    .describe('Cells beside those of modules × kernels'),
+  exclude: z
+    .array(z.strictObject(Place).refine(somewhere, NOWHERE))
+    .optional()
+    .describe('Cells of modules × kernels that are left out'),
+  'expect-failure': z
+    .array(
+      z
+        .strictObject({ ...Place, reason: z.string().min(1).describe('Why, for the reports') })
+        .refine(somewhere, NOWHERE),
+    )
+    .optional()
+    .describe('Cells that are known to fail; one that is built all the same fails the matrix'),
+  'fail-fast': z.boolean().optional().describe('Stop at the first failure'),
+});
+export type Matrix = z.infer<typeof Matrix>;
 
 /** Keys are the command line's long options; `verify: false` is `--no-verify`. An option on the command line wins. */
 export const Config = z.strictObject({
@@ -82,6 +135,7 @@ export const Config = z.strictObject({
   json: z.boolean().optional().describe('Print one JSON document on stdout'),
   quiet: z.boolean().optional().describe('Print errors only'),
   verbose: z.boolean().optional().describe('Print the output of guest commands'),
+  matrix: Matrix.optional().describe('What dkms2bin matrix builds'),
 });
 export type Config = z.infer<typeof Config>;
 
@@ -131,26 +185,39 @@ export function parseConfig(text: string, name = CONFIG_NAME): Config {
   }
   const parsed = Config.safeParse(value ?? {});
   if (parsed.success) return parsed.data;
-  const at = (key: PropertyKey | undefined): string => {
-    const pair = isMap(document.contents)
-      ? document.contents.items.find((item) => isScalar(item.key) && item.key.value === key)
-      : undefined;
-    const range = (pair?.key as Node | undefined)?.range ?? document.contents?.range;
+  const at = (path: readonly PropertyKey[]): string => {
+    let node: unknown = document.contents;
+    let range = document.contents?.range;
+    for (const key of path) {
+      const pair = isMap(node)
+        ? node.items.find((item) => isScalar(item.key) && item.key.value === key)
+        : null;
+      const inner = isSeq(node)
+        ? (node.items[Number(key)] as Node | undefined)
+        : (pair?.value as Node | null);
+      range = (pair?.key as Node | undefined)?.range ?? inner?.range ?? range;
+      node = inner;
+    }
     return `${name}:${range ? lineAt(range[0]) : 1}`;
   };
   throw mistakes(
     parsed.error.issues.flatMap((issue) => {
+      const { path } = issue;
       if (issue.code === 'unrecognized_keys') {
-        return issue.keys.map((key) => `${at(key)}: unknown key ${key}${suggestion(key)}`);
+        const shape =
+          path.length === 0 ? Config.shape : path[0] === 'matrix' && path.length === 1 ? Matrix.shape : {};
+        const known = Object.keys(shape);
+        return issue.keys.map(
+          (key) => `${at([...path, key])}: unknown key ${[...path, key].join('.')}${suggestion(key, known)}`,
+        );
       }
-      const key = issue.path[0];
-      if (key === undefined) return [`${at(key)}: the file must be a mapping of options`];
+      if (path.length === 0) return [`${at([])}: the file must be a mapping of options`];
       // What each branch of a union says; for the reader the first that speaks of the value's form is the useful one.
       const inner =
         issue.code === 'invalid_union'
           ? issue.errors.flat().find((each) => each.code !== 'invalid_type')?.message
           : undefined;
-      return [`${at(key)}: ${String(key)}: ${inner ?? issue.message}`];
+      return [`${at(path)}: ${path.join('.')}: ${inner ?? issue.message}`];
     }),
   );
 }
@@ -162,11 +229,11 @@ function mistakes(list: string[]): Dkms2binError {
 }
 
 /** The key that was meant: the same word in another spelling (`outDir`, `no-verify`, `kernels`). */
-function suggestion(key: string): string {
+function suggestion(key: string, keys: readonly string[]): string {
   const bare = (text: string): string => text.toLowerCase().replace(/[^a-z0-9]/g, '');
   const wanted = bare(key);
-  if (wanted === 'noverify') return '; did you mean verify: false?';
-  const known = Object.keys(Config.shape).find((k) => bare(k) === wanted || `${bare(k)}s` === wanted);
+  if (wanted === 'noverify' && keys.includes('verify')) return '; did you mean verify: false?';
+  const known = keys.find((k) => [bare(k), `${bare(k)}s`].includes(wanted) || bare(k) === `${wanted}s`);
   return known === undefined ? '' : `; did you mean ${known}?`;
 }
 

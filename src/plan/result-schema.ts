@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import type { CellResult } from '../core/cell.js';
+import type { MatrixCell, MatrixRun } from '../core/matrix.js';
 import type { Proof } from '../core/proof.js';
 
 const Cell = z.strictObject({
@@ -92,6 +93,104 @@ export function refreshJsonSchema(): Record<string, unknown> {
 /** JSON Schema of the `--json` document, published as schema/result.schema.json. */
 export function resultJsonSchema(): Record<string, unknown> {
   return { ...z.toJSONSchema(ResultDocument), title: 'dkms2bin --json' };
+}
+
+const Found = z.strictObject({
+  schemaVersion: z.literal(1),
+  status: z
+    .enum(['found', 'ambiguous'])
+    .describe('found: firstBad follows lastGood; ambiguous: kernels between them gave no answer'),
+  lastGood: z.string().describe('The newest kernel before firstBad for which the module builds'),
+  firstBad: z.string().describe('The oldest kernel after lastGood for which the module fails'),
+  untested: z.array(z.string()).describe('Kernels between the two that gave no answer, oldest first'),
+  steps: z
+    .array(
+      z.strictObject({
+        kernel: z.string(),
+        answer: z.enum(['good', 'bad', 'untested']).describe('untested: skipped, or an error'),
+        cells: z.array(Cell),
+      }),
+    )
+    .describe('In the order asked'),
+});
+
+/** The document that `bisect --json` prints: a search, or what ended it. */
+export const BisectDocument = z.union([
+  Found,
+  z.strictObject({ schemaVersion: z.literal(1), error: EndedBy }),
+]);
+export type BisectDocument = z.infer<typeof BisectDocument>;
+
+/** JSON Schema of that document, published as schema/bisect.schema.json. */
+export function bisectJsonSchema(): Record<string, unknown> {
+  return { ...z.toJSONSchema(BisectDocument), title: 'dkms2bin bisect --json' };
+}
+
+const MatrixRow = Cell.extend({
+  source: z.string().describe('As --dkms named it'),
+  verdict: Cell.shape.verdict.nullable().describe('Null when it had no turn'),
+  outcome: z
+    .enum([
+      ...(['built', 'up-to-date', 'skipped', 'expected-failure'] as const),
+      ...(['unexpected-pass', 'failed', 'error', 'not-run'] as const),
+    ])
+    .describe(
+      'How it counts; unexpected-pass: built although a failure was expected; not-run: it had no turn before the end',
+    ),
+  expected: z.string().nullable().describe('Why it is expected to fail; null where it is not'),
+  signedBy: z
+    .string()
+    .nullable()
+    .describe('SHA-256, in hex, of the certificate that signed the modules; null when they are not signed'),
+  logTail: z
+    .string()
+    .nullable()
+    .describe(
+      'The last lines of make.log, at most 16 KiB; null when there is none, and in what is kept of earlier runs',
+    ),
+  startedAt: z.string().nullable().describe('ISO 8601; null when it had no turn'),
+  seconds: z
+    .number()
+    .nonnegative()
+    .nullable()
+    .describe('Wall seconds from its turn to its verdict, the waiting for a layer not included'),
+  worker: z.string().nullable().describe('Name of the machine that built it; null when it was not built now'),
+}) satisfies z.ZodType<MatrixCell>;
+
+export const MatrixRunShape = z.strictObject({
+  schemaVersion: z.literal(1),
+  run: z.string().describe('Id of the run; sorts by time'),
+  tool: z.string().describe('Version of dkms2bin'),
+  startedAt: z.string().describe('ISO 8601'),
+  endedAt: z.string().describe('ISO 8601'),
+  complete: z.boolean().describe('Whether all cells had their turn'),
+  accelerators: z.array(z.string()).describe('kvm, tcg; none when no VM ran'),
+  kernels: z
+    .array(
+      z.strictObject({
+        release: Cell.shape.kernel,
+        distro: Cell.shape.distro,
+        arch: Cell.shape.arch,
+        packageVersion: z
+          .string()
+          .nullable()
+          .describe("The distro's version of the image package; null when only files were given"),
+      }),
+    )
+    .describe('By distro, newest first'),
+  sources: z.array(z.string()).describe('In the order asked for'),
+  cells: z.array(MatrixRow).describe('A row for each module of a source on each kernel'),
+}) satisfies z.ZodType<MatrixRun>;
+
+/** The document that `matrix --json` prints, under the same promise: a run, or what ended it. */
+export const MatrixDocument = z.union([
+  MatrixRunShape,
+  z.strictObject({ schemaVersion: z.literal(1), error: EndedBy }),
+]);
+
+/** JSON Schema of `matrix --json`, published as schema/matrix.schema.json. */
+export function matrixJsonSchema(): Record<string, unknown> {
+  return { ...z.toJSONSchema(MatrixDocument), title: 'dkms2bin matrix --json' };
 }
 
 const cost = {

@@ -25,28 +25,49 @@ export function resultDocument(
     schemaVersion: SCHEMA_VERSION,
     run: outcome.run,
     accelerator: outcome.accelerator,
-    cells: outcome.cells.map((cell) => ({
-      module: cell.module,
-      version: cell.version,
-      kernel: cell.kernel,
-      distro: cell.distro,
-      arch: cell.arch,
-      verdict: cell.verdict,
-      reason: cell.reason,
-      package: cell.package,
-      log: cell.log,
-      phases: cell.phases,
-      kept: cell.kept,
-      fault: cell.fault,
-      ...(cell.reproducible === undefined ? {} : { reproducible: cell.reproducible }),
-    })),
+    cells: outcome.cells.map(cellDocument),
     ...errorField(error),
+  };
+}
+
+function cellDocument(cell: CellResult): Record<string, unknown> {
+  return {
+    module: cell.module,
+    version: cell.version,
+    kernel: cell.kernel,
+    distro: cell.distro,
+    arch: cell.arch,
+    verdict: cell.verdict,
+    reason: cell.reason,
+    package: cell.package,
+    log: cell.log,
+    phases: cell.phases,
+    kept: cell.kept,
+    fault: cell.fault,
+    ...(cell.reproducible === undefined ? {} : { reproducible: cell.reproducible }),
   };
 }
 
 /** The document of `prove --json`: of a proof, or of what ended it. */
 export function proofDocument(outcome: Proof | Dkms2binError): Record<string, unknown> {
-  return { schemaVersion: SCHEMA_VERSION, ...(outcome instanceof Error ? errorField(outcome) : outcome) };
+  return outcome instanceof Error ? errorDocument(outcome) : { schemaVersion: SCHEMA_VERSION, ...outcome };
+}
+
+/** The document of what ended a command before it had a result. */
+export function errorDocument(error: Dkms2binError): Record<string, unknown> {
+  return { schemaVersion: SCHEMA_VERSION, ...errorField(error) };
+}
+
+/** The document of `bisect --json`: of a search, or of what ended it. */
+export function bisectDocument(
+  outcome: { status: string; steps: readonly { cells: readonly CellResult[] }[] } | Dkms2binError,
+): Record<string, unknown> {
+  if (outcome instanceof Error) return { schemaVersion: SCHEMA_VERSION, ...errorField(outcome) };
+  return {
+    schemaVersion: SCHEMA_VERSION,
+    ...outcome,
+    steps: outcome.steps.map((step) => ({ ...step, cells: step.cells.map(cellDocument) })),
+  };
 }
 
 function errorField(error: Dkms2binError | undefined): Record<string, unknown> {

@@ -31,6 +31,8 @@ export function lineOf(event: Event, level: Level): string | null {
       const more = event.reason?.split('\n').find((line) => line.trim() !== '');
       return `${clean(event.cell)}: ${clean(event.verdict)}${more === undefined ? '' : ` (${clean(more)})`}`;
     }
+    case 'matrix':
+    case 'turn':
     case 'progress':
       return null;
   }

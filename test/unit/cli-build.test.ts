@@ -45,7 +45,7 @@ describe('options', () => {
       nameStyle: 'dkms',
       outDir: './out',
       accel: 'auto',
-      cwd: '/work',
+      cwd: '/home/user/project',
     });
     expect(requests[0]).not.toHaveProperty('mirror');
   });
@@ -123,7 +123,7 @@ describe('options', () => {
 
   test.each([
     [['--repo'], { keyFile: undefined }],
-    [['--repo-key', 'sub/k.asc'], { keyFile: join('/work', 'sub/k.asc') }],
+    [['--repo-key', 'sub/k.asc'], { keyFile: join('/home/user/project', 'sub/k.asc') }],
     [['--keep', '3'], { keep: 3 }],
   ])('%j makes the output folder a repository', async (more, expected) => {
     const published: [string, object][] = [];
@@ -136,7 +136,7 @@ describe('options', () => {
     };
     const { code, stderr } = await cli(['--dkms', 'a', '--out-dir', 'o', ...more], { publishRepository });
     expect(code).toBe(0);
-    expect(published).toEqual([[join('/work', 'o'), expect.objectContaining(expected)]]);
+    expect(published).toEqual([[join('/home/user/project', 'o'), expect.objectContaining(expected)]]);
     expect(stderr).toMatch(/cut\.deb: cut off/);
   });
 

@@ -72,8 +72,12 @@ export async function cli(
       return Promise.resolve(planOf(request));
     },
     build: () => Promise.resolve({ run: 'r1', accelerator: 'tcg', cells: fake.cells ?? [cell()] }),
+    planMatrix: unexpected,
+    matrix: unexpected,
     planRefresh: unexpected,
     refresh: unexpected,
+    planBisect: unexpected,
+    bisect: unexpected,
     listRuns: unexpected,
     removeRun: unexpected,
     login: unexpected,
@@ -99,7 +103,7 @@ export async function cli(
     stdout,
     stderr: stderr as unknown as CliContext['stderr'],
     env: options.env ?? {},
-    cwd: '/work',
+    cwd: '/home/user/project',
     signal: options.signal ?? new AbortController().signal,
   });
   return { code, stdout: stdout.text, stderr: stderr.text, requests };

@@ -54,6 +54,14 @@ describe('kernels of a row, newest first', () => {
     ]);
   });
 
+  test('a variant that provides the plain kernel is not taken for it', async () => {
+    const evr = '5.14.0-503.el9';
+    putRepo(server, '/9-stream/RT/x86_64/os', [
+      { name: 'kernel-rt-core', evr, unameR: '5.14.0-503.el9.x86_64' },
+    ]);
+    expect(await list('centos-stream-9')).toEqual([`${evr}.x86_64+rt ${evr} rt`]);
+  });
+
   test('Fedora packs with zstd, updates come first', async () => {
     const core = (evr: string): { name: string; evr: string } => ({ name: 'kernel-core', evr });
     putRepo(server, '/linux/releases/43/Everything/x86_64/os', [core('6.17.1-300.fc43')], 'zst');

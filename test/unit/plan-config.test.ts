@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { configJsonSchema, loadConfig, parseConfig } from '../../src/plan/config.js';
 import {
+  bisectJsonSchema,
   proofJsonSchema,
   refreshJsonSchema,
   ResultDocument,
@@ -56,6 +57,7 @@ test.each([
   ['result', resultJsonSchema],
   ['proof', proofJsonSchema],
   ['refresh', refreshJsonSchema],
+  ['bisect', bisectJsonSchema],
 ] as const)('schema/%s.schema.json is up to date (node scripts/write-schemas.mjs)', async (name, make) => {
   const text = await readFile(new URL(`../../schema/${name}.schema.json`, import.meta.url), 'utf8');
   expect(JSON.parse(text)).toEqual(JSON.parse(JSON.stringify(make())));

@@ -125,7 +125,7 @@ const PROOF: Proof = {
   kernel: KERNEL,
   distro: 'debian-12',
   accelerator: 'tcg',
-  repository: '/work/out',
+  repository: '/home/user/project/out',
   signedBy: 'ABCD',
   pristine: true,
   enforced: null,
@@ -166,7 +166,7 @@ describe('dkms2bin prove', () => {
         },
       },
     );
-    expect(calls).toEqual([[[KERNEL], 'bootstrap', { dir: '/work/out', modules: ['a', 'b'] }]]);
+    expect(calls).toEqual([[[KERNEL], 'bootstrap', { dir: '/home/user/project/out', modules: ['a', 'b'] }]]);
     expect(code).toBe(0);
     expect(stdout.split('\n')[0]).toMatch(/^loaded +acpi_call +acpi-call-modules-6.1.0-56-amd64 +1\.2\.2$/);
     expect(stdout).toContain('signed by ABCD');

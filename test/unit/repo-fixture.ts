@@ -13,7 +13,6 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir, userInfo } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import * as openpgp from 'openpgp';
-import ts from 'typescript';
 import type { Event } from '../../src/core/events.js';
 import { makeDeb } from '../../src/pack/deb.js';
 import {
@@ -180,7 +179,9 @@ export async function between(
 }
 
 /** Translates the sources, unchecked, so that the tool can run as a process of its own; returns the path of its main. */
-export function translate(folder: string): string {
+export async function translate(folder: string): Promise<string> {
+  // No other test pays for loading it.
+  const { default: ts } = await import('typescript');
   const root = resolve(import.meta.dirname, '../..');
   const walk = (from: string): void => {
     for (const entry of readdirSync(join(root, from), { withFileTypes: true })) {

@@ -278,9 +278,9 @@ test('folders that are none, empty or not writable are told', async () => {
 // In processes of their own.
 let compiled: ReturnType<typeof tempFolder>;
 let main: string;
-beforeAll(() => {
+beforeAll(async () => {
   compiled = tempFolder();
-  main = translate(compiled.path);
+  main = await translate(compiled.path);
 }, 60_000);
 afterAll(() => compiled.remove());
 

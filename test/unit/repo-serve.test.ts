@@ -105,8 +105,8 @@ test('repo publishes: options, lines, JSON, and an exit code for what is left ou
   const { code, stdout, stderr } = await cli(argv, { publishRepository: publishRepository(RESULT) }, { env });
   expect(asked).toMatchObject([
     {
-      folder: join('/work', 'out'),
-      keyFile: join('/work', 'key.asc'),
+      folder: join('/home/user/project', 'out'),
+      keyFile: join('/home/user/project', 'key.asc'),
       passphrase: 'secret',
       keep: 3,
       origin: 'me',

@@ -40,6 +40,8 @@ export interface Rpm {
   /** `version-release`, with `epoch:` in front when there is one. */
   evr: string;
   arch?: string;
+  /** What it provides as `kernel-uname-r`; by default what `uname -r` will say. */
+  unameR?: string;
 }
 
 /** A repository as createrepo_c lays it out, with its primary metadata packed as told. */
@@ -49,8 +51,11 @@ export function putRepo(
   rpms: readonly Rpm[],
   pack: 'gz' | 'xz' | 'zst' = 'gz',
 ): void {
-  const packages = rpms.map(({ name, evr, arch = 'x86_64' }) => {
+  const packages = rpms.map(({ name, evr, arch = 'x86_64', unameR }) => {
     const [, epoch = '0', version, release] = /^(?:(\d+):)?([^-]+)-(.+)$/.exec(evr)!;
+    const [ver, ...rel] = (
+      unameR ?? `${version!}-${release!}.${arch}${/-rt\b/.test(name) ? '+rt' : ''}`
+    ).split('-');
     const file = `${name}-${version!}-${release!}.${arch}.rpm`;
     return `<package type="rpm">
   <name>${name}</name>
@@ -68,7 +73,7 @@ export function putRepo(
     <rpm:license>GPLv2</rpm:license>
     <rpm:provides>
       <rpm:entry name="${name}" flags="EQ" epoch="${epoch}" ver="${version!}" rel="${release!}"/>
-      <rpm:entry name="kernel-uname-r" flags="EQ" ver="${version!}" rel="${release!}.${arch}${/-rt\b/.test(name) ? '+rt' : ''}"/>
+      <rpm:entry name="kernel-uname-r" flags="EQ" ver="${ver!}" rel="${rel.join('-')}"/>
     </rpm:provides>
     <file>/boot/vmlinuz</file>
   </format>

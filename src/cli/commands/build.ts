@@ -169,11 +169,13 @@ const GROUPS: Record<string, Option[]> = {
   ],
 };
 
-/** The option of build with this long name, for commands that take it too. */
+/** The option of build with this long name, for commands that take it too under a heading of their own. */
 export function buildOption(long: string): Option {
-  return Object.values(GROUPS)
+  const found = Object.values(GROUPS)
     .flat()
     .find((each) => each.long === long)!;
+  // The heading is kept in the option itself.
+  return Object.assign(new Option(found.flags, found.description), found);
 }
 
 /** The options of build but for these, by their headings, for a command that builds as well. */
@@ -345,11 +347,11 @@ function offerLogin(ui: Ui, context: CliContext): (run: FailedRun) => Promise<vo
   };
 }
 
-function planDocument(plan: BuildPlan): Record<string, unknown> {
+export function planDocument(plan: BuildPlan): Record<string, unknown> {
   return { schemaVersion: 1, plan };
 }
 
-function planText(plan: BuildPlan): string {
+export function planText(plan: BuildPlan): string {
   const head = ['SOURCE', 'KERNEL', 'DISTRO', 'ARCH', 'KERNEL PACKAGE', 'IMAGE'];
   const rows = plan.cells.map((c) => [
     c.source,

@@ -5,8 +5,6 @@
  * @import { Outcome } from '../../core/matrix.js'
  */
 
-// What JSDoc says of a value is not seen by this rule.
-// eslint-disable-next-line @typescript-eslint/no-unsafe-assignment
 const data = /** @type {PageData} */ (JSON.parse(document.getElementById('data')?.textContent ?? ''));
 
 /** From so many columns on, a cell has room for its sign only. */

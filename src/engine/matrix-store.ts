@@ -1,0 +1,165 @@
+import { createHash } from 'node:crypto';
+import { access, mkdir, open, readdir, readFile, rm, type FileHandle } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import type { Emit } from '../core/events.js';
+import { Dkms2binError, messageOf } from '../core/errors.js';
+import { lock, type Lock } from '../core/lock.js';
+import type { MatrixCell, MatrixRun } from '../core/matrix.js';
+import { publish } from '../core/publish.js';
+import { MatrixRunShape } from '../plan/result-schema.js';
+
+/** Earlier runs whose documents are kept. */
+const KEPT_RUNS = 50;
+
+const Header = z.object({
+  schemaVersion: z.literal(1),
+  run: z.string(),
+  startedAt: z.string(),
+  /** Of all cells. */
+  ids: z.array(z.string()),
+});
+export type JournalHeader = z.infer<typeof Header>;
+
+const Finished = z.object({
+  id: z.string(),
+  rows: z.array(MatrixRunShape.shape.cells.element).min(1),
+  accelerator: z.string().nullable(),
+});
+/** A cell that has ended. `id` says of which inputs. */
+export type FinishedCell = z.infer<typeof Finished>;
+
+/**
+ * What matrices leave below the out-dir: the journal of the one that runs or was interrupted, and the documents of
+ * earlier ones. One process at a time has it.
+ */
+export class MatrixStore implements AsyncDisposable {
+  #journal: FileHandle | null = null;
+
+  private constructor(
+    private readonly dir: string,
+    private readonly held: Lock,
+    private readonly emit: Emit,
+  ) {}
+
+  /** Throws `usage` when another matrix has the folder. */
+  static async open(outDir: string, emit: Emit): Promise<MatrixStore> {
+    const dir = join(outDir, '.dkms2bin-matrix');
+    await mkdir(join(dir, 'runs'), { recursive: true });
+    const held = await lock(join(dir, 'lock'), 'exclusive', { wait: false });
+    if (held) return new MatrixStore(dir, held, emit);
+    throw new Dkms2binError('usage', `Another matrix works in ${outDir}`, {
+      hint: 'Wait until it has ended, or give this one another --out-dir.',
+    });
+  }
+
+  get #path(): string {
+    return join(this.dir, 'journal.ndjson');
+  }
+
+  /**
+   * What an interrupted matrix has finished; null when none was interrupted. A last line that a kill cut off is passed
+   * over, and so is a cell whose package or log has gone.
+   */
+  async interrupted(): Promise<{ header: JournalHeader; finished: FinishedCell[] } | null> {
+    const text = await readFile(this.#path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return null;
+      throw error;
+    });
+    if (text === null) return null;
+    const [first = '', ...rest] = text.split('\n').slice(0, -1);
+    const header = Header.safeParse(parsed(first));
+    if (!header.success) {
+      this.#warn(`${this.#path} is not used: it has no head that this version can read`);
+      return null;
+    }
+    const finished: FinishedCell[] = [];
+    for (const line of rest) {
+      const each = Finished.safeParse(parsed(line));
+      if (!each.success) this.#warn(`A line of ${this.#path} is not used: it cannot be read`);
+      else if (await filesThere(each.data.rows)) finished.push(each.data);
+    }
+    return { header: header.data, finished };
+  }
+
+  /** Begins a journal anew, or again with what is taken over from an interrupted matrix. */
+  async begin(header: JournalHeader, finished: readonly FinishedCell[]): Promise<void> {
+    const lines = [header, ...finished].map((each) => `${JSON.stringify(each)}\n`);
+    await publish(Buffer.from(lines.join('')), this.#path);
+    this.#journal = await open(this.#path, 'a');
+  }
+
+  /** The line is on the disk when this resolves. */
+  async append(cell: FinishedCell): Promise<void> {
+    await this.#journal!.appendFile(`${JSON.stringify(cell)}\n`);
+    await this.#journal!.datasync();
+  }
+
+  /** Documents of earlier runs, the oldest first, without the tails of their logs. */
+  async history(): Promise<MatrixRun[]> {
+    const runs: MatrixRun[] = [];
+    for (const name of await this.#documents()) {
+      const path = join(this.dir, 'runs', name);
+      const run = MatrixRunShape.safeParse(parsed(await readFile(path, 'utf8').catch(() => '')));
+      if (run.success) runs.push(run.data);
+      else this.#warn(`${path} is not used: it cannot be read`);
+    }
+    return runs;
+  }
+
+  /** Keeps the document of a run that ended; the journal of one that all had their turn in has done its duty. */
+  async end(run: MatrixRun): Promise<void> {
+    await this.#close();
+    const kept = { ...run, cells: run.cells.map((cell) => ({ ...cell, logTail: null })) };
+    if (run.cells.some(({ verdict }) => verdict !== null))
+      await publish(Buffer.from(`${JSON.stringify(kept)}\n`), join(this.dir, 'runs', `${run.run}.json`));
+    for (const name of (await this.#documents()).slice(0, -KEPT_RUNS))
+      await rm(join(this.dir, 'runs', name), { force: true });
+    if (run.complete) await rm(this.#path, { force: true });
+  }
+
+  async #documents(): Promise<string[]> {
+    const names = await readdir(join(this.dir, 'runs'));
+    return names.filter((name) => /^[0-9T]+-[0-9a-f]+\.json$/.test(name)).sort();
+  }
+
+  #warn(message: string): void {
+    this.emit({ type: 'note', level: 'warn', message });
+  }
+
+  async #close(): Promise<void> {
+    await this.#journal?.close();
+    this.#journal = null;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#close();
+    await this.held.release();
+  }
+}
+
+/** Name of a cell's inputs: what has the same one gives the same result. */
+export const inputsId = (inputs: readonly unknown[]): string =>
+  createHash('sha256').update(JSON.stringify(inputs)).digest('hex').slice(0, 32);
+
+function parsed(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw new Error(messageOf(error));
+  }
+}
+
+async function filesThere(rows: readonly MatrixCell[]): Promise<boolean> {
+  const files = rows.flatMap((row) => [row.package, row.log].filter((path) => path !== null));
+  const there = await Promise.all(
+    files.map((path) =>
+      access(path).then(
+        () => true,
+        () => false,
+      ),
+    ),
+  );
+  return there.every(Boolean);
+}
