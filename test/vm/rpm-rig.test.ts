@@ -172,7 +172,7 @@ test.skipIf(missing.length > 0)(
 
     // What was changed after signing does not install.
     const file = (await readdir(out)).find(
-      (each) => each.startsWith(`${name}-`) && !each.includes('debuginfo'),
+      (each) => each.startsWith(`${name}-`) && each.endsWith('.rpm') && !each.includes('debuginfo'),
     )!;
     const bytes = await readFile(join(out, file));
     bytes[bytes.length - 1]! ^= 1;
