@@ -135,7 +135,7 @@ function textsOf(name: string, on: MatrixKernel, outcome: Outcome, m: number): P
     return { reason: error, logTail: `${log.join('\n')}\n`, kept: m % 2 ? `20260309T030000-${m}` : null };
   }
   if (outcome === 'error')
-    return { reason: 'deb.debian.org: connection timed out after 30 s, 3 tries', phases: { layer: 30.2 } };
+    return { reason: 'mirror.example: connection timed out after 30 s, 3 tries', phases: { layer: 30.2 } };
   if (outcome === 'skipped') return { reason: 'BUILD_EXCLUSIVE_KERNEL="^6\\.(8|9|1[0-9])" does not match' };
   return {
     reproducible: m % 4 !== 3,
