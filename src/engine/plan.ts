@@ -5,8 +5,9 @@ import { cacheDir } from '../core/paths.js';
 import { archOf, candidatesFor } from '../distro/release.js';
 import { releaseOfKernelPackages, resolveKernels } from '../distro/resolve.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
+import { plannedCell } from '../plan/planned-cell.js';
 import { parseModuleSource } from '../plan/source.js';
-import type { BuildPlan, BuildRequest, PlannedCell } from '../plan/types.js';
+import type { BuildPlan, BuildRequest } from '../plan/types.js';
 
 export interface PlanContext {
   emit: Emit;
@@ -26,19 +27,7 @@ export async function plan(request: BuildRequest, context: PlanContext): Promise
   }
   const rows = await loadCatalogue();
   const targets = await planTargets(request, rows, context);
-  const cells = targets.flatMap((target) =>
-    sources.map((module): PlannedCell => ({
-      source: module.text,
-      kernel: target.release,
-      distro: target.distro,
-      arch: target.arch,
-      packageVersion: target.packageVersion ?? null,
-      image: request.image,
-      fileStyle: request.nameStyle,
-      module,
-      target,
-    })),
-  );
+  const cells = targets.flatMap((target) => sources.map((module) => plannedCell(module, target, request)));
   return deepFreeze({ request: { ...request }, cells });
 }
 

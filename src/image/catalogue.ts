@@ -99,7 +99,7 @@ const Repo = z.strictObject({
 
 /** A place where kernels go that left the live archive; `src/distro/archives.ts` has a policy for each kind. */
 const Archive = z.discriminatedUnion('kind', [
-  /** snapshot.debian.org's API and dated archives. */
+  /** The API and dated archives of Debian's snapshot service. */
   z.strictObject({ kind: z.literal('snapshot'), url: UrlTemplate }),
   /** snapshot.ubuntu.com's dated archives; Launchpad's API tells the date. */
   z.strictObject({ kind: z.literal('ubuntu-snapshot'), url: UrlTemplate, api: UrlTemplate }),

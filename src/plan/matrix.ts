@@ -1,9 +1,10 @@
 import { basename } from 'node:path';
-import type { CellResult, KernelTarget, ModuleSource } from '../core/cell.js';
+import type { CellResult, KernelTarget } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import { globExpression } from '../core/glob.js';
 import type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from '../core/matrix.js';
 import { compareReleases } from '../distro/version.js';
+import { plannedCell } from './planned-cell.js';
 import type { NamedSource } from './refresh.js';
 import type { BuildPlan, BuildRequest, PlannedCell } from './types.js';
 
@@ -96,20 +97,6 @@ const unique = <T>(list: readonly T[], key: (each: T) => string): T[] => {
 /** A source as it is named, a path's last part, a package's name, and the modules that it seems to bring. */
 function namesOf({ source, names }: NamedSource): string[] {
   return [...new Set([source.text, source.kind === 'repo' ? source.name : basename(source.text), ...names])];
-}
-
-function plannedCell(module: ModuleSource, target: KernelTarget, request: BuildRequest): PlannedCell {
-  return {
-    source: module.text,
-    kernel: target.release,
-    distro: target.distro,
-    arch: target.arch,
-    packageVersion: target.packageVersion ?? null,
-    image: request.image,
-    fileStyle: request.nameStyle,
-    module,
-    target,
-  };
 }
 
 function fits(
