@@ -108,29 +108,36 @@ def files_of(packages):
     return set(re.sub("^/usr/lib/", "/lib/", line) for line in lines if re.search(r"\.ko(\.(xz|zst|gz))?$", line))
 
 
-def reaches_init(module):
-    """Loads a module that does not load once more: whether the kernel takes it, so that it is its init function that fails."""
+def watch(module):
+    """Loads a module that does not load once more: (whether the kernel takes it, so that it is its init function that fails;
+    whether the kernel asks for other modules meanwhile, which is taken for granted where it cannot be traced)."""
     tracing = "/sys/kernel/tracing"
     if not os.path.exists(tracing + "/trace"):
         run("mount", "-t", "tracefs", "tracefs", tracing)
-    event = tracing + "/events/module/module_load/enable"
-    if not os.path.exists(event):
-        return False
+    events = tracing + "/events/module/%s/enable"
+    if not os.path.exists(events % "module_request"):
+        return False, True
 
-    def write(path, text):
-        with open(path, "w") as file:
-            file.write(text)
+    def switch(value):
+        for event in ("module_load", "module_request"):
+            with open(events % event, "w") as file:
+                file.write(value)
 
-    write(event, "1")
+    # An empty trace: the one before this may have been of another module.
+    open(tracing + "/trace", "w").close()
+    switch("1")
     run("modprobe", module)
-    write(event, "0")
-    # The kernel traces a module once its symbols, relocations and parameters are in order, right before its init function.
+    switch("0")
     with open(tracing + "/trace") as file:
-        return any(re.search(r"module_load: %s( |$)" % re.escape(internal(module)), line.strip()) for line in file)
+        seen = file.read()
+    # The kernel traces a module once its symbols, relocations and parameters are in order, right before its init function.
+    taken = re.search(r"(?m)module_load: %s( |$)" % re.escape(internal(module)), seen)
+    return taken is not None, "module_request: " in seen
 
 
 def load(module, files, log, retry):
-    """Loads a module and takes it out again: 'loaded', 'refused REASON' or 'bad REASON'. A failure is final if `retry` is false."""
+    """Loads a module and takes it out again: 'loaded', 'refused REASON' or 'bad REASON'. `retry` is asked to bring back modules of
+    the kernel that a module which does not load may have missed; it answers False if none were away."""
     code, info = run("modinfo", "-k", RELEASE, module)
     if code != 0:
         return "bad modinfo does not find it: %s" % info
@@ -151,10 +158,17 @@ def load(module, files, log, retry):
     before = taint()
     log.news()
     code, said = run("modprobe", "-v", module)
-    if code != 0 and retry():
-        code, said = run("modprobe", "-v", module)
-    show(said)
     kernel = log.news()
+    taken = False
+    if code != 0:
+        taken, asks = watch(module)
+        missed = asks or field("softdep") or "Unknown symbol" in kernel
+        if missed and retry():
+            code, said = run("modprobe", "-v", module)
+            kernel += "\n" + log.news()
+            if code != 0:
+                taken, _ = watch(module)
+    show(said)
     show(kernel)
     complaint = first(COMPLAINT.pattern, kernel)
     if complaint:
@@ -172,7 +186,7 @@ def load(module, files, log, retry):
         if "No such device" in said:
             return "refused %s" % (reason or "No such device")
         parameters = re.findall(r"(?m)^parm: *(\w+):", info)
-        if "Invalid argument" in said and parameters and reaches_init(module):
+        if "Invalid argument" in said and parameters and taken:
             return "refused it wants parameters (%s)%s" % (", ".join(parameters), ": %s" % reason if reason else "")
         why = first("ERROR|FATAL|could not", said) or "modprobe ended with %d" % code
         return "bad %s%s" % (why, " (%s)" % reason if reason else "")

@@ -54,7 +54,7 @@ def hide():
 
 
 def unhide():
-    """A module may ask for others by alias only once it runs: then everything has to be there again. False if it was."""
+    """For a module that may have missed what is hidden. False if nothing is."""
     global hidden
     if not hidden:
         return False
