@@ -91,7 +91,8 @@ How it is measured
              headers, the same compiler, dkms, variables and number of jobs. It runs the modules' build on this host,
              outside of any VM. It says whether the .ko has the same bytes as the guest's.
   matrix     ${MATRIX.length} packages of the distro for its 3 newest plain kernels, with proof, ${SIDE_BY_SIDE} VMs side by side; layers
-             and snapshots are made before and not measured. The command is \`dkms2bin matrix\`, whole.
+             and snapshots are made before and not measured. The command is \`dkms2bin matrix\`, whole. Then the
+             same through a redis-server and ${SIDE_BY_SIDE} \`dkms2bin worker --jobs 1\`; CPU is without the workers'.
   same-bytes needs DKMS2BIN_NO_SNAPSHOT=1, which makes the tool boot its VMs cold.
 
 Run it on an idle host: the load average at its start and end is printed. With everything, expect an hour and a half
@@ -185,7 +186,10 @@ class Bench {
       await this.attempt(['native', 'overhead', 'tool-memory', 'same-bytes'], () => this.warm());
       await this.attempt(['same-bytes'], () => this.coldBytes());
       await this.attempt(['second-module', 'new-kernel', 'cold'], () => this.byHand());
-      await this.attempt(['matrix'], () => this.matrix('local', []));
+      await this.attempt(['matrix'], async () => {
+        await this.matrix('local', []);
+        await this.throughWorkers();
+      });
     });
   }
 
@@ -232,7 +236,10 @@ class Bench {
     say(`kernel ${this.kernel}; making the cache warm`);
     await this.makeWarm([this.kernel]);
     const { chooseAccelerator } = await dist('vm/accel.js');
-    this.accelerator = await chooseAccelerator('auto', { emit: () => undefined, signal: this.signal });
+    this.accelerator = await chooseAccelerator('auto', 'x86_64', {
+      emit: () => undefined,
+      signal: this.signal,
+    });
   }
 
   async makeWarm(kernels) {
@@ -281,11 +288,50 @@ class Bench {
       ratio,
       cells: builds.size,
       verdicts,
+      phases: cells.map((c) => ({ source: c.source, kernel: c.kernel, ...c.phases })),
     });
     say(
       `matrix, ${how}: ${builds.size} cells in ${show(wall)} s, the guests built for ${show(building)} s in all, ` +
         `${SIDE_BY_SIDE} VMs side by side: ratio ${show(ratio)}`,
     );
+  }
+
+  /** The same matrix by workers with one VM each, as they are started by hand, and a Redis of its own. */
+  async throughWorkers() {
+    const dir = await mkdtemp(join(this.#scratch, 'workers-'));
+    const store = join(dir, 'store');
+    const queue = ['--queue', `unix:${join(dir, 'redis.sock')}`, '--store', store];
+    const children = [];
+    const start = (file, args, env = {}) => {
+      const child = spawn(file, args, {
+        env: { ...process.env, ...env },
+        stdio: ['ignore', 'ignore', 'inherit'],
+      });
+      children.push({ child, ended: once(child, 'exit').catch((error) => say(`${file}: ${error.message}`)) });
+    };
+    try {
+      start('redis-server', [
+        '--port',
+        '0',
+        '--unixsocket',
+        join(dir, 'redis.sock'),
+        '--dir',
+        dir,
+        '--save',
+        '',
+      ]);
+      const shape = ['--cpus', String(CPUS), '--memory', `${MEMORY_MIB}M`, '--distro', DISTRO, '--jobs', '1'];
+      for (let at = 1; at <= SIDE_BY_SIDE; at += 1)
+        start(process.execPath, [MAIN, 'worker', ...queue, '--name', `worker-${at}`, '--quiet', ...shape], {
+          DKMS2BIN_STATE: join(dir, `state-${at}`),
+        });
+      await this.matrix('workers', [...queue, '--queue-wait', '1m']);
+    } finally {
+      for (const { child, ended } of children.reverse()) {
+        child.kill('SIGTERM');
+        await ended;
+      }
+    }
   }
 
   shape() {
@@ -708,6 +754,13 @@ function figuresOf({ samples, options, accelerator }) {
       cpu: of(runs, 'cpu'),
     });
     add('matrix', 'matrix', `${how}, the guests' dkms build in all`, 's', of(runs, 'building'));
+  }
+  const [local, workers] = ['local', 'workers'].map((how) => samples.matrix.find((s) => s.how === how));
+  if (local && workers) {
+    const same = local.verdicts.filter((verdict) => workers.verdicts.includes(verdict)).length;
+    add('matrix', 'matrix', 'verdicts by workers, like the local ones', '', [same], {
+      target: ['=', local.verdicts.length],
+    });
   }
   const cold = samples.bytes[0];
   if (cold) {

@@ -150,6 +150,8 @@ export async function matrix(
   });
   const stop = new AbortController();
   const turns = new Map<PlannedCell, string>();
+  /** Wall seconds of sources in this run: what no earlier run built is known from its first kernel. */
+  const measured = new Map<string, number>();
   const ended = async (cell: PlannedCell, done: CellDone): Promise<void> => {
     // What needed no VM had no turn.
     const startedAt = turns.get(cell) ?? new Date(Date.now() - done.seconds * 1000).toISOString();
@@ -157,6 +159,7 @@ export async function matrix(
     const entry = { id: ids.get(cell)!, rows, accelerator: done.accelerator };
     await store.append(entry);
     finished.set(cell, entry);
+    if (turns.has(cell)) measured.set(cell.source, done.seconds);
     for (const { outcome, reason, package: file } of rows) {
       const more = { ...(reason !== null && { reason }), ...(file !== null && { package: file }) };
       emit({ type: 'cell', cell: cellLabel(cell), verdict: outcome, ...more });
@@ -171,7 +174,7 @@ export async function matrix(
         {
           emit,
           signal: AbortSignal.any([signal, stop.signal]),
-          expectedSeconds,
+          expectedSeconds: (cell) => expectedSeconds(cell) ?? measured.get(cell.source) ?? null,
           begun: (cell, worker) => {
             turns.set(cell, new Date().toISOString());
             emit({ type: 'turn', cell: cellLabel(cell), worker });

@@ -145,8 +145,11 @@ test('an expected failure that is built is an unexpected pass', async () => {
 
 describe('history', () => {
   test('is what earlier runs said, and times for this one', async () => {
-    const first = await ran(planOf(), new Fake());
+    const beginner = new Fake();
+    const first = await ran(planOf(), beginner);
     expect(first.history).toEqual([]);
+    // Of the second kernel, by the times on the first.
+    expect(beginner.expected).toEqual([null, null, 7, 7]);
     const executor = new Fake();
     const second = await ran(planOf(), executor);
     expect(second.history).toEqual([
