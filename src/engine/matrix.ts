@@ -1,6 +1,6 @@
 import { open } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { localDigest, moduleNames } from '../build/source.js';
+import { dependenciesOf, localDigest, moduleNames } from '../build/source.js';
 import type { KernelTarget } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
 import type { MatrixCell, MatrixRun } from '../core/matrix.js';
@@ -254,7 +254,10 @@ async function takenOver(
   return { run: header.run, startedAt: header.startedAt, finished };
 }
 
-/** What each cell is made of, so that it is known again: its source's content, its kernel, and the options that matter. */
+/**
+ * What each cell is made of, so that it is known again: the content of its source and of what that needs, its kernel, and the
+ * options that matter.
+ */
 async function idsOf(
   plan: MatrixPlan,
   signedBy: string | null,
@@ -267,7 +270,11 @@ async function idsOf(
   const warn = (message: string): void => emit({ type: 'note', level: 'debug', message });
   const digests = new Map<string, string | null>();
   const digestOf = async ({ module, distro }: PlannedCell): Promise<string | null> => {
-    if (module.kind !== 'repo') return localDigest(module, signal);
+    if (module.kind !== 'repo') {
+      const others = await dependenciesOf(module, plan.siblings ?? [], signal);
+      const each = await Promise.all([module, ...others.with].map((source) => localDigest(source, signal)));
+      return each.join('\n');
+    }
     return (await findDkmsPackage(findRow(rows, distro), module, { ...options, warn })).sha256;
   };
   const ids = new Map<PlannedCell, string>();

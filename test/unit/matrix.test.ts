@@ -25,7 +25,7 @@ let out = '';
 beforeEach(async () => {
   home = await mkdtemp(join(tmpdir(), 'dk2b-matrix-'));
   out = join(home, 'out');
-  for (const name of ['tiny', 'broken'])
+  for (const name of ['tiny', 'broken', 'lib', 'needs-lib'])
     await cp(join(FIXTURES, name), join(home, name), { recursive: true });
 });
 afterEach(() => rm(home, { recursive: true, force: true }));
@@ -246,6 +246,16 @@ describe('resume', () => {
       ...['broken 6.1.0-2-amd64', 'tiny 6.1.0-1-amd64', 'broken 6.1.0-1-amd64'],
     ]);
     expect(notes).toMatch(/not the one that was interrupted: 4 cells new or changed, 2 cells gone/);
+  });
+
+  test('what needs a source that changed is built again', async () => {
+    const plan = (): MatrixPlan => planOf({}, ['needs-lib', 'lib', 'tiny']);
+    await interrupted(3, plan());
+    await writeFile(join(home, 'lib', 'dk2b_lib.c'), 'int changed;');
+    const executor = new Fake();
+    await ran(plan(), executor, { resume: true });
+    expect(executor.built).not.toContain('tiny 6.1.0-2-amd64');
+    expect(executor.built).toEqual(expect.arrayContaining(['needs-lib 6.1.0-2-amd64', 'lib 6.1.0-2-amd64']));
   });
 
   test('what is expected now counts, not what was', async () => {

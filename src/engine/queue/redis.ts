@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { Redis, type RedisOptions } from 'ioredis';
 import { createRedisBackend, type BackendFactory, type RedisQueueBackend } from 'bullmq';
 import { Dkms2binError } from '../../core/errors.js';
@@ -6,6 +7,9 @@ import type { Emit } from '../../core/events.js';
 
 /** Environment variable with Redis' password, which so stays out of the list of processes. */
 export const PASSWORD_VARIABLE = 'DKMS2BIN_QUEUE_PASSWORD';
+
+const CA_HINT =
+  'Name the PEM file of the authority that signed the certificate of the server: rediss://…?ca=FILE.';
 
 /** How to reach Redis or Valkey. `label` names it without the password. */
 export interface Address {
@@ -45,9 +49,26 @@ export function parseAddress(url: string, env: NodeJS.ProcessEnv = process.env):
       port: Number(port || 6379),
       db,
       ...access,
-      ...(protocol === 'rediss:' && { tls: { servername: host, ...(ca && { ca: readFileSync(ca) }) } }),
+      // TLS has no name to send for a bare address.
+      ...(protocol === 'rediss:' && {
+        tls: { ...(isIP(host) === 0 && { servername: host }), ...(ca && { ca: authority(ca) }) },
+      }),
     },
   };
+}
+
+function authority(path: string): Buffer {
+  try {
+    return readFileSync(path);
+  } catch (error) {
+    throw new Dkms2binError(
+      'usage',
+      `--queue: no certificate of its authority: ${(error as Error).message}`,
+      {
+        hint: CA_HINT,
+      },
+    );
+  }
 }
 
 /**
@@ -87,11 +108,18 @@ export async function connect({ label, options }: Address, emit: Emit): Promise<
     redis.disconnect();
     const { code, message } = error as NodeJS.ErrnoException;
     const refused = /NOAUTH|WRONGPASS|invalid password|NOPERM/i.test(message);
-    throw new Dkms2binError(refused ? 'usage' : 'transient', `No queue at ${label}: ${message || code}`, {
-      hint: refused
-        ? `Put the password into the URL or into ${PASSWORD_VARIABLE}.`
-        : 'Check the address, and that Redis or Valkey runs there.',
-    });
+    const untrusted = /certificate|altnames/i.test(message);
+    throw new Dkms2binError(
+      refused || untrusted ? 'usage' : 'transient',
+      `No queue at ${label}: ${message || code}`,
+      {
+        hint: refused
+          ? `Put the password into the URL or into ${PASSWORD_VARIABLE}.`
+          : untrusted
+            ? CA_HINT
+            : 'Check the address, and that Redis or Valkey runs there.',
+      },
+    );
   }
   reached = true;
   return redis;
