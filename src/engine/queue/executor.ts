@@ -109,6 +109,8 @@ interface Outstanding {
 const SWEEP = 500;
 /** Jobs of one lane in the queue at once: enough for all its VMs to have a next one, and never all of a great matrix. */
 const windowOf = (vms: number): number => Math.min(2000, Math.max(16, 2 * vms));
+/** Room at which a window is filled up again: each filling wakes all workers that have nothing to do. */
+const fillingOf = (vms: number): number => Math.floor(windowOf(vms) / 8);
 const MAX_TROUBLES = 5;
 
 class Coordinator {
@@ -192,14 +194,15 @@ class Coordinator {
     for (const lane of this.#lanes.values()) lane.pending.reverse();
   }
 
-  /** Puts cells into the queue until the window is full. */
+  /** Puts cells into the queue until the window is full, once there is room for some. */
   async #pump(lane: Lane): Promise<void> {
     if (lane.pumping || this.#over) return;
     lane.pumping = true;
     try {
       for (;;) {
         const room = windowOf(lane.vms) - lane.out.size;
-        if (room <= 0 || lane.pending.length === 0 || this.#over) break;
+        if (lane.pending.length === 0 || room < Math.min(fillingOf(lane.vms), lane.pending.length)) break;
+        if (this.#over) break;
         const cells = lane.pending.splice(-Math.min(room, 100)).reverse();
         await this.#submit(lane, cells);
       }

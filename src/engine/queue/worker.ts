@@ -129,7 +129,8 @@ class CellWorker {
     try {
       this.listening.on('message', (channel: string, text: string) => {
         if (channel === this.#names.cancel) void this.#cancel(text).catch(() => undefined);
-        else this.#wake();
+        // A busy one looks for itself when it has a VM free.
+        else if (this.#turns.size < can.vms) this.#wake();
       });
       await this.listening.subscribe(this.#names.wake, this.#names.cancel);
       await this.#heartbeat();
