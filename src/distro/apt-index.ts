@@ -24,6 +24,8 @@ export interface KernelEntry {
   flavour: string;
   /** The Source field of an apt package, without its version; absent when the package is called like its source. */
   source?: string;
+  /** No suite has its headers any more, as Debian's backports keep old images: nothing can be built for it from there. */
+  headless?: true;
 }
 
 /** A package that depends on the current kernel of a flavour: `linux-image-cloud-amd64`. */
@@ -101,6 +103,8 @@ interface SuiteIndex {
   components: string[];
   kernels: KernelEntry[];
   metas: MetaEntry[];
+  /** Kernel releases that it has headers of. */
+  headers: string[];
   packages: DkmsPackage[];
 }
 
@@ -110,8 +114,11 @@ const MAX_PACKAGES_BYTES = 256 << 20;
 /** Reads the kernel images of all `suites`; a suite that the mirror lacks counts as empty. */
 export async function listKernels(options: IndexOptions): Promise<KernelIndex> {
   const indexes = await readIndexes(options);
+  const headers = new Set(indexes.flatMap(({ index }) => index.headers));
   return {
-    kernels: indexes.flatMap(({ index }) => index.kernels),
+    kernels: indexes.flatMap(({ index }) =>
+      index.kernels.map((kernel) => (headers.has(kernel.release) ? kernel : { ...kernel, headless: true })),
+    ),
     metas: indexes.flatMap(({ index }) => index.metas),
     places: indexes.map(({ suite, url, index }) => ({ suite, url, present: index.present })),
   };
@@ -147,7 +154,7 @@ async function suiteIndex(mirror: string, suite: string, options: IndexOptions):
   const key = createHash('sha256')
     .update(
       JSON.stringify([
-        3,
+        4,
         mirror,
         suite,
         options.arch,
@@ -177,6 +184,7 @@ async function readSuite(mirror: string, suite: string, options: IndexOptions): 
     components: [],
     kernels: [],
     metas: [],
+    headers: [],
     packages: [],
   };
   if (signed === undefined) return index;
@@ -364,8 +372,11 @@ async function unpack(bytes: Buffer, suffix: string): Promise<Buffer> {
   }
 }
 
-/** Kernel images and metapackages of a Packages file. Packages files are tens of MB, so only stanzas that matter are read. */
-export function parsePackages(bytes: Buffer, suite: string): Pick<SuiteIndex, 'kernels' | 'metas'> {
+/** Kernel images, metapackages and headers of a Packages file. Packages files are tens of MB, so only stanzas that matter are read. */
+export function parsePackages(
+  bytes: Buffer,
+  suite: string,
+): Pick<SuiteIndex, 'kernels' | 'metas' | 'headers'> {
   const kernels = new Map<string, KernelEntry>();
   const unsigned = new Map<string, KernelEntry>();
   const metas = new Map<string, MetaEntry>();
@@ -401,7 +412,18 @@ export function parsePackages(bytes: Buffer, suite: string): Pick<SuiteIndex, 'k
     }
   }
   for (const [release, entry] of unsigned) if (!kernels.has(release)) kernels.set(release, entry);
-  return { kernels: [...kernels.values()], metas: [...metas.values()] };
+  return { kernels: [...kernels.values()], metas: [...metas.values()], headers: headersOf(bytes) };
+}
+
+function headersOf(bytes: Buffer): string[] {
+  const marker = '\nPackage: linux-headers-';
+  const releases: string[] = [];
+  for (let at = bytes.indexOf(marker); at >= 0; at = bytes.indexOf(marker, at + 1)) {
+    const end = bytes.indexOf('\n', at + 1);
+    const release = bytes.toString('utf8', at + marker.length, end < 0 ? bytes.length : end);
+    if (/^\d/.test(release)) releases.push(release);
+  }
+  return releases;
 }
 
 /**

@@ -51,10 +51,13 @@ export async function resolveKernels(
   return [...targets.values()];
 }
 
-/** All kernels that a distro's configured suites or repositories hold now, newest first: what `dkms2bin kernels` prints. */
+/**
+ * All kernels that a distro's configured suites or repositories hold now with their headers, newest first: what
+ * `dkms2bin kernels` prints.
+ */
 export async function availableKernels(row: DistroRow, options: ResolveOptions): Promise<KernelEntry[]> {
   const { kernels } = await new Resolver([row], options).index(row);
-  return unique(row, kernels).sort((a, b) => compareReleases(b.release, a.release));
+  return buildable(row, kernels).sort((a, b) => compareReleases(b.release, a.release));
 }
 
 /** The kernels of a row's live archive, whatever kind it is. */
@@ -89,7 +92,7 @@ export async function offeredKernels(
   options: ResolveOptions,
 ): Promise<{ kernels: KernelEntry[]; heads: string[] }> {
   const { kernels, metas } = await new Resolver([row], options).index(row);
-  return { kernels: unique(row, kernels), heads: [...new Set(metas.map(({ release }) => release))] };
+  return { kernels: buildable(row, kernels), heads: [...new Set(metas.map(({ release }) => release))] };
 }
 
 class Resolver {
@@ -153,7 +156,7 @@ class Resolver {
     for (const row of rows) {
       const index = await this.index(row);
       places.push(...placesOf(index, row));
-      const kernels = unique(row, index.kernels);
+      const kernels = buildable(row, index.kernels);
       all.push(...kernels);
       found.push(
         ...kernels.filter(({ release }) => expression.test(release)).map((kernel) => ({ row, kernel })),
@@ -205,13 +208,15 @@ class Resolver {
     const places: Place[] = [];
     const all: KernelEntry[] = [];
     const found: { row: DistroRow; kernel: KernelEntry }[] = [];
+    let headless = false;
     for (const row of rows) {
       const index = await this.index(row);
       places.push(...placesOf(index, row));
-      const kernels = unique(row, index.kernels);
+      const kernels = buildable(row, index.kernels);
       all.push(...kernels);
       const kernel = kernels.find((entry) => entry.release === release);
       if (kernel) found.push({ row, kernel });
+      headless ||= index.kernels.some((entry) => entry.headless && entry.release === release);
     }
     if (found.length > 1)
       throw ambiguous(
@@ -233,7 +238,8 @@ class Resolver {
       );
     if (archived[0]) return archived[0];
     const near = nearest(release, all);
-    throw new Dkms2binError('not-found', `There is no kernel ${release}${listed(places)}`, {
+    const what = headless ? `Of kernel ${release} the headers are gone` : `There is no kernel ${release}`;
+    throw new Dkms2binError('not-found', `${what}${listed(places)}`, {
       hint:
         (near.length > 0 ? `Nearest that exist: ${near.join(', ')}. ` : '') +
         'Kernels that no archive holds can be given with --kernel-package.',
@@ -349,6 +355,10 @@ function comparing(row: DistroRow): (a: string, b: string) => number {
 }
 
 /** One entry per release: several suites may carry it, and the row's order of preference decides between equals. */
+/** Those that something can be built for. */
+const buildable = (row: DistroRow, kernels: readonly KernelEntry[]): KernelEntry[] =>
+  unique(row, kernels).filter(({ headless }) => !headless);
+
 function unique(row: DistroRow, kernels: readonly KernelEntry[]): KernelEntry[] {
   const order = [...row.suites, ...(row.repos ?? [])];
   const rank = (suite: string): number => order.findIndex(({ name }) => name === suite);

@@ -1,5 +1,6 @@
 import type { CellResult } from '../core/cell.js';
 import { Dkms2binError } from '../core/errors.js';
+import type { Emit } from '../core/events.js';
 import { cacheDir } from '../core/paths.js';
 import { availableKernels, kindOf } from '../distro/resolve.js';
 import { compareReleases } from '../distro/version.js';
@@ -85,9 +86,18 @@ async function candidates(request: BuildRequest, distro: string, context: PlanCo
 /** Builds one kernel after the other until the first bad one is found; what the out-dir has already is not built again. */
 export async function bisect(plan: BuildPlan, context: BisectContext): Promise<BisectOutcome> {
   const steps: BisectStep[] = [];
+  // Each kernel is a build of its own, and would say again what the one before said of this machine.
+  const said = new Set<string>();
+  const emit: Emit = (event) => {
+    if (event.type === 'note' && event.cell === undefined) {
+      if (said.has(event.message)) return;
+      said.add(event.message);
+    }
+    context.emit(event);
+  };
   const ask = async (kernel: string): Promise<Answer> => {
     const cells = plan.cells.filter((cell) => cell.kernel === kernel);
-    const outcome = await build({ ...plan, cells }, context);
+    const outcome = await build({ ...plan, cells }, { ...context, emit });
     const step = { kernel, answer: answerOf(outcome.cells), cells: outcome.cells };
     steps.push(step);
     context.step(step);

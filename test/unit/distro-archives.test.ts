@@ -75,10 +75,13 @@ describe("Ubuntu's archive", () => {
       deb('linux-image-6.8.0-31-generic', '6.8.0-31.31', 'Source: linux-signed\n'),
       deb('linux-image-unsigned-6.8.0-31-generic', '6.8.0-31.31', 'Source: linux\n'),
       deb('linux-image-unsigned-6.8.0-31-lowlatency', '6.8.0-31.31.1', 'Source: linux-lowlatency\n'),
+      ...['generic', 'lowlatency'].map((flavour) => deb(`linux-headers-6.8.0-31-${flavour}`, '6.8.0-31.31')),
     ]);
     putSuite('/live/dists/noble-updates', [
       deb('linux-image-6.17.0-8-generic', '6.17.0-8.8~24.04.2', 'Source: linux-signed-hwe-6.17\n'),
       deb('linux-image-6.8.0-79-generic', '6.8.0-79.79'),
+      deb('linux-headers-6.8.0-79-generic', '6.8.0-79.79'),
+      deb('linux-headers-6.17.0-8-generic', '6.17.0-8.8~24.04.2'),
       deb(
         'linux-image-generic',
         '6.8.0-79.79',
@@ -100,7 +103,10 @@ describe("Ubuntu's archive", () => {
   test('a release that left the archive is read from old-releases', async () => {
     const row = structuredClone(findRow(rows, 'xenial'));
     row.mirrors.old = `${server.origin}/old-releases`;
-    putSuite('/old-releases/dists/xenial', [deb('linux-image-4.4.0-21-generic', '4.4.0-21.37')]);
+    putSuite(
+      '/old-releases/dists/xenial',
+      ['image', 'headers'].map((what) => deb(`linux-${what}-4.4.0-21-generic`, '4.4.0-21.37')),
+    );
     expect((await availableKernels(row, options())).map(({ release }) => release)).toEqual([
       '4.4.0-21-generic',
     ]);

@@ -48,7 +48,10 @@ afterEach(() => rm(cacheDir, { recursive: true, force: true, maxRetries: 5 }));
 
 const image = (release: string, version: string, suffix = ''): string =>
   `Package: linux-image-${release}${suffix}\nSource: linux\nVersion: ${version}\nArchitecture: amd64\n` +
-  `Depends: kmod, linux-base (>= 4.3~), initramfs-tools\nDescription: Linux\n`;
+  `Depends: kmod, linux-base (>= 4.3~), initramfs-tools\nDescription: Linux\n` +
+  (release === HEADLESS ? '' : `\nPackage: linux-headers-${release}\nVersion: ${version}\n`);
+/** Only its image is there. */
+const HEADLESS = '6.12.94+deb12-amd64';
 const meta = (name: string, release: string, version: string): string =>
   `Package: linux-image-${name}\nVersion: ${version}\nDepends: linux-image-${release} (= ${version})\n`;
 
@@ -102,6 +105,7 @@ function live(): void {
     'bookworm-backports',
     [
       image('6.12.95+deb12-amd64', '6.12.95-1~bpo12+1'),
+      image(HEADLESS, '6.12.94-1~bpo12+1'),
       meta('amd64', '6.12.95+deb12-amd64', '6.12.95-1~bpo12+1'),
     ],
     { byHash: false },
@@ -385,6 +389,17 @@ test('nearest and available kernels, and names of kernel package files', async (
   expect(
     parsePackages(Buffer.from('Package: x\nDescription: Package: linux-image-6.1.0-1-amd64\n'), 's').kernels,
   ).toEqual([]);
+});
+
+test('a kernel without headers is in no list, and who asks for it is told', async () => {
+  expect((await availableKernels(rows[0]!, options())).map(({ release }) => release)).not.toContain(HEADLESS);
+  expect((await offeredKernels(rows[0]!, options())).kernels).not.toContainEqual(
+    expect.objectContaining({ release: HEADLESS }),
+  );
+  expect(await resolve(['6.12.9*+deb12-amd64'])).toEqual([
+    'debian-12 6.12.95+deb12-amd64 bookworm-backports',
+  ]);
+  expect(await refused([HEADLESS], {}, 'not-found')).toMatch(/headers are gone.*bookworm-backports/s);
 });
 
 test('what is offered: each kernel once, and where the metapackages of all suites lead', async () => {
