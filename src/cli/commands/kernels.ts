@@ -19,7 +19,9 @@ interface KernelsOptions {
 export function addKernels(program: Command, context: CliContext): void {
   program
     .command('kernels')
-    .description("List the kernels that the distro's archive has now, newest first, as --kernel takes them.")
+    .description(
+      "List the kernels that the distro's archive has with their headers, newest first, as --kernel takes them.",
+    )
     .option(
       '--distro <id>',
       'only this distribution, such as debian-12 (default: all that are known)',
