@@ -25,7 +25,7 @@ export interface MatrixCell extends Omit<CellResult, 'verdict'> {
   expected: string | null;
   /** Fingerprint (SHA-256, hex) of the certificate that signed the modules; null when they are not signed. */
   signedBy: string | null;
-  /** The last lines of make.log, at most 16 KiB; null when there is none. */
+  /** The last lines of make.log, at most 16 KiB, long lines shortened; null when there is none. */
   logTail: string | null;
   /** ISO 8601; null when it had no turn in this run. */
   startedAt: string | null;

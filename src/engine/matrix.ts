@@ -327,15 +327,26 @@ async function rowsOf(
 }
 
 const TAIL_BYTES = 16 * 1024;
+/** Of a log in which make prints its commands: kilobytes each, of which nobody reads more than the beginning. */
+const READ_BYTES = 8 * TAIL_BYTES;
+const LINE_LENGTH = 300;
 
 async function tailOf(path: string): Promise<string> {
   await using file = await open(path, 'r');
   const { size } = await file.stat();
-  const at = Math.max(0, size - TAIL_BYTES);
-  const { buffer, bytesRead } = await file.read(Buffer.alloc(Math.min(size, TAIL_BYTES)), 0, undefined, at);
-  const text = buffer.subarray(0, bytesRead).toString('utf8');
-  // The first line is cut.
-  return plain(at > 0 ? text.slice(text.indexOf('\n') + 1) : text);
+  const at = Math.max(0, size - READ_BYTES);
+  const { buffer, bytesRead } = await file.read(Buffer.alloc(Math.min(size, READ_BYTES)), 0, undefined, at);
+  const lines = plain(buffer.subarray(0, bytesRead).toString('utf8'))
+    .split('\n')
+    // The first line is cut.
+    .slice(at > 0 ? 1 : 0)
+    .map((line) => (line.length > LINE_LENGTH ? `${line.slice(0, LINE_LENGTH)} …` : line));
+  let from = lines.length;
+  for (let bytes = 0; from > 0; from -= 1) {
+    bytes += Buffer.byteLength(lines[from - 1]!) + 1;
+    if (bytes > TAIL_BYTES) break;
+  }
+  return lines.slice(from).join('\n');
 }
 
 async function fingerprintOf({ signCert, cwd }: BuildRequest): Promise<string | null> {

@@ -146,7 +146,7 @@ const MatrixRow = Cell.extend({
     .string()
     .nullable()
     .describe(
-      'The last lines of make.log, at most 16 KiB; null when there is none, and in what is kept of earlier runs',
+      'The last lines of make.log, at most 16 KiB, long ones shortened; null when there is none, and in what is kept of earlier runs',
     ),
   startedAt: z.string().nullable().describe('ISO 8601; null when it had no turn'),
   seconds: z

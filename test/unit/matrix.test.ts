@@ -138,6 +138,21 @@ test('a run in words of its schema: outcomes, log, who and when', async () => {
   expect(done.events.filter(({ type }) => type === 'cell')).toHaveLength(4);
 });
 
+test("a log's end holds more than the commands that make prints", async () => {
+  const command = `gcc ${'-Wall '.repeat(600)}x.c\n`;
+  const log = `${'early\n'.repeat(20_000)}x.c:1: error\n${command.repeat(20)}make: Error 2\n`;
+  const result = async (each: PlannedCell): Promise<CellResult> => {
+    const done = await resultOf(each);
+    await writeFile(done.log!, log);
+    return done;
+  };
+  const { logTail } = (await ran(planOf({}, ['broken']), new Fake({ result }))).run.cells[0]!;
+  expect(logTail).toContain('\nx.c:1: error\ngcc -Wall');
+  expect(logTail!.endsWith(' …\nmake: Error 2\n')).toBe(true);
+  expect(Buffer.byteLength(logTail!)).toBeLessThanOrEqual(16 * 1024);
+  expect(logTail!.split('\n').slice(0, 10)).toEqual(Array.from({ length: 10 }, () => 'early'));
+});
+
 test('an expected failure that is built is an unexpected pass', async () => {
   const plan = planOf({ expectations: [{ module: 'tiny', reason: 'old' }] });
   expect(outcomes(await ran(plan, new Fake()))[0]).toBe('tiny 6.1.0-2-amd64 unexpected-pass');
