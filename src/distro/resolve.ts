@@ -354,11 +354,11 @@ function comparing(row: DistroRow): (a: string, b: string) => number {
   return isApt(row) ? compareVersions : compareRpmVersions;
 }
 
-/** One entry per release: several suites may carry it, and the row's order of preference decides between equals. */
 /** Those that something can be built for. */
 const buildable = (row: DistroRow, kernels: readonly KernelEntry[]): KernelEntry[] =>
   unique(row, kernels).filter(({ headless }) => !headless);
 
+/** One entry per release: several suites may carry it, and the row's order of preference decides between equals. */
 function unique(row: DistroRow, kernels: readonly KernelEntry[]): KernelEntry[] {
   const order = [...row.suites, ...(row.repos ?? [])];
   const rank = (suite: string): number => order.findIndex(({ name }) => name === suite);
