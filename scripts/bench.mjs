@@ -404,8 +404,8 @@ class Bench {
   /** A chroot to build in, and its end. */
   async nativeChroot() {
     const [{ run }, { baseImage }, request] = await Promise.all([
-      dist('core/exec.js'),
-      dist('build/base.js'),
+      dist('lib/exec.js'),
+      dist('environment/base.js'),
       this.request('bootstrap'),
     ]);
     const base = await baseImage(request.row, request.context);
@@ -474,8 +474,8 @@ class Bench {
   async request(image = this.options.image) {
     const [{ requestOf }, { plan }, { loadCatalogue, findRow }] = await Promise.all([
       dist('cli/request.js'),
-      dist('engine/plan.js'),
-      dist('image/catalogue.js'),
+      dist('engine/plan/plan.js'),
+      dist('distro/catalogue.js'),
     ]);
     const emit = (event) => {
       if (event.type === 'note' && event.level === 'warn') say(event.message);
@@ -490,19 +490,20 @@ class Bench {
 
   /** Clones of the warm snapshot, without the rest of a build. */
   async clones() {
-    const [{ baseImage }, { kernelLayer }, { groundOf }, { bootClone }, request] = await Promise.all([
-      dist('build/base.js'),
-      dist('build/kernel-layer.js'),
-      dist('build/snapshot.js'),
-      dist('build/machine.js'),
-      this.request(),
-    ]);
+    const [{ baseImage }, { kernelLayer }, { kernelEnvironmentOf }, { bootClone }, request] =
+      await Promise.all([
+        dist('environment/base.js'),
+        dist('environment/kernel-layer.js'),
+        dist('environment/snapshot.js'),
+        dist('environment/boot.js'),
+        this.request(),
+      ]);
     const { emit } = request.context;
     const { name: accel, cpu } = this.accelerator;
     const machine = { accel, cpu, cpus: CPUS, memoryMiB: MEMORY_MIB, emit, signal: this.signal };
     const base = await baseImage(request.row, request.context);
     const layer = await kernelLayer(base, request.target, 'build', [], machine);
-    const { snapshot } = await groundOf(layer, machine);
+    const { snapshot } = await kernelEnvironmentOf(layer, machine);
     const boot = async () => {
       const dir = await mkdtemp(join(this.#scratch, 'clone-'));
       const called = performance.now();
@@ -556,8 +557,8 @@ class Bench {
   async byHand() {
     const { rounds } = this.options;
     const [{ cacheDir }, { baseImage }, request] = await Promise.all([
-      dist('core/paths.js'),
-      dist('build/base.js'),
+      dist('lib/paths.js'),
+      dist('environment/base.js'),
       this.request(),
     ]);
     const base = await baseImage(request.row, request.context);

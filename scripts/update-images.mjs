@@ -1,6 +1,6 @@
 // See update-images.
-import { findRow, loadCatalogue } from '../dist/image/catalogue.js';
-import { updateImages } from '../dist/image/update.js';
+import { findRow, loadCatalogue } from '../dist/distro/catalogue.js';
+import { updateImages } from '../dist/environment/image-update.js';
 
 const args = process.argv.slice(2);
 const check = args.includes('--check');

@@ -2,14 +2,14 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { format } from 'prettier';
-import { configJsonSchema } from '../dist/plan/config.js';
+import { configJsonSchema } from '../dist/options/config.js';
 import {
   bisectJsonSchema,
   matrixJsonSchema,
   proofJsonSchema,
   refreshJsonSchema,
   resultJsonSchema,
-} from '../dist/plan/result-schema.js';
+} from '../dist/model/result-schema.js';
 
 const folder = fileURLToPath(new URL('../schema/', import.meta.url));
 await mkdir(folder, { recursive: true });

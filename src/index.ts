@@ -6,7 +6,7 @@
  */
 export type { BuildContext } from './engine/cells.js';
 export { build } from './engine/local.js';
-export { plan, type PlanContext } from './engine/plan.js';
+export { plan, type PlanContext } from './engine/plan/plan.js';
 export {
   bisect,
   planBisect,
@@ -29,11 +29,12 @@ export {
   type RepositoryResult,
   type SigningKey,
 } from './repo/index.js';
-export type { Answer, BisectResult } from './plan/bisect.js';
-export { buildRequest, type RequestValues } from './plan/request.js';
-export type { CellPattern, Expectation, MatrixPlan } from './plan/matrix.js';
-export type { BuildPlan, BuildRequest, PlannedCell } from './plan/types.js';
-export type { Arch, CellResult, KernelTarget, ModuleSource, Verdict } from './core/cell.js';
-export type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from './core/matrix.js';
-export { Dkms2binError, EXIT_CODE, type Fault } from './core/errors.js';
-export type { Emit, Event } from './core/events.js';
+export type { Answer, BisectResult } from './engine/plan/bisect.js';
+export { buildRequest, type RequestValues } from './options/request.js';
+export type { CellPattern, Expectation, MatrixPlan } from './engine/plan/matrix.js';
+export type { BuildPlan, PlannedCell } from './engine/plan/types.js';
+export type { BuildRequest } from './options/request.js';
+export type { Arch, CellResult, KernelTarget, ModuleSource, Verdict } from './model/cell.js';
+export type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from './model/matrix.js';
+export { Dkms2binError, EXIT_CODE, type Fault } from './model/errors.js';
+export type { Emit, Event } from './model/events.js';

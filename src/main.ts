@@ -3,8 +3,8 @@ import { delimiter } from 'node:path';
 import { errorText, EXIT_BUG, runCli } from './cli/run.js';
 import { engine } from './cli/services.js';
 import { onSignals } from './cli/signals.js';
-import { EXIT_CODE } from './core/errors.js';
-import { passphraseFromEnv } from './core/passphrase.js';
+import { EXIT_CODE } from './model/errors.js';
+import { passphraseFromEnv } from './lib/passphrase.js';
 
 // An ordinary user's PATH on Debian lacks the folders of mke2fs and sfdisk.
 process.env.PATH = [process.env.PATH ?? '', '/usr/sbin', '/sbin'].filter((p) => p !== '').join(delimiter);

@@ -1,6 +1,6 @@
 import { createInterface } from 'node:readline';
 import { StringDecoder } from 'node:string_decoder';
-import { Dkms2binError } from '../core/errors.js';
+import { Dkms2binError } from '../model/errors.js';
 import type { CliContext } from './context.js';
 
 /** Asks on stderr; Enter and y mean yes, end of input and an interrupt mean no. */

@@ -1,9 +1,9 @@
 import { access, constants, readFile, stat, statfs } from 'node:fs/promises';
 import { delimiter, dirname, join } from 'node:path';
-import { HOST_ARCH, type Arch } from '../core/cell.js';
-import { messageOf } from '../core/errors.js';
-import { cacheDir, runsDir, socketParent } from '../core/paths.js';
-import { formatBytes } from '../core/units.js';
+import { HOST_ARCH, type Arch } from '../model/cell.js';
+import { messageOf } from '../model/errors.js';
+import { cacheDir, runsDir, socketParent } from '../lib/paths.js';
+import { formatBytes } from '../lib/units.js';
 import { oneLine } from '../report/text.js';
 import type { CliContext } from './context.js';
 
@@ -142,7 +142,7 @@ export async function toolChecks(path: string, arch: Arch): Promise<Check[]> {
 async function qemuCheck(path: string, arch: Arch): Promise<Check[]> {
   const qemu = await which(`qemu-system-${arch}`, path);
   if (!qemu) return [];
-  const { run } = await import('../core/exec.js');
+  const { run } = await import('../lib/exec.js');
   try {
     const { stdout } = await run(qemu, ['--version'], { timeout: 10_000 });
     const version = /version (\d+)\.(\d+)[\w.]*/.exec(stdout);
@@ -247,7 +247,7 @@ async function userNamespaceCheck(path: string): Promise<Check> {
       detail: 'cannot tell: unshare is not installed',
       remedy: 'sudo apt-get install util-linux',
     };
-  const { run } = await import('../core/exec.js');
+  const { run } = await import('../lib/exec.js');
   try {
     await run(unshare, ['--user', '--map-root-user', 'true'], { timeout: 10_000 });
   } catch {
@@ -285,7 +285,7 @@ async function userNamespaceCheck(path: string): Promise<Check> {
 /** Runs one: whether qemu-user is there, and registered or registrable in a namespace. */
 async function foreignProgramsCheck(context: CliContext, arch: Arch): Promise<Check> {
   const name = `${arch} programs`;
-  const { namespaceCommand } = await import('../image/namespace.js');
+  const { namespaceCommand } = await import('../lib/namespace.js');
   try {
     await namespaceCommand(arch, context.signal);
     return { name, status: 'ok', detail: 'run by qemu-user', remedy: null };

@@ -1,10 +1,10 @@
 import PQueue from 'p-queue';
-import type { Arch } from '../core/cell.js';
-import { messageOf } from '../core/errors.js';
-import type { Emit } from '../core/events.js';
-import { cacheDir } from '../core/paths.js';
+import type { Arch } from '../model/cell.js';
+import { messageOf } from '../model/errors.js';
+import type { Emit } from '../model/events.js';
+import { cacheDir } from '../lib/paths.js';
 import { availableKernels } from '../distro/resolve.js';
-import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
+import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';
 import type { KernelInfo } from './services.js';
 
 export interface KernelsContext {

@@ -1,6 +1,6 @@
 import { Command } from 'commander';
-import { packageVersion } from '../core/paths.js';
-import { plain } from '../core/text.js';
+import { packageVersion } from '../lib/paths.js';
+import { plain } from '../lib/text.js';
 import { addBoard } from './commands/board.js';
 import { addBisect } from './commands/bisect.js';
 import { addBuild } from './commands/build.js';

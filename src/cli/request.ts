@@ -1,8 +1,8 @@
-import type { Arch } from '../core/cell.js';
-import type { Config } from '../plan/config.js';
-import { buildRequest } from '../plan/request.js';
-import type { BuildRequest } from '../plan/types.js';
-import { duration, size } from './values.js';
+import type { Arch } from '../model/cell.js';
+import type { Config } from '../options/config.js';
+import { buildRequest } from '../options/request.js';
+import type { BuildRequest } from '../options/request.js';
+import { duration, size } from '../options/values.js';
 
 /** Values of build's options as commander hands them over; absent unless typed. */
 export interface BuildOptions {

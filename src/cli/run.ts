@@ -1,6 +1,6 @@
 import { CommanderError } from 'commander';
-import { Dkms2binError, EXIT_CODE, messageOf } from '../core/errors.js';
-import { plain } from '../core/text.js';
+import { Dkms2binError, EXIT_CODE, messageOf } from '../model/errors.js';
+import { plain } from '../lib/text.js';
 import type { CliContext } from './context.js';
 import { createProgram } from './program.js';
 

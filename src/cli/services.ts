@@ -1,8 +1,8 @@
 import { resolve } from 'node:path';
-import type { CellResult } from '../core/cell.js';
-import type { Emit } from '../core/events.js';
-import type { Proof } from '../core/proof.js';
-import type { Config } from '../plan/config.js';
+import type { CellResult } from '../model/cell.js';
+import type { Emit } from '../model/events.js';
+import type { Proof } from '../model/proof.js';
+import type { Config } from '../options/config.js';
 import type { BisectContext, BisectOutcome } from '../engine/bisect.js';
 import type { RunInfo } from '../engine/runs.js';
 import type { WarmKernel } from '../engine/local.js';
@@ -10,12 +10,13 @@ import type { MatrixContext, MatrixOutcome, MatrixRules } from '../engine/matrix
 import type { QueueOptions } from '../engine/queue/executor.js';
 import type { WorkOptions } from '../engine/queue/build.js';
 import type { RefreshOptions } from '../engine/refresh.js';
-import type { CacheRow, PruneOptions, PruneResult, VerifiedRow } from '../image/upkeep.js';
+import type { CacheRow, PruneOptions, PruneResult, VerifiedRow } from '../cache/upkeep.js';
 import type { Passphrase, RepositoryOptions, RepositoryResult, Served } from '../repo/index.js';
-import type { Inspection } from '../pack/inspect.js';
-import type { MatrixPlan } from '../plan/matrix.js';
-import type { RefreshPlan } from '../plan/refresh.js';
-import type { BuildPlan, BuildRequest } from '../plan/types.js';
+import type { Inspection } from '../attest/inspect.js';
+import type { MatrixPlan } from '../engine/plan/matrix.js';
+import type { RefreshPlan } from '../engine/plan/refresh.js';
+import type { BuildPlan } from '../engine/plan/types.js';
+import type { BuildRequest } from '../options/request.js';
 
 export interface FailedRun {
   id: string;
@@ -125,8 +126,8 @@ export interface Engine {
 /** The real engine. */
 export const engine: Engine = {
   loadConfig: async (explicit, cwd) =>
-    (await (await import('../plan/config.js')).loadConfig({ cwd, explicit })).config,
-  plan: async (request, context) => (await import('../engine/plan.js')).plan(request, context),
+    (await (await import('../options/config.js')).loadConfig({ cwd, explicit })).config,
+  plan: async (request, context) => (await import('../engine/plan/plan.js')).plan(request, context),
   build: async (plan, context) => (await import('../engine/local.js')).build(plan, context),
   planRefresh: async (request, options, context) =>
     (await import('../engine/refresh.js')).planRefresh(request, options, context),
@@ -162,7 +163,7 @@ export const engine: Engine = {
   },
   serveRepository: async (dir, options) => (await import('../repo/index.js')).serveRepository(dir, options),
   inspect: async (path, { cwd, key }) => {
-    const { inspectFile, publicKeyFile } = await import('../pack/inspect.js');
+    const { inspectFile, publicKeyFile } = await import('../attest/inspect.js');
     return inspectFile(
       resolve(cwd, path),
       key === undefined ? undefined : await publicKeyFile(resolve(cwd, key)),

@@ -1,4 +1,4 @@
-import { Dkms2binError, EXIT_CODE } from '../core/errors.js';
+import { Dkms2binError, EXIT_CODE } from '../model/errors.js';
 
 interface Process {
   on(event: string, listener: () => void): unknown;

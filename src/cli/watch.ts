@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Dkms2binError } from '../core/errors.js';
+import { Dkms2binError } from '../model/errors.js';
 
 /** A sleep ends within this time after a suspended machine wakes up. */
 const STEP_MS = 60_000;

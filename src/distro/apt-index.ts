@@ -6,13 +6,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { got, HTTPError } from 'got';
-import { Dkms2binError, messageOf } from '../core/errors.js';
-import { run } from '../core/exec.js';
-import { proxyOptions } from '../core/proxy.js';
+import { Dkms2binError, messageOf } from '../model/errors.js';
+import { run } from '../lib/exec.js';
+import { proxyOptions } from '../lib/proxy.js';
 import { cachedIndex, type IndexCacheOptions } from './index-cache.js';
 import { proxyFor } from './mirrors.js';
 import { flavourOf } from './release.js';
-import { compareVersions } from './version.js';
+import { compareVersions } from '../formats/versions.js';
 
 export const DEBIAN_KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
 

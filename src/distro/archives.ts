@@ -1,14 +1,14 @@
 import { got } from 'got';
-import { DEB_ARCH, type Arch, type KernelTarget } from '../core/cell.js';
-import { Dkms2binError } from '../core/errors.js';
-import { proxyOptions } from '../core/proxy.js';
+import { DEB_ARCH, type Arch, type KernelTarget } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
+import { proxyOptions } from '../lib/proxy.js';
 import { fetchBytes, listKernels } from './apt-index.js';
 import { proxyFor } from './mirrors.js';
 import { kernelPackages, type KernelPackages } from './packages.js';
 import type { ResolveOptions } from './resolve.js';
 import type { DistroRow, RowArchive } from './row.js';
 import { fillUrl, readRepo, versionOf } from './rpm-index.js';
-import { compareVersions } from './version.js';
+import { compareVersions } from '../formats/versions.js';
 
 /** One place where a kernel was looked for, and what came of it. */
 export interface Place {

@@ -1,13 +1,13 @@
 import { join } from 'node:path';
-import { DEB_ARCH, type Arch } from '../core/cell.js';
-import { download, hasDigest, type Digest } from '../core/download.js';
-import type { Emit } from '../core/events.js';
-import { Dkms2binError } from '../core/errors.js';
+import { DEB_ARCH, type Arch } from '../model/cell.js';
+import { download, hasDigest, type Digest } from '../lib/download.js';
+import type { Emit } from '../model/events.js';
+import { Dkms2binError } from '../model/errors.js';
 import { listDkmsPackages, type DkmsIndex, type IndexOptions } from './apt-index.js';
 import { listed, mirrorsOf, requireApt } from './resolve.js';
 import { proxyFor } from './mirrors.js';
 import type { DistroRow } from './row.js';
-import { compareVersions } from './version.js';
+import { compareVersions } from '../formats/versions.js';
 
 /** A package of the index that was chosen for a `--dkms` name. */
 export type FoundPackage = DkmsIndex['packages'][number];

@@ -1,6 +1,6 @@
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Dkms2binError } from '../core/errors.js';
+import { Dkms2binError } from '../model/errors.js';
 
 export interface IndexCacheOptions {
   cacheDir: string;

@@ -1,4 +1,4 @@
-import { download, type Net } from '../core/download.js';
+import { download, type Net } from '../lib/download.js';
 
 /** Downloads a kernel package to `to`, whole or not at all. Of a --kernel-package URL nobody promises the digest. */
 export function fetchKernelPackage(url: string, to: string, net: Net, sha256?: string): Promise<void> {

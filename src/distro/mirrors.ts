@@ -1,6 +1,6 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { run } from '../core/exec.js';
+import { run } from '../lib/exec.js';
 
 export interface HostMirrors {
   main?: string;

@@ -1,4 +1,4 @@
-import type { KernelTarget } from '../core/cell.js';
+import type { KernelTarget } from '../model/cell.js';
 import { kernelPackages, suseVersionPrefix } from './packages.js';
 import type { DistroRow } from './row.js';
 import { fillUrl } from './rpm-index.js';

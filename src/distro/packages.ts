@@ -1,7 +1,7 @@
-import { Dkms2binError } from '../core/errors.js';
+import { Dkms2binError } from '../model/errors.js';
 import { flavourOf } from './release.js';
 import type { DistroRow, PackageSet } from './row.js';
-import { compareReleases } from './version.js';
+import { compareReleases } from '../formats/versions.js';
 
 /** Names of one kernel's packages, as the row's package manager takes them. */
 export interface KernelPackages {

@@ -1,5 +1,5 @@
-import type { Arch } from '../core/cell.js';
-import { Dkms2binError } from '../core/errors.js';
+import type { Arch } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
 import type { DistroRow } from './row.js';
 
 export type ReleaseFamily = 'debian' | 'ubuntu' | 'rhel' | 'fedora' | 'amazon' | 'suse';

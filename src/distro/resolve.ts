@@ -1,15 +1,15 @@
 import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
-import { DEB_ARCH, type Arch, type KernelTarget } from '../core/cell.js';
-import { Dkms2binError, messageOf } from '../core/errors.js';
-import { globExpression } from '../core/glob.js';
+import { DEB_ARCH, type Arch, type KernelTarget } from '../model/cell.js';
+import { Dkms2binError, messageOf } from '../model/errors.js';
+import { globExpression } from '../lib/glob.js';
 import { listKernels, type IndexOptions, type KernelEntry, type KernelIndex } from './apt-index.js';
 import { fromArchives, isUnreachable, type Place } from './archives.js';
 import { hostMirrors } from './mirrors.js';
 import { candidatesFor, checkRelease, flavourOf } from './release.js';
 import { archRow, type DistroRow } from './row.js';
 import { listRpmKernels } from './rpm-index.js';
-import { compareReleases, compareRpmVersions, compareVersions } from './version.js';
+import { compareReleases, compareRpmVersions, compareVersions } from '../formats/versions.js';
 
 export interface ResolveOptions extends Pick<
   IndexOptions,

@@ -1,6 +1,6 @@
-import type { Arch } from '../core/cell.js';
-import { Dkms2binError } from '../core/errors.js';
-import type { KeySource } from '../core/openpgp.js';
+import type { Arch } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
+import type { KeySource } from '../formats/openpgp.js';
 import type { RpmForm } from './rpm-names.js';
 
 /** Package names of one kernel, as the catalogue has them. */

@@ -4,10 +4,10 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import sax from 'sax';
-import type { Arch } from '../core/cell.js';
-import { Dkms2binError, messageOf } from '../core/errors.js';
-import { runChunks } from '../core/exec.js';
-import { keyOf, verifyDetached, type KeySource } from '../core/openpgp.js';
+import type { Arch } from '../model/cell.js';
+import { Dkms2binError, messageOf } from '../model/errors.js';
+import { runChunks } from '../lib/exec.js';
+import { keyOf, verifyDetached, type KeySource } from '../formats/openpgp.js';
 import {
   fetchBytes,
   type IndexOptions,
@@ -18,7 +18,7 @@ import {
 import { cachedIndex } from './index-cache.js';
 import { packageSetOf, packageSets, suseRelease } from './packages.js';
 import type { DistroRow } from './row.js';
-import { compareRpmVersions } from './version.js';
+import { compareRpmVersions } from '../formats/versions.js';
 
 export type RpmIndexOptions = Pick<
   IndexOptions,

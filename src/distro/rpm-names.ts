@@ -1,5 +1,5 @@
-import type { Arch } from '../core/cell.js';
-import { Dkms2binError } from '../core/errors.js';
+import type { Arch } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
 
 /** The distro's own form of a kernel module's .rpm: Red Hat's and Fedora's kmod, or SUSE's KMP. */
 export type RpmForm = 'kmod' | 'kmp';

@@ -1,15 +1,16 @@
-import type { CellResult } from '../core/cell.js';
-import { Dkms2binError } from '../core/errors.js';
-import type { Emit } from '../core/events.js';
-import { cacheDir } from '../core/paths.js';
+import type { CellResult } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
+import type { Emit } from '../model/events.js';
+import { cacheDir } from '../lib/paths.js';
 import { availableKernels, kindOf } from '../distro/resolve.js';
-import { compareReleases } from '../distro/version.js';
-import { findRow, loadCatalogue } from '../image/catalogue.js';
-import { answerOf, bisectKernels, endError, type Answer, type BisectResult } from '../plan/bisect.js';
-import type { BuildPlan, BuildRequest } from '../plan/types.js';
+import { compareReleases } from '../formats/versions.js';
+import { findRow, loadCatalogue } from '../distro/catalogue.js';
+import { answerOf, bisectKernels, endError, type Answer, type BisectResult } from './plan/bisect.js';
+import type { BuildPlan } from './plan/types.js';
+import type { BuildRequest } from '../options/request.js';
 import type { BuildContext } from './cells.js';
 import { build } from './local.js';
-import { deepFreeze, plan, type PlanContext } from './plan.js';
+import { deepFreeze, plan, type PlanContext } from './plan/plan.js';
 
 /** One kernel that was asked. */
 export interface BisectStep {

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { availableParallelism, freemem } from 'node:os';
-import type { BuildRequest } from '../plan/types.js';
+import type { BuildRequest } from '../options/request.js';
 
 /** The shape of one VM does not depend on how many run, so that all share one memory snapshot. */
 export function vmShape({ cpus, memoryMiB }: BuildRequest): { cpus: number; memoryMiB: number } {

@@ -1,21 +1,22 @@
 import { access, constants, mkdir } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { resolve } from 'node:path';
-import { buildCell, builtBefore, type CellInput } from '../build/cell.js';
-import type { Machine } from '../build/machine.js';
-import { listRunDirs } from '../build/run-dir.js';
-import type { Ground } from '../build/snapshot.js';
-import type { CellResult, KernelTarget, ModuleSource } from '../core/cell.js';
-import type { Emit } from '../core/events.js';
-import { Dkms2binError, messageOf } from '../core/errors.js';
-import { readCapped } from '../core/read-capped.js';
-import { loadCatalogue } from '../image/catalogue.js';
-import { readSigner, type Signer as AttestSigner } from '../pack/dsse.js';
+import { buildCell, builtBefore, type CellInput } from '../cell/cell.js';
+import type { Machine } from '../environment/boot.js';
+import { listRunDirs } from '../cell/run-dir.js';
+import type { KernelEnvironment } from '../environment/snapshot.js';
+import type { CellResult, KernelTarget, ModuleSource } from '../model/cell.js';
+import type { Emit } from '../model/events.js';
+import { Dkms2binError, messageOf } from '../model/errors.js';
+import { readCapped } from '../lib/read-capped.js';
+import { loadCatalogue } from '../distro/catalogue.js';
+import { readSigner, type Signer as AttestSigner } from '../attest/dsse.js';
 import { openSigner, type Signer } from '../pack/sign.js';
-import type { BuildPlan, BuildRequest, PlannedCell } from '../plan/types.js';
+import type { BuildPlan, PlannedCell } from './plan/types.js';
+import type { BuildRequest } from '../options/request.js';
 import type { CellDone } from './executor.js';
-import { Grounds, machineOf } from './grounds.js';
-import type { PlanContext } from './plan.js';
+import { KernelEnvironments, machineOf } from './kernel-environments.js';
+import type { PlanContext } from './plan/plan.js';
 import { loginToRun } from './runs.js';
 
 export interface BuildContext extends PlanContext {
@@ -36,11 +37,11 @@ export interface CellTurn {
 export class CellRunner implements AsyncDisposable {
   private constructor(
     private readonly request: BuildRequest,
-    private readonly siblings: readonly ModuleSource[],
+    private readonly otherSources: readonly ModuleSource[],
     private readonly outDir: string,
     private readonly attach: Pick<CellInput, 'signer' | 'invocation'>,
     private readonly machine: Machine,
-    private readonly grounds: Grounds,
+    private readonly environments: KernelEnvironments,
     private readonly context: BuildContext,
   ) {}
 
@@ -54,30 +55,38 @@ export class CellRunner implements AsyncDisposable {
     // Removes what killed runs left behind.
     await listRunDirs();
     const machine = await machineOf(request, plan.cells[0]?.arch ?? 'x86_64', context);
-    const grounds = new Grounds(request, await loadCatalogue(), machine);
-    const siblings = plan.siblings ?? [...new Set(plan.cells.map((cell) => cell.module))];
-    return new CellRunner(request, siblings, outDir, { signer, invocation }, machine, grounds, context);
+    const environments = new KernelEnvironments(request, await loadCatalogue(), machine);
+    const otherSources = plan.otherSources ?? [...new Set(plan.cells.map((cell) => cell.module))];
+    return new CellRunner(
+      request,
+      otherSources,
+      outDir,
+      { signer, invocation },
+      machine,
+      environments,
+      context,
+    );
   }
 
   /** Makes what the VMs of a kernel start from. What goes wrong is told by the cells of that kernel. */
   async warm(target: KernelTarget): Promise<void> {
-    await this.grounds.ground(target).catch(() => undefined);
+    await this.environments.environment(target).catch(() => undefined);
   }
 
   /** A cell that needs no VM: it is up to date, or its source cannot be had. Null for every other one. */
   async known(cell: PlannedCell, turn: CellTurn): Promise<CellDone | null> {
     // Waiting for it is no time of the cell's; its error is.
-    await this.grounds.layer(cell.target).catch(() => undefined);
+    await this.environments.layer(cell.target).catch(() => undefined);
     return this.#attempt(cell, turn, async () => {
-      const ground = { layer: await this.grounds.layer(cell.target), snapshot: null };
-      return builtBefore(this.#input(cell, ground, turn));
+      const environment = { layer: await this.environments.layer(cell.target), snapshot: null };
+      return builtBefore(this.#input(cell, environment, turn));
     });
   }
 
   /** Builds a cell; whatever goes wrong with it is its result. Null when `signal` ended it. */
   async build(cell: PlannedCell, turn: CellTurn): Promise<CellDone | null> {
     return this.#attempt(cell, turn, async () =>
-      buildCell(this.#input(cell, await this.grounds.ground(cell.target), turn)),
+      buildCell(this.#input(cell, await this.environments.environment(cell.target), turn)),
     );
   }
 
@@ -106,16 +115,16 @@ export class CellRunner implements AsyncDisposable {
     };
   }
 
-  #input(cell: PlannedCell, ground: Ground, { emit, signal }: CellTurn): CellInput {
+  #input(cell: PlannedCell, environment: KernelEnvironment, { emit, signal }: CellTurn): CellInput {
     const { request, context } = this;
     const { onFailure } = context;
     return {
       label: cellLabel(cell),
       source: cell.module,
-      siblings: this.siblings,
+      otherSources: this.otherSources,
       target: cell.target,
-      ground,
-      lookup: this.grounds.lookup(cell.distro),
+      environment,
+      lookup: this.environments.lookup(cell.distro),
       machine: { ...this.machine, emit, signal },
       outDir: this.outDir,
       ...this.attach,
@@ -134,7 +143,7 @@ export class CellRunner implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.grounds[Symbol.asyncDispose]();
+    await this.environments[Symbol.asyncDispose]();
   }
 }
 

@@ -1,6 +1,6 @@
-import type { CellResult } from '../core/cell.js';
-import type { Emit } from '../core/events.js';
-import type { BuildPlan, PlannedCell } from '../plan/types.js';
+import type { CellResult } from '../model/cell.js';
+import type { Emit } from '../model/events.js';
+import type { BuildPlan, PlannedCell } from './plan/types.js';
 
 /** Who builds the cells of a plan: this machine, or workers that take them from a queue. */
 export interface Executor {

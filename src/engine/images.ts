@@ -1,8 +1,8 @@
 import { join } from 'node:path';
-import type { BootSpec } from '../build/machine.js';
-import { listRunDirs } from '../build/run-dir.js';
-import type { Emit } from '../core/events.js';
-import { run } from '../core/exec.js';
+import type { BootSpec } from '../environment/boot.js';
+import { listRunDirs } from '../cell/run-dir.js';
+import type { Emit } from '../model/events.js';
+import { run } from '../lib/exec.js';
 import {
   listImages as list,
   prune,
@@ -11,7 +11,7 @@ import {
   type PruneOptions,
   type PruneResult,
   type VerifiedRow,
-} from '../image/upkeep.js';
+} from '../cache/upkeep.js';
 
 /** What the cache holds, newest use first. */
 export async function listImages(): Promise<CacheRow[]> {

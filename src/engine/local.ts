@@ -1,21 +1,22 @@
 import type { X509Certificate } from 'node:crypto';
 import { resolve } from 'node:path';
-import { choosePackages, prove as proveRepository, proverOf } from '../build/prove.js';
-import { listRunDirs } from '../build/run-dir.js';
-import type { CellResult } from '../core/cell.js';
-import { Dkms2binError } from '../core/errors.js';
-import type { Proof } from '../core/proof.js';
-import { readCapped } from '../core/read-capped.js';
-import { newRunId } from '../core/run-id.js';
-import { findRow, loadCatalogue } from '../image/catalogue.js';
+import { choosePackages, prove as proveRepository, proverOf } from './prove.js';
+import { listRunDirs } from '../cell/run-dir.js';
+import type { CellResult } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
+import type { Proof } from '../model/proof.js';
+import { readCapped } from '../lib/read-capped.js';
+import { newRunId } from '../lib/run-id.js';
+import { findRow, loadCatalogue } from '../distro/catalogue.js';
 import { readCertificate } from '../pack/signature.js';
-import type { BuildPlan, BuildRequest, PlannedCell } from '../plan/types.js';
+import type { BuildPlan, PlannedCell } from './plan/types.js';
+import type { BuildRequest } from '../options/request.js';
 import { readOffer } from '../repo/index.js';
 import { vmsAtOnce } from './budget.js';
 import { cellLabel, CellRunner, type BuildContext } from './cells.js';
 import type { CellDone, Executor } from './executor.js';
-import { Grounds, machineOf } from './grounds.js';
-import { archOfRequest, planTargets, type PlanContext } from './plan.js';
+import { KernelEnvironments, machineOf } from './kernel-environments.js';
+import { archOfRequest, planTargets, type PlanContext } from './plan/plan.js';
 import { Schedule } from './schedule.js';
 
 /**
@@ -82,11 +83,15 @@ export async function warm(
 ): Promise<void> {
   const rows = await loadCatalogue();
   const targets = await planTargets(request, rows, context);
-  await using grounds = new Grounds(request, rows, await machineOf(request, archOfRequest(request), context));
+  await using environments = new KernelEnvironments(
+    request,
+    rows,
+    await machineOf(request, archOfRequest(request), context),
+  );
   const errors: unknown[] = [];
   for (const target of targets) {
     try {
-      const { snapshot } = await grounds.ground(target);
+      const { snapshot } = await environments.environment(target);
       context.report({ kernel: target.release, distro: target.distro, snapshot: snapshot !== null });
     } catch (error) {
       if (context.signal.aborted) throw error;
@@ -126,13 +131,22 @@ export async function prove(
   // Removes what killed runs left behind.
   await listRunDirs();
   const machine = await machineOf(request, target!.arch, context);
-  await using grounds = new Grounds(request, rows, machine, 'runtime');
+  await using environments = new KernelEnvironments(request, rows, machine, 'runtime');
   // A kernel reads the firmware's certificates as it boots: no snapshot can be used.
-  const ground = certificate
-    ? { layer: await grounds.layer(target!), snapshot: null }
-    : await grounds.ground(target!);
-  const lookup = grounds.lookup(target!.distro);
-  return proveRepository({ dir, offer, packages, target: target!, ground, certificate, lookup, machine });
+  const environment = certificate
+    ? { layer: await environments.layer(target!), snapshot: null }
+    : await environments.environment(target!);
+  const lookup = environments.lookup(target!.distro);
+  return proveRepository({
+    dir,
+    offer,
+    packages,
+    target: target!,
+    environment,
+    certificate,
+    lookup,
+    machine,
+  });
 }
 
 async function certificateOf({ signCert, cwd }: BuildRequest): Promise<X509Certificate | null> {

@@ -2,12 +2,12 @@ import { createHash } from 'node:crypto';
 import { access, mkdir, open, readdir, readFile, rm, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import type { Emit } from '../core/events.js';
-import { Dkms2binError, messageOf } from '../core/errors.js';
-import { lock, type Lock } from '../core/lock.js';
-import type { MatrixCell, MatrixRun } from '../core/matrix.js';
-import { publish } from '../core/publish.js';
-import { MatrixRunShape } from '../plan/result-schema.js';
+import type { Emit } from '../model/events.js';
+import { Dkms2binError, messageOf } from '../model/errors.js';
+import { lock, type Lock } from '../lib/lock.js';
+import type { MatrixCell, MatrixRun } from '../model/matrix.js';
+import { writeAtomic } from '../lib/atomic-write.js';
+import { MatrixRunShape } from '../model/result-schema.js';
 
 /** Earlier runs whose documents are kept. */
 const KEPT_RUNS = 50;
@@ -85,7 +85,7 @@ export class MatrixStore implements AsyncDisposable {
   /** Begins a journal anew, or again with what is taken over from an interrupted matrix. */
   async begin(header: JournalHeader, finished: readonly FinishedCell[]): Promise<void> {
     const lines = [header, ...finished].map((each) => `${JSON.stringify(each)}\n`);
-    await publish(Buffer.from(lines.join('')), this.#path);
+    await writeAtomic(Buffer.from(lines.join('')), this.#path);
     this.#journal = await open(this.#path, 'a');
   }
 
@@ -112,7 +112,7 @@ export class MatrixStore implements AsyncDisposable {
     await this.#close();
     const kept = { ...run, cells: run.cells.map((cell) => ({ ...cell, logTail: null })) };
     if (run.cells.some(({ verdict }) => verdict !== null))
-      await publish(Buffer.from(`${JSON.stringify(kept)}\n`), join(this.dir, 'runs', `${run.run}.json`));
+      await writeAtomic(Buffer.from(`${JSON.stringify(kept)}\n`), join(this.dir, 'runs', `${run.run}.json`));
     for (const name of (await this.#documents()).slice(0, -KEPT_RUNS))
       await rm(join(this.dir, 'runs', name), { force: true });
     if (run.complete) await rm(this.#path, { force: true });

@@ -1,17 +1,17 @@
 import { open } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { dependenciesOf, localDigest, moduleNames } from '../build/source.js';
-import type { KernelTarget } from '../core/cell.js';
-import { Dkms2binError } from '../core/errors.js';
-import type { MatrixCell, MatrixRun } from '../core/matrix.js';
-import { cacheDir, packageVersion } from '../core/paths.js';
-import { readCapped } from '../core/read-capped.js';
-import { newRunId } from '../core/run-id.js';
-import { plain } from '../core/text.js';
+import { dependenciesOf, localDigest, moduleNames } from '../cell/source.js';
+import type { KernelTarget } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
+import type { MatrixCell, MatrixRun } from '../model/matrix.js';
+import { cacheDir, packageVersion } from '../lib/paths.js';
+import { readCapped } from '../lib/read-capped.js';
+import { newRunId } from '../lib/run-id.js';
+import { plain } from '../lib/text.js';
 import { findDkmsPackage } from '../distro/dkms-package.js';
-import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
+import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';
 import { readCertificate } from '../pack/signature.js';
-import type { Matrix } from '../plan/config.js';
+import type { Matrix } from '../options/config.js';
 import {
   expectedOf,
   matrixPlan,
@@ -20,15 +20,16 @@ import {
   recordedSeconds,
   type MatrixInput,
   type MatrixPlan,
-} from '../plan/matrix.js';
-import type { NamedSource } from '../plan/refresh.js';
-import { parseModuleSource } from '../plan/source.js';
-import type { BuildRequest, PlannedCell } from '../plan/types.js';
+} from './plan/matrix.js';
+import type { NamedSource } from './plan/refresh.js';
+import { parseModuleSource } from './plan/source.js';
+import type { PlannedCell } from './plan/types.js';
+import type { BuildRequest } from '../options/request.js';
 import { cellLabel, writableFolder, type BuildContext } from './cells.js';
 import type { CellDone, Executor } from './executor.js';
 import { localExecutor } from './local.js';
 import { inputsId, MatrixStore, type FinishedCell } from './matrix-store.js';
-import { deepFreeze, planTargets, type PlanContext } from './plan.js';
+import { deepFreeze, planTargets, type PlanContext } from './plan/plan.js';
 
 /** The matrix beside the request: distros to look for kernels in, and the file's rules. */
 export interface MatrixRules extends Pick<Matrix, 'include' | 'exclude' | 'expect-failure'> {
@@ -271,7 +272,7 @@ async function idsOf(
   const digests = new Map<string, string | null>();
   const digestOf = async ({ module, distro }: PlannedCell): Promise<string | null> => {
     if (module.kind !== 'repo') {
-      const others = await dependenciesOf(module, plan.siblings ?? [], signal);
+      const others = await dependenciesOf(module, plan.otherSources ?? [], signal);
       const each = await Promise.all([module, ...others.with].map((source) => localDigest(source, signal)));
       return each.join('\n');
     }

@@ -1,34 +1,35 @@
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
-import { localDigest, moduleNames } from '../build/source.js';
-import { DEB_ARCH, type Arch, type CellResult } from '../core/cell.js';
-import { Dkms2binError } from '../core/errors.js';
-import { cacheDir, stateDir } from '../core/paths.js';
-import { publish } from '../core/publish.js';
+import { localDigest, moduleNames } from '../cell/source.js';
+import { DEB_ARCH, type Arch, type CellResult } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
+import { cacheDir, stateDir } from '../lib/paths.js';
+import { writeAtomic } from '../lib/atomic-write.js';
 import { mirrorsOf, offeredKernels, type ResolveOptions } from '../distro/resolve.js';
 import { findDkmsPackage } from '../distro/dkms-package.js';
-import { findRow, loadCatalogue, type CatalogueRow } from '../image/catalogue.js';
+import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';
 import {
   comingCells,
   missingCells,
   plannedCell,
   sourceOf,
   type BlockedCell,
-  type HeldModule,
+  type PublishedModule,
   type Missing,
   type NamedSource,
   type Offer,
   type RefreshPlan,
   type SourceNow,
   type TriedCell,
-} from '../plan/refresh.js';
-import { parseModuleSource } from '../plan/source.js';
-import type { BuildPlan, BuildRequest } from '../plan/types.js';
-import { readHeld, readTried, writeTried } from './held.js';
+} from './plan/refresh.js';
+import { parseModuleSource } from './plan/source.js';
+import type { BuildPlan } from './plan/types.js';
+import type { BuildRequest } from '../options/request.js';
+import { readPublished, readTried, writeTried } from './published-modules.js';
 import type { BuildContext } from './cells.js';
 import { build } from './local.js';
-import { deepFreeze, type PlanContext } from './plan.js';
+import { deepFreeze, type PlanContext } from './plan/plan.js';
 
 export interface RefreshOptions {
   /** Of each line of kernels only the newest. */
@@ -48,7 +49,7 @@ export async function planRefresh(
 ): Promise<RefreshPlan> {
   const outDir = resolve(request.cwd, request.outDir);
   const rows = await loadCatalogue();
-  const held = await readHeld(outDir, context);
+  const held = await readPublished(outDir, context);
   const sources = await Sources.of(request, rows, context);
   const blocked: BlockedCell[] = [];
   let missing: Missing;
@@ -77,7 +78,7 @@ export async function planRefresh(
   return deepFreeze({
     request: { ...request },
     cells: missing.cells.map((cell) => plannedCell(cell, request)),
-    siblings: sources.named.map(({ source }) => source),
+    otherSources: sources.named.map(({ source }) => source),
     wanted: missing.cells,
     blocked: [...blocked, ...missing.blocked],
     tried,
@@ -134,7 +135,7 @@ async function buildAll(plan: BuildPlan, context: BuildContext): ReturnType<type
 async function keepLog(log: string): Promise<string> {
   const to = join(stateDir(), 'validate', basename(log));
   await mkdir(dirname(to), { recursive: true });
-  await publish({ file: log }, to);
+  await writeAtomic({ file: log }, to);
   return to;
 }
 
@@ -164,7 +165,7 @@ const resolveOptions = (
   warn: (message) => emit({ type: 'note', level: 'warn', message }),
 });
 
-const placesOf = (held: readonly HeldModule[]): { distro: string; arch: Arch }[] => [
+const placesOf = (held: readonly PublishedModule[]): { distro: string; arch: Arch }[] => [
   ...new Map(held.map(({ distro, arch }) => [`${distro} ${arch}`, { distro, arch }])).values(),
 ];
 
@@ -175,7 +176,7 @@ function rowOf(rows: readonly CatalogueRow[], distro: string, arch: Arch): Catal
 
 /** A distro that cannot be asked blocks its own cells alone. */
 async function offersNow(
-  held: readonly HeldModule[],
+  held: readonly PublishedModule[],
   rows: readonly CatalogueRow[],
   request: BuildRequest,
   context: PlanContext,
@@ -203,7 +204,7 @@ async function offersNow(
 /** For each distro that is held, what `what` means for it. */
 async function offersToCome(
   what: string,
-  held: readonly HeldModule[],
+  held: readonly PublishedModule[],
   rows: readonly CatalogueRow[],
   request: BuildRequest,
   context: PlanContext,
@@ -292,11 +293,11 @@ class Sources {
 
   /** Looks up the sources of all held modules, in the distros given or else in the module's own. */
   async find(
-    held: readonly HeldModule[],
+    held: readonly PublishedModule[],
     distros: readonly string[] | null,
-  ): Promise<(held: HeldModule, distro: string) => SourceNow> {
+  ): Promise<(held: PublishedModule, distro: string) => SourceNow> {
     const known = new Map<string, SourceNow>();
-    const key = ({ module, source, arch }: HeldModule, distro: string): string =>
+    const key = ({ module, source, arch }: PublishedModule, distro: string): string =>
       [module, source.kind, source.name, arch, distro].join('\n');
     for (const each of held) {
       for (const distro of distros ?? [each.distro]) {
@@ -312,7 +313,7 @@ class Sources {
     return (each, distro) => known.get(key(each, distro))!;
   }
 
-  async #now(held: HeldModule, distro: string): Promise<SourceNow> {
+  async #now(held: PublishedModule, distro: string): Promise<SourceNow> {
     const { signal } = this.context;
     try {
       const { source: module, named } = sourceOf(held, this.named);

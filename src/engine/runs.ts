@@ -1,8 +1,8 @@
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
-import { bootExisting, type BootSpec } from '../build/machine.js';
-import { listRunDirs, RunDir, type RunRecord, type RunState } from '../build/run-dir.js';
-import { Dkms2binError } from '../core/errors.js';
+import { bootExisting, type BootSpec } from '../environment/boot.js';
+import { listRunDirs, RunDir, type RunRecord, type RunState } from '../cell/run-dir.js';
+import { Dkms2binError } from '../model/errors.js';
 import { sshArgs } from '../guest/ssh.js';
 import { interactive } from '../guest/login.js';
 

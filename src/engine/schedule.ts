@@ -1,6 +1,6 @@
 import { hostname } from 'node:os';
 import PQueue from 'p-queue';
-import type { PlannedCell } from '../plan/types.js';
+import type { PlannedCell } from './plan/types.js';
 import type { CellRunner, CellTurn } from './cells.js';
 import type { ExecutorContext } from './executor.js';
 

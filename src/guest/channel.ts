@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs';
 import { createConnection, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
-import { Dkms2binError, messageOf } from '../core/errors.js';
+import { Dkms2binError, messageOf } from '../model/errors.js';
 import { endOf, type Command, type Ended, type ExecIo, type Transport } from './transport.js';
 
 /** A message is a kind, a length and that many bytes; see cloud-init/guest/agent.py for the kinds. */

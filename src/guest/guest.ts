@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import { PassThrough, Transform, Writable, type Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { StringDecoder } from 'node:string_decoder';
-import { Dkms2binError } from '../core/errors.js';
-import { PACKAGE_ROOT } from '../core/paths.js';
-import { plain, quote } from '../core/text.js';
+import { Dkms2binError } from '../model/errors.js';
+import { PACKAGE_ROOT } from '../lib/paths.js';
+import { plain, quote } from '../lib/text.js';
 import type { Command, Ended, ExecIo, Transport } from './transport.js';
 
 /** Where this tool keeps its things inside a guest. */

@@ -1,6 +1,6 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { run } from '../core/exec.js';
+import { run } from '../lib/exec.js';
 
 export const GUEST_USER = 'dkms2bin';
 

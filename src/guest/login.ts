@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net';
-import { Dkms2binError } from '../core/errors.js';
+import { Dkms2binError } from '../model/errors.js';
 
 /** The key that ends a console session, as telnet has it: Ctrl-]. */
 const ESCAPE = 0x1d;

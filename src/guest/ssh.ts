@@ -1,9 +1,9 @@
 import { execa } from 'execa';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Dkms2binError } from '../core/errors.js';
-import { missingTool } from '../core/exec.js';
-import { plain, quote } from '../core/text.js';
+import { Dkms2binError } from '../model/errors.js';
+import { missingTool } from '../lib/exec.js';
+import { plain, quote } from '../lib/text.js';
 import { GUEST_USER } from './keys.js';
 import { endOf, type Command, type Ended, type ExecIo, type Transport } from './transport.js';
 

@@ -1,9 +1,9 @@
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
-import { Dkms2binError } from '../core/errors.js';
-import { runBytes } from '../core/exec.js';
-import { decompress, PLAIN_XZ } from './decompress.js';
-import { MAX_MODULE_BYTES } from './elf.js';
+import { Dkms2binError } from '../model/errors.js';
+import { runBytes } from '../lib/exec.js';
+import { decompress, PLAIN_XZ } from '../formats/decompress.js';
+import { MAX_MODULE_BYTES } from '../formats/elf.js';
 
 /** How a kernel's modules are compressed; the last part of their file names but for `none`. */
 export type Compression = 'none' | 'gz' | 'xz' | 'zst';

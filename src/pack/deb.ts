@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import { dirname } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { Dkms2binError } from '../core/errors.js';
-import { publish, type Published } from '../core/publish.js';
+import { Dkms2binError } from '../model/errors.js';
+import { writeAtomic, type Published } from '../lib/atomic-write.js';
 
 export interface ControlFields {
   package: string;
@@ -46,7 +46,7 @@ export interface DebInput {
 
 /** Makes the .deb and publishes it at `to`, whole or not at all. An identical file there is left alone. */
 export async function writeDeb(input: DebInput & { to: string }): Promise<Published> {
-  return publish(makeDeb(input), input.to);
+  return writeAtomic(makeDeb(input), input.to);
 }
 
 /**

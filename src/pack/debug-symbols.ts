@@ -1,5 +1,5 @@
-import { Dkms2binError } from '../core/errors.js';
-import { buildId, readSections } from './elf.js';
+import { Dkms2binError } from '../model/errors.js';
+import { buildId, readSections } from '../formats/elf.js';
 
 /** Bytes of one file of debug symbols, and of all files of a build; collect.py in the guest keeps to less. */
 export const MAX_DEBUG_BYTES = 128 * 2 ** 20;

@@ -1,9 +1,9 @@
-import { compressionOf, decompress } from './decompress.js';
-import { Dkms2binError } from '../core/errors.js';
-import { plain } from '../core/text.js';
+import { compressionOf, decompress } from '../formats/decompress.js';
+import { Dkms2binError } from '../model/errors.js';
+import { plain } from '../lib/text.js';
 import { MAX_DEBUG_BYTES } from './debug-symbols.js';
-import { readSections, type ElfSection } from './elf.js';
-import { parseDeb, type Deb, type DebEntry } from './read-deb.js';
+import { readSections, type ElfSection } from '../formats/elf.js';
+import { parseDeb, type Deb, type DebEntry } from '../formats/deb.js';
 
 /**
  * In words, what differs first between two builds of a package: a control field, a file, in a module the section and the

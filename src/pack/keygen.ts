@@ -1,9 +1,9 @@
 import { X509Certificate } from 'node:crypto';
 import { chmod, link, lstat, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Dkms2binError, messageOf } from '../core/errors.js';
-import { run } from '../core/exec.js';
-import { syncPath } from '../core/publish.js';
+import { Dkms2binError, messageOf } from '../model/errors.js';
+import { run } from '../lib/exec.js';
+import { syncPath } from '../lib/atomic-write.js';
 import { keyIdOf } from './signature.js';
 
 export interface KeygenOptions {

@@ -1,13 +1,13 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { DEB_ARCH } from '../core/cell.js';
-import { Dkms2binError } from '../core/errors.js';
-import { PACKAGE_ROOT } from '../core/paths.js';
-import { publish, type Published } from '../core/publish.js';
+import { DEB_ARCH } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
+import { PACKAGE_ROOT } from '../lib/paths.js';
+import { writeAtomic, type Published } from '../lib/atomic-write.js';
 import type { Packed } from './compress.js';
 import { makeDeb, type ControlFields, type DebFile } from './deb.js';
 import { debugPaths } from './debug-symbols.js';
-import { buildId, checkModule, readModule } from './elf.js';
+import { buildId, checkModule, readModule } from '../formats/elf.js';
 
 export interface PackInput {
   /** The DKMS module's PACKAGE_NAME and PACKAGE_VERSION. */
@@ -218,7 +218,7 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
       package: control.package,
       version,
       architecture: control.architecture,
-      ...(await publish(bytes, path)),
+      ...(await writeAtomic(bytes, path)),
     });
   }
   return packed;

@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Arch } from '../core/cell.js';
-import { Dkms2binError } from '../core/errors.js';
-import { PACKAGE_ROOT } from '../core/paths.js';
+import type { Arch } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
+import { PACKAGE_ROOT } from '../lib/paths.js';
 import {
   rpmCommonName,
   rpmModuleCapability,
@@ -11,7 +11,7 @@ import {
   rpmVersion,
   type RpmForm,
 } from '../distro/rpm-names.js';
-import { buildId, readModule } from './elf.js';
+import { buildId, readModule } from '../formats/elf.js';
 import { checkModules, extraMode, RELEASE, type PackInput } from './module-package.js';
 
 export type RpmInput = Omit<PackInput, 'debArch' | 'kernelImages' | 'outDir' | 'fileName'> & {

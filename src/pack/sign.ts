@@ -2,10 +2,10 @@ import { createPrivateKey, type KeyObject, type X509Certificate } from 'node:cry
 import { mkdtemp, open, readFile, rm, type FileHandle } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { Dkms2binError } from '../core/errors.js';
-import { runBytes } from '../core/exec.js';
-import { findPassphrase, PASSPHRASE_HINT } from '../core/passphrase.js';
-import { plain } from '../core/text.js';
+import { Dkms2binError } from '../model/errors.js';
+import { runBytes } from '../lib/exec.js';
+import { findPassphrase, PASSPHRASE_HINT } from '../lib/passphrase.js';
+import { plain } from '../lib/text.js';
 import {
   appendSignature,
   keyIdOf,

@@ -1,7 +1,7 @@
 import { verify, X509Certificate } from 'node:crypto';
-import { Dkms2binError } from '../core/errors.js';
-import { plain } from '../core/text.js';
-import { SIGNATURE_MAGIC } from './elf.js';
+import { Dkms2binError } from '../model/errors.js';
+import { plain } from '../lib/text.js';
+import { SIGNATURE_MAGIC } from '../formats/elf.js';
 
 /** A signature that is appended to a module, as `modinfo` shows it. Texts are stripped of control bytes. */
 export interface ModuleSignature {

@@ -1,4 +1,4 @@
-import type { DebFile } from './scan.js';
+import type { DebFile } from './package-files.js';
 
 /** Fields that the index itself sets, or that do not belong in it. */
 const OWN = [

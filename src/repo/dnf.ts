@@ -1,5 +1,10 @@
-import { RELATION_KINDS, type RelationKind, type RpmHeader, type RpmRelation } from '../pack/rpm-header.js';
-import type { RpmFile } from './scan.js';
+import {
+  RELATION_KINDS,
+  type RelationKind,
+  type RpmHeader,
+  type RpmRelation,
+} from '../formats/rpm-header.js';
+import type { RpmFile } from './package-files.js';
 
 const PRIMARY = /^\/etc\/|bin\/|^\/usr\/lib\/sendmail$/;
 /** Newest entries of a changelog that `other` keeps. */

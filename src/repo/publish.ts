@@ -3,11 +3,11 @@ import { access, constants, mkdir, readdir, readFile, realpath, rm, stat, utimes
 import { join, sep } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { gzipSync } from 'node:zlib';
-import { Dkms2binError, messageOf } from '../core/errors.js';
-import type { Emit } from '../core/events.js';
-import { runBytes } from '../core/exec.js';
-import { lock } from '../core/lock.js';
-import { publish } from '../core/publish.js';
+import { Dkms2binError, messageOf } from '../model/errors.js';
+import type { Emit } from '../model/events.js';
+import { runBytes } from '../lib/exec.js';
+import { lock } from '../lib/lock.js';
+import { writeAtomic } from '../lib/atomic-write.js';
 import { packagesIndex, releaseDate, releaseHashes, releaseText } from './apt.js';
 import {
   dataName,
@@ -26,7 +26,7 @@ import {
   type LeftOut,
   type PackageFile,
   type RpmFile,
-} from './scan.js';
+} from './package-files.js';
 import type { SigningKey } from './signing.js';
 
 export interface RepositoryOptions {
@@ -222,7 +222,7 @@ class Repository {
 
   async write(path: string, content: Buffer | string): Promise<void> {
     if (this.signal.aborted) throw new Dkms2binError('interrupted', 'Interrupted');
-    const { status } = await publish(Buffer.from(content), join(this.dir, path));
+    const { status } = await writeAtomic(Buffer.from(content), join(this.dir, path));
     this.changed ||= status === 'written';
   }
 

@@ -1,6 +1,6 @@
 import { readFile, stat } from 'node:fs/promises';
 import * as openpgp from 'openpgp';
-import { Dkms2binError, messageOf } from '../core/errors.js';
+import { Dkms2binError, messageOf } from '../model/errors.js';
 
 /** Where the passphrase of a key may come from. */
 export interface Passphrase {

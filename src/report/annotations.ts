@@ -1,5 +1,5 @@
-import type { MatrixCell, MatrixRun } from '../core/matrix.js';
-import { plain } from '../core/text.js';
+import type { MatrixCell, MatrixRun } from '../model/matrix.js';
+import { plain } from '../lib/text.js';
 import { moduleOf, OUTCOMES, plural, reasonOf } from './grid.js';
 import { compare } from './history.js';
 

@@ -1,5 +1,5 @@
-import type { CellResult } from '../core/cell.js';
-import { EXIT_CODE } from '../core/errors.js';
+import type { CellResult } from '../model/cell.js';
+import { EXIT_CODE } from '../model/errors.js';
 
 /**
  * Exit codes from the one to report first. A failed module is a true answer, so it comes last: any other code says

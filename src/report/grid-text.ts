@@ -1,4 +1,4 @@
-import type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from '../core/matrix.js';
+import type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from '../model/matrix.js';
 import {
   counts,
   countsText,

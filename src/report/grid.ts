@@ -1,5 +1,5 @@
-import type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from '../core/matrix.js';
-import { plain } from '../core/text.js';
+import type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from '../model/matrix.js';
+import { plain } from '../lib/text.js';
 import { oneLine } from './text.js';
 
 /** What every report calls an outcome, from the worst to the best: its word and the sign that stands for it. */

@@ -1,4 +1,4 @@
-import type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from '../core/matrix.js';
+import type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from '../model/matrix.js';
 import { gridRows, grouped, kernelKey, rowKey, saying, type GridRow, type Some } from './grid.js';
 
 /** A cell whose answer is another than the last one that an earlier run gave. */

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { basename, isAbsolute, relative, sep } from 'node:path';
-import type { MatrixCell, MatrixRun, Outcome } from '../core/matrix.js';
-import { plain } from '../core/text.js';
+import type { MatrixCell, MatrixRun, Outcome } from '../model/matrix.js';
+import { plain } from '../lib/text.js';
 import {
   counts,
   gridRows,

@@ -1,6 +1,6 @@
-import type { CellResult } from '../core/cell.js';
-import type { Dkms2binError } from '../core/errors.js';
-import type { Proof } from '../core/proof.js';
+import type { CellResult } from '../model/cell.js';
+import type { Dkms2binError } from '../model/errors.js';
+import type { Proof } from '../model/proof.js';
 
 export const SCHEMA_VERSION = 1;
 

@@ -1,5 +1,5 @@
-import type { MatrixCell, MatrixKernel, MatrixRun } from '../core/matrix.js';
-import { plain } from '../core/text.js';
+import type { MatrixCell, MatrixKernel, MatrixRun } from '../model/matrix.js';
+import { plain } from '../lib/text.js';
 import { kernelKey, moduleOf, OUTCOMES, reasonOf } from './grid.js';
 import { oneLine } from './text.js';
 

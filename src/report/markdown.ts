@@ -1,6 +1,6 @@
-import type { MatrixCell, MatrixRun } from '../core/matrix.js';
-import { plain } from '../core/text.js';
-import { formatClock } from '../core/units.js';
+import type { MatrixCell, MatrixRun } from '../model/matrix.js';
+import { plain } from '../lib/text.js';
+import { formatClock } from '../lib/units.js';
 import {
   counts,
   gridRows,

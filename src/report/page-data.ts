@@ -1,5 +1,5 @@
-import type { CellResult } from '../core/cell.js';
-import type { MatrixKernel, Outcome } from '../core/matrix.js';
+import type { CellResult } from '../model/cell.js';
+import type { MatrixKernel, Outcome } from '../model/matrix.js';
 
 /** What html.ts writes into the page and page/client.js shows. Every text is plain: no control bytes, never HTML. */
 export interface PageData {

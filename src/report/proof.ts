@@ -1,4 +1,4 @@
-import type { Proof } from '../core/proof.js';
+import type { Proof } from '../model/proof.js';
 import { oneLine, table } from './text.js';
 
 /** What was proved, a line for each module, and what it saved. */

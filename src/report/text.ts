@@ -1,5 +1,5 @@
-import type { CellResult } from '../core/cell.js';
-import { plain } from '../core/text.js';
+import type { CellResult } from '../model/cell.js';
+import { plain } from '../lib/text.js';
 
 /** Text of a guest or of a file name on one line: no control bytes, no line breaks; blanks of a path stay. */
 export function oneLine(text: string): string {

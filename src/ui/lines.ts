@@ -1,6 +1,6 @@
-import type { Event } from '../core/events.js';
-import { plain } from '../core/text.js';
-import { formatBytes, formatClock } from '../core/units.js';
+import type { Event } from '../model/events.js';
+import { plain } from '../lib/text.js';
+import { formatBytes, formatClock } from '../lib/units.js';
 import type { Level } from './ui.js';
 
 /** Guest text on one line, without control bytes; tabs and line breaks become blanks. */

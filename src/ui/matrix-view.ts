@@ -1,5 +1,5 @@
-import type { Event, MatrixEventCell } from '../core/events.js';
-import { formatClock } from '../core/units.js';
+import type { Event, MatrixEventCell } from '../model/events.js';
+import { formatClock } from '../lib/units.js';
 import { clean } from './lines.js';
 
 /** What a cell does at the moment. `since` in milliseconds. */

@@ -1,4 +1,4 @@
-import type { Event } from '../core/events.js';
+import type { Event } from '../model/events.js';
 import type { Ui } from './ui.js';
 
 /** Every event as a line of JSON, with its time in ISO 8601, beside what `ui` shows. */

@@ -1,4 +1,4 @@
-import { formatClock } from '../core/units.js';
+import { formatClock } from '../lib/units.js';
 import { lineOf, progressText } from './lines.js';
 import { MatrixView } from './matrix-view.js';
 import type { Output, Ui, UiOptions } from './ui.js';

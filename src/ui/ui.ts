@@ -1,4 +1,4 @@
-import type { Emit } from '../core/events.js';
+import type { Emit } from '../model/events.js';
 
 /** How much is told: warnings only, phases and progress, or every line a guest prints too. */
 export type Level = 'quiet' | 'normal' | 'verbose';

@@ -16,12 +16,12 @@ import { tmpdir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { execa } from 'execa';
 import { z } from 'zod';
-import { HOST_ARCH, type Arch } from '../core/cell.js';
-import { Dkms2binError } from '../core/errors.js';
-import type { Emit } from '../core/events.js';
-import { missingTool } from '../core/exec.js';
-import { cacheDir } from '../core/paths.js';
-import { plain } from '../core/text.js';
+import { HOST_ARCH, type Arch } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
+import type { Emit } from '../model/events.js';
+import { missingTool } from '../lib/exec.js';
+import { cacheDir } from '../lib/paths.js';
+import { plain } from '../lib/text.js';
 
 /**
  * The probe guest, as [bytes, assembly] (Intel syntax). Loaded at 0xf0000 in a 64 KiB ROM, `F000:0000` in real mode.
@@ -381,7 +381,7 @@ export async function probeAccelerators(options: ProbeOptions): Promise<AccelRep
     }
   }
 
-  const report: AccelReport = { ...judge(kvm, tcg), kvm, tcg, bootId, cached: false };
+  const report: AccelReport = { ...recordReproducible(kvm, tcg), kvm, tcg, bootId, cached: false };
   if (durable) await writeCache(file, key, report);
   return report;
 }
@@ -433,7 +433,10 @@ export async function chooseAccelerator(
   return report.chosen === 'kvm' ? { name: 'kvm', cpu: kvmCpu } : { name: 'tcg', cpu: report.tcg.cpu };
 }
 
-function judge(kvm: AccelReport['kvm'], tcg: AccelReport['tcg']): { chosen: AccelName; reason: string } {
+function recordReproducible(
+  kvm: AccelReport['kvm'],
+  tcg: AccelReport['tcg'],
+): { chosen: AccelName; reason: string } {
   if (tcg.seconds === undefined) {
     if (kvm.seconds === undefined) {
       throw new Dkms2binError(

@@ -1,4 +1,4 @@
-import type { Arch } from '../core/cell.js';
+import type { Arch } from '../model/cell.js';
 
 /** Everything QEMU needs to know, resolved: `qemuArgs` is a pure function of it. Paths are absolute. */
 export interface VmConfig {

@@ -1,5 +1,5 @@
 import { readFile, writeFile } from 'node:fs/promises';
-import { Dkms2binError } from '../core/errors.js';
+import { Dkms2binError } from '../model/errors.js';
 
 /** A GUID as UEFI stores it: the first three fields little endian. */
 function guid(text: string): Buffer {

@@ -2,7 +2,7 @@ import { EventEmitter } from 'node:events';
 import { createConnection, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Dkms2binError } from '../core/errors.js';
+import { Dkms2binError } from '../model/errors.js';
 
 interface Reply {
   id?: number;

@@ -1,7 +1,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { run } from '../core/exec.js';
-import { PACKAGE_ROOT } from '../core/paths.js';
+import { run } from '../lib/exec.js';
+import { PACKAGE_ROOT } from '../lib/paths.js';
 import { MAC, NET } from './args.js';
 
 export interface SeedInput {

@@ -5,11 +5,11 @@ import { createConnection, createServer } from 'node:net';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Arch } from '../core/cell.js';
-import { Dkms2binError, messageOf } from '../core/errors.js';
-import { missingTool } from '../core/exec.js';
-import { socketParent } from '../core/paths.js';
-import { plain } from '../core/text.js';
+import type { Arch } from '../model/cell.js';
+import { Dkms2binError, messageOf } from '../model/errors.js';
+import { missingTool } from '../lib/exec.js';
+import { socketParent } from '../lib/paths.js';
+import { plain } from '../lib/text.js';
 import { qemuArgs, type VmConfig } from './args.js';
 import { Qmp } from './qmp.js';
 

@@ -6,7 +6,7 @@ import { pathToFileURL } from 'node:url';
 import type { AxeResults } from 'axe-core';
 import type { Browser, BrowserContextOptions, Locator, Page } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import type { MatrixRun } from '../../src/core/matrix.js';
+import type { MatrixRun } from '../../src/model/matrix.js';
 import { OUTCOMES } from '../../src/report/grid.js';
 import { matrixHtml } from '../../src/report/index.js';
 import { cell, kernel, large, run } from '../unit/matrix-fixture.js';

@@ -1,10 +1,10 @@
-import { HOST_ARCH } from '../../src/core/cell.js';
+import { HOST_ARCH } from '../../src/model/cell.js';
 import { execFileSync } from 'node:child_process';
 import { chmod, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import type { Event } from '../../src/core/events.js';
+import type { Event } from '../../src/model/events.js';
 import {
   chooseAccelerator,
   kvmTrouble,

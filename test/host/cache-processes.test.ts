@@ -2,7 +2,7 @@ import { execa } from 'execa';
 import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { cacheItems } from '../../src/image/cache.js';
+import { cacheItems } from '../../src/cache/entries.js';
 import { entry, MIB, ownCache } from '../unit/cache-fixture.js';
 import { plainSources } from '../unit/processes.js';
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { serveRepository, type Served } from '../../src/repo/index.js';
-import { compareRpmVersions } from '../../src/distro/version.js';
+import { compareRpmVersions } from '../../src/formats/versions.js';
 import { hasTool } from '../unit/pack-fixture.js';
 import { command, makeKey, publishQuietly, tempFolder, type Ended } from '../unit/repo-fixture.js';
 

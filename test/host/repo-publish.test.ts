@@ -16,8 +16,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
-import type { Event } from '../../src/core/events.js';
-import { parseControl } from '../../src/repo/deb.js';
+import type { Event } from '../../src/model/events.js';
+import { parseControl } from '../../src/formats/deb-header.js';
 import {
   addDeb,
   command,

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { Bench, missing, nameOf, until, type Run } from './harness.js';
-import type { BuildPlan } from '../../src/plan/types.js';
+import type { BuildPlan } from '../../src/engine/plan/types.js';
 
 /** Every cell of the plan ended once, and what is published is whole and there once. */
 async function expectWhole(bench: Bench, plan: BuildPlan, run: Run): Promise<void> {

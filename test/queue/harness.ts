@@ -6,12 +6,13 @@ import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
 import { afterEach, inject } from 'vitest';
-import type { ModuleSource } from '../../src/core/cell.js';
-import type { Event } from '../../src/core/events.js';
+import type { ModuleSource } from '../../src/model/cell.js';
+import type { Event } from '../../src/model/events.js';
 import type { CellDone } from '../../src/engine/executor.js';
 import { queueExecutor, type QueueOptions } from '../../src/engine/queue/executor.js';
-import type { Timing } from '../../src/engine/queue/words.js';
-import type { BuildPlan, BuildRequest, PlannedCell } from '../../src/plan/types.js';
+import type { Timing } from '../../src/engine/queue/protocol.js';
+import type { BuildPlan, PlannedCell } from '../../src/engine/plan/types.js';
+import type { BuildRequest } from '../../src/options/request.js';
 import type { WorkerSetting } from './processes/worker.js';
 
 /** Why these tests cannot run here; null when they can. */

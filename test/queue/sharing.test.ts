@@ -7,7 +7,7 @@ import { join } from 'node:path';
 // @ts-expect-error It brings no types.
 import UntypedS3rver from '@20minutes/s3rver';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { openStore } from '../../src/core/store/index.js';
+import { openStore } from '../../src/lib/object-store/index.js';
 import { Bench, missing, nameOf, until } from './harness.js';
 
 interface S3Server {

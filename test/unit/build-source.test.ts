@@ -4,10 +4,10 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { KernelLayer } from '../../src/build/kernel-layer.js';
-import type { Machine } from '../../src/build/machine.js';
-import { prepareSource, readConfText, rpmTar, type Lookup, type Prepared } from '../../src/build/source.js';
-import type { ModuleSource } from '../../src/core/cell.js';
+import type { KernelLayer } from '../../src/environment/kernel-layer.js';
+import type { Machine } from '../../src/environment/boot.js';
+import { prepareSource, readConfText, rpmTar, type Lookup, type Prepared } from '../../src/cell/source.js';
+import type { ModuleSource } from '../../src/model/cell.js';
 import { makeDeb } from '../../src/pack/deb.js';
 import { hasTool } from './pack-fixture.js';
 
@@ -68,10 +68,10 @@ function rpm(name: string, path: string, text: string): ModuleSource {
   return { kind: 'rpm', text: name, path: join(tmp, 'RPMS/noarch', `dkms-${name}-1.0-2.noarch.rpm`) };
 }
 
-const prepare = (source: ModuleSource, siblings: ModuleSource[]): Promise<Prepared> =>
+const prepare = (source: ModuleSource, otherSources: ModuleSource[]): Promise<Prepared> =>
   prepareSource(
     source,
-    siblings,
+    otherSources,
     { entry: { dir: tmp } } as KernelLayer,
     {} as Lookup,
     { signal: new AbortController().signal } as Machine,

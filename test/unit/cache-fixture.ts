@@ -4,7 +4,7 @@ import { mkdtemp, open, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, vi } from 'vitest';
-import { cached, type EntryId, type EntryKind } from '../../src/image/cache.js';
+import { cached, type EntryId, type EntryKind } from '../../src/cache/entries.js';
 
 /** A cache folder of its own for every test of a file. */
 export function ownCache(): { readonly dir: string } {

@@ -1,7 +1,7 @@
 import { execa } from 'execa';
 import { join } from 'node:path';
 import { expect, test, vi } from 'vitest';
-import { RunDir } from '../../src/build/run-dir.js';
+import { RunDir } from '../../src/cell/run-dir.js';
 import { listImages, pruneImages } from '../../src/engine/images.js';
 import { removeRun } from '../../src/engine/runs.js';
 import { entry, ownCache, signal } from './cache-fixture.js';

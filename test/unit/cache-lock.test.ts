@@ -3,9 +3,9 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { lock } from '../../src/core/lock.js';
-import { cached } from '../../src/image/cache.js';
-import { listImages } from '../../src/image/upkeep.js';
+import { lock } from '../../src/lib/lock.js';
+import { cached } from '../../src/cache/entries.js';
+import { listImages } from '../../src/cache/upkeep.js';
 
 let dir = '';
 beforeEach(async () => {

@@ -2,8 +2,8 @@ import { execa } from 'execa';
 import { mkdir, readdir, rm, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { cached, cacheItems, holdOfficial } from '../../src/image/cache.js';
-import { listImages, prune, type PruneOptions } from '../../src/image/upkeep.js';
+import { cached, cacheItems, holdOfficial } from '../../src/cache/entries.js';
+import { listImages, prune, type PruneOptions } from '../../src/cache/upkeep.js';
 import { entry, exists, heldElsewhere, MIB, ownCache, signal, sparse } from './cache-fixture.js';
 
 const cache = ownCache();

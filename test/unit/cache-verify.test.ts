@@ -2,8 +2,8 @@ import { createHash, randomBytes } from 'node:crypto';
 import { chmod, copyFile, mkdir, open, readFile, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { cached, contentDigest } from '../../src/image/cache.js';
-import { verifyCache } from '../../src/image/upkeep.js';
+import { cached, contentDigest } from '../../src/cache/entries.js';
+import { verifyCache } from '../../src/cache/upkeep.js';
 import { entry, exists, heldElsewhere, MIB, ownCache, signal, sparse } from './cache-fixture.js';
 
 const cache = ownCache();

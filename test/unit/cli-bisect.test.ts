@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import type { BisectOutcome, BisectStep } from '../../src/engine/bisect.js';
-import { Dkms2binError } from '../../src/core/errors.js';
-import { BisectDocument } from '../../src/plan/result-schema.js';
-import type { BuildRequest } from '../../src/plan/types.js';
+import { Dkms2binError } from '../../src/model/errors.js';
+import { BisectDocument } from '../../src/model/result-schema.js';
+import type { BuildRequest } from '../../src/options/request.js';
 import { cell, cli, planOf, type Fake } from './cli-harness.js';
 
 const step = (kernel: string, verdict: 'built' | 'failed' | 'skipped' | 'error'): BisectStep => ({

@@ -1,8 +1,8 @@
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { describe, expect, test } from 'vitest';
-import { Dkms2binError } from '../../src/core/errors.js';
-import { ResultDocument } from '../../src/plan/result-schema.js';
+import { Dkms2binError } from '../../src/model/errors.js';
+import { ResultDocument } from '../../src/model/result-schema.js';
 import type { Engine } from '../../src/cli/services.js';
 import { cell, cli } from './cli-harness.js';
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { EventEmitter } from 'node:events';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { onSignals } from '../../src/cli/signals.js';
-import { Dkms2binError } from '../../src/core/errors.js';
+import { Dkms2binError } from '../../src/model/errors.js';
 import { cli } from './cli-harness.js';
 
 const RUN = {

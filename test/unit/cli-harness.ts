@@ -2,8 +2,9 @@ import { PassThrough } from 'node:stream';
 import type { CliContext } from '../../src/cli/context.js';
 import { runCli } from '../../src/cli/run.js';
 import type { Engine } from '../../src/cli/services.js';
-import type { CellResult } from '../../src/core/cell.js';
-import type { BuildPlan, BuildRequest } from '../../src/plan/types.js';
+import type { CellResult } from '../../src/model/cell.js';
+import type { BuildPlan } from '../../src/engine/plan/types.js';
+import type { BuildRequest } from '../../src/options/request.js';
 
 export function cell(values: Partial<CellResult> = {}): CellResult {
   return {

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import type { ImageInfo, PruneOptions, VerifiedRow } from '../../src/cli/services.js';
-import { Dkms2binError } from '../../src/core/errors.js';
-import type { BuildRequest } from '../../src/plan/types.js';
+import { Dkms2binError } from '../../src/model/errors.js';
+import type { BuildRequest } from '../../src/options/request.js';
 import { cli } from './cli-harness.js';
 
 const IMAGE: ImageInfo = {

@@ -3,12 +3,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Engine, MatrixOutcome } from '../../src/cli/services.js';
-import { Dkms2binError } from '../../src/core/errors.js';
-import type { MatrixCell, MatrixRun, Outcome } from '../../src/core/matrix.js';
+import { Dkms2binError } from '../../src/model/errors.js';
+import type { MatrixCell, MatrixRun, Outcome } from '../../src/model/matrix.js';
 import type { MatrixContext, MatrixRules } from '../../src/engine/matrix.js';
-import { matrixPlan } from '../../src/plan/matrix.js';
-import { MatrixDocument } from '../../src/plan/result-schema.js';
-import type { BuildRequest } from '../../src/plan/types.js';
+import { matrixPlan } from '../../src/engine/plan/matrix.js';
+import { MatrixDocument } from '../../src/model/result-schema.js';
+import type { BuildRequest } from '../../src/options/request.js';
 import { cell, cli, type Fake } from './cli-harness.js';
 
 let folder = '';

@@ -1,10 +1,15 @@
 import { describe, expect, test } from 'vitest';
-import { Dkms2binError, type Fault } from '../../src/core/errors.js';
+import { Dkms2binError, type Fault } from '../../src/model/errors.js';
 import type { RefreshOptions } from '../../src/engine/refresh.js';
 import type { Engine } from '../../src/cli/services.js';
-import { plannedCell, type BlockedCell, type RefreshPlan, type WantedCell } from '../../src/plan/refresh.js';
-import { RefreshDocument } from '../../src/plan/result-schema.js';
-import type { BuildRequest } from '../../src/plan/types.js';
+import {
+  plannedCell,
+  type BlockedCell,
+  type RefreshPlan,
+  type WantedCell,
+} from '../../src/engine/plan/refresh.js';
+import { RefreshDocument } from '../../src/model/result-schema.js';
+import type { BuildRequest } from '../../src/options/request.js';
 import { cell, cli, type Fake } from './cli-harness.js';
 
 const WANTED: WantedCell = {

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { EXIT_CODE } from '../../src/core/errors.js';
+import { EXIT_CODE } from '../../src/model/errors.js';
 import { exitCodeOf } from '../../src/report/exit.js';
 import { failureText, resultLines } from '../../src/report/text.js';
 import { createUi, plainUi, ttyUi } from '../../src/ui/index.js';

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { watch } from '../../src/cli/watch.js';
-import { Dkms2binError } from '../../src/core/errors.js';
+import { Dkms2binError } from '../../src/model/errors.js';
 
 /** Runs rounds that end as told (null: well), aborts while it waits after the last one. */
 async function rounds(ends: (Error | null)[]): Promise<{ rounds: number; told: string[]; error: unknown }> {

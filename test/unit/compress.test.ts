@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { compressModule, decompressModule, moduleCompression } from '../../src/pack/compress.js';
-import { MAX_MODULE_BYTES } from '../../src/pack/elf.js';
+import { MAX_MODULE_BYTES } from '../../src/formats/elf.js';
 import { packModules } from '../../src/pack/module-package.js';
 import { fakeModule, hasTool } from './pack-fixture.js';
 

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { hasDebugInfo, pairDebugSymbols } from '../../src/pack/debug-symbols.js';
-import { buildId } from '../../src/pack/elf.js';
+import { buildId } from '../../src/formats/elf.js';
 import { packModules, type PackInput, type PackedPackage } from '../../src/pack/module-package.js';
 import { elf, hasTool, modinfo } from './pack-fixture.js';
 

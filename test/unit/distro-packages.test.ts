@@ -2,8 +2,8 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { PACKAGE_MANAGERS } from '../../src/distro/package-manager.js';
 import { kernelPackages, suseRelease, suseVersionPrefix } from '../../src/distro/packages.js';
 import { candidatesFor } from '../../src/distro/release.js';
-import { compareRpmVersions } from '../../src/distro/version.js';
-import { findRow, loadCatalogue, type CatalogueRow } from '../../src/image/catalogue.js';
+import { compareRpmVersions } from '../../src/formats/versions.js';
+import { findRow, loadCatalogue, type CatalogueRow } from '../../src/distro/catalogue.js';
 
 let rows: CatalogueRow[];
 beforeAll(async () => {

@@ -7,7 +7,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { kernelsOf } from '../../src/cli/kernels-of.js';
 import { requestOf } from '../../src/cli/request.js';
 import { fetchKernelPackage } from '../../src/distro/kernel-package.js';
-import { plan } from '../../src/engine/plan.js';
+import { plan } from '../../src/engine/plan/plan.js';
 import { cli } from './cli-harness.js';
 
 let proxy: Server;

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { compareReleases, compareVersions } from '../../src/distro/version.js';
+import { compareReleases, compareVersions } from '../../src/formats/versions.js';
 
 // Every pair was checked with `dpkg --compare-versions`.
 test.each([

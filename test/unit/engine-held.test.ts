@@ -2,11 +2,11 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import type { CellResult } from '../../src/core/cell.js';
-import type { Event } from '../../src/core/events.js';
-import { readHeld, readTried, writeTried } from '../../src/engine/held.js';
-import { makeStatement, writeProvenance } from '../../src/pack/provenance.js';
-import type { TriedCell, WantedCell } from '../../src/plan/refresh.js';
+import type { CellResult } from '../../src/model/cell.js';
+import type { Event } from '../../src/model/events.js';
+import { readPublished, readTried, writeTried } from '../../src/engine/published-modules.js';
+import { makeStatement, writeProvenance } from '../../src/attest/provenance.js';
+import type { TriedCell, WantedCell } from '../../src/engine/plan/refresh.js';
 import { cell } from './cli-harness.js';
 import { facts, FILE, packageBytes, RELEASE } from './provenance-fixture.js';
 import { deb } from './repo-fixture.js';
@@ -22,7 +22,8 @@ afterEach(() => rm(dir, { recursive: true, force: true }));
 const emit = (event: Event): void => {
   if (event.type === 'note') warnings.push(event.message);
 };
-const read = (): ReturnType<typeof readHeld> => readHeld(dir, { emit, signal: new AbortController().signal });
+const read = (): ReturnType<typeof readPublished> =>
+  readPublished(dir, { emit, signal: new AbortController().signal });
 
 async function addPackage(more: Parameters<typeof facts>[0] = {}): Promise<void> {
   await writeFile(join(dir, FILE), packageBytes());

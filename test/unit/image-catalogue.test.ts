@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parse, stringify } from 'yaml';
-import { PACKAGE_ROOT } from '../../src/core/paths.js';
+import { PACKAGE_ROOT } from '../../src/lib/paths.js';
 import { kernelPackages } from '../../src/distro/packages.js';
-import { catalogueJsonSchema, findRow, loadCatalogue } from '../../src/image/catalogue.js';
+import { catalogueJsonSchema, findRow, loadCatalogue } from '../../src/distro/catalogue.js';
 
 let dir: string;
 beforeEach(async () => {

@@ -2,10 +2,10 @@ import { chmod, mkdir, mkdtemp, open, rm, symlink, utimes, writeFile } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { run } from '../../src/core/exec.js';
-import { SBIN } from '../../src/image/namespace.js';
-import { writeDelta } from '../../src/image/delta.js';
-import { debugfsCommands } from '../../src/image/native-layer.js';
+import { run } from '../../src/lib/exec.js';
+import { SBIN } from '../../src/lib/namespace.js';
+import { writeDelta } from '../../src/environment/delta.js';
+import { debugfsCommands } from '../../src/environment/native-layer.js';
 
 const env = { env: SBIN };
 const MIB = 1024 * 1024;

@@ -6,9 +6,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { Event } from '../../src/core/events.js';
-import { DigestMismatch, download as fetchFile, fetchSmall } from '../../src/core/download.js';
-import { proxyFromEnv } from '../../src/core/proxy.js';
+import type { Event } from '../../src/model/events.js';
+import { DigestMismatch, download as fetchFile, fetchSmall } from '../../src/lib/download.js';
+import { proxyFromEnv } from '../../src/lib/proxy.js';
 
 const BODY = randomBytes(600_000);
 const ETAG = '"v1"';

@@ -6,17 +6,17 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import * as openpgp from 'openpgp';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import type { Event } from '../../src/core/events.js';
-import { run } from '../../src/core/exec.js';
-import { type CatalogueRow, findRow, loadCatalogue, type Signature } from '../../src/image/catalogue.js';
-import { updateImages } from '../../src/image/update.js';
+import type { Event } from '../../src/model/events.js';
+import { run } from '../../src/lib/exec.js';
+import { type CatalogueRow, findRow, loadCatalogue, type Signature } from '../../src/distro/catalogue.js';
+import { updateImages } from '../../src/environment/image-update.js';
 import {
   fetchOfficial,
   nameLike,
   officialInCache,
   parseSums,
   requireStandalone,
-} from '../../src/image/verify.js';
+} from '../../src/environment/official-image.js';
 
 const TREE = '/images/cloud/bookworm/latest';
 const NAME = 'debian-12-genericcloud-amd64.qcow2';

@@ -1,4 +1,4 @@
-import type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from '../../src/core/matrix.js';
+import type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from '../../src/model/matrix.js';
 
 const VERDICT: Record<Outcome, MatrixCell['verdict']> = {
   built: 'built',

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import type { Event } from '../../src/core/events.js';
+import type { Event } from '../../src/model/events.js';
 import { plainUi, ttyUi } from '../../src/ui/index.js';
 import { Screen } from './cli-harness.js';
 

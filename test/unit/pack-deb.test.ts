@@ -13,7 +13,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { Dkms2binError } from '../../src/core/errors.js';
+import { Dkms2binError } from '../../src/model/errors.js';
 import { formatControl, makeDeb, writeDeb, type ControlFields } from '../../src/pack/deb.js';
 import {
   debName,

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { Dkms2binError } from '../../src/core/errors.js';
-import { checkModule, MAX_MODULE_BYTES, readModule } from '../../src/pack/elf.js';
+import { Dkms2binError } from '../../src/model/errors.js';
+import { checkModule, MAX_MODULE_BYTES, readModule } from '../../src/formats/elf.js';
 import { elf, fakeModule, gccModule, hasTool, modinfo } from './pack-fixture.js';
 
 const RELEASE = '6.1.0-56-amd64';

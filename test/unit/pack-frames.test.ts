@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { describe, expect, it } from 'vitest';
 import { z } from 'zod';
-import { Dkms2binError } from '../../src/core/errors.js';
-import { frameJson, FrameReader, type FrameLimits } from '../../src/core/frames.js';
+import { Dkms2binError } from '../../src/model/errors.js';
+import { frameJson, FrameReader, type FrameLimits } from '../../src/guest/frames.js';
 
 const KINDS = ['meta', 'module', 'log'];
 const BLOBS: [string, Buffer][] = [

@@ -4,12 +4,12 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { FrameReader } from '../../src/core/frames.js';
+import { FrameReader } from '../../src/guest/frames.js';
 import { rpmNames, rpmVersion } from '../../src/distro/rpm-names.js';
-import { inspectFile } from '../../src/pack/inspect.js';
-import { readRpmFile } from '../../src/pack/read-rpm.js';
+import { inspectFile } from '../../src/attest/inspect.js';
+import { readRpmFile } from '../../src/formats/rpm.js';
 import { makeRpmSpec, type RpmInput } from '../../src/pack/rpm.js';
-import { compareRpmVersions } from '../../src/distro/version.js';
+import { compareRpmVersions } from '../../src/formats/versions.js';
 import { fakeModule, hasTool } from './pack-fixture.js';
 
 let tmp: string;

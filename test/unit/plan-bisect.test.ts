@@ -1,5 +1,11 @@
 import { describe, expect, test } from 'vitest';
-import { answerOf, bisectKernels, endError, type Answer, type BisectResult } from '../../src/plan/bisect.js';
+import {
+  answerOf,
+  bisectKernels,
+  endError,
+  type Answer,
+  type BisectResult,
+} from '../../src/engine/plan/bisect.js';
 import { cell } from './cli-harness.js';
 
 /** A list of kernels by their answers: `+` good, `-` bad, `?` none. Kernels are called by their place. */

@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { configJsonSchema, loadConfig, parseConfig } from '../../src/plan/config.js';
+import { configJsonSchema, loadConfig, parseConfig } from '../../src/options/config.js';
 import {
   bisectJsonSchema,
   matrixJsonSchema,
@@ -10,7 +10,7 @@ import {
   refreshJsonSchema,
   ResultDocument,
   resultJsonSchema,
-} from '../../src/plan/result-schema.js';
+} from '../../src/model/result-schema.js';
 
 test('a whole file', () => {
   expect(

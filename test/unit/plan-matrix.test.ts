@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
-import type { KernelTarget } from '../../src/core/cell.js';
-import type { MatrixRun, Outcome } from '../../src/core/matrix.js';
-import { parseConfig } from '../../src/plan/config.js';
+import type { KernelTarget } from '../../src/model/cell.js';
+import type { MatrixRun, Outcome } from '../../src/model/matrix.js';
+import { parseConfig } from '../../src/options/config.js';
 import {
   expectedOf,
   matrixPlan,
@@ -10,9 +10,9 @@ import {
   recordedSeconds,
   type MatrixInput,
   type MatrixPlan,
-} from '../../src/plan/matrix.js';
-import type { NamedSource } from '../../src/plan/refresh.js';
-import type { BuildRequest } from '../../src/plan/types.js';
+} from '../../src/engine/plan/matrix.js';
+import type { NamedSource } from '../../src/engine/plan/refresh.js';
+import type { BuildRequest } from '../../src/options/request.js';
 import { cell } from './cli-harness.js';
 
 const REQUEST = { image: 'auto', nameStyle: 'seed' } as BuildRequest;

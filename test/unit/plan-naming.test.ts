@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { checkModuleName, checkModuleVersion, packageBaseName } from '../../src/plan/naming.js';
+import { checkModuleName, checkModuleVersion, packageBaseName } from '../../src/distro/package-names.js';
 
 const identity = {
   module: 'acpi_call',

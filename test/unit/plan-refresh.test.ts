@@ -1,18 +1,18 @@
 import { describe, expect, test } from 'vitest';
-import type { ModuleSource } from '../../src/core/cell.js';
+import type { ModuleSource } from '../../src/model/cell.js';
 import {
   comingCells,
   missingCells,
   sourceOf,
-  type HeldModule,
+  type PublishedModule,
   type Missing,
   type NamedSource,
   type Offer,
   type SourceNow,
   type TriedCell,
-} from '../../src/plan/refresh.js';
+} from '../../src/engine/plan/refresh.js';
 
-const held = (kernel: string, more: Partial<HeldModule> = {}): HeldModule => ({
+const held = (kernel: string, more: Partial<PublishedModule> = {}): PublishedModule => ({
   ...{ module: 'acpi-call', version: '1.2.2', kernel, distro: 'debian-12', arch: 'x86_64' },
   source: { kind: 'repo', name: 'acpi-call-dkms' },
   ...{ digest: 'old', sourceVersion: '1.2.2-2' },
@@ -51,14 +51,14 @@ const now = (more: Partial<Exclude<SourceNow, { fault: string }>> = {}): SourceN
 const none = { tried: [] as TriedCell[], newest: false, force: false };
 
 const missing = (
-  modules: HeldModule[],
+  modules: PublishedModule[],
   {
     offers = [BOOKWORM, TRIXIE],
     source = now(),
     ...options
   }: Partial<typeof none> & {
     offers?: Offer[];
-    source?: SourceNow | ((held: HeldModule) => SourceNow);
+    source?: SourceNow | ((held: PublishedModule) => SourceNow);
   } = {},
 ): Missing =>
   missingCells(modules, offers, typeof source === 'function' ? source : () => source, {
@@ -69,7 +69,7 @@ const missing = (
 const releases = ({ cells }: Missing): string[] => cells.map(({ kernel }) => kernel.release);
 
 describe('kernels', () => {
-  test.each<[string, HeldModule[], string[]]>([
+  test.each<[string, PublishedModule[], string[]]>([
     ['the newest is held', [held('6.1.0-11-amd64')], []],
     ['all that are newer, in natural order', [held('6.1.0-9-amd64')], ['6.1.0-10-amd64', '6.1.0-11-amd64']],
     ['only the newest one held counts', [held('6.1.0-9-amd64'), held('6.1.0-11-amd64')], []],
@@ -151,7 +151,7 @@ describe('kernels', () => {
       held('6.1.0-10-amd64', { module: 'b' }),
       held('6.1.0-10-amd64', { module: 'v', source: { kind: 'folder', name: 'v' } }),
     ];
-    const source = ({ module }: HeldModule): SourceNow =>
+    const source = ({ module }: PublishedModule): SourceNow =>
       module === 'v' ? now({ module: local, version: null }) : now();
     expect(missing(modules, { source }).cells.map((cell) => [cell.modules, cell.source.text])).toEqual([
       [['a', 'b'], 'acpi-call-dkms'],
@@ -214,12 +214,13 @@ describe('sources', () => {
 
 describe('where a source is now', () => {
   const folder = (path: string): ModuleSource => ({ kind: 'folder', text: path, path });
-  const local = (name: string): HeldModule =>
+  const local = (name: string): PublishedModule =>
     held('6.1.0-11-amd64', { module: 'acpi_call', source: { kind: 'folder', name } });
   const pinned = held('6.1.0-11-amd64', { source: { kind: 'repo', name: 'acpi-call-dkms=1.2.2-2' } });
-  const at = (module: HeldModule, ...known: NamedSource[]): ModuleSource => sourceOf(module, known).source;
+  const at = (module: PublishedModule, ...known: NamedSource[]): ModuleSource =>
+    sourceOf(module, known).source;
 
-  test.each<[string, HeldModule, NamedSource]>([
+  test.each<[string, PublishedModule, NamedSource]>([
     [
       'of the module, whatever it is called',
       local('src'),
@@ -304,11 +305,11 @@ describe('what was tried', () => {
 
 describe('coming kernels', () => {
   const of = 'debian-12';
-  const coming = (modules: HeldModule[], to: Offer, source: SourceNow = now()): Missing =>
+  const coming = (modules: PublishedModule[], to: Offer, source: SourceNow = now()): Missing =>
     comingCells(modules, [{ of, offer: to, why: 'why' }], () => source);
   const backports = offer(of, ['6.12.90+deb12-amd64', '6.12.95+deb12-amd64'], ['6.12.95+deb12-amd64']);
 
-  test.each<[string, HeldModule[], Offer, string[]]>([
+  test.each<[string, PublishedModule[], Offer, string[]]>([
     ['the newest of backports', [held('6.1.0-11-amd64')], backports, ['6.12.95+deb12-amd64']],
     ['not what is held', [held('6.12.95+deb12-amd64')], backports, []],
     ['nor older than what is held', [held('6.12.117+deb12-amd64')], backports, []],

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import type { DistroRow } from '../../src/distro/row.js';
 import { archOf } from '../../src/distro/release.js';
-import { candidatesFor, parseRelease } from '../../src/plan/release.js';
+import { candidatesFor, parseRelease } from '../../src/distro/release.js';
 
 const row = (id: string, codename: string): DistroRow => ({
   id,

@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { parseModuleSource } from '../../src/plan/source.js';
+import { parseModuleSource } from '../../src/engine/plan/source.js';
 
 let cwd: string;
 beforeEach(async () => {

@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { Dkms2binError } from '../../src/core/errors.js';
+import { Dkms2binError } from '../../src/model/errors.js';
 import {
   keyId,
   pae,
@@ -14,7 +14,7 @@ import {
   readSigner,
   signEnvelope,
   verifyEnvelope,
-} from '../../src/pack/dsse.js';
+} from '../../src/attest/dsse.js';
 import { hasTool } from './pack-fixture.js';
 
 const TYPE = 'application/vnd.in-toto+json';

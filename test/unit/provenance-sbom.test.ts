@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Spec, Validation } from '@cyclonedx/cyclonedx-library';
 import { describe, expect, it } from 'vitest';
-import { makeSbom, writeSbom } from '../../src/pack/sbom.js';
+import { makeSbom, writeSbom } from '../../src/attest/sbom.js';
 import { facts, FILE, KO, RELEASE, sha256 } from './provenance-fixture.js';
 import { fakeModule } from './pack-fixture.js';
 

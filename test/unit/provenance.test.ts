@@ -3,10 +3,10 @@ import { generateKeyPairSync } from 'node:crypto';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { Dkms2binError } from '../../src/core/errors.js';
-import { payloadOf, readEnvelope, readSigner, verifyEnvelope } from '../../src/pack/dsse.js';
-import { makeBundle, makeStatement, readBundle, writeProvenance } from '../../src/pack/provenance.js';
-import { packagePurl } from '../../src/pack/purl.js';
+import { Dkms2binError } from '../../src/model/errors.js';
+import { payloadOf, readEnvelope, readSigner, verifyEnvelope } from '../../src/attest/dsse.js';
+import { makeBundle, makeStatement, readBundle, writeProvenance } from '../../src/attest/provenance.js';
+import { packagePurl } from '../../src/attest/purl.js';
 import { facts, FILE, KO, RELEASE, sha256 } from './provenance-fixture.js';
 import { fakeModule } from './pack-fixture.js';
 

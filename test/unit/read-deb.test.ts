@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { Dkms2binError } from '../../src/core/errors.js';
+import { Dkms2binError } from '../../src/model/errors.js';
 import { makeDeb } from '../../src/pack/deb.js';
-import { parseDeb, readDeb, type DebLimits } from '../../src/pack/read-deb.js';
+import { parseDeb, readDeb, type DebLimits } from '../../src/formats/deb.js';
 import { fakeModule, hasTool } from './pack-fixture.js';
 
 let tmp: string;

@@ -13,7 +13,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir, userInfo } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import * as openpgp from 'openpgp';
-import type { Event } from '../../src/core/events.js';
+import type { Event } from '../../src/model/events.js';
 import { makeDeb } from '../../src/pack/deb.js';
 import {
   loadSigningKey,

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { Outcome } from '../../src/core/matrix.js';
+import type { Outcome } from '../../src/model/matrix.js';
 import { gridRows } from '../../src/report/grid.js';
 import { compare, kernelLines } from '../../src/report/history.js';
 import { cell, kernel, run } from './matrix-fixture.js';

@@ -1,6 +1,6 @@
 import sax from 'sax';
 import { describe, expect, it } from 'vitest';
-import type { MatrixRun } from '../../src/core/matrix.js';
+import type { MatrixRun } from '../../src/model/matrix.js';
 import { matrixAnnotations, matrixJunit, matrixMarkdown, matrixText } from '../../src/report/index.js';
 import { cell, kernel, large, run } from './matrix-fixture.js';
 

@@ -2,9 +2,9 @@ import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, w
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
-import type { Built, CellInput, Staged, Surroundings } from '../../src/build/cell.js';
-import { checkReproducible } from '../../src/build/reproducibility.js';
-import { Dkms2binError } from '../../src/core/errors.js';
+import type { Built, CellInput, PackedModule, BuildConditions } from '../../src/cell/cell.js';
+import { checkReproducible } from '../../src/cell/rebuild.js';
+import { Dkms2binError } from '../../src/model/errors.js';
 import { packModules } from '../../src/pack/module-package.js';
 import { cell } from './cli-harness.js';
 import { elf, modinfo } from './pack-fixture.js';
@@ -38,8 +38,8 @@ async function check(
 ) {
   const notes: string[] = [];
   const signers: unknown[] = [];
-  const around: Surroundings[] = [];
-  const pack: Staged['pack'] = async (built, key, outDir) => {
+  const around: BuildConditions[] = [];
+  const pack: PackedModule['pack'] = async (built, key, outDir) => {
     signers.push(key);
     const text = built === first ? texts.first : texts.second;
     const bytes = elf([
@@ -64,8 +64,8 @@ async function check(
   mkdirSync(join(tmp, 'stage'));
   const packed = await pack(first, signer, join(tmp, 'stage'));
   const result = cell({ module: 'foo', version: '1.0', package: null });
-  const staged: Staged[] = [
-    { result, elsewhere: false, pack, packed, main: packed[0]!.path, koNames: ['foo'], needs: [] },
+  const staged: PackedModule[] = [
+    { result, ownedByOtherCell: false, pack, packed, main: packed[0]!.path, koNames: ['foo'], needs: [] },
   ];
   const input = {
     label: 'foo',
@@ -75,13 +75,13 @@ async function check(
       signal: new AbortController().signal,
       emit: (event: { message?: string }) => notes.push(event.message ?? ''),
     },
-    ground: { layer: {}, snapshot: {} },
+    environment: { layer: {}, snapshot: {} },
     signer,
     outDir: join(tmp, 'out'),
   } as unknown as CellInput;
-  const usual: Surroundings = { jobs: 2, boot: () => Promise.reject(new Error('not expected')) };
-  await checkReproducible(input, false, first, staged, usual, (_, surroundings) => {
-    around.push(surroundings);
+  const usual: BuildConditions = { jobs: 2, boot: () => Promise.reject(new Error('not expected')) };
+  await checkReproducible(input, false, first, staged, usual, (_, conditions) => {
+    around.push(conditions);
     return second();
   });
   return { result, notes, signers, around, runs: readdirSync(join(tmp, 'state', 'runs')) };

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { RunDir } from '../../src/build/run-dir.js';
+import { RunDir } from '../../src/cell/run-dir.js';
 import { listRuns, login, removeRun } from '../../src/engine/runs.js';
 
 let dir = '';

@@ -3,8 +3,8 @@ import { expect, test } from 'vitest';
 import { requestOf } from '../../src/cli/request.js';
 import type { CellDone } from '../../src/engine/executor.js';
 import { Schedule, type Runner } from '../../src/engine/schedule.js';
-import { matrixPlan } from '../../src/plan/matrix.js';
-import type { PlannedCell } from '../../src/plan/types.js';
+import { matrixPlan } from '../../src/engine/plan/matrix.js';
+import type { PlannedCell } from '../../src/engine/plan/types.js';
 
 const cellsOf = (sources: string[], kernels: string[]): readonly PlannedCell[] =>
   matrixPlan(requestOf({}, '/'), {

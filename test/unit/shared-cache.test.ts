@@ -1,10 +1,10 @@
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import type { Event } from '../../src/core/events.js';
-import { run } from '../../src/core/exec.js';
-import { cached, contentDigest, type Entry } from '../../src/image/cache.js';
-import { openSharedCache } from '../../src/image/shared-cache.js';
+import type { Event } from '../../src/model/events.js';
+import { run } from '../../src/lib/exec.js';
+import { cached, contentDigest, type Entry } from '../../src/cache/entries.js';
+import { openSharedCache } from '../../src/cache/shared.js';
 import { ownCache } from './cache-fixture.js';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

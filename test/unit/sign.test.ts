@@ -13,7 +13,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
-import { Dkms2binError } from '../../src/core/errors.js';
+import { Dkms2binError } from '../../src/model/errors.js';
 import { makeKeyPair, type KeyPair } from '../../src/pack/keygen.js';
 import { openSigner, signatureHash, type SignerOptions } from '../../src/pack/sign.js';
 import {

@@ -2,9 +2,9 @@ import { execa } from 'execa';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { decompress, compressionOf } from '../../src/pack/decompress.js';
-import { readModule } from '../../src/pack/elf.js';
-import { readDeb } from '../../src/pack/read-deb.js';
+import { decompress, compressionOf } from '../../src/formats/decompress.js';
+import { readModule } from '../../src/formats/elf.js';
+import { readDeb } from '../../src/formats/deb.js';
 import { FIXTURES, temporary, tool, type Document } from './tool.js';
 
 // Everything cold takes longer than other tests may: the image's packages are set up by emulated programs.

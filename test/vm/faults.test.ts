@@ -3,7 +3,7 @@ import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
-import { cacheDir } from '../../src/core/paths.js';
+import { cacheDir } from '../../src/lib/paths.js';
 import { cacheWithoutLayers, FIXTURES, kernels, MAIN, temporary } from './tool.js';
 
 let kernel = '';

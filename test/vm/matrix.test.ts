@@ -3,8 +3,8 @@ import { existsSync } from 'node:fs';
 import { cp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { MatrixDocument } from '../../src/plan/result-schema.js';
-import type { MatrixRun } from '../../src/core/matrix.js';
+import { MatrixDocument } from '../../src/model/result-schema.js';
+import type { MatrixRun } from '../../src/model/matrix.js';
 import { FIXTURES, kernels, MAIN, temporary, tool, type Ended } from './tool.js';
 
 let folder = '';

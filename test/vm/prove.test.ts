@@ -2,11 +2,11 @@ import { execa } from 'execa';
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { Proof } from '../../src/core/proof.js';
+import type { Proof } from '../../src/model/proof.js';
 import { hostMirrors } from '../../src/distro/mirrors.js';
-import { findRow, loadCatalogue } from '../../src/image/catalogue.js';
+import { findRow, loadCatalogue } from '../../src/distro/catalogue.js';
 import { makeDeb } from '../../src/pack/deb.js';
-import { ProofDocument } from '../../src/plan/result-schema.js';
+import { ProofDocument } from '../../src/model/result-schema.js';
 import { Apt, makeKey } from '../unit/repo-fixture.js';
 import { FIXTURES, kernels, temporary, tool, type Document, type Ended } from './tool.js';
 

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { MatrixRun } from '../../src/core/matrix.js';
+import type { MatrixRun } from '../../src/model/matrix.js';
 import { missing } from '../queue/harness.js';
 import { FIXTURES, MAIN } from './tool.js';
 

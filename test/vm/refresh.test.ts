@@ -1,7 +1,7 @@
 import { cp, readFile, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { RefreshDocument } from '../../src/plan/result-schema.js';
+import type { RefreshDocument } from '../../src/model/result-schema.js';
 import { FIXTURES, kernels, temporary, tool, type Document } from './tool.js';
 
 let out = '';

@@ -6,10 +6,10 @@ import type { AddressInfo } from 'node:net';
 import { join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { Proof } from '../../src/core/proof.js';
-import { inspectFile } from '../../src/pack/inspect.js';
-import { readRpmFile } from '../../src/pack/read-rpm.js';
-import { ProofDocument } from '../../src/plan/result-schema.js';
+import type { Proof } from '../../src/model/proof.js';
+import { inspectFile } from '../../src/attest/inspect.js';
+import { readRpmFile } from '../../src/formats/rpm.js';
+import { ProofDocument } from '../../src/model/result-schema.js';
 import { makeKey } from '../unit/repo-fixture.js';
 import { FIXTURES, temporary, tool, type Document } from './tool.js';
 

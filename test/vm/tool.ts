@@ -4,8 +4,8 @@ import { mkdir, mkdtemp, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { CellResult } from '../../src/core/cell.js';
-import { cacheDir } from '../../src/core/paths.js';
+import type { CellResult } from '../../src/model/cell.js';
+import { cacheDir } from '../../src/lib/paths.js';
 
 const checkout = fileURLToPath(new URL('../..', import.meta.url));
 /** Of the package that scripts/test has packed and installed, else of the checkout. */

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import * as openpgp from 'openpgp';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { makeDeb, type DebFile } from '../../src/pack/deb.js';
-import { inspectFile } from '../../src/pack/inspect.js';
+import { inspectFile } from '../../src/attest/inspect.js';
 import { debianPackages, serveArchive, writeSuite } from '../rig/ubuntu-archive.js';
 import { Apt, makeKey } from '../unit/repo-fixture.js';
 import { FIXTURES, temporary, tool, type Document } from './tool.js';

@@ -1,5 +1,5 @@
 import { Option, type Command } from 'commander';
-import { Dkms2binError } from '../../core/errors.js';
+import { Dkms2binError } from '../../model/errors.js';
 import type { BisectOutcome, BisectStep } from '../../engine/bisect.js';
 import { exitCodeOf } from '../../report/exit.js';
 import { bisectDocument, toJson } from '../../report/json.js';
@@ -7,7 +7,7 @@ import { oneLine, table } from '../../report/text.js';
 import { createUi } from '../../ui/index.js';
 import type { CliContext } from '../context.js';
 import { mergeOptions, requestOf, type BuildOptions } from '../request.js';
-import * as value from '../values.js';
+import * as value from '../../options/values.js';
 import { buildContext, buildOptions, levelOf, planDocument, planText } from './build.js';
 
 type BisectFlags = BuildOptions & { good: string; bad: string };

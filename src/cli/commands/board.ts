@@ -1,7 +1,7 @@
 import { Option, type Command } from 'commander';
 import { createUi } from '../../ui/index.js';
 import type { CliContext } from '../context.js';
-import * as value from '../values.js';
+import * as value from '../../options/values.js';
 import { queueOption } from './worker.js';
 
 export function addBoard(program: Command, context: CliContext): void {

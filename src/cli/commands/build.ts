@@ -1,18 +1,19 @@
 import type { Command } from 'commander';
 import { Option } from 'commander';
-import { Dkms2binError, EXIT_CODE, messageOf } from '../../core/errors.js';
+import { Dkms2binError, EXIT_CODE, messageOf } from '../../model/errors.js';
 import { exitCodeOf } from '../../report/exit.js';
 import { resultDocument, toJson } from '../../report/json.js';
 import { failureText, oneLine, resultLines, summary, table } from '../../report/text.js';
-import { DEFAULTS } from '../../plan/request.js';
-import type { BuildPlan, BuildRequest } from '../../plan/types.js';
+import { DEFAULTS } from '../../options/request.js';
+import type { BuildPlan } from '../../engine/plan/types.js';
+import type { BuildRequest } from '../../options/request.js';
 import { createUi, type Level, type Ui } from '../../ui/index.js';
 import { askSecret, askYes } from '../ask.js';
 import type { CliContext } from '../context.js';
 import { ARCH_NAMES, mergeOptions, NAME_STYLES, requestOf, type BuildOptions } from '../request.js';
 import { publishFolder } from './repo.js';
 import type { BuildContext, BuildOutcome, FailedRun } from '../services.js';
-import * as value from '../values.js';
+import * as value from '../../options/values.js';
 
 const option = (
   flags: string,

@@ -1,11 +1,11 @@
 import type { Command } from 'commander';
-import type { Arch } from '../../core/cell.js';
-import { EXIT_CODE } from '../../core/errors.js';
+import type { Arch } from '../../model/cell.js';
+import { EXIT_CODE } from '../../model/errors.js';
 import { toJson } from '../../report/json.js';
 import { oneLine, table } from '../../report/text.js';
 import type { CliContext } from '../context.js';
 import { ARCH_NAMES } from '../request.js';
-import * as value from '../values.js';
+import * as value from '../../options/values.js';
 
 export function addDoctor(program: Command, context: CliContext): void {
   program

@@ -1,12 +1,12 @@
 import type { Command } from 'commander';
-import { Dkms2binError } from '../../core/errors.js';
-import { formatAge, formatBytes } from '../../core/units.js';
+import { Dkms2binError } from '../../model/errors.js';
+import { formatAge, formatBytes } from '../../lib/units.js';
 import { toJson } from '../../report/json.js';
 import { table } from '../../report/text.js';
 import { createUi } from '../../ui/index.js';
 import type { CliContext } from '../context.js';
 import { mergeOptions, requestOf, type BuildOptions } from '../request.js';
-import * as value from '../values.js';
+import * as value from '../../options/values.js';
 import { buildOption } from './build.js';
 
 export function addImages(program: Command, context: CliContext): void {

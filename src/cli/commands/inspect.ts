@@ -1,11 +1,11 @@
 import type { Command } from 'commander';
-import { Dkms2binError } from '../../core/errors.js';
-import { formatBytes } from '../../core/units.js';
-import type { Inspection, InspectedProvenance } from '../../pack/inspect.js';
+import { Dkms2binError } from '../../model/errors.js';
+import { formatBytes } from '../../lib/units.js';
+import type { Inspection, InspectedProvenance } from '../../attest/inspect.js';
 import { toJson } from '../../report/json.js';
 import { oneLine, table } from '../../report/text.js';
 import type { CliContext } from '../context.js';
-import * as value from '../values.js';
+import * as value from '../../options/values.js';
 
 interface InspectOptions {
   key?: string;

@@ -1,11 +1,11 @@
 import type { Command } from 'commander';
-import type { Arch } from '../../core/cell.js';
+import type { Arch } from '../../model/cell.js';
 import { toJson } from '../../report/json.js';
 import { table } from '../../report/text.js';
 import { createUi } from '../../ui/index.js';
 import type { CliContext } from '../context.js';
 import { ARCH_NAMES } from '../request.js';
-import * as value from '../values.js';
+import * as value from '../../options/values.js';
 
 interface KernelsOptions {
   distro?: string;

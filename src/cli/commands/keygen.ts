@@ -1,12 +1,12 @@
 import { hostname } from 'node:os';
 import { relative, resolve } from 'node:path';
 import type { Command } from 'commander';
-import { Dkms2binError } from '../../core/errors.js';
-import { findPassphrase, PASSPHRASE_HINT } from '../../core/passphrase.js';
-import { quote } from '../../core/text.js';
+import { Dkms2binError } from '../../model/errors.js';
+import { findPassphrase, PASSPHRASE_HINT } from '../../lib/passphrase.js';
+import { quote } from '../../lib/text.js';
 import { askSecret } from '../ask.js';
 import type { CliContext } from '../context.js';
-import * as value from '../values.js';
+import * as value from '../../options/values.js';
 
 interface KeygenFlags {
   outDir: string;

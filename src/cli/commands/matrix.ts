@@ -3,9 +3,9 @@ import { once } from 'node:events';
 import { createWriteStream } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { dirname, extname, resolve } from 'node:path';
-import { Dkms2binError, EXIT_CODE, messageOf } from '../../core/errors.js';
-import type { MatrixRun } from '../../core/matrix.js';
-import type { MatrixPlan } from '../../plan/matrix.js';
+import { Dkms2binError, EXIT_CODE, messageOf } from '../../model/errors.js';
+import type { MatrixRun } from '../../model/matrix.js';
+import type { MatrixPlan } from '../../engine/plan/matrix.js';
 import { exitCodeOf, EXIT_ORDER } from '../../report/exit.js';
 import { errorDocument, toJson } from '../../report/json.js';
 import { oneLine, table } from '../../report/text.js';
@@ -13,7 +13,7 @@ import { createUi, withNdjson } from '../../ui/index.js';
 import type { CliContext } from '../context.js';
 import { mergeOptions, requestOf, type BuildOptions } from '../request.js';
 import type { MatrixOutcome, QueueOptions } from '../services.js';
-import * as value from '../values.js';
+import * as value from '../../options/values.js';
 import { queueOption, storeOption } from './worker.js';
 import {
   asksForRepository,

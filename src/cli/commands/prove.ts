@@ -1,14 +1,14 @@
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { Option } from 'commander';
-import { Dkms2binError, EXIT_CODE } from '../../core/errors.js';
-import type { Proof } from '../../core/proof.js';
+import { Dkms2binError, EXIT_CODE } from '../../model/errors.js';
+import type { Proof } from '../../model/proof.js';
 import { proofDocument, toJson } from '../../report/json.js';
 import { proofText } from '../../report/proof.js';
 import { createUi } from '../../ui/index.js';
 import type { CliContext } from '../context.js';
 import { requestOf, type BuildOptions } from '../request.js';
-import * as value from '../values.js';
+import * as value from '../../options/values.js';
 import { buildOption } from './build.js';
 
 /** What of a build's options decides which machine it is. */

@@ -1,16 +1,16 @@
 import { Option, type Command } from 'commander';
-import { Dkms2binError, EXIT_CODE } from '../../core/errors.js';
-import { plain } from '../../core/text.js';
-import type { RefreshPlan } from '../../plan/refresh.js';
-import { DEFAULTS } from '../../plan/request.js';
-import type { BuildRequest } from '../../plan/types.js';
+import { Dkms2binError, EXIT_CODE } from '../../model/errors.js';
+import { plain } from '../../lib/text.js';
+import type { RefreshPlan } from '../../engine/plan/refresh.js';
+import { DEFAULTS } from '../../options/request.js';
+import type { BuildRequest } from '../../options/request.js';
 import { EXIT_ORDER, WORK_TO_DO } from '../../report/exit.js';
 import { SCHEMA_VERSION, toJson } from '../../report/json.js';
 import { oneLine, table } from '../../report/text.js';
 import { createUi } from '../../ui/index.js';
 import type { CliContext } from '../context.js';
 import { mergeOptions, requestOf, type BuildOptions } from '../request.js';
-import * as value from '../values.js';
+import * as value from '../../options/values.js';
 import { watch } from '../watch.js';
 import {
   asksForRepository,

@@ -1,14 +1,14 @@
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
-import { Dkms2binError } from '../../core/errors.js';
-import type { Emit } from '../../core/events.js';
+import { Dkms2binError } from '../../model/errors.js';
+import type { Emit } from '../../model/events.js';
 import type { RepositoryResult } from '../../repo/index.js';
 import { toJson } from '../../report/json.js';
 import { oneLine, table } from '../../report/text.js';
 import { createUi } from '../../ui/index.js';
 import { askSecret } from '../ask.js';
 import type { CliContext } from '../context.js';
-import * as value from '../values.js';
+import * as value from '../../options/values.js';
 
 /** Publishes a folder, relative to the current one; the key's passphrase comes from the environment or the terminal. */
 export function publishFolder(

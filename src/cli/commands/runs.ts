@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { formatAge, formatBytes } from '../../core/units.js';
+import { formatAge, formatBytes } from '../../lib/units.js';
 import { toJson } from '../../report/json.js';
 import { table } from '../../report/text.js';
 import type { CliContext } from '../context.js';

@@ -2,7 +2,7 @@ import { Option, type Command } from 'commander';
 import { createUi } from '../../ui/index.js';
 import type { CliContext } from '../context.js';
 import { requestOf, type BuildOptions } from '../request.js';
-import * as value from '../values.js';
+import * as value from '../../options/values.js';
 import { buildContext, buildOption, levelOf } from './build.js';
 
 interface WorkerFlags extends Omit<BuildOptions, 'distro'> {

@@ -6,10 +6,10 @@ import { serve } from '@hono/node-server';
 import { serveStatic } from '@hono/node-server/serve-static';
 import { Queue } from 'bullmq';
 import { Hono } from 'hono';
-import { Dkms2binError, messageOf } from '../../core/errors.js';
-import type { Emit } from '../../core/events.js';
+import { Dkms2binError, messageOf } from '../../model/errors.js';
+import type { Emit } from '../../model/events.js';
 import { connect, parseAddress } from './redis.js';
-import { names, prefixOf } from './words.js';
+import { names, prefixOf } from './protocol.js';
 
 /** Queues appear as runs make them. */
 const LOOK_MS = 5000;

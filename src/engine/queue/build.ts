@@ -1,15 +1,16 @@
 import { resolve } from 'node:path';
-import { Dkms2binError } from '../../core/errors.js';
+import { Dkms2binError } from '../../model/errors.js';
 import { openSigner } from '../../pack/sign.js';
-import { newRunId } from '../../core/run-id.js';
-import { loadCatalogue } from '../../image/catalogue.js';
-import type { BuildPlan, BuildRequest } from '../../plan/types.js';
+import { newRunId } from '../../lib/run-id.js';
+import { loadCatalogue } from '../../distro/catalogue.js';
+import type { BuildPlan } from '../plan/types.js';
+import type { BuildRequest } from '../../options/request.js';
 import { chooseAccelerator } from '../../vm/accel.js';
 import { vmsAtOnce } from '../budget.js';
 import type { BuildContext } from '../cells.js';
 import type { CellDone } from '../executor.js';
 import { localExecutor } from '../local.js';
-import { archOfRequest } from '../plan.js';
+import { archOfRequest } from '../plan/plan.js';
 import { fingerprintOf } from './jobs.js';
 import { runWorker, type CellBuilder, type CellTask, type WorkerOptions } from './worker.js';
 
@@ -98,7 +99,10 @@ function builder(own: BuildRequest, context: BuildContext): CellBuilder {
 }
 
 /** The job's cell as a plan of this machine. */
-function planOf(own: BuildRequest, { job, source, siblings, kernelPackages, outDir }: CellTask): BuildPlan {
+function planOf(
+  own: BuildRequest,
+  { job, source, otherSources, kernelPackages, outDir }: CellTask,
+): BuildPlan {
   const { target, image, nameStyle, need } = job;
   const {
     signKey,
@@ -132,7 +136,7 @@ function planOf(own: BuildRequest, { job, source, siblings, kernelPackages, outD
         target,
       },
     ],
-    siblings: [source, ...siblings],
+    otherSources: [source, ...otherSources],
   };
 }
 

@@ -5,12 +5,12 @@ import { join, resolve } from 'node:path';
 import { Job, Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
 import PQueue from 'p-queue';
-import type { CellResult } from '../../core/cell.js';
-import { Dkms2binError, messageOf } from '../../core/errors.js';
-import { publish } from '../../core/publish.js';
-import { scratch } from '../../core/scratch.js';
-import { openStore, type Store } from '../../core/store/index.js';
-import type { BuildPlan, PlannedCell } from '../../plan/types.js';
+import type { CellResult } from '../../model/cell.js';
+import { Dkms2binError, messageOf } from '../../model/errors.js';
+import { writeAtomic } from '../../lib/atomic-write.js';
+import { scratch } from '../../lib/scratch.js';
+import { openStore, type Store } from '../../lib/object-store/index.js';
+import type { BuildPlan, PlannedCell } from '../plan/types.js';
 import type { Executor, ExecutorContext } from '../executor.js';
 import { Jobs, type NamedJob } from './jobs.js';
 import { connect, parseAddress } from './redis.js';
@@ -32,7 +32,7 @@ import {
   type Timing,
   type Told,
   type WorkerInfo,
-} from './words.js';
+} from './protocol.js';
 
 export interface QueueOptions {
   /** Of Redis or Valkey. */
@@ -309,7 +309,7 @@ class Coordinator {
     if (this.#over) return;
     let results: CellResult[];
     try {
-      results = await this.#publish(out, delivery);
+      results = await this.#writeAtomic(out, delivery);
     } catch (error) {
       out.delivering = false;
       if (!(error instanceof Dkms2binError) || error.fault === 'usage' || error.fault === 'host') throw error;
@@ -328,7 +328,7 @@ class Coordinator {
   }
 
   /** Fetches all files of a delivery, then publishes them, packages last: who sees one finds all that belongs to it. */
-  async #publish({ job }: Outstanding, { results, files }: Delivery): Promise<CellResult[]> {
+  async #writeAtomic({ job }: Outstanding, { results, files }: Delivery): Promise<CellResult[]> {
     const outDir = resolve(this.plan.request.cwd, this.plan.request.outDir);
     await mkdir(outDir, { recursive: true });
     const dir = join(this.dir, job.id);
@@ -342,7 +342,7 @@ class Coordinator {
       ];
       const same = new Set<string>();
       for (const { name } of order) {
-        const { status } = await publish({ file: join(dir, name) }, join(outDir, name));
+        const { status } = await writeAtomic({ file: join(dir, name) }, join(outDir, name));
         if (status === 'up to date') same.add(name);
       }
       return results.map((result) => ({

@@ -1,20 +1,21 @@
 import { mkdir } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
-import { dependenciesOf } from '../../build/source.js';
-import type { ModuleSource } from '../../core/cell.js';
-import { Dkms2binError } from '../../core/errors.js';
-import type { Emit } from '../../core/events.js';
-import { cacheDir } from '../../core/paths.js';
-import { redact } from '../../core/proxy.js';
-import { readCapped } from '../../core/read-capped.js';
-import type { Store } from '../../core/store/index.js';
+import { dependenciesOf } from '../../cell/source.js';
+import type { ModuleSource } from '../../model/cell.js';
+import { Dkms2binError } from '../../model/errors.js';
+import type { Emit } from '../../model/events.js';
+import { cacheDir } from '../../lib/paths.js';
+import { redact } from '../../lib/proxy.js';
+import { readCapped } from '../../lib/read-capped.js';
+import type { Store } from '../../lib/object-store/index.js';
 import { findDkmsPackage } from '../../distro/dkms-package.js';
 import { fetchKernelPackage } from '../../distro/kernel-package.js';
-import { findRow, loadCatalogue, type CatalogueRow } from '../../image/catalogue.js';
+import { findRow, loadCatalogue, type CatalogueRow } from '../../distro/catalogue.js';
 import { readCertificate } from '../../pack/signature.js';
-import type { BuildPlan, BuildRequest, PlannedCell } from '../../plan/types.js';
+import type { BuildPlan, PlannedCell } from '../plan/types.js';
+import type { BuildRequest } from '../../options/request.js';
 import { shareSource } from './sources.js';
-import { jobIdOf, type CellJob, type Need, type SharedSource } from './words.js';
+import { jobIdOf, type CellJob, type Need, type SharedSource } from './protocol.js';
 
 export interface NamedJob {
   id: string;
@@ -23,7 +24,10 @@ export interface NamedJob {
 
 /** Makes jobs of a plan's cells: nothing of this machine and nothing secret is in them. */
 export class Jobs {
-  readonly #sources = new Map<ModuleSource, Promise<{ source: SharedSource; siblings: SharedSource[] }>>();
+  readonly #sources = new Map<
+    ModuleSource,
+    Promise<{ source: SharedSource; otherSources: SharedSource[] }>
+  >();
   readonly #shared = new Map<ModuleSource, Promise<SharedSource>>();
   readonly #index = new Map<string, Promise<{ version: string; sha256: string } | null>>();
   #kernelPackages: Promise<CellJob['kernelPackages']> | undefined;
@@ -58,11 +62,11 @@ export class Jobs {
 
   async jobOf(cell: PlannedCell): Promise<NamedJob> {
     const { request } = this.plan;
-    const { source, siblings } = await this.#sourceOf(cell.module);
+    const { source, otherSources } = await this.#sourceOf(cell.module);
     const found = await this.#found(cell);
     const data: CellJob = {
       source: source.kind === 'repo' && found ? { ...source, version: found.version } : source,
-      siblings,
+      otherSources,
       target: cell.target,
       kernelPackages: await (this.#kernelPackages ??= this.#shareKernelPackages()),
       need: this.needOf(cell),
@@ -78,7 +82,7 @@ export class Jobs {
     return { id: jobIdOf(data, found?.sha256 ?? null), data };
   }
 
-  #sourceOf(module: ModuleSource): Promise<{ source: SharedSource; siblings: SharedSource[] }> {
+  #sourceOf(module: ModuleSource): Promise<{ source: SharedSource; otherSources: SharedSource[] }> {
     let shared = this.#sources.get(module);
     if (!shared) {
       shared = this.#shareAll(module);
@@ -88,12 +92,12 @@ export class Jobs {
   }
 
   /** A source with those that it needs. The index has seen to it that a distro's package needs no other. */
-  async #shareAll(module: ModuleSource): Promise<{ source: SharedSource; siblings: SharedSource[] }> {
+  async #shareAll(module: ModuleSource): Promise<{ source: SharedSource; otherSources: SharedSource[] }> {
     const source = await this.#share(module);
-    if (module.kind === 'repo') return { source, siblings: [] };
-    const all = this.plan.siblings ?? [...new Set(this.plan.cells.map((cell) => cell.module))];
+    if (module.kind === 'repo') return { source, otherSources: [] };
+    const all = this.plan.otherSources ?? [...new Set(this.plan.cells.map((cell) => cell.module))];
     const needed = (await dependenciesOf(module, all, this.context.signal)).with;
-    return { source, siblings: await Promise.all(needed.map((each) => this.#share(each))) };
+    return { source, otherSources: await Promise.all(needed.map((each) => this.#share(each))) };
   }
 
   #share(module: ModuleSource): Promise<SharedSource> {

@@ -2,8 +2,8 @@ import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { Redis, type RedisOptions } from 'ioredis';
 import { createRedisBackend, type BackendFactory, type RedisQueueBackend } from 'bullmq';
-import { Dkms2binError } from '../../core/errors.js';
-import type { Emit } from '../../core/events.js';
+import { Dkms2binError } from '../../model/errors.js';
+import type { Emit } from '../../model/events.js';
 
 /** Environment variable with Redis' password, which so stays out of the list of processes. */
 export const PASSWORD_VARIABLE = 'DKMS2BIN_QUEUE_PASSWORD';

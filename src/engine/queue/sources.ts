@@ -1,11 +1,11 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { folderTar, localDigest } from '../../build/source.js';
-import type { ModuleSource } from '../../core/cell.js';
-import { Dkms2binError } from '../../core/errors.js';
-import { run } from '../../core/exec.js';
-import type { Store } from '../../core/store/index.js';
-import type { SharedSource } from './words.js';
+import { folderTar, localDigest } from '../../cell/source.js';
+import type { ModuleSource } from '../../model/cell.js';
+import { Dkms2binError } from '../../model/errors.js';
+import { run } from '../../lib/exec.js';
+import type { Store } from '../../lib/object-store/index.js';
+import type { SharedSource } from './protocol.js';
 
 /** Puts what other machines need of a source into the store; `dir` is for what is made on the way. */
 export async function shareSource(

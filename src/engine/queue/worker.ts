@@ -4,12 +4,12 @@ import { hostname } from 'node:os';
 import { basename, join } from 'node:path';
 import { UnrecoverableError, Worker, type Job } from 'bullmq';
 import type { Redis } from 'ioredis';
-import type { CellResult, ModuleSource } from '../../core/cell.js';
-import { Dkms2binError, messageOf } from '../../core/errors.js';
-import type { Emit, Event } from '../../core/events.js';
-import { packageVersion } from '../../core/paths.js';
-import { scratch } from '../../core/scratch.js';
-import { openStore, type Store } from '../../core/store/index.js';
+import type { CellResult, ModuleSource } from '../../model/cell.js';
+import { Dkms2binError, messageOf } from '../../model/errors.js';
+import type { Emit, Event } from '../../model/events.js';
+import { packageVersion } from '../../lib/paths.js';
+import { scratch } from '../../lib/scratch.js';
+import { openStore, type Store } from '../../lib/object-store/index.js';
 import { CANCELLED, unwanted } from './executor.js';
 import { connect, parseAddress, unblocking } from './redis.js';
 import { fetchSource } from './sources.js';
@@ -29,14 +29,14 @@ import {
   type Timing,
   type Told,
   type WorkerInfo,
-} from './words.js';
+} from './protocol.js';
 
 /** One cell as the builder gets it: all files are on this machine. */
 export interface CellTask {
   label: string;
   job: CellJob;
   source: ModuleSource;
-  siblings: ModuleSource[];
+  otherSources: ModuleSource[];
   kernelPackages: string[];
   /** Empty; what is in it at the end is delivered. */
   outDir: string;
@@ -278,9 +278,9 @@ class CellWorker {
     const outDir = join(dir, 'out');
     await mkdir(outDir, { recursive: true });
     const data = parseJob(job.data);
-    const siblings: ModuleSource[] = [];
-    for (const [at, each] of data.siblings.entries()) {
-      siblings.push(await fetchSource(each, this.store, join(dir, `sibling-${at}`), signal));
+    const otherSources: ModuleSource[] = [];
+    for (const [at, each] of data.otherSources.entries()) {
+      otherSources.push(await fetchSource(each, this.store, join(dir, `sibling-${at}`), signal));
     }
     const source = await fetchSource(data.source, this.store, join(dir, 'source'), signal);
     const kernelPackages: string[] = [];
@@ -295,7 +295,7 @@ class CellWorker {
       teller.take(event);
       this.options.emit(event);
     };
-    const task = { label: job.name, job: data, source, siblings, kernelPackages, outDir };
+    const task = { label: job.name, job: data, source, otherSources, kernelPackages, outDir };
     const built = await this.options.build(task, { emit, signal }).finally(() => teller.close());
     signal.throwIfAborted();
     const files: Delivery['files'] = [];

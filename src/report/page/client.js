@@ -2,7 +2,7 @@
 
 /**
  * @import { PageCell, PageData, PageFile, PageStory } from '../page-data.js'
- * @import { Outcome } from '../../core/matrix.js'
+ * @import { Outcome } from '../../model/matrix.js'
  */
 
 const data = /** @type {PageData} */ (JSON.parse(document.getElementById('data')?.textContent ?? ''));

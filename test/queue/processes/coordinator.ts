@@ -1,5 +1,5 @@
 import { queueExecutor, type QueueOptions } from '../../../src/engine/queue/executor.js';
-import type { BuildPlan } from '../../../src/plan/types.js';
+import type { BuildPlan } from '../../../src/engine/plan/types.js';
 
 /** A run of its own, to be killed. Prints what it hears as lines of JSON. */
 const { plan, options } = JSON.parse(process.env.SETTING!) as { plan: BuildPlan; options: QueueOptions };

@@ -1,10 +1,10 @@
 import { appendFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Dkms2binError } from '../../../src/core/errors.js';
-import { run } from '../../../src/core/exec.js';
+import { Dkms2binError } from '../../../src/model/errors.js';
+import { run } from '../../../src/lib/exec.js';
 import { runWorker, type CellBuilder } from '../../../src/engine/queue/worker.js';
-import type { Timing, WorkerInfo } from '../../../src/engine/queue/words.js';
+import type { Timing, WorkerInfo } from '../../../src/engine/queue/protocol.js';
 
 /** A real worker whose building is a stand-in: a child process that makes a file after a while. VMs would take minutes. */
 export interface WorkerSetting {

@@ -1,0 +1,151 @@
+import { chmod, lstat, readFile, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { Dkms2binError, messageOf } from '../model/errors.js';
+import type { Emit } from '../model/events.js';
+import { run } from '../lib/exec.js';
+import { cacheDir } from '../lib/paths.js';
+import { openStore, type Store } from '../lib/object-store/index.js';
+import { formatBytes } from '../lib/units.js';
+import { contentDigest, type Entry, type EntryId } from './entries.js';
+
+/**
+ * Cache entries that machines share: bootstrapped images and kernel layers. Memory snapshots stay where they are made: they are
+ * several times as large, and fit only the same QEMU on the same kind of processor. Whoever can write there decides what VMs boot.
+ */
+export interface SharedCache {
+  /** Fills the empty folder with the entry and gives its meta.json; null when it cannot be had, which it says unless it is new. */
+  take(id: EntryId, dir: string): Promise<Record<string, unknown> | null>;
+  /** Puts an entry that was made here where others find it; says when it cannot. */
+  offer(id: EntryId, entry: Entry): Promise<void>;
+}
+
+/** What the store says of an entry: its files as a tar.zst. */
+const NOTE = z.object({ sha256: z.string().regex(/^[0-9a-f]{64}$/), size: z.number().int() });
+const META = z.looseObject({
+  created: z.string(),
+  digests: z.record(z.string(), z.string()),
+  sizes: z.record(z.string(), z.number()),
+  parents: z
+    .array(z.object({ kind: z.string(), hash: z.string().regex(/^[0-9a-f]+(\.qcow2)?$/) }))
+    .optional(),
+});
+
+const noteName = ({ kind, hash }: EntryId): string => `${kind}-${hash}.json`;
+
+export async function openSharedCache(
+  url: string,
+  context: { emit: Emit; signal: AbortSignal },
+): Promise<SharedCache> {
+  return new StoredCache(await openStore(url, context), context.emit, context.signal);
+}
+
+class StoredCache implements SharedCache {
+  #readOnly = false;
+
+  constructor(
+    private readonly store: Store,
+    private readonly emit: Emit,
+    private readonly signal: AbortSignal,
+  ) {}
+
+  async take(id: EntryId, dir: string): Promise<Record<string, unknown> | null> {
+    const what = `${id.kind} ${id.hash.slice(0, 12)}`;
+    try {
+      const text = await this.store.getNote(noteName(id));
+      if (text === null) return null;
+      const note = NOTE.parse(JSON.parse(text));
+      this.#note('info', `Fetching ${what} (${formatBytes(note.size)}) from ${this.store.name}`);
+      return await this.#unpack(note, dir);
+    } catch (error) {
+      if (this.signal.aborted) throw error;
+      for (const name of await readdir(dir)) await rm(join(dir, name), { recursive: true, force: true });
+      this.#note(
+        'warn',
+        `${what} of ${this.store.name} cannot be used, so it is made here: ${messageOf(error)}`,
+      );
+      return null;
+    }
+  }
+
+  async #unpack({ sha256 }: z.infer<typeof NOTE>, dir: string): Promise<Record<string, unknown>> {
+    const archive = `${dir}.tar.zst`;
+    const cancel = { cancelSignal: this.signal };
+    try {
+      await this.store.get(sha256, archive, this.signal);
+      await run('tar', ['--zstd', '-xSf', archive, '--no-same-owner', '-C', dir], cancel);
+    } finally {
+      await rm(archive, { force: true });
+    }
+    const metaFile = join(dir, 'meta.json');
+    const meta = META.parse(JSON.parse(await readFile(metaFile, 'utf8')));
+    await rm(metaFile);
+    const names = await readdir(dir);
+    if (names.sort().join() !== Object.keys(meta.digests).sort().join()) throw new Error('it lacks files');
+    for (const name of names) {
+      const path = join(dir, name);
+      if (!(await lstat(path)).isFile()) throw new Error(`${name} is no file`);
+      const digest = await contentDigest(path, 'sha256', this.signal);
+      if (digest !== meta.digests[name]) throw new Error(`${name} has another content than meta.json says`);
+    }
+    // Entries are read-only, and so they were packed.
+    await chmod(join(dir, 'disk.qcow2'), 0o644);
+    await this.#settle(join(dir, 'disk.qcow2'), meta.parents?.[0]);
+    const { sizes: _sizes, digests: _digests, ...rest } = meta;
+    return rest;
+  }
+
+  /** The disk names its backing file by where that lies on the machine that made it; any other file of this one it must not name. */
+  async #settle(disk: string, parent: { kind: string; hash: string } | undefined): Promise<void> {
+    const cancel = { cancelSignal: this.signal };
+    if (parent) {
+      const at = join(cacheDir(), 'images', parent.hash);
+      const backing = parent.hash.endsWith('.qcow2') ? at : join(at, 'disk.qcow2');
+      await run('qemu-img', ['rebase', '-u', '-f', 'qcow2', '-F', 'qcow2', '-b', backing, disk], cancel);
+    }
+    const { stdout } = await run('qemu-img', ['info', '--output=json', '-f', 'qcow2', disk], cancel);
+    const info = JSON.parse(stdout) as {
+      'full-backing-filename'?: string;
+      'format-specific'?: { data?: { 'data-file'?: string } };
+    };
+    if (info['format-specific']?.data?.['data-file'] !== undefined)
+      throw new Error('its disk keeps its data elsewhere');
+    if (!parent && info['full-backing-filename'] !== undefined)
+      throw new Error('its disk has a backing file');
+  }
+
+  async offer(id: EntryId, { dir, meta }: Entry): Promise<void> {
+    // On an image of the user's own, which others do not have.
+    const alone = id.kind === 'layers' && ((meta.parents ?? []) as unknown[]).length === 0;
+    if (this.#readOnly || alone) return;
+    const what = `${id.kind} ${id.hash.slice(0, 12)}`;
+    const archive = `${dir}.${process.pid}.tar.zst`;
+    try {
+      if ((await this.store.getNote(noteName(id))) !== null) return;
+      const names = (await readdir(dir)).sort();
+      const compress = ['--use-compress-program', 'zstd -3 -T0 -q'];
+      const plain = ['--owner=0', '--group=0', '--numeric-owner', '--sparse'];
+      await run('tar', [...compress, ...plain, '-cf', archive, '-C', dir, ...names], {
+        cancelSignal: this.signal,
+        dieWithParent: true,
+      });
+      const { sha256, size } = await this.store.put(archive, this.signal);
+      await this.store.putNote(noteName(id), JSON.stringify({ sha256, size }));
+      this.#note('info', `Put ${what} (${formatBytes(size)}) into ${this.store.name}`);
+    } catch (error) {
+      if (this.signal.aborted) throw error;
+      // One that others fill is as good.
+      this.#readOnly = error instanceof Dkms2binError && error.fault === 'usage';
+      this.#note(
+        this.#readOnly ? 'info' : 'warn',
+        `${what} is not put into ${this.store.name}: ${messageOf(error)}`,
+      );
+    } finally {
+      await rm(archive, { force: true });
+    }
+  }
+
+  #note(level: 'info' | 'warn', message: string): void {
+    this.emit({ type: 'note', level, message });
+  }
+}

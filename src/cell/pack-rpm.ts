@@ -1,0 +1,85 @@
+import { join } from 'node:path';
+import { Dkms2binError } from '../model/errors.js';
+import { FrameReader } from '../guest/frames.js';
+import { writeAtomic } from '../lib/atomic-write.js';
+import { plain } from '../lib/text.js';
+import type { PackedPackage } from '../pack/module-package.js';
+import { readRpmFile } from '../formats/rpm.js';
+import { makeRpmSpec, type RpmInput, type RpmPlan } from '../pack/rpm.js';
+import { evrOf, relationText } from '../formats/rpm-header.js';
+import type { CellInput } from './cell.js';
+import { deadline, type Booted } from '../environment/boot.js';
+
+/**
+ * The packages of one cell, made by the distro's own rpmbuild in a VM that never ran the module's build, in outDir. The order
+ * is that of packModules. What comes back is checked against what was asked for, down to the digest of each file.
+ */
+export async function packRpms(
+  input: RpmInput & { outDir: string },
+  { guest }: Booted,
+  { machine, label }: Pick<CellInput, 'machine' | 'label'>,
+): Promise<PackedPackage[]> {
+  const { spec, sources, packages } = await makeRpmSpec(input);
+  const bytes = [Buffer.from(spec), ...sources];
+  const made = await guest.program('pack-rpm.py', deadline(machine.accel, 60), {
+    vars: {
+      SIZES: bytes.map(({ length }) => length),
+      PACKAGES: packages.map(({ file }) => file),
+      ARCH: input.arch,
+      EPOCH: input.mtime,
+    },
+    input: Buffer.concat(bytes),
+  });
+  const frames = await new FrameReader(made.stdout, {
+    kinds: ['log', 'rpm'],
+    limits: { count: packages.length + 1 },
+  }).all();
+  await made.done;
+  const log = frames.filter(({ kind }) => kind === 'log').flatMap((each) => linesOf(each.bytes));
+  for (const line of log) machine.emit({ type: 'output', cell: label, line });
+  const rpms = frames.filter(({ kind }) => kind === 'rpm');
+  if (rpms.length !== packages.length) {
+    const why = log.filter((line) => /error|not found|No such/i.test(line));
+    throw new Dkms2binError(
+      'transient',
+      `rpmbuild made no package: ${(why.length > 0 ? why : log).slice(-3).join(' ')}`,
+    );
+  }
+  const packed: PackedPackage[] = [];
+  for (const [at, plan] of packages.entries()) {
+    const path = join(input.outDir, plan.file);
+    const published = await writeAtomic(rpms[at]!.bytes, path);
+    const problem = await differs(path, plan);
+    if (problem !== null) {
+      throw new Dkms2binError(
+        'transient',
+        `The guest's rpmbuild made another ${plan.file} than asked for: ${problem}`,
+      );
+    }
+    const { role, package: name, version, architecture } = plan;
+    packed.push({ role, path, package: name, version, architecture, ...published });
+  }
+  return packed;
+}
+
+const linesOf = (bytes: Buffer): string[] => plain(bytes.toString('utf8')).split('\n');
+
+/** In what a package is not the one that was planned; null when it is. */
+async function differs(path: string, plan: RpmPlan): Promise<string | null> {
+  const { header, files } = await readRpmFile(path);
+  const is = `${header.name} ${evrOf(header)} ${header.arch}`;
+  const wanted = `${plan.package} ${plan.version}-${plan.release} ${plan.architecture}`;
+  if (is !== wanted) return `it is ${is}`;
+  const requires = header.relations.requires.map(relationText);
+  const missing = plan.requires.find((each) => !requires.includes(each));
+  if (missing !== undefined) return `it does not require ${missing}`;
+  const digests = new Map(header.files.map((each) => [each.path, each.sha256]));
+  const changed = plan.files.find((each) => digests.get(each.path) !== each.sha256);
+  if (changed !== undefined) return `${changed.path} has other bytes`;
+  const linked = new Map(files.map((each) => [each.path, each.target]));
+  const lost = plan.links.find((each) => linked.get(each.path) !== each.target);
+  if (lost !== undefined) return `${lost.path} does not lead to ${lost.target}`;
+  const planned = new Set([...plan.files, ...plan.links].map((each) => each.path));
+  const extra = files.find((each) => !planned.has(each.path));
+  return extra === undefined ? null : `it holds ${extra.path}`;
+}

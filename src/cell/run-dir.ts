@@ -1,0 +1,123 @@
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { lock, type Lock } from '../lib/lock.js';
+import { runsDir } from '../lib/paths.js';
+import { newRunId } from '../lib/run-id.js';
+
+/** What `run.json` of a run's folder says. */
+export interface RunRecord {
+  id: string;
+  cell: string;
+  kernel: string;
+  distro: string;
+  created: string;
+  /** Set once the VM is meant to outlive the run. */
+  kept: boolean;
+  /** Socket folder and ssh port of the VM while it runs. */
+  live: { socketDir: string; sshPort: number } | null;
+  /** How to boot the disk again; absent until the VM was started. */
+  vm: Record<string, unknown> | null;
+}
+
+/** A run's folder with its lock: whoever holds the lock is alive; without it the run is kept or stale. */
+export class RunDir {
+  private constructor(
+    readonly dir: string,
+    readonly record: RunRecord,
+    private readonly held: Lock,
+  ) {}
+
+  static async create(about: { cell: string; kernel: string; distro: string }): Promise<RunDir> {
+    const id = newRunId();
+    const dir = join(runsDir(), id);
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    const held = (await lock(join(dir, 'lock'), 'exclusive', { wait: true }))!;
+    const record: RunRecord = {
+      id,
+      ...about,
+      created: new Date().toISOString(),
+      kept: false,
+      live: null,
+      vm: null,
+    };
+    const run = new RunDir(dir, record, held);
+    await run.save({});
+    return run;
+  }
+
+  /** Opens a kept run for a login; null when another process holds it. */
+  static async open(id: string): Promise<RunDir | null> {
+    const dir = join(runsDir(), id);
+    const record = await readRecord(dir);
+    if (!record) return null;
+    const held = await lock(join(dir, 'lock'), 'exclusive', { wait: false });
+    return held ? new RunDir(dir, record, held) : null;
+  }
+
+  async save(change: Partial<RunRecord>): Promise<void> {
+    Object.assign(this.record, change);
+    const temporary = join(this.dir, 'run.json.part');
+    await writeFile(temporary, JSON.stringify(this.record, null, 2));
+    await rename(temporary, join(this.dir, 'run.json'));
+  }
+
+  /** Ends the use of the run: removes it unless it is kept. */
+  async close(): Promise<void> {
+    if (this.record.kept) await this.save({ live: null });
+    else await rm(this.dir, { recursive: true, force: true });
+    await this.held.release();
+  }
+}
+
+export async function readRecord(dir: string): Promise<RunRecord | null> {
+  try {
+    return JSON.parse(await readFile(join(dir, 'run.json'), 'utf8')) as RunRecord;
+  } catch {
+    return null;
+  }
+}
+
+export interface RunState {
+  record: RunRecord;
+  dir: string;
+  state: 'running' | 'kept';
+  bytes: number;
+}
+
+/**
+ * All runs, oldest first. Runs that nobody holds and nobody kept were left by a killed process: they are removed,
+ * with the socket folder of their VM (QEMU itself died with its parent).
+ */
+export async function listRunDirs(): Promise<RunState[]> {
+  const runs: RunState[] = [];
+  for (const id of (await readdir(runsDir()).catch(() => [])).sort()) {
+    const dir = join(runsDir(), id);
+    const record = await readRecord(dir);
+    const held = await lock(join(dir, 'lock'), 'exclusive', { wait: false }).catch(() => null);
+    if (held && !record?.kept) {
+      if (record?.live) await rm(record.live.socketDir, { recursive: true, force: true });
+      // A run that was made a moment ago has no lock yet: leave it its first minute.
+      const age =
+        Date.now() -
+        (await stat(dir).then(
+          (s) => s.mtimeMs,
+          () => 0,
+        ));
+      if (record || age > 60_000) await rm(dir, { recursive: true, force: true });
+      await held.release();
+      continue;
+    }
+    await held?.release();
+    if (record) runs.push({ record, dir, state: held ? 'kept' : 'running', bytes: await diskUse(dir) });
+  }
+  return runs;
+}
+
+async function diskUse(dir: string): Promise<number> {
+  let bytes = 0;
+  for (const name of await readdir(dir)) {
+    const s = await stat(join(dir, name)).catch(() => null);
+    if (s?.isFile()) bytes += s.blocks * 512;
+  }
+  return bytes;
+}

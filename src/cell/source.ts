@@ -1,0 +1,286 @@
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { ModuleSource } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
+import { run, runBytes } from '../lib/exec.js';
+import { cacheDir } from '../lib/paths.js';
+import {
+  fetchDkmsPackage,
+  findDkmsPackage,
+  parseInstalled,
+  unmetDependency,
+  type FindOptions,
+} from '../distro/dkms-package.js';
+import type { DistroRow } from '../distro/row.js';
+import { contentDigest } from '../cache/entries.js';
+import { filesTar } from '../pack/deb.js';
+import { readRpmFile } from '../formats/rpm.js';
+import { evrOf } from '../formats/rpm-header.js';
+import type { KernelLayer } from '../environment/kernel-layer.js';
+import type { Machine } from '../environment/boot.js';
+
+/** A source that the host can read. */
+type LocalSource = Exclude<ModuleSource, { kind: 'repo' }>;
+
+/** How a cell's source reaches its build VM. */
+export interface Prepared {
+  source: ModuleSource;
+  /** The version that a repository name means, as the index says; of an .rpm, as its header says. */
+  package: { name: string; version: string } | null;
+  /** Other sources of the request that BUILD_DEPENDS name, each after those that it needs itself. */
+  with: LocalSource[];
+  /** DKMS names of the modules that those bring. */
+  brings: string[];
+  /** SHA-256 of the source: of a file, of a folder's tar as the guest gets it, of the package that an index names. */
+  digest: string;
+  /** The same of each of `with`. */
+  withDigests: string[];
+  /** What the content of all of them is, so that the very same input is known again. */
+  identity: string;
+  /** Whether the guest has to fetch something itself, so that it needs the network before the build. */
+  network: boolean;
+}
+
+export interface Lookup extends Pick<FindOptions, 'mirror' | 'offline' | 'proxy'> {
+  row: DistroRow;
+}
+
+/**
+ * Finds on the host what the guest would need minutes of emulation for: a repository's package is downloaded here when
+ * everything that it depends on is in the layer, and `siblings`, the request's other sources, bring build dependencies.
+ * Throws what the look-up throws: `not-found`, `transient`.
+ */
+export async function prepareSource(
+  source: ModuleSource,
+  otherSources: readonly ModuleSource[],
+  layer: KernelLayer,
+  lookup: Lookup,
+  machine: Machine,
+): Promise<Prepared> {
+  const { arch, signal } = machine;
+  const installed = parseInstalled(await readFile(join(layer.entry.dir, 'packages'), 'utf8'), arch);
+  let local: LocalSource;
+  let there: Prepared['package'] = null;
+  let digest: string;
+  let identity: string;
+  if (source.kind === 'repo') {
+    const { row, ...where } = lookup;
+    const common = { ...where, arch, cacheDir: cacheDir(), signal };
+    const found = await findDkmsPackage(row, source, {
+      ...common,
+      warn: (message) => machine.emit({ type: 'note', level: 'warn', message }),
+    });
+    there = { name: found.name, version: found.version };
+    digest = found.sha256;
+    identity = `repo ${found.name}=${found.version} ${digest}`;
+    if (unmetDependency(found, installed, arch) !== null || !found.verified) {
+      return {
+        ...{ source, package: there, digest, with: [], withDigests: [], brings: [], identity },
+        network: true,
+      };
+    }
+    const path = await fetchDkmsPackage(found, { ...common, emit: machine.emit });
+    local = { kind: 'deb', text: source.text, path };
+  } else {
+    local = source;
+    digest = await localDigest(source, signal);
+    identity = `${source.kind} ${digest}`;
+    if (source.kind === 'rpm') there = await rpmPackage(source);
+  }
+  const along = await dependenciesOf(local, otherSources, signal);
+  // The package of a repository was found to be complete by the index.
+  // An .rpm's dependencies are not looked at: what builds a module is in every layer.
+  const debs = [...along.with, ...(local === source ? [local] : [])].filter((each) => each.kind === 'deb');
+  const fields = await Promise.all(debs.map((each) => fieldsOf(each.path, signal)));
+  const withDigests = await Promise.all(along.with.map((each) => localDigest(each, signal)));
+  const known = [...installed, ...fields.flatMap((each) => parseInstalled(each.line, arch))];
+  const has = (need: string): boolean =>
+    [`${need}-dkms`, `${need.toLowerCase().replaceAll('_', '-')}-dkms`].some((name) =>
+      installed.some((each) => each.name === name),
+    );
+  return {
+    source: local,
+    package: there,
+    digest,
+    with: along.with,
+    withDigests,
+    brings: along.brings,
+    identity: [identity, ...withDigests].join('\n'),
+    network:
+      !along.plain ||
+      !along.missing.every(has) ||
+      fields.some((each) => unmetDependency(each, known, arch) !== null),
+  };
+}
+
+/** Name and version of an .rpm with a DKMS source in it. Throws fault `usage` for any other. */
+async function rpmPackage({ path, text }: LocalSource): Promise<NonNullable<Prepared['package']>> {
+  const { header, files } = await readRpmFile(path);
+  if (header.arch === 'src' || !files.some((each) => DKMS_IN_RPM.test(each.path))) {
+    throw new Dkms2binError('usage', `The package ${text} holds no DKMS source`, {
+      hint: 'It must be a binary package with /usr/src/NAME-VERSION/dkms.conf in it.',
+    });
+  }
+  return { name: header.name, version: evrOf(header) };
+}
+
+/** The old form carries a tarball that `dkms ldtarball` takes. */
+const DKMS_IN_RPM = /^\/usr\/src\/[^/]+\/dkms\.conf$|^\/usr\/share\/[^/]+\/[^/]+\.dkms\.tar\.gz$/;
+
+/** An .rpm's files as a tar of `/`: rpm2cpio is not in every guest. */
+export async function rpmTar(path: string): Promise<Buffer> {
+  const { files } = await readRpmFile(path);
+  return filesTar(
+    files.flatMap((each) =>
+      each.type === 'file' ? [{ path: each.path, mode: each.mode & 0o777, bytes: each.bytes() }] : [],
+    ),
+    files.flatMap(({ path: to, target }) => (target === undefined ? [] : [{ path: to, target }])),
+    EPOCH,
+  );
+}
+
+/** A package's relations, and its line as `parseInstalled` reads it. */
+async function fieldsOf(
+  path: string,
+  signal: AbortSignal,
+): Promise<{ depends: string; preDepends: string; line: string }> {
+  const field = async (name: string): Promise<string> =>
+    (await run('dpkg-deb', ['-f', path, name], { cancelSignal: signal })).stdout;
+  try {
+    const line = [await field('Package'), await field('Version'), await field('Provides')].join('\t');
+    return { depends: await field('Depends'), preDepends: await field('Pre-Depends'), line };
+  } catch (error) {
+    if (signal.aborted || !(error instanceof Dkms2binError)) throw error;
+    // No dpkg-deb here, or no package that it can read: the guest's apt has to look.
+    return { depends: 'unknown', preDepends: '', line: '' };
+  }
+}
+
+/** What dkms.conf files say about who needs whom. */
+export interface ConfText {
+  /** PACKAGE_NAMEs. */
+  names: string[];
+  /** Words of BUILD_DEPENDS. */
+  needs: string[];
+  /** False when BUILD_DEPENDS may hold more than plain words say. */
+  plain: boolean;
+}
+
+/** By the text alone: dkms.conf is shell and never run here. A name that the shell would put together is not seen. */
+export function readConfText(text: string): ConfText {
+  const code = text.replaceAll(/(^|\s)#.*$/gm, '$1');
+  const names = code.matchAll(
+    /^\s*(?:export\s+)?PACKAGE_NAME=(["']?)([A-Za-z0-9][A-Za-z0-9._+-]*)\1[ \t]*(?:;|$)/gm,
+  );
+  const values = [...code.matchAll(/^[ \t]*BUILD_DEPENDS(?:\[\d+\])?\+?=(\([^)]*\)|[^\n;]*)/gm)];
+  const words = values.flatMap(([, value = '']) => value.split(/[\s()"']+/)).filter((word) => word !== '');
+  const needs = words.filter((word) => /^[A-Za-z0-9][A-Za-z0-9._+-]*$/.test(word));
+  return {
+    names: [...names].map(([, , name = '']) => name),
+    needs: [...new Set(needs)],
+    plain: needs.length === words.length && values.length === (code.match(/\bBUILD_DEPENDS\b/g) ?? []).length,
+  };
+}
+
+/**
+ * Names of the modules that a source seems to bring, so that it can be told what it is a newer version of: of a local one,
+ * what its dkms.conf says in plain words; of a distro's package, what its name says.
+ */
+export async function moduleNames(source: ModuleSource, signal: AbortSignal): Promise<string[]> {
+  if (source.kind === 'repo') return [source.name.replace(/-dkms$/, '')];
+  return source.kind === 'rpm' ? [] : (await confOf(source, signal)).names;
+}
+
+async function confOf(source: LocalSource, signal: AbortSignal): Promise<ConfText> {
+  const tar = ['-xOf', source.kind === 'deb' ? '-' : source.path, '--wildcards', '*dkms.conf'];
+  const options = { cancelSignal: signal };
+  try {
+    switch (source.kind) {
+      case 'folder':
+        return readConfText(await readFile(join(source.path, 'dkms.conf'), 'utf8'));
+      case 'tarball':
+        return readConfText((await run('tar', tar, options)).stdout);
+      case 'deb': {
+        const piped = ['-c', 'dpkg-deb --fsys-tarfile "$0" | tar "$@"', source.path, ...tar];
+        return readConfText((await run('sh', piped, options)).stdout);
+      }
+      case 'rpm': {
+        const { files } = await readRpmFile(source.path);
+        const confs = files.filter((each) => each.path.endsWith('/dkms.conf'));
+        if (confs.length > 0) return readConfText(confs.map((each) => each.bytes().toString()).join('\n'));
+        return { names: [], needs: [], plain: false };
+      }
+    }
+  } catch (error) {
+    if (signal.aborted) throw error;
+    // An old-style package carries its dkms.conf in a tarball of its own.
+    return { names: [], needs: [], plain: false };
+  }
+}
+
+export interface Dependencies {
+  with: LocalSource[];
+  brings: string[];
+  /** Words of BUILD_DEPENDS that no source of the request brings. */
+  missing: string[];
+  plain: boolean;
+}
+
+/** What a source's BUILD_DEPENDS, and theirs in turn, name; a cycle ends where it closes, for build.sh to report. */
+export async function dependenciesOf(
+  source: LocalSource,
+  otherSources: readonly ModuleSource[],
+  signal: AbortSignal,
+): Promise<Dependencies> {
+  const own = await confOf(source, signal);
+  const result: Dependencies = { with: [], brings: [], missing: [], plain: own.plain };
+  if (own.needs.length === 0) return result;
+  const others: { source: LocalSource; conf: ConfText }[] = [];
+  for (const each of otherSources) {
+    if (each.kind === 'repo' || each.path === source.path) continue;
+    others.push({ source: each, conf: await confOf(each, signal) });
+  }
+  const seen = new Set<ConfText>();
+  const visit = (conf: ConfText): void => {
+    for (const need of conf.needs) {
+      if (own.names.includes(need) || conf.names.includes(need)) continue;
+      const other = others.find((each) => each.conf.names.includes(need));
+      if (!other) result.missing.push(need);
+      if (!other || seen.has(other.conf)) continue;
+      seen.add(other.conf);
+      visit(other.conf);
+      result.with.push(other.source);
+      result.brings.push(...other.conf.names);
+      result.plain &&= other.conf.plain;
+    }
+  };
+  visit(own);
+  return result;
+}
+
+/** SHA-256 of a local source: of the file, or of the tar that a folder is sent as. */
+export async function localDigest(
+  source: Exclude<ModuleSource, { kind: 'repo' }>,
+  signal: AbortSignal,
+): Promise<string> {
+  if (source.kind !== 'folder') return contentDigest(source.path, 'sha256');
+  return createHash('sha256')
+    .update(await folderTar(source.path, signal))
+    .digest('hex');
+}
+
+/** Seconds since 1970 that every file and kbuild timestamp gets: a constant, so that same input gives same bytes. */
+export const EPOCH = Number(process.env.SOURCE_DATE_EPOCH ?? 1577836800);
+
+/** Largest source folder, as a tar. */
+const MAX_TAR_BYTES = 2 ** 30;
+
+/** A folder as a tar whose bytes depend on its content alone. */
+export async function folderTar(path: string, signal: AbortSignal): Promise<Buffer> {
+  const same = ['--sort=name', `--mtime=@${EPOCH}`, '--owner=0', '--group=0', '--numeric-owner'];
+  return runBytes('tar', [...same, '--exclude-vcs', '-cf', '-', '-C', path, '.'], {
+    maxBytes: MAX_TAR_BYTES,
+    cancelSignal: signal,
+  });
+}

@@ -1,0 +1,176 @@
+import { access, constants, mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { basename, join, resolve } from 'node:path';
+import { baseImage } from '../environment/base.js';
+import { kernelLayer, type BaseImage, type KernelLayer, type Variant } from '../environment/kernel-layer.js';
+import type { Machine } from '../environment/boot.js';
+import { kernelEnvironmentOf, type KernelEnvironment } from '../environment/snapshot.js';
+import type { Lookup } from '../cell/source.js';
+import type { Arch, KernelTarget } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
+import { cacheDir } from '../lib/paths.js';
+import { fetchKernelPackage } from '../distro/kernel-package.js';
+import { holdOfficial } from '../cache/entries.js';
+import { findRow, type CatalogueRow } from '../distro/catalogue.js';
+import { openSharedCache } from '../cache/shared.js';
+import type { BuildRequest } from '../options/request.js';
+import { chooseAccelerator } from '../vm/accel.js';
+import { vmShape } from './budget.js';
+import type { PlanContext } from './plan/plan.js';
+
+/** The shape of this invocation's VMs. */
+export async function machineOf(
+  request: BuildRequest,
+  arch: Arch,
+  { emit, signal }: PlanContext,
+): Promise<Machine> {
+  const accelerator = await chooseAccelerator(request.accel, arch, { emit, signal });
+  const { cpus, memoryMiB } = vmShape(request);
+  return {
+    arch,
+    accel: accelerator.name,
+    cpu: accelerator.cpu,
+    cpus,
+    memoryMiB,
+    emit,
+    signal,
+    ...(request.mirror ? { mirror: request.mirror } : {}),
+    ...(request.proxy ? { proxy: request.proxy } : {}),
+    ...(request.layerCache ? { shared: await openSharedCache(request.layerCache, { emit, signal }) } : {}),
+  };
+}
+
+/** Base images, kernel layers and snapshots of one invocation: each is made once, and its lock is held until the end. */
+export class KernelEnvironments implements AsyncDisposable {
+  readonly #bases = new Map<string, Promise<BaseImage>>();
+  readonly #layers = new Map<string, Promise<KernelLayer>>();
+  readonly #environments = new Map<string, Promise<KernelEnvironment>>();
+  readonly #release: (() => Promise<void>)[] = [];
+  #kernelFiles: Promise<string[]> | undefined;
+
+  constructor(
+    private readonly request: BuildRequest,
+    private readonly rows: CatalogueRow[],
+    private readonly machine: Machine,
+    private readonly variant: Variant = 'build',
+  ) {}
+
+  lookup(distro: string): Lookup {
+    const { mirror, offline, proxy } = this.request;
+    return { row: findRow(this.rows, distro), mirror, offline, proxy };
+  }
+
+  environment(target: KernelTarget): Promise<KernelEnvironment> {
+    const key = `${target.distro} ${target.release}`;
+    let environment = this.#environments.get(key);
+    if (!environment) {
+      environment = this.#makeEnvironment(target);
+      this.#environments.set(key, environment);
+    }
+    return environment;
+  }
+
+  async #makeEnvironment(target: KernelTarget): Promise<KernelEnvironment> {
+    const environment = await kernelEnvironmentOf(await this.layer(target), this.machine);
+    const { snapshot } = environment;
+    if (snapshot) this.#release.push(() => snapshot.entry.use.release());
+    return environment;
+  }
+
+  layer(target: KernelTarget): Promise<KernelLayer> {
+    const key = `${target.distro} ${target.release}`;
+    let layer = this.#layers.get(key);
+    if (!layer) {
+      layer = this.#makeLayer(target);
+      this.#layers.set(key, layer);
+    }
+    return layer;
+  }
+
+  async #makeLayer(target: KernelTarget): Promise<KernelLayer> {
+    let base = this.#bases.get(target.distro);
+    if (!base) {
+      base = this.#makeBase(findRow(this.rows, target.distro));
+      this.#bases.set(target.distro, base);
+    }
+    const image = await base;
+    const packages = [...(await this.#kernelPackages()), ...(await this.#archived(target))];
+    const layer = await kernelLayer(image, target, this.variant, packages, this.machine);
+    this.#release.push(() => layer.entry.use.release());
+    return layer;
+  }
+
+  async #makeBase(row: CatalogueRow): Promise<BaseImage> {
+    const { request, machine } = this;
+    const base = await baseImage(row, {
+      image: request.image,
+      variant: this.variant,
+      arch: machine.arch,
+      offline: request.offline,
+      cwd: request.cwd,
+      emit: machine.emit,
+      signal: machine.signal,
+      ...(request.mirror ? { mirror: request.mirror } : {}),
+      ...(request.proxy ? { proxy: request.proxy } : {}),
+      ...(machine.shared ? { shared: machine.shared } : {}),
+    });
+    const { entry } = base;
+    if (entry) this.#release.push(() => entry.use.release());
+    else {
+      for (const parent of base.parents) {
+        const use = await holdOfficial(parent, machine.signal);
+        this.#release.push(() => use.release());
+      }
+    }
+    return base;
+  }
+
+  /** Local paths of the --kernel-package files; URLs are downloaded into a folder that goes at the end. */
+  #kernelPackages(): Promise<string[]> {
+    this.#kernelFiles ??= (async () => {
+      const files: string[] = [];
+      let folder: string | undefined;
+      for (const each of this.request.kernelPackages) {
+        if (/^https?:/.test(each)) files.push(await this.#fetch(each, (folder ??= await this.#scratch())));
+        else files.push(resolve(this.request.cwd, each));
+      }
+      for (const file of files) {
+        await access(file, constants.R_OK).catch(() => {
+          throw new Dkms2binError('usage', `--kernel-package ${file}: no such file`);
+        });
+      }
+      return files;
+    })();
+    return this.#kernelFiles;
+  }
+
+  /** What an archive of old packages has of the kernel only by name. */
+  async #archived({ files = [] }: KernelTarget): Promise<string[]> {
+    if (files.length === 0) return [];
+    const folder = await this.#scratch();
+    const paths: string[] = [];
+    for (const { url, sha256 } of files) paths.push(await this.#fetch(url, folder, sha256));
+    return paths;
+  }
+
+  async #scratch(): Promise<string> {
+    await mkdir(cacheDir(), { recursive: true });
+    const folder = await mkdtemp(join(cacheDir(), 'tmp-'));
+    this.#release.push(() => rm(folder, { recursive: true, force: true }));
+    return folder;
+  }
+
+  async #fetch(url: string, folder: string, sha256?: string): Promise<string> {
+    const to = join(folder, basename(decodeURIComponent(new URL(url).pathname)));
+    await fetchKernelPackage(url, to, this.machine, sha256);
+    return to;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.allSettled([
+      ...this.#bases.values(),
+      ...this.#layers.values(),
+      ...this.#environments.values(),
+    ]);
+    for (const release of this.#release.reverse()) await release();
+  }
+}

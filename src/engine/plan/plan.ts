@@ -1,0 +1,87 @@
+import type { Arch, KernelTarget, ModuleSource } from '../../model/cell.js';
+import type { Emit } from '../../model/events.js';
+import { Dkms2binError } from '../../model/errors.js';
+import { cacheDir } from '../../lib/paths.js';
+import { archOf, candidatesFor } from '../../distro/release.js';
+import { releaseOfKernelPackages, resolveKernels } from '../../distro/resolve.js';
+import { findRow, loadCatalogue, type CatalogueRow } from '../../distro/catalogue.js';
+import { plannedCell } from './planned-cell.js';
+import { parseModuleSource } from './source.js';
+import type { BuildPlan } from './types.js';
+import type { BuildRequest } from '../../options/request.js';
+
+export interface PlanContext {
+  emit: Emit;
+  signal: AbortSignal;
+}
+
+/** Turns a request into the frozen list of cells. Reads package indexes, starts no VM, writes nothing but caches. */
+export async function plan(request: BuildRequest, context: PlanContext): Promise<BuildPlan> {
+  if (request.dkms.length === 0) {
+    throw new Dkms2binError('usage', 'Nothing to build: --dkms is missing', {
+      hint: 'For example: dkms2bin --dkms acpi-call-dkms --kernel latest --out-dir ./out',
+    });
+  }
+  const sources: ModuleSource[] = [];
+  for (const text of request.dkms) {
+    sources.push(...(await parseModuleSource(text, { cwd: request.cwd, signal: context.signal })));
+  }
+  const rows = await loadCatalogue();
+  const targets = await planTargets(request, rows, context);
+  const cells = targets.flatMap((target) => sources.map((module) => plannedCell(module, target, request)));
+  return deepFreeze({ request: { ...request }, cells });
+}
+
+/** The architecture that is asked for, by name or by the kernels. Throws fault `usage` when they contradict each other. */
+export function archOfRequest({ kernels, kernelPackages, arch }: BuildRequest): Arch {
+  return archOf([...kernels, ...kernelPackages], arch) ?? 'x86_64';
+}
+
+/** The kernels of a request, in the order asked for. */
+export async function planTargets(
+  request: BuildRequest,
+  rows: CatalogueRow[],
+  context: PlanContext,
+): Promise<KernelTarget[]> {
+  const arch = archOfRequest(request);
+  if (request.kernelPackages.length > 0) {
+    return releaseOfKernelPackages(request.kernelPackages, arch).map(({ release, packageVersion }) => {
+      if (request.kernels.length > 0 && !request.kernels.includes(release)) {
+        throw new Dkms2binError(
+          'usage',
+          `--kernel-package brings ${release}, --kernel asks for ${request.kernels.join(', ')}`,
+        );
+      }
+      const ids = request.distro
+        ? [findRow(rows, request.distro).id]
+        : candidatesFor(release, rows).map((r) => r.id);
+      if (ids.length !== 1) {
+        throw new Dkms2binError(
+          'usage',
+          `${release} fits ${ids.join(' and ') || 'no distro of the catalogue'}`,
+          {
+            hint: 'Say which with --distro.',
+          },
+        );
+      }
+      return { release, distro: ids[0]!, arch, packageVersion };
+    });
+  }
+  return resolveKernels(request.kernels, rows, {
+    cacheDir: cacheDir(),
+    arch,
+    offline: request.offline,
+    distro: request.distro,
+    mirror: request.mirror,
+    proxy: request.proxy,
+    archiveUrl: request.archive,
+    signal: context.signal,
+    warn: (message) => context.emit({ type: 'note', level: 'warn', message }),
+  });
+}
+
+export function deepFreeze<T extends object>(value: T): T {
+  for (const each of Object.values(value))
+    if (typeof each === 'object' && each !== null) deepFreeze(each as object);
+  return Object.freeze(value);
+}

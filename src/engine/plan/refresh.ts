@@ -1,0 +1,372 @@
+import { basename } from 'node:path';
+import type { Arch, ModuleSource } from '../../model/cell.js';
+import { Dkms2binError, type Fault } from '../../model/errors.js';
+import { parseRelease } from '../../distro/release.js';
+import { compareReleases, compareVersions } from '../../formats/versions.js';
+import { parseRepositoryName } from './source.js';
+import type { BuildPlan, PlannedCell } from './types.js';
+
+/** One module for one kernel that a repository holds, as the package's provenance tells. */
+export interface PublishedModule {
+  module: string;
+  version: string;
+  /** Kernel release. */
+  kernel: string;
+  distro: string;
+  arch: Arch;
+  /** As it was asked for; of a path the last part. */
+  source: { kind: ModuleSource['kind']; name: string };
+  /** SHA-256 of the source; null when it is not known. */
+  digest: string | null;
+  /** The distro's version of the source; null for a file or folder. */
+  sourceVersion: string | null;
+}
+
+export interface OfferedKernel {
+  release: string;
+  packageVersion: string;
+  suite: string;
+  /** An extra apt source that it needs. */
+  archive?: { uri: string; suite: string };
+}
+
+/** What a distro's archive has for one architecture. */
+export interface Offer {
+  distro: string;
+  arch: Arch;
+  kernels: readonly OfferedKernel[];
+  /** Releases that metapackages point to; none where the distro has no metapackages. */
+  heads: readonly string[];
+}
+
+/** What a held module's source is now. */
+export type SourceNow =
+  { module: ModuleSource; digest: string; version: string | null } | { fault: Fault; reason: string };
+
+/**
+ * A cell that gave no new package, so that it is not tried again before something changed. `built`: the package was there,
+ * made of another source with the same outcome.
+ */
+export interface TriedCell {
+  module: string;
+  kernel: string;
+  packageVersion: string;
+  distro: string;
+  arch: Arch;
+  digest: string;
+  verdict: 'built' | 'skipped' | 'failed';
+  reason: string;
+}
+
+/** A cell to build, in words; `modules` are those that are missing or out of date. */
+export interface WantedCell {
+  modules: string[];
+  source: ModuleSource;
+  /** What is built: the distro's version of the source, or the module's when it did not change; null when unknown. */
+  version: string | null;
+  digest: string;
+  kernel: OfferedKernel;
+  distro: string;
+  arch: Arch;
+  /** `new kernel`, `new module version 1-1 → 1-2`, `changed source`. */
+  why: string;
+}
+
+/** A cell that is wanted and cannot be built. */
+export interface BlockedCell {
+  modules: string[];
+  source: string;
+  kernel: string;
+  distro: string;
+  arch: Arch;
+  fault: Fault;
+  reason: string;
+}
+
+export interface Missing {
+  cells: WantedCell[];
+  blocked: BlockedCell[];
+}
+
+/** What `refresh` will do: a build plan and what stands behind it. */
+export interface RefreshPlan extends BuildPlan {
+  readonly wanted: readonly WantedCell[];
+  readonly blocked: readonly BlockedCell[];
+  /** What earlier runs tried and still holds. */
+  readonly tried: readonly TriedCell[];
+  readonly validate: boolean;
+}
+
+/** The first two numbers of a release: 6.1 of `6.1.0-56-amd64`. */
+function seriesOf(release: string): number {
+  const [, major, minor] = /^(\d+)\.(\d+)/.exec(release) ?? [];
+  return Number(major ?? 0) * 100_000 + Number(minor ?? 0);
+}
+
+function flavourOf(release: string): string {
+  try {
+    return parseRelease(release).flavour;
+  } catch {
+    // A kernel of the user's own.
+    return '';
+  }
+}
+
+/**
+ * The series that each flavour's machines are led to, in order. A metapackage leads to its kernel's series; where there is
+ * none, to the newest kernel's.
+ */
+function heads(offer: Offer, flavour: string): number[] {
+  const of = (releases: readonly string[]): string[] =>
+    releases.filter((release) => flavourOf(release) === flavour);
+  const named = of(offer.heads);
+  const ends =
+    named.length > 0
+      ? named
+      : of(offer.kernels.map((k) => k.release))
+          .sort(compareReleases)
+          .slice(-1);
+  return [...new Set(ends.map(seriesOf))].sort((a, b) => a - b);
+}
+
+/**
+ * The series that a machine with this kernel gets its next one from: its own while a metapackage stays on it (6.1 and 6.12 of
+ * Debian 12), else the nearest one above, where the metapackage that it follows has gone (backports, testing). Null when
+ * nothing offered is as new as it.
+ */
+function lineOf(release: string, offer: Offer): number | null {
+  return heads(offer, flavourOf(release)).find((series) => series >= seriesOf(release)) ?? null;
+}
+
+const byRelease = (a: { release: string }, b: { release: string }): number =>
+  compareReleases(a.release, b.release);
+
+/** Offered kernels of a flavour and series, oldest first. */
+function kernelsOf(offer: Offer, flavour: string, series: number): OfferedKernel[] {
+  return offer.kernels
+    .filter(({ release }) => flavourOf(release) === flavour && seriesOf(release) === series)
+    .sort(byRelease);
+}
+
+const place = ({ distro, arch }: { distro: string; arch: Arch }): string => `${distro} ${arch}`;
+
+/** Newest kernel last, of one kernel the newest module version last. */
+const byAge = (a: PublishedModule, b: PublishedModule): number =>
+  compareReleases(a.kernel, b.kernel) ||
+  compareVersions(a.version, b.version) ||
+  compareVersions(a.sourceVersion ?? '', b.sourceVersion ?? '');
+
+function grouped(
+  held: readonly PublishedModule[],
+  key: (each: PublishedModule) => string,
+): PublishedModule[][] {
+  const groups = new Map<string, PublishedModule[]>();
+  for (const each of [...held].sort(byAge)) groups.set(key(each), [...(groups.get(key(each)) ?? []), each]);
+  return [...groups.values()];
+}
+
+/**
+ * What a repository lacks: for each module that it holds and each line of kernels that it holds it for, the kernels that are
+ * newer than the newest one held, of the series that the line has come to; and the newest kernel again when the source has
+ * changed since. `newest`: of each line only the newest kernel.
+ */
+export function missingCells(
+  held: readonly PublishedModule[],
+  offers: readonly Offer[],
+  sourceNow: (held: PublishedModule, distro: string) => SourceNow,
+  { tried, newest, force }: { tried: readonly TriedCell[]; newest: boolean; force: boolean },
+): Missing {
+  const offerOf = new Map(offers.map((offer) => [place(offer), offer]));
+  const found = new Collector();
+  const line = (each: PublishedModule): number | null => {
+    const offer = offerOf.get(place(each));
+    return offer ? lineOf(each.kernel, offer) : null;
+  };
+  const groups = grouped(
+    held.filter((each) => line(each) !== null),
+    (each) => [each.module, place(each), flavourOf(each.kernel), line(each)].join(' '),
+  );
+  for (const group of groups) {
+    const last = group.at(-1)!;
+    const kernels = kernelsOf(offerOf.get(place(last))!, flavourOf(last.kernel), line(last)!);
+    const newer = kernels.filter(({ release }) => compareReleases(release, last.kernel) > 0);
+    const source = sourceNow(last, last.distro);
+    const want = (kernel: OfferedKernel, why: string): void => {
+      const before = tried.find(
+        (each) =>
+          !('fault' in source) &&
+          each.module === last.module &&
+          place(each) === place(last) &&
+          each.kernel === kernel.release &&
+          each.packageVersion === kernel.packageVersion &&
+          each.digest === source.digest &&
+          (each.verdict !== 'built' || each.kernel === last.kernel),
+      );
+      if (!before || force) found.add(last, source, kernel, last, why);
+      else if (before.verdict === 'failed')
+        found.block(
+          last,
+          kernel,
+          last,
+          'module',
+          `it failed before, and nothing has changed since: ${before.reason}\n--force tries it again.`,
+        );
+    };
+    for (const kernel of newest ? newer.slice(-1) : newer) want(kernel, 'new kernel');
+    const own = kernels.find(({ release }) => release === last.kernel);
+    if (newer.length > 0 || !own || 'fault' in source) continue;
+    const change = changeOf(last, source);
+    if (change !== null) want(own, change);
+  }
+  return found.result();
+}
+
+function changeOf(held: PublishedModule, now: Exclude<SourceNow, { fault: Fault }>): string | null {
+  if (held.digest === null || held.digest === now.digest) return null;
+  if (held.sourceVersion === null || now.version === null) return 'changed source';
+  return compareVersions(now.version, held.sourceVersion) > 0
+    ? `new module version ${held.sourceVersion} → ${now.version}`
+    : null;
+}
+
+/**
+ * What to try on coming kernels: each module and flavour that is held for `distros` of an offer on the newest kernel of the
+ * offer's lowest series, which is the one that its distro boots by default; nothing where a kernel as new is held.
+ */
+export function comingCells(
+  held: readonly PublishedModule[],
+  coming: readonly { of: string; offer: Offer; why: string }[],
+  sourceNow: (held: PublishedModule, distro: string) => SourceNow,
+): Missing {
+  const found = new Collector();
+  for (const { of, offer, why } of coming) {
+    const groups = grouped(
+      held.filter(({ distro, arch }) => distro === of && arch === offer.arch),
+      (each) => [each.module, flavourOf(each.kernel)].join(' '),
+    );
+    for (const group of groups) {
+      const last = group.at(-1)!;
+      const flavour = flavourOf(last.kernel);
+      const [lowest] = heads(offer, flavour);
+      const kernel = lowest === undefined ? undefined : kernelsOf(offer, flavour, lowest).at(-1);
+      if (!kernel) continue;
+      const there = held.some(
+        (each) =>
+          each.module === last.module &&
+          place(each) === place(offer) &&
+          flavourOf(each.kernel) === flavour &&
+          seriesOf(each.kernel) === lowest &&
+          compareReleases(each.kernel, kernel.release) >= 0,
+      );
+      if (!there) found.add(last, sourceNow(last, offer.distro), kernel, offer, why);
+    }
+  }
+  return found.result();
+}
+
+/** Modules of one source for one kernel are one cell. */
+class Collector {
+  readonly #cells = new Map<string, WantedCell>();
+  readonly #blocked = new Map<string, BlockedCell>();
+
+  add(
+    held: PublishedModule,
+    source: SourceNow,
+    kernel: OfferedKernel,
+    { distro, arch }: { distro: string; arch: Arch },
+    why: string,
+  ): void {
+    if ('fault' in source) {
+      this.block(held, kernel, { distro, arch }, source.fault, source.reason);
+      return;
+    }
+    const { module, digest } = source;
+    const key = [module.kind, module.text, distro, arch, kernel.release].join('\n');
+    const version = source.version ?? (digest === held.digest ? held.version : null);
+    const cell = this.#cells.get(key) ?? {
+      ...{ modules: [], source: module, version, digest, kernel, distro, arch, why },
+    };
+    if (!cell.modules.includes(held.module)) cell.modules.push(held.module);
+    this.#cells.set(key, cell);
+  }
+
+  block(
+    held: PublishedModule,
+    kernel: OfferedKernel,
+    { distro, arch }: { distro: string; arch: Arch },
+    fault: Fault,
+    reason: string,
+  ): void {
+    const key = [held.source.kind, held.source.name, distro, arch, kernel.release, fault, reason].join('\n');
+    const cell = this.#blocked.get(key) ?? {
+      ...{ modules: [], source: held.source.name, kernel: kernel.release, distro, arch, fault, reason },
+    };
+    if (!cell.modules.includes(held.module)) cell.modules.push(held.module);
+    this.#blocked.set(key, cell);
+  }
+
+  result(): Missing {
+    return {
+      cells: [...this.#cells.values()].sort(
+        (a, b) => order(a.distro, b.distro) || byRelease(a.kernel, b.kernel),
+      ),
+      blocked: [...this.#blocked.values()].sort(
+        (a, b) => order(a.distro, b.distro) || compareReleases(a.kernel, b.kernel),
+      ),
+    };
+  }
+}
+
+const order = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
+
+/** A wanted cell in the words of a build plan. */
+export function plannedCell(
+  { source, kernel, distro, arch }: WantedCell,
+  { image, nameStyle }: BuildPlan['request'],
+): PlannedCell {
+  const { release, packageVersion, suite, archive } = kernel;
+  return {
+    source: source.text,
+    kernel: release,
+    distro,
+    arch,
+    packageVersion,
+    image,
+    fileStyle: nameStyle,
+    module: source,
+    target: { release, distro, arch, packageVersion, suite, ...(archive && { archive }) },
+  };
+}
+
+/** A source of --dkms, and the names of the modules that it seems to bring. */
+export interface NamedSource {
+  source: ModuleSource;
+  names: readonly string[];
+}
+
+/**
+ * Where a held module's source is now: the one of --dkms that brings the module or is called the same, else the package of
+ * the distro that it came from. Throws `usage` for a file or folder that is not named.
+ */
+export function sourceOf(
+  { module, source: { kind, name } }: PublishedModule,
+  known: readonly NamedSource[],
+): { source: ModuleSource; named?: NamedSource } {
+  const plainName = (text: string): string => text.toLowerCase().replaceAll('_', '-');
+  const typed = kind === 'repo' ? parseRepositoryName(name) : null;
+  const called = ({ source }: NamedSource): boolean =>
+    source.kind === 'repo'
+      ? typed?.kind === 'repo' && typed.name === source.name
+      : source.kind === kind && basename(source.text) === name;
+  const named =
+    known.find(({ names }) => names.some((each) => plainName(each) === plainName(module))) ??
+    known.find(called);
+  if (named) return { source: named.source, named };
+  if (typed) return { source: typed };
+  const what = kind === 'folder' || kind === 'tarball' ? kind : `.${kind}`;
+  throw new Dkms2binError(
+    'usage',
+    `Its source was the ${what} ${name}, and where that lies is not recorded`,
+    { hint: 'Name it with --dkms, here or in the config file.' },
+  );
+}

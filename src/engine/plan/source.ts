@@ -1,0 +1,239 @@
+import { open, readFile, stat } from 'node:fs/promises';
+import { homedir } from 'node:os';
+import { basename, join, resolve } from 'node:path';
+import type { ModuleSource } from '../../model/cell.js';
+import { Dkms2binError, messageOf } from '../../model/errors.js';
+import { run } from '../../lib/exec.js';
+
+const TARBALL = /\.(?:tar|tar\.gz|tgz|tar\.xz|txz|tar\.zst|tar\.bz2|tbz2?)$/i;
+const MAX_LIST_BYTES = 1 << 20;
+const MAX_CONF_BYTES = 1 << 20;
+/** What tar may print for one archive's member list; a kernel-sized tree stays far below. */
+const MAX_MEMBERS = 200_000;
+
+/**
+ * Turns one `--dkms` value into module sources: one, or as many as a list file names. What exists on disk decides
+ * before the look of the text does. Nothing of a source is run. Throws fault `usage` or `not-found`.
+ */
+export async function parseModuleSource(
+  text: string,
+  options: { cwd: string; signal?: AbortSignal },
+): Promise<ModuleSource[]> {
+  return parse(text, options, true);
+}
+
+async function parse(
+  text: string,
+  options: { cwd: string; signal?: AbortSignal },
+  listAllowed: boolean,
+): Promise<ModuleSource[]> {
+  const value = text.trim();
+  if (value === '') throw new Dkms2binError('usage', '--dkms is empty');
+
+  if (/[\x00-\x1f\x7f]/.test(value)) throw new Dkms2binError('usage', '--dkms holds a control character');
+  const path = resolve(options.cwd, value.replace(/^~(?=\/)/, homedir()));
+  let info;
+  try {
+    info = await stat(path);
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code !== 'ENOENT' && code !== 'ENOTDIR') {
+      throw new Dkms2binError('usage', `Cannot read ${value}: ${messageOf(error)}`);
+    }
+    if (value.includes('/') || /\.(?:deb|rpm|txt|list)$/i.test(value) || TARBALL.test(value)) {
+      throw new Dkms2binError('usage', `No such file or folder: ${value}`, {
+        hint: `Looked for ${path}. A package of the distro is named without a path, such as acpi-call-dkms.`,
+      });
+    }
+    return [parseRepositoryName(value)];
+  }
+  if (info.isDirectory()) {
+    // A folder that merely shares a package's name (a checkout next to us) does not hide the package.
+    if (!value.includes('/') && value !== '.' && value !== '..' && !(await exists(join(path, 'dkms.conf')))) {
+      if (REPOSITORY_NAME.test(value) && /-(?:dkms|source)(?:-|=|$)/.test(value)) {
+        return [parseRepositoryName(value)];
+      }
+    }
+    return [await folder(value, path)];
+  }
+  if (!info.isFile()) throw new Dkms2binError('usage', `${value} is neither a file nor a folder`);
+  const head = await firstBytes(path, 512);
+  if (/\.u?deb$/i.test(value)) {
+    if (!isDeb(head)) throw new Dkms2binError('usage', `${value} is not a Debian package${looksLike(head)}`);
+    return [{ kind: 'deb', text: value, path }];
+  }
+  if (/\.rpm$/i.test(value)) {
+    if (!isRpm(head)) throw new Dkms2binError('usage', `${value} is not an RPM package${looksLike(head)}`);
+    return [{ kind: 'rpm', text: value, path }];
+  }
+  if (isDeb(head)) return [{ kind: 'deb', text: value, path }];
+  if (isRpm(head)) return [{ kind: 'rpm', text: value, path }];
+  if (TARBALL.test(value) || isArchive(head)) return [await tarball(value, path, options.signal)];
+  if (basename(path) === 'dkms.conf') {
+    throw new Dkms2binError('usage', `${value} is one file of a module's source`, {
+      hint: 'Give the folder that holds it.',
+    });
+  }
+  return list(value, path, options, listAllowed, info.size);
+}
+
+const REPOSITORY_NAME = /^[A-Za-z0-9][A-Za-z0-9+._~-]*(?:=[A-Za-z0-9+._~:-]+)?$/;
+
+/**
+ * `name`, `name=version`, `name-version` and the seed's `name-version~`. The version keeps its trailing `~`, which
+ * means: any version that starts with the text before it.
+ */
+export function parseRepositoryName(text: string): ModuleSource {
+  if (!REPOSITORY_NAME.test(text) || text.length > 200) {
+    throw new Dkms2binError('usage', `Not a package name, and no such file: ${text}`, {
+      hint: '--dkms takes a package name, a .deb or .rpm file, a source folder or tarball with dkms.conf, or a list file.',
+    });
+  }
+  const equals = text.indexOf('=');
+  const bare = equals < 0 ? text : text.slice(0, equals);
+  // The version begins at the first dash that is followed by a digit, with something that can be a name before it.
+  const dashed = equals < 0 ? /^(.+?)-(\d[A-Za-z0-9+._~-]*)$/.exec(bare) : null;
+  const name = (dashed?.[1] ?? bare).toLowerCase();
+  const version = equals < 0 ? dashed?.[2] : text.slice(equals + 1);
+  if (!/^[a-z0-9][a-z0-9+.-]+$/.test(name)) {
+    throw new Dkms2binError('usage', `Not a Debian package name: ${name}`, {
+      hint: 'Package names hold lower-case letters, digits and + - .',
+    });
+  }
+  return { kind: 'repo', text, name, ...(version === undefined ? {} : { version }) };
+}
+
+async function folder(text: string, path: string): Promise<ModuleSource> {
+  const file = join(path, 'dkms.conf');
+  const info = await stat(file).catch(() => undefined);
+  if (!info?.isFile()) {
+    throw new Dkms2binError('usage', `The folder ${text} holds no dkms.conf`, {
+      hint: 'Give the folder of a DKMS source, as found under /usr/src.',
+    });
+  }
+  if (info.size > MAX_CONF_BYTES) throw new Dkms2binError('usage', `${text}/dkms.conf is larger than 1 MB`);
+  requirePackageName(await readFile(file, 'utf8'), `${text}/dkms.conf`);
+  return { kind: 'folder', text, path };
+}
+
+/** dkms.conf is shell and is never run here: a line that assigns PACKAGE_NAME is all that is asked for. */
+function requirePackageName(conf: string, where: string): void {
+  if (/^\s*(?:export\s+)?PACKAGE_NAME=\s*(?!["']{2}\s*(?:#|$))["']?[^\s"'#;]/m.test(conf)) return;
+  throw new Dkms2binError('usage', `dkms.conf without PACKAGE_NAME: ${where}`, {
+    hint: 'Every dkms.conf must define PACKAGE_NAME and PACKAGE_VERSION.',
+  });
+}
+
+async function tarball(text: string, path: string, signal?: AbortSignal): Promise<ModuleSource> {
+  const options = {
+    env: { LC_ALL: 'C' },
+    timeout: 120_000,
+    ...(signal === undefined ? {} : { cancelSignal: signal }),
+  };
+  let members: string[];
+  try {
+    members = (await run('tar', ['-tf', path], options)).stdout.split('\n');
+  } catch (error) {
+    if (error instanceof Dkms2binError && error.fault === 'interrupted') throw error;
+    if (messageOf(error).includes('is not installed')) throw error;
+    throw new Dkms2binError('usage', `${text} cannot be read as a tar archive`, {
+      hint: messageOf(error).split('\n').at(-1) ?? '',
+      cause: error,
+    });
+  }
+  if (members.length > MAX_MEMBERS) throw new Dkms2binError('usage', `${text} holds too many files`);
+  // dkms mktarball puts the tree in ./dkms_source_tree/; others have one leading folder or none.
+  const conf = members
+    .filter((name) => /^(?:\.\/)?(?:[^/]+\/){0,2}dkms\.conf$/.test(name))
+    .sort((a, b) => a.split('/').length - b.split('/').length)[0];
+  if (conf === undefined) {
+    throw new Dkms2binError('usage', `The tarball ${text} holds no dkms.conf`, {
+      hint: 'It must lie at the top of the archive or in its top folder.',
+    });
+  }
+  const { stdout } = await run('tar', ['-xOf', path, '--', conf], options);
+  requirePackageName(stdout.slice(0, MAX_CONF_BYTES), `${conf} in ${text}`);
+  return { kind: 'tarball', text, path };
+}
+
+async function list(
+  text: string,
+  path: string,
+  options: { cwd: string; signal?: AbortSignal },
+  allowed: boolean,
+  size: number,
+): Promise<ModuleSource[]> {
+  if (!allowed) throw new Dkms2binError('usage', `A list file inside a list file: ${text}`);
+  if (size > MAX_LIST_BYTES) {
+    throw new Dkms2binError('usage', `${text} is no DKMS source, and too large for a list file`);
+  }
+  const content = await readFile(path, 'utf8');
+
+  if (/[\x00-\x08\x0e-\x1f\ufffd]/.test(content)) {
+    throw new Dkms2binError('usage', `${text} is not something dkms2bin knows`, {
+      hint: '--dkms takes a package name, a .deb or .rpm file, a source folder or tarball with dkms.conf, or a list file.',
+    });
+  }
+  const sources: ModuleSource[] = [];
+  for (const [index, raw] of content.split(/\r?\n/).entries()) {
+    const line = raw.replace(/(?:^|\s)#.*$/, '').trim();
+    if (line === '') continue;
+    try {
+      sources.push(...(await parse(line, options, false)));
+    } catch (error) {
+      if (!(error instanceof Dkms2binError)) throw error;
+      throw new Dkms2binError(error.fault, `${text}, line ${index + 1}: ${error.message}`, {
+        ...(error.hint === undefined ? {} : { hint: error.hint }),
+        cause: error,
+      });
+    }
+  }
+  if (sources.length === 0) throw new Dkms2binError('usage', `The list file ${text} names no module`);
+  return sources;
+}
+
+async function exists(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => undefined)) !== undefined;
+}
+
+async function firstBytes(path: string, length: number): Promise<Buffer> {
+  let handle;
+  try {
+    handle = await open(path, 'r');
+    const { buffer, bytesRead } = await handle.read(Buffer.alloc(length), 0, length, 0);
+    return buffer.subarray(0, bytesRead);
+  } catch (error) {
+    throw new Dkms2binError('usage', `Cannot read ${path}: ${messageOf(error)}`);
+  } finally {
+    await handle?.close();
+  }
+}
+
+function isDeb(head: Buffer): boolean {
+  return (
+    head.subarray(0, 8).toString('latin1') === '!<arch>\n' &&
+    head.toString('latin1', 8, 21) === 'debian-binary'
+  );
+}
+
+function isRpm(head: Buffer): boolean {
+  return head.length > 4 && head.readUInt32BE(0) === 0xedabeedb;
+}
+
+function isArchive(head: Buffer): boolean {
+  const hex = head.toString('hex', 0, 6);
+  return (
+    hex.startsWith('1f8b') ||
+    hex.startsWith('425a68') ||
+    hex === 'fd377a585a00' ||
+    hex.startsWith('28b52ffd') ||
+    head.toString('latin1', 257, 262) === 'ustar'
+  );
+}
+
+function looksLike(head: Buffer): string {
+  if (head.length === 0) return ' (the file is empty)';
+  if (isRpm(head)) return ' (it is an RPM package)';
+  if (isDeb(head)) return ' (it is a Debian package)';
+  return head.every((byte) => byte >= 0x20 || (byte >= 9 && byte <= 13)) ? ' (it is a text file)' : '';
+}

@@ -1,0 +1,258 @@
+import type { X509Certificate } from 'node:crypto';
+import { join } from 'node:path';
+import type { KernelTarget } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
+import type { Cost, ModuleProof, Proof, Saving } from '../model/proof.js';
+import { cacheDir } from '../lib/paths.js';
+import { kernelPackages } from '../distro/packages.js';
+import type { DistroRow } from '../distro/row.js';
+import { findDkmsPackage } from '../distro/dkms-package.js';
+import type { GuestOutput } from '../guest/guest.js';
+import { debName } from '../pack/module-package.js';
+import { provenancePath, readBundle } from '../attest/provenance.js';
+import { keyIdOf } from '../pack/signature.js';
+import {
+  kernelsOf,
+  modulesFor,
+  serveRepository,
+  sourcesFor,
+  type Offer,
+  type OfferedPackage,
+} from '../repo/index.js';
+import { NET } from '../vm/args.js';
+import { forwardTo } from '../vm/forward.js';
+import { howItLoads, phaseTimer } from '../cell/cell.js';
+import { bootEnforcing } from '../environment/enforcing.js';
+import { deadline, type Machine } from '../environment/boot.js';
+import { RunDir } from '../cell/run-dir.js';
+import { bootOn, type KernelEnvironment } from '../environment/snapshot.js';
+import type { Lookup } from '../cell/source.js';
+
+export interface ProveInput {
+  /** The repository: its folder, absolute, and what it offers. */
+  dir: string;
+  offer: Offer;
+  packages: readonly OfferedPackage[];
+  target: KernelTarget;
+  /** Of the variant `runtime`. */
+  environment: KernelEnvironment;
+  /** Null, or what the machine's kernel trusts: then it loads no module without a signature. */
+  certificate: X509Certificate | null;
+  lookup: Lookup;
+  machine: Machine;
+}
+
+/**
+ * The packages of modules for a kernel, all or those of `modules`, which are named as in `acpi_call`, `acpi-call` or
+ * `acpi-call-modules-<kernel>`. Throws `not-found` naming what the repository has.
+ */
+export function choosePackages(offer: Offer, release: string, modules: readonly string[]): OfferedPackage[] {
+  const offered = modulesFor(offer, release);
+  if (offered.size === 0) {
+    const kernels = kernelsOf(offer);
+    throw new Dkms2binError('not-found', `The repository has no package of modules for ${release}`, {
+      hint: kernels.length > 0 ? `It has some for: ${kernels.join(', ')}` : 'It has none at all.',
+    });
+  }
+  if (modules.length === 0) return [...offered.values()];
+  return modules.map((module) => {
+    const found = offered.get(debName(module)) ?? [...offered.values()].find(({ name }) => name === module);
+    if (found) return found;
+    throw new Dkms2binError('not-found', `The repository has no package of ${module} for ${release}`, {
+      hint: `It has: ${[...offered.keys()].join(', ')}`,
+    });
+  });
+}
+
+/** The package manager that takes a repository's packages on a machine of the distro. Throws fault `usage` when none does. */
+export function proverOf(row: DistroRow, packages: readonly OfferedPackage[]): 'apt' | 'dnf' {
+  const { packageManager: manager = 'apt' } = row;
+  if (manager === 'zypper') {
+    throw new Dkms2binError('usage', `Packages for ${row.id} cannot be proved yet: prove knows apt and dnf`);
+  }
+  const form = manager === 'apt' ? 'deb' : 'rpm';
+  const other = packages.find((each) => each.form !== form);
+  if (!other) return manager;
+  throw new Dkms2binError('usage', `${row.id} takes no .${other.form} packages, such as ${other.name}`, {
+    hint: `Build with --distro ${row.id}, or prove on the distro that the package is for.`,
+  });
+}
+
+/**
+ * Installs packages of a repository with the distro's package manager in a machine that has no toolchain, and loads their
+ * modules. Throws fault `module` when the package manager does not take the repository or a package, `usage` when the
+ * machine's image has a toolchain.
+ */
+export async function prove(input: ProveInput): Promise<Proof> {
+  const { dir, offer, packages, target, environment, certificate, lookup, machine } = input;
+  const manager = proverOf(lookup.row, packages);
+  const label = `prove ${target.release}`;
+  const phases: Record<string, number> = {};
+  const phase = phaseTimer(phases, machine.emit, label);
+  const run = await RunDir.create({ cell: label, kernel: target.release, distro: target.distro });
+  let output: GuestOutput;
+  try {
+    await using served = await serveRepository(dir);
+    await using booted = await phase('boot', () =>
+      certificate
+        ? bootEnforcing(environment.layer, certificate, run.dir, machine)
+        : bootOn(environment, false, run.dir, machine),
+    );
+    using _ = forwardTo(Number(new URL(served.url).port), booted.vm.forwardSocket);
+    const url = `http://${NET.management.forward}/`;
+    const sources = sourcesFor(url, { apt: true, dnf: true, signed: offer.signedBy !== null });
+    output = await phase('install', () =>
+      booted.guest.script(
+        'prove-repo.py',
+        {
+          RELEASE: target.release,
+          MANAGER: manager,
+          URL: url,
+          SOURCES: manager === 'apt' ? sources.apt!.line : sources.dnf!,
+          KEY_URL: sources.keyUrl ?? '',
+          KEYRING: sources.keyring,
+          PACKAGES: packages.map(({ name }) => name),
+        },
+        {
+          after: ['load.py'],
+          timeoutMs: deadline(machine.accel, 120),
+          onLine: (line) => machine.emit({ type: 'output', cell: label, line }),
+        },
+      ),
+    );
+  } finally {
+    await run.close();
+  }
+  const came = installedPackages(output);
+  return {
+    kernel: target.release,
+    distro: target.distro,
+    accelerator: machine.accel,
+    repository: dir,
+    signedBy: offer.signedBy,
+    pristine: true,
+    enforced: certificate && keyIdOf(certificate),
+    installed: came.map(({ name, version }) => ({ package: name, version })),
+    modules: came.flatMap(({ name, version, modules }) =>
+      modules.map((module): ModuleProof => {
+        const { how, why } = howItLoads(output, module);
+        const verdict = how === 'loaded' || how === 'refused' ? how : 'failed';
+        return { package: name, version, module, verdict, reason: why === '' ? null : why };
+      }),
+    ),
+    saved: await savingOf(input, came),
+    phases,
+  };
+}
+
+interface InstalledPackage {
+  name: string;
+  version: string;
+  modules: string[];
+}
+
+/** What prove-repo.py says was installed. Throws what its exit code means. */
+function installedPackages({ code, reports, tail }: GuestOutput): InstalledPackage[] {
+  const error = reports.find(({ key }) => key === 'error')?.value ?? tail.split('\n').slice(-3).join(' ');
+  switch (code) {
+    case 0:
+    case 1:
+      break;
+    case 7:
+      throw new Dkms2binError('module', `The packages do not install from the repository: ${error}`, {
+        hint: 'If the folder has changed since it was published, publish it again: dkms2bin repo.',
+      });
+    case 12:
+      throw new Dkms2binError('usage', `The image is no machine without a toolchain: it has ${error}`, {
+        hint: 'Take the official image or --image bootstrap.',
+      });
+    case 13:
+      throw new Dkms2binError('module', `A toolchain came along with the packages: ${error}`);
+    case 8:
+      throw new Dkms2binError('host', error);
+    default:
+      throw new Dkms2binError('transient', `The VM could not try the packages: ${error}`);
+  }
+  const came = reports
+    .filter(({ key }) => key === 'installed')
+    .map(({ value }) => {
+      const [name = '', version = '', modules = ''] = value.split(' ');
+      return { name, version, modules: modules.split(',').filter((module) => module !== '') };
+    });
+  if (!came.some(({ modules }) => modules.length > 0)) {
+    throw new Dkms2binError('module', 'The packages installed, and there is no kernel module in them');
+  }
+  return came;
+}
+
+/** What was saved; null when nobody knows what the toolchain takes. */
+async function savingOf(input: ProveInput, came: readonly InstalledPackage[]): Promise<Saving | null> {
+  const { offer, environment, target } = input;
+  const { toolchain } = environment.layer;
+  if (!toolchain) return null;
+  const takes = sum(
+    came.flatMap(({ name, version }) => {
+      const found = offer.packages.find((each) => each.name === name && each.version === version);
+      return found ? [{ ...found, packages: 1 }] : [];
+    }),
+  );
+  const sources = await sourcesOf(input);
+  const instead = sum([toolchain, ...sources]);
+  return {
+    packages: instead.packages - takes.packages,
+    installedBytes: instead.installedBytes - takes.installedBytes,
+    downloadBytes: instead.downloadBytes - takes.downloadBytes,
+    instead: {
+      ...instead,
+      of: [
+        ...sources.map(({ name }) => name),
+        'dkms',
+        kernelPackages(input.lookup.row, target.release).headers[0]!,
+      ],
+    },
+    takes,
+  };
+}
+
+const sum = (costs: readonly Cost[]): Cost => {
+  const total = { packages: 0, installedBytes: 0, downloadBytes: 0 };
+  for (const each of costs) {
+    total.packages += each.packages;
+    total.installedBytes += each.installedBytes;
+    total.downloadBytes += each.downloadBytes;
+  }
+  return total;
+};
+
+/** The distro's DKMS packages that the provenance beside the packages names, as far as the distro has them now. */
+async function sourcesOf({
+  dir,
+  packages,
+  lookup,
+  machine,
+}: ProveInput): Promise<(Cost & { name: string })[]> {
+  const names = new Set<string>();
+  for (const { path } of packages) {
+    const statements = await readBundle(provenancePath(join(dir, path))).catch((error: unknown) => {
+      if (error instanceof Dkms2binError && error.fault === 'usage') return [];
+      throw error;
+    });
+    for (const { cell } of statements) if (cell?.sourcePackage) names.add(cell.sourcePackage);
+  }
+  const { row, ...where } = lookup;
+  const found = await Promise.all(
+    [...names].map((name) =>
+      findDkmsPackage(row, { name }, { ...where, cacheDir: cacheDir(), signal: machine.signal }).catch(
+        (error: unknown) => {
+          if (error instanceof Dkms2binError && error.fault === 'not-found') return null;
+          throw error;
+        },
+      ),
+    ),
+  );
+  return found.flatMap((each) =>
+    each
+      ? [{ name: each.name, packages: 1, installedBytes: each.installedBytes, downloadBytes: each.size }]
+      : [],
+  );
+}

@@ -1,0 +1,127 @@
+import { lstat, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { DEB_ARCH, type Arch, type CellResult } from '../model/cell.js';
+import type { Emit } from '../model/events.js';
+import { Dkms2binError, messageOf } from '../model/errors.js';
+import { writeAtomic } from '../lib/atomic-write.js';
+import { provenancePath, readBundle, type BuiltCell } from '../attest/provenance.js';
+import type { PublishedModule, RefreshPlan, TriedCell } from './plan/refresh.js';
+import { scan } from '../repo/package-files.js';
+
+/** Packages whose provenance names them and the modules in them. */
+export async function readPublished(
+  outDir: string,
+  { emit, signal }: { emit: Emit; signal: AbortSignal },
+): Promise<PublishedModule[]> {
+  const { packages, leftOut } = await scan(outDir, signal);
+  const warn = (message: string): void => emit({ type: 'note', level: 'warn', message });
+  for (const { path, reason } of leftOut) warn(`${path} is passed over: ${reason}`);
+  const held: PublishedModule[] = [];
+  const unknown: string[] = [];
+  for (const { path, sha256 } of packages) {
+    const statements = await statementsOf(join(outDir, path), warn);
+    const about = statements.flatMap(({ subject, cell }) => {
+      const name = subject.find(({ digest }) => digest.sha256 === sha256)?.name;
+      return name !== undefined && cell
+        ? [{ cell, brings: subject.some((s) => s.name.startsWith(`${name}/`)) }]
+        : [];
+    });
+    if (about.length === 0) unknown.push(path);
+    // A package without modules is one of files that modules share.
+    for (const { cell, brings } of about) if (brings) held.push(heldModule(cell));
+  }
+  if (unknown.length > 0) {
+    const more = unknown.length > 5 ? ` and ${unknown.length - 5} more` : '';
+    warn(`Without provenance that names them, so passed over: ${unknown.slice(0, 5).join(', ')}${more}`);
+  }
+  if (held.length > 0) return held;
+  throw new Dkms2binError(
+    'not-found',
+    packages.length === 0
+      ? `No package in ${outDir}`
+      : `No package in ${outDir} tells by its provenance what it was made of`,
+    {
+      hint: 'The first packages are put there by dkms2bin build, each with an .intoto.jsonl file beside it that must stay.',
+    },
+  );
+}
+
+async function statementsOf(path: string, warn: (message: string) => void): ReturnType<typeof readBundle> {
+  const file = provenancePath(path);
+  if (!(await lstat(file).catch(() => null))) return [];
+  try {
+    return await readBundle(file);
+  } catch (error) {
+    if (!(error instanceof Dkms2binError)) throw error;
+    warn(error.message);
+    return [];
+  }
+}
+
+function heldModule({ module, arch, sourcePackage: _, ...rest }: BuiltCell): PublishedModule {
+  return { ...rest, module: module.name, version: module.version, arch: arch as Arch };
+}
+
+/** Hidden, so that it is no part of the repository. */
+const triedPath = (outDir: string): string => join(outDir, '.dkms2bin-refresh.json');
+
+const TRIED = z.object({
+  schemaVersion: z.literal(1),
+  tried: z.array(
+    z.object({
+      ...{ module: z.string(), kernel: z.string(), packageVersion: z.string(), distro: z.string() },
+      arch: z.enum(Object.keys(DEB_ARCH) as [Arch, ...Arch[]]),
+      ...{ digest: z.string(), verdict: z.enum(['built', 'skipped', 'failed']), reason: z.string() },
+    }),
+  ),
+});
+
+export async function readTried(outDir: string, emit: Emit): Promise<TriedCell[]> {
+  try {
+    return TRIED.parse(JSON.parse(await readFile(triedPath(outDir), 'utf8'))).tried;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+    const message = `${triedPath(outDir)} is not used: ${messageOf(error).split('\n')[0] ?? ''}`;
+    emit({ type: 'note', level: 'warn', message });
+    return [];
+  }
+}
+
+/** Remembers what a plan's cells came to. Nothing is written when there is nothing to remember or forget. */
+export async function writeTried(
+  outDir: string,
+  plan: Pick<RefreshPlan, 'wanted' | 'tried'>,
+  results: readonly CellResult[],
+): Promise<void> {
+  const now = plan.wanted.flatMap(({ modules, source, kernel, distro, arch, digest }) =>
+    modules.map((module) => {
+      const its = results.filter(
+        (r) => r.kernel === kernel.release && r.distro === distro && r.arch === arch,
+      );
+      // A source that gave no report of its modules has one row of its own name.
+      const result = its.find((r) => r.module === module) ?? its.find((r) => r.module === source.text);
+      return {
+        ...{ module, kernel: kernel.release, packageVersion: kernel.packageVersion, distro, arch, digest },
+        verdict: result?.verdict ?? 'skipped',
+        reason: result
+          ? (result.reason ?? '').split('\n')[0]!.slice(0, 500)
+          : 'its source does not bring it any more',
+      };
+    }),
+  );
+  const same = (a: Omit<TriedCell, 'verdict'>, b: Omit<TriedCell, 'verdict'>): boolean =>
+    a.module === b.module && a.kernel === b.kernel && a.distro === b.distro && a.arch === b.arch;
+  const tried = [
+    ...plan.tried.filter((old) => !now.some((each) => same(old, each))),
+    ...now.filter(
+      ({ verdict, reason }) =>
+        verdict === 'skipped' || verdict === 'failed' || (verdict === 'built' && reason === 'up to date'),
+    ),
+  ];
+  if (tried.length === 0 && plan.tried.length === 0) return;
+  await writeAtomic(
+    Buffer.from(`${JSON.stringify({ schemaVersion: 1, tried }, null, 2)}\n`),
+    triedPath(outDir),
+  );
+}

@@ -1,0 +1,248 @@
+import { randomBytes } from 'node:crypto';
+import { copyFile, mkdir, statfs } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Arch } from '../model/cell.js';
+import type { Emit } from '../model/events.js';
+import { Dkms2binError } from '../model/errors.js';
+import { run } from '../lib/exec.js';
+import { Channel } from '../guest/channel.js';
+import { Guest, waitForCloudInit } from '../guest/guest.js';
+import { GUEST_USER, makeKeys, type Keys } from '../guest/keys.js';
+import { SshTransport } from '../guest/ssh.js';
+import type { SharedCache } from '../cache/shared.js';
+import type { DirectBoot } from '../vm/args.js';
+import { makeSeed } from '../vm/seed.js';
+import { findFirmware, Vm, type VmSpec } from '../vm/vm.js';
+
+/** Resources of every VM of one invocation. */
+export interface Machine {
+  arch: Arch;
+  accel: 'kvm' | 'tcg';
+  cpu: string;
+  cpus: number;
+  memoryMiB: number;
+  mirror?: string;
+  proxy?: string;
+  /** Images and layers of other machines. */
+  shared?: SharedCache;
+  emit: Emit;
+  signal: AbortSignal;
+}
+
+/** How a disk boots; JSON, so that a kept run can be booted again. */
+export interface BootSpec {
+  boot: DirectBoot | { kind: 'loader'; firmware: 'bios' | 'uefi' };
+  /** How to talk to the guest: through the agent that every kernel layer has, or through sshd as cloud images do. */
+  control: 'channel' | 'ssh';
+  arch: Arch;
+  accel: 'kvm' | 'tcg';
+  cpu: string;
+  cpus: number;
+  memoryMiB: number;
+  egress: boolean;
+  /** Whether one address of the guest's leads to `Vm.forwardSocket`. */
+  forward: boolean;
+}
+
+/** A booted VM with a root shell in it. Disposing it ends both. */
+export interface Booted extends AsyncDisposable {
+  vm: Vm;
+  guest: Guest;
+}
+
+/** How this invocation's VMs boot. */
+export function specOf(
+  machine: Machine,
+  boot: BootSpec['boot'],
+  egress: boolean,
+  control: BootSpec['control'],
+  forward = false,
+): BootSpec {
+  const { arch, accel, cpu, cpus, memoryMiB } = machine;
+  return { boot, control, arch, accel, cpu, cpus, memoryMiB, egress, forward };
+}
+
+/** An emulated CPU needs about 20 times as long for everything. */
+export function deadline(accel: 'kvm' | 'tcg', kvmSeconds: number): number {
+  return (accel === 'kvm' ? kvmSeconds : kvmSeconds * 10) * 1000;
+}
+
+const NEEDED_BYTES = 4 * 1024 ** 3;
+
+type Memory = VmSpec['memory'];
+
+/** Everything of a VM but its sockets: its files lie in `dir`. */
+export async function configOf(dir: string, spec: BootSpec, memory: Memory): Promise<VmSpec> {
+  const { control: _, boot, ...rest } = spec;
+  return {
+    ...rest,
+    memory,
+    incoming: false,
+    disk: join(dir, 'disk.qcow2'),
+    seed: join(dir, 'seed.iso'),
+    boot:
+      boot.kind === 'direct'
+        ? boot
+        : boot.firmware === 'bios'
+          ? { kind: 'loader', firmware: 'bios' }
+          : {
+              kind: 'loader',
+              firmware: 'uefi',
+              code: (await findFirmware(spec.arch)).code,
+              vars: join(dir, 'efivars.fd'),
+            },
+  };
+}
+
+/** Makes `<dir>/disk.qcow2` on top of a read-only image or layer, keys and seed, and boots it. */
+export async function bootNew(
+  backing: string,
+  spec: BootSpec,
+  dir: string,
+  machine: Machine,
+  memory: Memory = { kind: 'own' },
+): Promise<Booted> {
+  await makeOverlay(backing, dir, machine.signal);
+  await makeAccess(dir, spec.egress, machine);
+  if (spec.boot.kind === 'loader' && spec.boot.firmware === 'uefi') {
+    await copyFile((await findFirmware(spec.arch)).vars, join(dir, 'efivars.fd'));
+  }
+  return bootExisting(dir, spec, machine, memory);
+}
+
+/** `<dir>/disk.qcow2`, a new overlay on `backing`. */
+async function makeOverlay(backing: string, dir: string, signal: AbortSignal): Promise<void> {
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  const space = await statfs(dir);
+  if (space.bavail * space.bsize < NEEDED_BYTES) {
+    throw new Dkms2binError('host', `Less than 4 GiB are free in ${dir}`, {
+      hint: 'Free space there, or set XDG_STATE_HOME or XDG_CACHE_HOME to a larger disk.',
+    });
+  }
+  const args = ['create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', backing, join(dir, 'disk.qcow2')];
+  await run('qemu-img', args, { cancelSignal: signal });
+}
+
+/** Keys for a login and the seed that puts them into a guest at its next boot, in `dir`. */
+async function makeAccess(
+  dir: string,
+  egress: boolean,
+  machine: Pick<Machine, 'mirror' | 'proxy' | 'signal'>,
+): Promise<Keys> {
+  const keys = await makeKeys(dir, machine.signal);
+  await makeSeed(
+    {
+      instanceId: `dkms2bin-${randomBytes(16).toString('hex')}`,
+      user: GUEST_USER,
+      userPublicKey: keys.userPublicKey,
+      hostPrivateKey: keys.hostPrivateKey,
+      hostPublicKey: keys.hostPublicKey,
+      egress,
+      ...(machine.mirror ? { mirror: machine.mirror } : {}),
+      ...(machine.proxy ? { proxy: machine.proxy } : {}),
+    },
+    dir,
+    machine.signal,
+  );
+  return keys;
+}
+
+/** Boots the disk that `dir` holds with the keys and the seed that it had. */
+export async function bootExisting(
+  dir: string,
+  spec: BootSpec,
+  context: { signal: AbortSignal; emit: Emit },
+  memory: Memory = { kind: 'own' },
+): Promise<Booted> {
+  const vm = await Vm.start(await configOf(dir, spec, memory), dir, context.signal);
+  return withGuest(vm, async () => {
+    const wait = deadline(spec.accel, 60);
+    const guest = await connect(vm, dir, spec.control, wait, context.signal);
+    const disabled = spec.boot.kind === 'direct' && spec.boot.cmdline.includes('cloud-init=disabled');
+    for (const message of disabled ? [] : await waitForCloudInit(guest, wait)) {
+      context.emit({ type: 'note', level: 'warn', message });
+    }
+    return guest;
+  });
+}
+
+/** A VM that goes on where `from` was frozen, with an overlay of its own in `dir`, its own identity and the right time. */
+export async function bootClone(
+  from: { spec: BootSpec; disk: string; memory: string; state: string; seed: string },
+  egress: boolean,
+  dir: string,
+  machine: Machine,
+): Promise<Booted> {
+  await makeOverlay(from.disk, dir, machine.signal);
+  const config = await configOf(dir, from.spec, { kind: 'file', path: from.memory, shared: false });
+  const vm = await Vm.start({ ...config, egress, seed: from.seed, incoming: true }, dir, machine.signal);
+  return withGuest(vm, async () => {
+    await vm.resume(from.state, egress);
+    return connect(vm, dir, 'channel', deadline(machine.accel, 6), machine.signal);
+  });
+}
+
+/** Pairs a VM with its guest; what fails before the guest answers ends the VM. */
+async function withGuest(vm: Vm, reach: () => Promise<Guest>): Promise<Booted> {
+  try {
+    const guest = await reach();
+    const dispose = async (): Promise<void> => {
+      await guest.close();
+      await vm[Symbol.asyncDispose]();
+    };
+    return { vm, guest, [Symbol.asyncDispose]: dispose };
+  } catch (error) {
+    await vm[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** Waits until the guest answers; an error carries the console's tail. */
+async function connect(
+  vm: Vm,
+  dir: string,
+  control: BootSpec['control'],
+  deadlineMs: number,
+  signal: AbortSignal,
+): Promise<Guest> {
+  const alive = <T>(work: Promise<T>): Promise<T> => vm.alive(work);
+  try {
+    if (control === 'channel') {
+      const transport = await Channel.connect(vm.channelSocket, { deadlineMs, alive, signal });
+      await transport.wake({
+        time: Date.now() / 1000,
+        entropy: randomBytes(64).toString('base64'),
+        machineId: randomBytes(16).toString('hex'),
+        nonce: randomBytes(16).toString('hex'),
+      });
+      return new Guest({ transport, alive });
+    }
+    const transport = new SshTransport({
+      port: vm.sshPort,
+      keyDir: dir,
+      controlPath: join(vm.socketDir, 'ssh'),
+      signal,
+    });
+    await transport.waitForSsh(deadlineMs, alive);
+    return new Guest({ transport, alive });
+  } catch (error) {
+    if (!(error instanceof Dkms2binError) || error.fault !== 'transient') throw error;
+    throw new Dkms2binError(error.fault, `${error.message}\nThe console ends:\n${await vm.consoleTail()}`, {
+      cause: error,
+      ...(error.hint ? { hint: error.hint } : {}),
+    });
+  }
+}
+
+/** Lets a VM that was reached through the channel be logged in to over ssh: now, and after its disk boots again. */
+export async function openSsh(guest: Guest, dir: string, machine: Machine): Promise<void> {
+  const keys = await makeAccess(dir, true, machine);
+  const result = await guest.script(
+    'open-ssh.sh',
+    { USER_KEY: keys.userPublicKey, HOST_KEY: keys.hostPrivateKey, GUEST_USER },
+    { timeoutMs: deadline(machine.accel, 30) },
+  );
+  if (result.code !== 0) {
+    throw new Dkms2binError('transient', `sshd did not start in the guest:\n${result.tail}`);
+  }
+}

@@ -1,0 +1,230 @@
+import { execa } from 'execa';
+import { chmod, cp, mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Arch } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
+import type { Emit } from '../model/events.js';
+import { run } from '../lib/exec.js';
+import { PACKAGE_ROOT } from '../lib/paths.js';
+import { plain, quote } from '../lib/text.js';
+import { hostProxy } from '../distro/mirrors.js';
+import { phase, ROOT_OFFSET } from './bootstrap.js';
+import { writeDelta } from './delta.js';
+import { namespaceCommand, removeScratch, SBIN } from '../lib/namespace.js';
+
+export interface NativeLayerRequest {
+  arch: Arch;
+  /** The bootstrapped image: its root folder (`root.tar.zst`) and its disk. */
+  root: string;
+  disk: string;
+  release: string;
+  /** What of cloud-init/guest to run in the root folder, with its variables, and the command that then lists its packages. */
+  install: { script: string; vars: Record<string, string>; list: string };
+  provision: Record<string, string>;
+  /** Files of cloud-init/guest to put into the layer: path in the guest, mode. */
+  files: { from: string; to: string; mode: number }[];
+  proxy?: string;
+  /** An existing folder: gets `disk.qcow2`, `vmlinuz`, `initrd`, `config` and `packages`. */
+  dir: string;
+  emit: Emit;
+  signal: AbortSignal;
+}
+
+/** What install-kernel-apt.sh said; its files are there when the code is 0. */
+export interface Installed {
+  code: number;
+  tail: string;
+  reports: { key: string; value: string }[];
+}
+
+/**
+ * Installs a kernel into a copy of a bootstrapped image at native speed, and writes what changed as a qcow2 on top of the
+ * image's disk. No privilege: a user namespace. Extended attributes are not kept. Throws fault `host` where namespaces do
+ * not work, and for a change that cannot be written.
+ */
+export async function nativeLayer(request: NativeLayerRequest): Promise<Installed> {
+  const { arch, dir, disk, emit, signal } = request;
+  const namespace = await namespaceCommand(arch, signal);
+  const scratch = join(dir, 'native');
+  const raw = join(scratch, 'disk.raw');
+  await mkdir(scratch, { mode: 0o755 });
+  const copying = run('qemu-img', ['convert', '-f', 'qcow2', '-O', 'raw', disk, raw], {
+    cancelSignal: signal,
+    dieWithParent: true,
+  });
+  // Waited for where it is needed.
+  copying.catch(() => undefined);
+  try {
+    await prepare(request, scratch);
+    const installed = await phase(emit, 'kernel packages', () =>
+      install(request, scratch, namespace, raw, copying),
+    );
+    if (installed.code !== 0) return installed;
+    await phase(emit, 'kernel layer disk', async () => {
+      await run('e2fsck', ['-fn', fileSystemOf(raw)], { cancelSignal: signal, env: SBIN });
+      await writeDelta({ base: disk, raw, out: join(dir, 'disk.qcow2'), workDir: scratch, signal });
+      for (const name of ['vmlinuz', 'initrd', 'config', 'packages'])
+        await rename(join(scratch, name), join(dir, name));
+    });
+    return installed;
+  } finally {
+    await copying.catch(() => undefined);
+    await removeScratch(scratch);
+  }
+}
+
+/** The root file system of a bootstrapped raw disk, as e2fsprogs takes it. */
+const fileSystemOf = (raw: string): string => `${raw}?offset=${ROOT_OFFSET}`;
+
+async function prepare(request: NativeLayerRequest, scratch: string): Promise<void> {
+  const guest = join(PACKAGE_ROOT, 'cloud-init', 'guest');
+  const into = join(scratch, 'in');
+  await mkdir(join(into, 'files'), { recursive: true });
+  const script = async (name: string, vars: Record<string, string>, as = name): Promise<void> => {
+    const header = Object.entries(vars).map(([key, value]) => `${key}=${quote(value)}\n`);
+    await writeFile(join(into, as), header.join('') + (await readFile(join(guest, name), 'utf8')));
+  };
+  await script(request.install.script, request.install.vars, 'install-kernel.sh');
+  await writeFile(join(into, 'list-packages.sh'), `${request.install.list}\n`);
+  await script('provision.sh', request.provision);
+  for (const { from, to, mode } of request.files) {
+    const path = join(into, 'files', to);
+    await mkdir(join(path, '..'), { recursive: true });
+    await cp(join(guest, from), path);
+    await chmod(path, mode);
+  }
+  const proxy = request.proxy ?? (await hostProxy(request.signal));
+  const apt = ['APT::Sandbox::User "root";'];
+  if (proxy) apt.push(`Acquire::http::Proxy "${proxy}";`, `Acquire::https::Proxy "${proxy}";`);
+  await writeFile(join(into, 'apt.conf'), apt.join('\n') + '\n');
+}
+
+/** Runs native-layer.sh, and gives it debugfs's commands when it has installed the packages and `copying` made `raw`. */
+async function install(
+  request: NativeLayerRequest,
+  scratch: string,
+  namespace: string[],
+  raw: string,
+  copying: Promise<unknown>,
+): Promise<Installed> {
+  const { emit, signal, root, release } = request;
+  const script = join(PACKAGE_ROOT, 'cloud-init', 'layer', 'native-layer.sh');
+  const reports: Installed['reports'] = [];
+  const tail: string[] = [];
+  let failure: Error | undefined;
+  // unshare holds SIGTERM back; the kill takes all that runs in the namespace with it.
+  const child = execa(
+    'setpriv',
+    [
+      ...['--pdeathsig', 'KILL', '--', ...namespace],
+      ...['bash', script, scratch, root, release, fileSystemOf(raw)],
+    ],
+    { reject: false, all: true, buffer: false, cancelSignal: signal, killSignal: 'SIGKILL', env: SBIN },
+  );
+  for await (const line of child.iterable({ from: 'all' })) {
+    const text = plain(String(line));
+    const report = /^@@dkms2bin (\S{1,64}) ?(.*)$/.exec(text);
+    if (report?.[1] === 'installed') {
+      try {
+        await copying;
+        const [before, after] = await Promise.all(
+          ['before', 'after'].map((name) => readFile(join(scratch, name), 'utf8')),
+        );
+        await writeFile(join(scratch, 'commands'), debugfsCommands(before!, after!, join(scratch, 'root')));
+        child.stdin.end('go\n');
+      } catch (error) {
+        failure = error as Error;
+        child.stdin.end();
+      }
+    } else if (report) reports.push({ key: report[1]!, value: report[2]! });
+    else {
+      tail.push(text);
+      if (tail.length > 40) tail.shift();
+      emit({ type: 'output', line: text });
+    }
+  }
+  const result = await child;
+  if (result.isCanceled || signal.aborted) throw new Dkms2binError('interrupted', 'Interrupted');
+  if (failure) throw failure;
+  // install-kernel-apt.sh uses none of 1, 126 and 127: those are the host's.
+  if (result.exitCode === undefined || [1, 126, 127].includes(result.exitCode)) {
+    throw new Dkms2binError(
+      'host',
+      `A kernel cannot be installed natively here:\n${tail.slice(-6).join('\n')}`,
+    );
+  }
+  if (result.exitCode === 0) {
+    // debugfs exits 0 whatever happened to its commands; after its own name and version it complains on stderr.
+    const complaints = (await readFile(join(scratch, 'complaints'), 'utf8'))
+      .split('\n')
+      .filter((line) => line !== '' && !/^debugfs \d/.test(line));
+    if (complaints.length > 0) {
+      throw new Dkms2binError(
+        'host',
+        `debugfs could not write the layer: ${complaints.slice(0, 5).join('; ')}`,
+      );
+    }
+  }
+  return { code: result.exitCode, tail: tail.join('\n'), reports };
+}
+
+/**
+ * debugfs's commands that turn a file system into the folder `root`. `before` has a line of type and path for everything
+ * in the file system, `after` one for everything in the folder: `+` for what may have changed, type, mode, uid, gid,
+ * modification time, path, link target; separated by tabs, parents first. Throws fault `host` for a name that debugfs
+ * cannot take and for a change of a device, pipe or socket.
+ */
+export function debugfsCommands(before: string, after: string, root: string): string {
+  const commands: string[] = [];
+  const known = new Map<string, string>();
+  for (const line of lines(before)) {
+    const [type = '', path = ''] = fields(line, 2);
+    known.set(path, type);
+  }
+  const now = lines(after).map((line) => {
+    const [mark, type = '', mode = '', uid, gid, time, path = '', target = ''] = fields(line, 8);
+    return { mark, type, mode, uid, gid, time, path, target };
+  });
+  const types = new Map(now.map(({ path, type }) => [path, type]));
+  const gone = [...known].filter(([path, type]) => types.get(path) !== type);
+  // Reversed, so that a folder goes after what was in it.
+  for (const [path, type] of gone.sort(([a], [b]) => (a < b ? 1 : -1))) {
+    commands.push(`${type === 'd' ? 'rmdir' : 'rm'} ${word(`/${path}`)}`);
+    known.delete(path);
+  }
+  for (const { mark, type, mode, uid, gid, time, path, target } of now) {
+    const isKnown = known.has(path);
+    if (mark !== '+' && isKnown) continue;
+    const to = word(`/${path}`);
+    if (isKnown && type !== 'd') commands.push(`rm ${to}`);
+    if (type === 'd') {
+      if (!isKnown) commands.push(`mkdir ${to}`);
+      commands.push(`sif ${to} mode 04${mode.padStart(4, '0')}`);
+    } else if (type === 'f') {
+      // Takes the mode along, not the owner.
+      commands.push(`write ${word(join(root, path))} ${to}`);
+    } else if (type === 'l') {
+      commands.push(`symlink ${to} ${word(target)}`);
+    } else {
+      throw new Dkms2binError('host', `A change that debugfs cannot write: ${path} is of type ${type}`);
+    }
+    if (isKnown || uid !== '0') commands.push(`sif ${to} uid ${uid}`);
+    if (isKnown || gid !== '0') commands.push(`sif ${to} gid ${gid}`);
+    commands.push(`sif ${to} mtime @${Math.floor(Number(time))}`);
+  }
+  return commands.map((command) => `${command}\n`).join('');
+}
+
+const lines = (text: string): string[] => text.split('\n').filter((line) => line !== '');
+
+function fields(line: string, count: number): string[] {
+  const found = line.split('\t');
+  if (found.length !== count) throw new Dkms2binError('host', `A path that debugfs cannot take: ${line}`);
+  return found;
+}
+
+/** A word of debugfs's commands. */
+function word(text: string): string {
+  if (/["\r]/.test(text)) throw new Dkms2binError('host', `A path that debugfs cannot take: ${text}`);
+  return `"${text}"`;
+}

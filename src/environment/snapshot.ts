@@ -1,0 +1,176 @@
+import { readFile, rm, stat, statfs, truncate } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { Dkms2binError } from '../model/errors.js';
+import { cacheDir, PACKAGE_ROOT } from '../lib/paths.js';
+import { cached, hashOf, type Entry } from '../cache/entries.js';
+import { qemuIdentity } from '../vm/accel.js';
+import { qemuArgs } from '../vm/args.js';
+import type { KernelLayer } from './kernel-layer.js';
+import {
+  bootClone,
+  bootNew,
+  configOf,
+  deadline,
+  specOf,
+  type Booted,
+  type BootSpec,
+  type Machine,
+} from './boot.js';
+
+/** A kernel layer that has booted and settled, frozen: clones go on from there. */
+export interface Snapshot {
+  /** What it was made with; a clone differs in its disk, its sockets and the way its memory is mapped alone. */
+  spec: BootSpec;
+  /** Read-only overlay on the layer with what the boot wrote. */
+  disk: string;
+  memory: string;
+  state: string;
+  seed: string;
+  entry: Entry;
+}
+
+/**
+ * The memory snapshot of `layer` for VMs of this machine's shape and this host's QEMU; made when the cache lacks it.
+ * The caller releases `entry.use` when no VM uses it any more. Rejects with fault `host` where snapshots cannot work.
+ */
+export async function snapshot(layer: KernelLayer, machine: Machine): Promise<Snapshot> {
+  const spec = specFor(layer, true, machine);
+  const hash = hashOf([
+    'snapshot-1',
+    basename(layer.entry.dir),
+    layer.entry.meta.created,
+    await qemuIdentity(machine.arch),
+    machine.accel === 'kvm' ? await hostCpu() : null,
+    // Every device and option, with stand-ins for this run's own paths.
+    qemuArgs({
+      ...(await configOf('/', spec, { kind: 'file', path: '/ram', shared: true })),
+      ...{
+        qmpSocket: '',
+        consoleSocket: '',
+        consoleLog: '',
+        channelSocket: '',
+        forwardSocket: spec.forward ? '' : null,
+      },
+    }),
+    await Promise.all(['settle.sh', '../user-data.yaml'].map(guestText)),
+  ]);
+  const what = layer.variant === 'runtime' ? 'runtime snapshot' : 'snapshot';
+  const phase = `memory snapshot ${layer.release}`;
+  const entry = await cached(
+    'snapshots',
+    hash,
+    async (dir) => {
+      machine.emit({ type: 'phase', state: 'start', phase });
+      const started = Date.now();
+      await make(layer, spec, machine, dir);
+      machine.emit({ type: 'phase', state: 'end', phase, seconds: (Date.now() - started) / 1000 });
+      return {
+        name: `${what} ${layer.release}`,
+        parents: [{ kind: 'layers', hash: basename(layer.entry.dir) }],
+      };
+    },
+    machine.signal,
+  );
+  return {
+    spec,
+    disk: join(entry.dir, 'disk.qcow2'),
+    memory: join(entry.dir, 'ram'),
+    state: join(entry.dir, 'state'),
+    seed: join(entry.dir, 'seed.iso'),
+    entry,
+  };
+}
+
+const guestText = (name: string): Promise<string> =>
+  readFile(join(PACKAGE_ROOT, 'cloud-init', 'guest', name), 'utf8');
+
+async function hostCpu(): Promise<string> {
+  const text = await readFile('/proc/cpuinfo', 'utf8').catch(() => '');
+  const lines = text.split('\n\n')[0]!.split('\n');
+  return lines.filter((line) => /^(vendor_id|model|stepping|microcode|flags)\b/.test(line)).join('\n');
+}
+
+async function make(layer: KernelLayer, spec: BootSpec, machine: Machine, dir: string): Promise<void> {
+  const memory = { kind: 'file' as const, path: join(dir, 'ram'), shared: true };
+  {
+    await using booted = await bootNew(layer.disk, spec, dir, machine, memory);
+    const { guest, vm } = booted;
+    const running = (await guest.text('uname -r')).trim();
+    if (running !== layer.release) {
+      throw new Dkms2binError('transient', `The VM runs ${running}, not ${layer.release}`);
+    }
+    await vm.cutEgress();
+    const settled = await guest.script('settle.sh', {}, { timeoutMs: deadline(machine.accel, 60) });
+    if (settled.code !== 0) {
+      throw new Dkms2binError('transient', `The guest did not settle:\n${settled.tail}`);
+    }
+    await vm.save(join(dir, 'state'));
+  }
+  // The keys are dead: settle.sh took them out of the guest. The device stays, with its size.
+  const seed = join(dir, 'seed.iso');
+  const { size } = await stat(seed);
+  await truncate(seed, 0);
+  await truncate(seed, size);
+  for (const name of ['id', 'id.pub', 'host', 'host.pub', 'known_hosts', 'user-data', 'meta-data']) {
+    await rm(join(dir, name), { force: true });
+  }
+  for (const name of ['network-config', 'qemu.log', 'console.log']) {
+    await rm(join(dir, name), { force: true });
+  }
+}
+
+/** How a layer's VMs boot. One that stands for a target machine has an address that leads to a repository. */
+const specFor = (layer: KernelLayer, egress: boolean, machine: Machine): BootSpec =>
+  specOf(machine, layer.boot, egress, 'channel', layer.variant === 'runtime');
+
+/** Where the VMs of one kernel come from. */
+export interface KernelEnvironment {
+  layer: KernelLayer;
+  /** Null where snapshots do not work: then each VM boots. */
+  snapshot: Snapshot | null;
+}
+
+const SNAPSHOT_BYTES = 6 * 1024 ** 3;
+
+/** The layer's snapshot when it can be had; else says why once. */
+export async function kernelEnvironmentOf(layer: KernelLayer, machine: Machine): Promise<KernelEnvironment> {
+  try {
+    if (process.env.DKMS2BIN_NO_SNAPSHOT) throw new Dkms2binError('host', 'DKMS2BIN_NO_SNAPSHOT is set');
+    const space = await statfs(cacheDir());
+    if (space.bavail * space.bsize < SNAPSHOT_BYTES) {
+      throw new Dkms2binError('host', `less than 6 GiB are free in ${cacheDir()}`);
+    }
+    return { layer, snapshot: await snapshot(layer, machine) };
+  } catch (error) {
+    return { layer, snapshot: withoutSnapshot(error, machine) };
+  }
+}
+
+/** A VM of this kernel in `dir`: a clone of the snapshot, or a cold boot of the layer. */
+export async function bootOn(
+  environment: KernelEnvironment,
+  egress: boolean,
+  dir: string,
+  machine: Machine,
+): Promise<Booted> {
+  if (environment.snapshot) {
+    try {
+      return await bootClone(environment.snapshot, egress, dir, machine);
+    } catch (error) {
+      environment.snapshot = withoutSnapshot(error, machine);
+      await rm(join(dir, 'disk.qcow2'), { force: true });
+    }
+  }
+  return bootNew(environment.layer.disk, specFor(environment.layer, egress, machine), dir, machine);
+}
+
+/** What goes wrong with a snapshot costs time, not the build; an interrupt is no such fault. */
+function withoutSnapshot(error: unknown, machine: Machine): null {
+  if (!(error instanceof Dkms2binError) || machine.signal.aborted) throw error;
+  machine.emit({
+    type: 'note',
+    level: 'warn',
+    message: `Booting cold, without a memory snapshot: ${error.message}`,
+  });
+  return null;
+}

@@ -1,0 +1,57 @@
+import { promisify } from 'node:util';
+import { gunzip } from 'node:zlib';
+import { Dkms2binError } from '../model/errors.js';
+import { runBytes } from '../lib/exec.js';
+
+export type Compression = 'none' | 'gzip' | 'xz' | 'zstd';
+
+/** Without the user's options of xz; zstd's variables yield to its arguments. */
+export const PLAIN_XZ = { XZ_DEFAULTS: '', XZ_OPT: '' };
+
+const gunzipBytes = promisify(gunzip);
+
+/** By the first bytes; `none` for whatever else they are. */
+export function compressionOf(bytes: Buffer): Compression {
+  const magic = bytes.subarray(0, 6).toString('hex');
+  if (magic.startsWith('1f8b')) return 'gzip';
+  if (magic === 'fd377a585a00') return 'xz';
+  return magic.startsWith('28b52ffd') ? 'zstd' : 'none';
+}
+
+/**
+ * At most `maxBytes` bytes; `what` names the data in errors. Throws fault `usage` for damaged data and for more than
+ * that, `host` when xz or zstd is not installed: Node 20 has neither.
+ */
+export async function decompress(
+  bytes: Buffer,
+  compression: Compression,
+  maxBytes: number,
+  what: string,
+): Promise<Buffer> {
+  const tooLarge = (cause?: unknown): Dkms2binError =>
+    new Dkms2binError('usage', `${what} unpacks to more than the limit of ${maxBytes} bytes`, { cause });
+  const damaged = (cause?: unknown): Dkms2binError =>
+    new Dkms2binError('usage', `${what} is damaged or cut off: its ${compression} data cannot be unpacked`, {
+      cause,
+    });
+  if (compression === 'none') {
+    if (bytes.length > maxBytes) throw tooLarge();
+    return bytes;
+  }
+  if (compression === 'gzip') {
+    try {
+      return await gunzipBytes(bytes, { maxOutputLength: maxBytes });
+    } catch (error) {
+      const code = (error as NodeJS.ErrnoException).code;
+      throw code === 'ERR_BUFFER_TOO_LARGE' ? tooLarge(error) : damaged(error);
+    }
+  }
+  // The memory limit holds against a header that asks for gigabytes; dpkg-deb's strongest level needs 65 MiB.
+  const args = compression === 'xz' ? ['-dcq', '--format=xz', '-T1', '-M256MiB'] : ['-dcq', '--memory=256MB'];
+  try {
+    return await runBytes(compression, args, { input: bytes, maxBytes, fault: 'usage', env: PLAIN_XZ });
+  } catch (error) {
+    if (!(error instanceof Dkms2binError) || error.fault !== 'usage') throw error;
+    throw /wrote more than/.test(error.message) ? tooLarge(error) : damaged(error);
+  }
+}

@@ -1,0 +1,51 @@
+import { copyFile, mkdir, readFile, stat, utimes } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
+import { Dkms2binError, messageOf } from '../../model/errors.js';
+import { writeAtomic } from '../atomic-write.js';
+import { blobOf, blobPath, notThere, requireDigest, type Store } from './store.js';
+
+/** A folder that all machines see, such as one on NFS. */
+export async function folderStore(path: string): Promise<Store> {
+  const root = resolve(path);
+  const place = async (name: string): Promise<string> => {
+    const to = join(root, name);
+    await mkdir(dirname(to), { recursive: true });
+    return to;
+  };
+  await place('sha256/.').catch((error: unknown) => {
+    throw new Dkms2binError('usage', `The store ${root} cannot be used: ${messageOf(error)}`);
+  });
+  const there = (sha256: string): Promise<boolean> =>
+    stat(join(root, blobPath(sha256))).then(
+      (info) => info.isFile(),
+      () => false,
+    );
+  return {
+    name: root,
+    put: async (file, signal) => {
+      const blob = await blobOf(file, signal);
+      const to = join(root, blobPath(blob.sha256));
+      // Its time says when it was last wanted, for whoever clears old ones away.
+      if (await there(blob.sha256)) await utimes(to, new Date(), new Date()).catch(() => undefined);
+      else await writeAtomic({ file }, await place(blobPath(blob.sha256)));
+      return blob;
+    },
+    has: there,
+    get: async (sha256, to) => {
+      if (!(await there(sha256))) throw notThere(sha256, root);
+      await copyFile(join(root, blobPath(sha256)), to);
+      await requireDigest(to, sha256, root);
+    },
+    putNote: async (name, text) => {
+      await writeAtomic(Buffer.from(text), await place(`notes/${name}`));
+    },
+    getNote: async (name) => {
+      try {
+        return await readFile(join(root, 'notes', name), 'utf8');
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+        throw new Dkms2binError('host', `Cannot read ${name} in ${root}: ${messageOf(error)}`);
+      }
+    },
+  };
+}

@@ -1,0 +1,57 @@
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { Dkms2binError } from '../../model/errors.js';
+
+/** A file in a store: its name there is its content's digest. */
+export interface Blob {
+  /** Lower-case hex. */
+  sha256: string;
+  /** Bytes. */
+  size: number;
+}
+
+/**
+ * What several machines share: files by content, and small notes by name. All that is put is there whole or not at all;
+ * the same file may be put by many at once. Faults: `transient` network and server, `host` disk, `usage` no access.
+ */
+export interface Store {
+  /** For people; no credentials in it. */
+  readonly name: string;
+  put(file: string, signal?: AbortSignal): Promise<Blob>;
+  has(sha256: string): Promise<boolean>;
+  /** Writes the file to `to` and checks its digest: what does not fit is not left there. Fault `not-found` when it is not there. */
+  get(sha256: string, to: string, signal?: AbortSignal): Promise<void>;
+  putNote(name: string, text: string): Promise<void>;
+  /** Null when there is none. */
+  getNote(name: string): Promise<string | null>;
+}
+
+/** Where a store puts a file with this digest. */
+export const blobPath = (sha256: string): string => `sha256/${sha256.slice(0, 2)}/${sha256}`;
+
+/** Notes are for programs and small. */
+export const MAX_NOTE_BYTES = 2 ** 20;
+
+/** Digest and size of a file. */
+export async function blobOf(file: string, signal?: AbortSignal): Promise<Blob> {
+  const hash = createHash('sha256');
+  for await (const chunk of createReadStream(file, signal ? { signal } : {})) hash.update(chunk as Buffer);
+  return { sha256: hash.digest('hex'), size: (await stat(file)).size };
+}
+
+/** Throws fault `transient` unless the file is the one that was asked for. */
+export async function requireDigest(file: string, sha256: string, where: string): Promise<void> {
+  const got = await blobOf(file);
+  if (got.sha256 === sha256) return;
+  throw new Dkms2binError(
+    'transient',
+    `${where}: the file ${sha256} there has another content, ${got.sha256}`,
+    {
+      hint: 'Remove it from the store; it is made again.',
+    },
+  );
+}
+
+export const notThere = (sha256: string, where: string): Dkms2binError =>
+  new Dkms2binError('not-found', `${where} has no file ${sha256}`);

@@ -1,0 +1,69 @@
+import { request as httpRequest, type RequestOptions } from 'node:http';
+import { HttpsProxyAgent } from 'hpagent';
+import { Dkms2binError } from '../model/errors.js';
+
+/** The URL without its user and password. */
+export function redact(url: string): string {
+  if (!URL.canParse(url)) return url;
+  const clean = new URL(url);
+  clean.username = '';
+  clean.password = '';
+  return clean.href;
+}
+
+/** The proxy the environment names for `url`, as curl reads it (`HTTP_PROXY` in capitals is left out, as there). */
+export function proxyFromEnv(url: string, env: NodeJS.ProcessEnv = process.env): string | undefined {
+  const { protocol, hostname } = new URL(url);
+  const exempt = (env.no_proxy ?? env.NO_PROXY ?? '').split(/[\s,]+/).filter(Boolean);
+  const host = hostname.replace(/^\[|\]$/g, '');
+  if (
+    exempt.some(
+      (e) => e === '*' || host === e.replace(/^\./, '') || host.endsWith(`.${e.replace(/^\./, '')}`),
+    )
+  ) {
+    return undefined;
+  }
+  const own = protocol === 'https:' ? env.https_proxy || env.HTTPS_PROXY : env.http_proxy;
+  return own || env.all_proxy || env.ALL_PROXY || undefined;
+}
+
+/**
+ * got's options to go through the proxy `option` ('' for none, undefined for the environment's): https by CONNECT,
+ * http by the absolute form, since many caching proxies refuse CONNECT to port 80. Throws `usage` for no http proxy.
+ */
+export function proxyOptions(url: string, option: string | undefined): object {
+  const chosen = option ?? proxyFromEnv(url);
+  if (!chosen) return {};
+  const text = chosen.includes('://') ? chosen : `http://${chosen}`;
+  if (!/^https?:\/\//.test(text) || !URL.canParse(text)) {
+    throw new Dkms2binError('usage', `Not an http proxy: ${redact(text)}`);
+  }
+  const proxy = new URL(text);
+  const credentials = proxy.username
+    ? `Basic ${Buffer.from(`${decodeURIComponent(proxy.username)}:${decodeURIComponent(proxy.password)}`).toString('base64')}`
+    : undefined;
+  return {
+    agent: { https: new HttpsProxyAgent({ proxy, keepAlive: false }) },
+    request: (target: URL, options: RequestOptions, callback: Parameters<typeof httpRequest>[2]) => {
+      // Undefined lets got make the request itself.
+      if (target.protocol !== 'http:' || proxy.protocol !== 'http:') return undefined;
+      const headers: Record<string, unknown> = {
+        ...(options.headers as Record<string, unknown>),
+        host: target.host,
+      };
+      if (credentials) headers['proxy-authorization'] = credentials;
+      return httpRequest(
+        {
+          ...options,
+          headers: headers as NonNullable<RequestOptions['headers']>,
+          protocol: 'http:',
+          host: proxy.hostname.replace(/^\[|\]$/g, ''),
+          hostname: proxy.hostname.replace(/^\[|\]$/g, ''),
+          port: proxy.port || 80,
+          path: `http://${target.host}${target.pathname}${target.search}`,
+        },
+        callback,
+      );
+    },
+  };
+}

@@ -1,1 +1,0 @@
-export { candidatesFor, checkRelease, parseRelease, type ParsedRelease } from '../distro/release.js';
