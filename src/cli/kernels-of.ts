@@ -5,9 +5,16 @@ import type { Emit } from '../model/events.js';
 import { cacheDir } from '../lib/paths.js';
 import { availableKernels } from '../distro/resolve.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';
-import type { KernelInfo } from './services.js';
 
-export interface KernelsContext {
+/** A kernel that can be asked for. */
+export interface KernelInfo {
+  release: string;
+  distro: string;
+  packageVersion: string;
+  suite: string;
+}
+
+interface KernelsContext {
   emit: Emit;
   signal: AbortSignal;
   arch?: Arch | undefined;

@@ -4,7 +4,7 @@ import { checkRelease } from './release.js';
 import type { PackageForm } from './row.js';
 import { rpmNames } from './rpm-names.js';
 
-export type NameStyle = 'seed' | 'dkms';
+export type NameStyle = 'release' | 'dkms';
 
 export interface PackageIdentity {
   module: string;
@@ -51,7 +51,7 @@ function quote(text: string): string {
  */
 export function packageBaseName(
   identity: PackageIdentity,
-  style: NameStyle = 'seed',
+  style: NameStyle = 'release',
   form: PackageForm = 'deb',
 ): string {
   const module = checkModuleName(identity.module);

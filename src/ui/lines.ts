@@ -27,8 +27,9 @@ export function lineOf(event: Event, level: Level): string | null {
       return level === 'verbose' ? `${on(event.cell)}| ${clean(event.line)}` : null;
     case 'cell': {
       if (level === 'quiet') return null;
-      // The package's path is the result, which stdout gets at the end.
-      const more = event.reason?.split('\n').find((line) => line.trim() !== '');
+      // The package's path, and why a cell failed, are the result, which is told at the end.
+      const bad = event.verdict === 'failed' || event.verdict === 'error';
+      const more = (bad ? undefined : event.reason)?.split('\n').find((line) => line.trim() !== '');
       return `${clean(event.cell)}: ${clean(event.verdict)}${more === undefined ? '' : ` (${clean(more)})`}`;
     }
     case 'matrix': {

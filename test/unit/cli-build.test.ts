@@ -65,7 +65,7 @@ describe('options', () => {
       image: 'auto',
       memoryMiB: 2048,
       timeoutSeconds: 90,
-      nameStyle: 'seed',
+      nameStyle: 'release',
       force: false,
     });
   });

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { requestOf } from '../../src/cli/request.js';
+import { requestOf } from '../../src/options/request.js';
 import type { CellResult } from '../../src/model/cell.js';
 import { Dkms2binError } from '../../src/model/errors.js';
 import type { Event } from '../../src/model/events.js';
@@ -317,7 +317,7 @@ describe('a process that is killed', () => {
 import { writeFile } from 'node:fs/promises';
 import { matrix } from './src/engine/matrix.js';
 import { matrixPlan } from './src/plan/matrix.js';
-import { requestOf } from './src/cli/request.js';
+import { requestOf } from './src/options/request.js';
 const [kernels, resume, killAfter] = process.argv.slice(2);
 const context = { emit: () => undefined, signal: new AbortController().signal, resume: resume === 'resume', failFast: false };
 const path = (text) => new URL('./' + text, import.meta.url).pathname;

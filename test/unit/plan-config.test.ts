@@ -33,7 +33,7 @@ test.each([
   ['outDir: a\n', /:1: unknown key outDir; did you mean out-dir\?/],
   ['no-verify: true\n', /did you mean verify: false\?/],
   ['dkms: a\naccel: xen\n', /:2: accel: /],
-  ['dkms: a\ntimeout: soon\n', /:2: timeout: seconds, or a number with s, m or h/],
+  ['dkms: a\ntimeout: soon\n', /:2: timeout: "soon" is not a time of 1 second to 7 days/],
   ['- a\n', /:1: the file must be a mapping/],
   ['dkms: [a\n', /dkms2bin\.yaml:\d: /],
 ])('the mistake in %j is named with its line', (text, message) => {

@@ -104,7 +104,7 @@ const job = z.object({
   image: z.enum(['auto', 'official', 'bootstrap']),
   mirror: z.string().optional(),
   archive: z.string().optional(),
-  nameStyle: z.enum(['seed', 'dkms']),
+  nameStyle: z.enum(['release', 'dkms']),
   verify: z.boolean(),
   debugSymbols: z.boolean(),
   checkReproducible: z.boolean(),
