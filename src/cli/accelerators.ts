@@ -1,6 +1,6 @@
 import { probeAccelerators } from '../vm/accel.js';
 
-interface AcceleratorReport {
+export interface AcceleratorReport {
   /** The one that `auto` takes; null when none works. */
   chosen: string | null;
   reason: string;

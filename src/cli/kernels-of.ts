@@ -14,7 +14,7 @@ export interface KernelInfo {
   suite: string;
 }
 
-interface KernelsContext {
+export interface KernelsContext {
   emit: Emit;
   signal: AbortSignal;
   arch?: Arch | undefined;

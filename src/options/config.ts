@@ -144,7 +144,9 @@ function mistakesOf(issue: z.core.$ZodIssue, at: (path: readonly PropertyKey[]) 
   }
   if (path.length === 0) return [[`${at([])}: the file must be a mapping of options`]];
   const [message, hint] = wordsOf(issue);
-  return [[`${at(path)}: ${path.join('.')}: ${message}`, hint]];
+  // Which one of a list of texts it is, its words say.
+  const key = path.length === 2 && typeof path[1] === 'number' ? path.slice(0, 1) : path;
+  return [[`${at(path)}: ${key.join('.')}: ${message}`, hint]];
 }
 
 function knownKeys(path: readonly PropertyKey[]): string[] {

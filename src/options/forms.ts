@@ -111,7 +111,10 @@ export const age = form(z.string(saying(AGE)), (typed) => {
 
 const DURATION: Words = { what: 'a time of 1 second to 7 days', hint: 'Times look like 90s, 45m or 2h' };
 const DURATION_FORM = /^\s*(\d+(?:\.\d+)?)\s*([SsMmHh])?\s*$/;
-const durationInput = z.union([z.number().positive(saying(DURATION)), z.string().regex(DURATION_FORM, saying(DURATION))], saying(DURATION));
+const durationInput = z.union(
+  [z.number().positive(saying(DURATION)), z.string().regex(DURATION_FORM, saying(DURATION))],
+  saying(DURATION),
+);
 
 function seconds(typed: string): number | Words {
   const [, number, unit = 's'] = DURATION_FORM.exec(typed) ?? [];

@@ -8,7 +8,14 @@ export const kernels = command({
   description:
     "Lists the kernels that the distro's archive has with their headers, newest first, as --kernel takes them.",
   run: async ({ options: { distro, arch, mirror, proxy, offline } }, { engine, ui, signal, answer }) => {
-    const found = await engine.listKernels(distro, { emit: ui.emit, signal, arch, mirror, proxy, ...(offline && { offline }) });
+    const found = await engine.listKernels(distro, {
+      emit: ui.emit,
+      signal,
+      arch,
+      mirror,
+      proxy,
+      ...(offline && { offline }),
+    });
     const rows = found.map((k) => [k.release, k.distro, k.packageVersion, k.suite]);
     answer(
       () => ({ schemaVersion: SCHEMA_VERSION, kernels: found }),
