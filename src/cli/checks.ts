@@ -113,7 +113,7 @@ async function fileChecks(arch: Arch): Promise<Check[]> {
   );
 }
 
-export async function which(file: string, path: string): Promise<string | null> {
+async function which(file: string, path: string): Promise<string | null> {
   for (const folder of path.split(delimiter).filter((f) => f !== '')) {
     const candidate = join(folder, file);
     try {
@@ -126,7 +126,7 @@ export async function which(file: string, path: string): Promise<string | null> 
   return null;
 }
 
-export async function toolChecks(path: string, arch: Arch): Promise<Check[]> {
+async function toolChecks(path: string, arch: Arch): Promise<Check[]> {
   const qemu: Tool = { file: `qemu-system-${arch}`, package: GUESTS[arch].qemu, use: 'runs the VMs' };
   return Promise.all(
     [qemu, ...TOOLS].map(async (tool): Promise<Check> => {

@@ -6,7 +6,7 @@ import type { CliContext } from './context.js';
 import type { Argument, Command } from './frame.js';
 
 /** A word that fits, and what it means. */
-export type Candidate = [word: string, meaning: string];
+type Candidate = [word: string, meaning: string];
 
 /** What completes the last word: words, and whether names of files do, which the shell knows best. */
 export interface Completion {

@@ -33,7 +33,7 @@ export const EXIT = Object.fromEntries(EXIT_CODES.map(({ of, code }) => [of, cod
 };
 
 /** Those of faults. */
-export const EXIT_CODE: Readonly<Record<Fault, number>> = EXIT;
+export const EXIT_CODE: Readonly<Record<Fault, number>> = { ...EXIT };
 
 /**
  * Exit codes from the one to report first, when there are several at once. A failed module is a true answer, so it comes

@@ -173,6 +173,15 @@ test('--report and --events write files beside the result', async () => {
   });
 });
 
+test('--events in an out-dir that is not there yet', async () => {
+  const outDir = join(folder, 'out');
+  const events = join(outDir, 'logs', 'e.ndjson');
+  const argv = ['matrix', '--out-dir', outDir, '--events', events];
+  const { code, stderr } = await cli(argv, engine(runOf([row('built')])));
+  expect(code, stderr).toBe(0);
+  expect(await readFile(events, 'utf8')).toContain('"type":"cell"');
+});
+
 test.each([
   [['--report', 'x.pdf'], /no report has this form/],
   [['--events', '/nonexistent/x'], /cannot be written/],

@@ -147,7 +147,7 @@ function queueOf({
 }
 
 /** Failures as for build; an expectation that is not met is a failure of the matrix. */
-export function matrixExitCode({ cells }: MatrixRun): number {
+function matrixExitCode({ cells }: MatrixRun): number {
   const bad = cells.filter(({ outcome }) => outcome === 'failed' || outcome === 'error');
   const codes = [
     exitCodeOf(bad.flatMap(({ verdict, ...cell }) => (verdict === null ? [] : [{ ...cell, verdict }]))),
