@@ -17,7 +17,8 @@ import {
   type PackageRecord,
   type SourceRecord,
 } from '../attest/provenance.js';
-import { readDeb, type DebEntry } from '../formats/deb.js';
+import { readDeb } from '../formats/deb.js';
+import type { PackageEntry } from '../formats/package.js';
 import { readRpmFile } from '../formats/rpm.js';
 import { evrOf } from '../formats/rpm-header.js';
 import { writeSbom } from '../attest/sbom.js';
@@ -124,7 +125,7 @@ async function recordOf(path: string): Promise<PackageRecord> {
   };
 }
 
-type Read = Pick<PackageRecord, 'package' | 'version' | 'architecture'> & { files: DebEntry[] };
+type Read = Pick<PackageRecord, 'package' | 'version' | 'architecture'> & { files: PackageEntry[] };
 
 async function debOf(path: string): Promise<Read> {
   const { control, files } = await readDeb(path);

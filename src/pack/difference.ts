@@ -3,7 +3,8 @@ import { Dkms2binError } from '../model/errors.js';
 import { plain } from '../lib/text.js';
 import { MAX_DEBUG_BYTES } from './debug-symbols.js';
 import { readSections, type ElfSection } from '../formats/elf.js';
-import { parseDeb, type Deb, type DebEntry } from '../formats/deb.js';
+import { parseDeb, type Deb } from '../formats/deb.js';
+import type { PackageEntry } from '../formats/package.js';
 
 /**
  * In words, what differs first between two builds of a package: a control field, a file, in a module the section and the
@@ -37,7 +38,7 @@ async function filesDifference(a: Deb, b: Deb): Promise<string | null> {
   return null;
 }
 
-async function fileDifference(a: DebEntry, b: DebEntry): Promise<string | null> {
+async function fileDifference(a: PackageEntry, b: PackageEntry): Promise<string | null> {
   if (a.type !== b.type) return `${a.path} is a ${a.type} / a ${b.type}`;
   if (a.mode !== b.mode) return `${a.path} has the mode ${a.mode.toString(8)} / ${b.mode.toString(8)}`;
   if (a.target !== b.target) return `${a.path} points to ${plain(a.target ?? '')} / ${plain(b.target ?? '')}`;

@@ -5,7 +5,8 @@ import { Dkms2binError } from '../model/errors.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { writeAtomic, type Published } from '../lib/atomic-write.js';
 import type { Packed } from './compress.js';
-import { makeDeb, type ControlFields, type DebFile } from './deb.js';
+import { makeDeb, type ControlFields } from './deb.js';
+import type { TarFile } from '../formats/tar.js';
 import { debugPaths } from './debug-symbols.js';
 import { buildId, checkModule, readModule } from '../formats/elf.js';
 
@@ -119,7 +120,7 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
     role: PackedPackage['role'];
     file: string;
     control: ControlFields;
-    files: DebFile[];
+    files: TarFile[];
     links?: { path: string; target: string }[];
   }[] = [];
   if (input.extras.length > 0) {

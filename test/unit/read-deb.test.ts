@@ -6,7 +6,8 @@ import { gunzipSync, gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Dkms2binError } from '../../src/model/errors.js';
 import { makeDeb } from '../../src/pack/deb.js';
-import { parseDeb, readDeb, type DebLimits } from '../../src/formats/deb.js';
+import { parseDeb, readDeb } from '../../src/formats/deb.js';
+import type { PackageLimits } from '../../src/formats/package.js';
 import { fakeModule, hasTool } from './pack-fixture.js';
 
 let tmp: string;
@@ -57,7 +58,7 @@ function theirs(compression: string): string {
   return to;
 }
 
-async function refused(bytes: Buffer, limits: Partial<DebLimits> = {}): Promise<string> {
+async function refused(bytes: Buffer, limits: Partial<PackageLimits> = {}): Promise<string> {
   try {
     const deb = await parseDeb(bytes, 'x.deb', limits);
     deb.files.forEach((file) => file.bytes());
