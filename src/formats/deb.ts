@@ -1,6 +1,6 @@
 import { Dkms2binError } from '../model/errors.js';
 import { readCapped } from '../lib/read-capped.js';
-import { AR_MAGIC, arMembers } from './ar.js';
+import { AR_MAGIC, arMembers, type ArMember } from './ar.js';
 import { inMemory, Unreadable, type ByteSource } from './bytes.js';
 import { decompress, type Compression } from './decompress.js';
 import { cleanPath, PACKAGE_LIMITS, readable, type PackageEntry, type PackageLimits } from './package.js';
@@ -67,10 +67,8 @@ export async function readDebHeader(source: ByteSource): Promise<DebHeader> {
 }
 
 /** Where control.tar or data.tar lies in a package. */
-interface Part {
-  name: string;
-  at: number;
-  size: number;
+interface Part extends ArMember {
+  kind: 'control' | 'data';
   /** Undefined for one that cannot be unpacked here. */
   compression: Compression | undefined;
 }
@@ -87,32 +85,49 @@ async function parts(source: ByteSource): Promise<{ control: Part; data: Part }>
   const found: Part[] = [];
   let version = false;
   for await (const member of arMembers(source)) {
-    const { name, at, size } = member;
     if (!version) {
-      if (name !== 'debian-binary') throw new Unreadable(`its first member is ${name}, not debian-binary`);
-      const format = (await source.read(at, Math.min(size, 16))).toString('latin1');
-      if (!/^2\.\d+\n/.test(format)) {
-        throw new Unreadable(`unknown format ${JSON.stringify(format.trimEnd())}`);
-      }
+      await checkVersion(source, member);
       version = true;
-    } else if (!name.startsWith('_')) {
-      const [, kind, suffix = ''] = /^(control|data)\.tar(\.[a-z0-9]+)?$/.exec(name) ?? [];
-      if (kind === undefined && found.length === 2) continue;
-      if (kind === undefined) throw new Unreadable(`an unknown member ${name}`);
-      // Two members of one name would be two packages: which one is installed depends on the reader.
-      if (kind !== ['control', 'data'][found.length]) {
-        throw new Unreadable(`${name} is out of order or there twice`);
-      }
-      found.push({ ...member, compression: COMPRESSION.get(suffix) });
+      continue;
+    }
+    const part = partOf(member);
+    if (part) takePart(part, found);
+    // A private member, or one that a later version of the format adds.
+    else if (!member.name.startsWith('_') && found.length < 2) {
+      throw new Unreadable(`an unknown member ${member.name}`);
     }
   }
-  const [control, data] = found;
   if (!version) throw new Unreadable('it is empty');
-  if (!control) throw new Unreadable('cut off: control.tar is missing');
-  // Told first, since it is so whatever else may be wrong.
-  if (!control.compression) throw unknownPacking(control);
-  if (!data) throw new Unreadable('cut off: data.tar is missing');
+  const [control, data] = found;
+  if (!control || !data) {
+    throw new Unreadable(`cut off: ${control ? 'data.tar' : 'control.tar'} is missing`);
+  }
   return { control, data };
+}
+
+async function checkVersion(source: ByteSource, { name, at, size }: ArMember): Promise<void> {
+  if (name !== 'debian-binary') throw new Unreadable(`its first member is ${name}, not debian-binary`);
+  const format = (await source.read(at, Math.min(size, 16))).toString('latin1');
+  if (!/^2\.\d+\n/.test(format)) {
+    throw new Unreadable(`unknown format ${JSON.stringify(format.trimEnd())}`);
+  }
+}
+
+/** Undefined for another member. */
+function partOf(member: ArMember): Part | undefined {
+  const [, kind, suffix = ''] = /^(control|data)\.tar(\.[a-z0-9]+)?$/.exec(member.name) ?? [];
+  if (kind !== 'control' && kind !== 'data') return undefined;
+  return { ...member, kind, compression: COMPRESSION.get(suffix) };
+}
+
+function takePart(part: Part, found: Part[]): void {
+  // Two members of one name would be two packages: which one is installed depends on the reader.
+  if (part.kind !== (['control', 'data'] as const)[found.length]) {
+    throw new Unreadable(`${part.name} is out of order or there twice`);
+  }
+  // Of the data not everybody wants to read more than that it is there.
+  if (part.kind === 'control' && !part.compression) throw unknownPacking(part);
+  found.push(part);
 }
 
 const unknownPacking = ({ name }: Part): Unreadable =>
