@@ -36,7 +36,7 @@ export async function parseDeb(
     const source = inMemory(bytes);
     const { control, data } = await parts(source);
     const fields = parseControl(await controlText(source, control, caps));
-    const values = new Map(fields.map((field) => [field.name, utf8(valueOf(field))]));
+    const values = new Map(fields.map((field) => [field.name, utf8(field.value)]));
     for (const each of ['Package', 'Version', 'Architecture']) {
       if ((values.get(each) ?? '') === '') throw unusable(`no ${each}`);
     }
@@ -211,9 +211,13 @@ const NOTHING = Buffer.alloc(0);
 interface ControlField {
   /** As written. */
   name: string;
-  /** The whole field with its continuation lines, without blanks at the lines' ends. */
+  /** What follows the colon; continuation lines after a line end each, without their first blank. */
+  value: string;
+  /** The field as it stands there, continuation lines included, without blanks at the ends of lines. */
   text: string;
 }
+
+const unusable = (why: string): Unreadable => new Unreadable(`its control file is not usable: ${why}`);
 
 /** The fields of a control file, one deb822 paragraph; lines that start with `#` are no part of it. */
 function parseControl(text: string): ControlField[] {
@@ -223,23 +227,18 @@ function parseControl(text: string): ControlField[] {
     if (line.startsWith('#')) continue;
     if (line.trim() === '') throw unusable('an empty line');
     if (/^[ \t]/.test(line) && last) {
+      last.value += `\n${line.slice(1).trimEnd()}`;
       last.text += `\n${line.trimEnd()}`;
       continue;
     }
-    const name = /^([A-Za-z0-9][\x21-\x39\x3b-\x7e]*)[ \t]*:/.exec(line)?.[1];
+    const [, name, value = ''] = /^([A-Za-z0-9][\x21-\x39\x3b-\x7e]*)[ \t]*:[ \t]*(.*)$/s.exec(line) ?? [];
     if (name === undefined) throw unusable('a line is no field');
     if (fields.has(name.toLowerCase())) throw unusable(`${name} twice`);
-    last = { name, text: line.trimEnd() };
+    last = { name, value: value.trimEnd(), text: line.trimEnd() };
     fields.set(name.toLowerCase(), last);
   }
   return [...fields.values()];
 }
-
-const unusable = (why: string): Unreadable => new Unreadable(`its control file is not usable: ${why}`);
-
-/** What follows the colon; continuation lines without their first blank. */
-const valueOf = ({ text }: ControlField): string =>
-  text.replace(/^[^:]*:[ \t]*/, '').replace(/\n[ \t]/g, '\n');
 
 const utf8 = (latin1: string): string => Buffer.from(latin1, 'latin1').toString('utf8');
 
@@ -251,8 +250,7 @@ export function indexStanza(text: string): DebHeader {
   if (/[\x00-\x08\x0b-\x1f\x7f]/.test(text)) throw unusable('control characters');
   const fields = parseControl(text);
   const value = (name: string, shape: RegExp): string => {
-    const field = fields.find((each) => each.name.toLowerCase() === name.toLowerCase());
-    const found = field && valueOf(field);
+    const found = fields.find((each) => each.name.toLowerCase() === name.toLowerCase())?.value;
     if (found === undefined || !shape.test(found)) throw unusable(`no valid ${name}`);
     return found;
   };

@@ -16,14 +16,9 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } 
 import { Dkms2binError } from '../../src/model/errors.js';
 import { makeKeyPair, type KeyPair } from '../../src/pack/keygen.js';
 import { openSigner, signatureHash, type SignerOptions } from '../../src/pack/sign.js';
-import {
-  appendSignature,
-  keyNameOf,
-  readSignature,
-  SIGNATURE_HASHES,
-  stripSignature,
-  verifySignature,
-} from '../../src/pack/signature.js';
+import { keyNameOf } from '../../src/formats/certificate.js';
+import { SIGNATURE_HASHES } from '../../src/formats/cms.js';
+import { appendSignature, readSignature, stripSignature, verifySignature } from '../../src/pack/signature.js';
 import { fakeModule, hasTool } from './pack-fixture.js';
 
 const RELEASE = '6.1.0-56-amd64';
