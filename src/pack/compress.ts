@@ -22,7 +22,9 @@ export function moduleCompression(configText: string): Compression {
   const set = (name: string): boolean =>
     new RegExp(`^CONFIG_MODULE_COMPRESS${name}=y$`, 'm').test(configText);
   if (/^# CONFIG_MODULE_COMPRESS_ALL is not set$/m.test(configText)) return 'none';
-  return set('_XZ') ? 'xz' : set('_ZSTD') ? 'zst' : set('_GZIP') ? 'gz' : 'none';
+  if (set('_XZ')) return 'xz';
+  if (set('_ZSTD')) return 'zst';
+  return set('_GZIP') ? 'gz' : 'none';
 }
 
 /**
