@@ -14,7 +14,7 @@ import { PACKAGE_LIMITS, type PackageEntry } from '../formats/package.js';
 import { parseRpm } from '../formats/rpm.js';
 import { evrOf, relationText, RPM_MAGIC, type RpmHeader } from '../formats/rpm-header.js';
 
-export interface InspectedModule {
+interface InspectedModule {
   /** Absolute path on the target; for a module that is no package's, the file's own name. */
   path: string;
   name: string;
@@ -221,7 +221,8 @@ async function provenanceOf(
   const chosen =
     candidates.find((each) => digests.includes(naming(each) ?? '')) ??
     candidates.find((each) => naming(each) !== null) ??
-    candidates[0]!;
+    candidates[0];
+  if (!chosen) return null;
   const expected = naming(chosen);
   return {
     file,

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { basename } from 'node:path';
 import { writeAtomic, type Published } from '../lib/atomic-write.js';
-import { roleOf, sourcePurl, type BuildFacts, type PackageRecord, type SourceRecord } from './provenance.js';
+import { roleOf, sourcePurl, type BuildFacts, type PackageRecord, type SourceRecord } from './facts.js';
 import { packagePurl } from './purl.js';
 
 interface Component {
@@ -167,5 +167,6 @@ function serialNumber(content: unknown): string {
 
 /** By code units, whatever the locale. */
 function compare(a = '', b = ''): number {
-  return a < b ? -1 : a > b ? 1 : 0;
+  if (a === b) return 0;
+  return a < b ? -1 : 1;
 }

@@ -10,13 +10,9 @@ import { contentDigest } from '../cache/entries.js';
 import { compressionOf, decompress } from '../formats/decompress.js';
 import type { Signer } from '../attest/dsse.js';
 import { MAX_MODULE_BYTES, readModule } from '../formats/elf.js';
-import {
-  makeStatement,
-  writeProvenance,
-  type BuildFacts,
-  type PackageRecord,
-  type SourceRecord,
-} from '../attest/provenance.js';
+import type { BuildFacts, PackageRecord, SourceRecord } from '../attest/facts.js';
+import { writeProvenance } from '../attest/provenance.js';
+import { makeStatement } from '../attest/statement.js';
 import { readDeb } from '../formats/deb.js';
 import type { PackageEntry } from '../formats/package.js';
 import { readRpmFile } from '../formats/rpm.js';
