@@ -16,7 +16,10 @@ export function provenancePath(packagePath: string): string {
   return `${packagePath}.intoto.jsonl`;
 }
 
-/** The bundle: one line, a DSSE envelope; without a signer the bare statement, since DSSE has no unsigned envelope. */
+/**
+ * The bundle: one line, a DSSE envelope; without a signer the bare statement, since DSSE has no unsigned envelope.
+ * @internal
+ */
 export function makeBundle(statement: Statement, signer?: Signer): Buffer {
   const payload = Buffer.from(JSON.stringify(statement));
   const line = signer ? JSON.stringify(signEnvelope(PAYLOAD_TYPE, payload, signer)) : payload.toString();

@@ -12,7 +12,7 @@ export function readCertificate(bytes: string | Buffer, what: string): X509Certi
   try {
     return new X509Certificate(bytes);
   } catch (error) {
-    throw new Dkms2binError('usage', `${what} is no X.509 certificate (PEM or DER)`, { cause: error });
+    throw new Dkms2binError('usage', `${what} is not an X.509 certificate (PEM or DER)`, { cause: error });
   }
 }
 

@@ -75,7 +75,7 @@ export function readCms(der: Buffer): CmsSigner {
 function signersOf(der: Buffer): Buffer {
   const [contentType, wrapped] = sequenceIn(der);
   const signed = contentType?.tag === OBJECT_ID && contentType.value.toString('hex') === SIGNED_DATA;
-  if (!signed || wrapped?.tag !== CONTEXT_0) throw new Unreadable('it is no CMS signature');
+  if (!signed || wrapped?.tag !== CONTEXT_0) throw new Unreadable('it is not a CMS signature');
   // After version come the hashes' set, the content, certificates and revocations, and last the signers' set.
   const signedData = sequenceIn(wrapped.value);
   const signers = signedData.at(-1);

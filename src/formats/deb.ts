@@ -232,7 +232,7 @@ function parseControl(text: string): ControlField[] {
       continue;
     }
     const [, name, value = ''] = /^([A-Za-z0-9][\x21-\x39\x3b-\x7e]*)[ \t]*:[ \t]*(.*)$/s.exec(line) ?? [];
-    if (name === undefined) throw unusable('a line is no field');
+    if (name === undefined) throw unusable('a line is not a field');
     if (fields.has(name.toLowerCase())) throw unusable(`${name} twice`);
     last = { name, value: value.trimEnd(), text: line.trimEnd() };
     fields.set(name.toLowerCase(), last);

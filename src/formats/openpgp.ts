@@ -93,7 +93,7 @@ async function pinnedKey(pinned: PinnedKey): Promise<openpgp.PublicKey> {
       ? openpgp.readKeys({ armoredKeys: text })
       : openpgp.readKeys({ binaryKeys: pinned.keys }));
   } catch (error) {
-    throw new Dkms2binError('host', `${pinned.file} is no public key: ${messageOf(error)}`, {
+    throw new Dkms2binError('host', `${pinned.file} is not a public key: ${messageOf(error)}`, {
       cause: error,
     });
   }

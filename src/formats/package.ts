@@ -52,6 +52,6 @@ export async function readable<T>(path: string, kind: string, read: () => Promis
     return await read();
   } catch (error) {
     if (!(error instanceof Unreadable)) throw error;
-    throw new Dkms2binError('usage', `${path} is no readable ${kind}: ${error.message}`, { cause: error });
+    throw new Dkms2binError('usage', `${path} is not a readable ${kind}: ${error.message}`, { cause: error });
   }
 }

@@ -1,7 +1,6 @@
 import { createHash } from 'node:crypto';
 import { gzipSync } from 'node:zlib';
 import { Dkms2binError } from '../model/errors.js';
-import { writeAtomic, type Published } from '../lib/atomic-write.js';
 import { makeAr } from '../formats/ar.js';
 import { makeTar, withFolders, type NewEntry, type TarFile, type TarLink } from '../formats/tar.js';
 
@@ -34,11 +33,6 @@ export interface DebInput {
   scripts: { postinst?: string; postrm?: string };
   /** Seconds since 1970 for every member (SOURCE_DATE_EPOCH). */
   mtime: number;
-}
-
-/** Makes the .deb and publishes it at `to`, whole or not at all. An identical file there is left alone. */
-export async function writeDeb(input: DebInput & { to: string }): Promise<Published> {
-  return writeAtomic(makeDeb(input), input.to);
 }
 
 /**
@@ -85,7 +79,10 @@ export function makeDeb({ control, files, links = [], scripts, mtime }: DebInput
 const RELATION =
   /^[a-z0-9][a-z0-9+.-]+( \((<<|<=|=|>=|>>) [A-Za-z0-9.+~:-]+\))?( \| [a-z0-9][a-z0-9+.-]+( \((<<|<=|=|>=|>>) [A-Za-z0-9.+~:-]+\))?)*$/;
 
-/** The control file. Refuses whatever would start a new field or that dpkg would not accept. */
+/**
+ * The control file. Refuses whatever would start a new field or that dpkg would not accept.
+ * @internal
+ */
 export function formatControl(control: ControlFields, installedSize: number): string {
   field('Package', control.package, /^[a-z0-9][a-z0-9+.-]+$/);
   field('Version', control.version, /^(\d+:)?\d[A-Za-z0-9.+~]*(-[A-Za-z0-9.+~]+)*$/);

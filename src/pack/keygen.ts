@@ -127,7 +127,7 @@ async function place(files: readonly (readonly [from: string, to: string])[]): P
 }
 
 function exists(file: string): Dkms2binError {
-  return new Dkms2binError('usage', `${file} is there already`, {
+  return new Dkms2binError('usage', `${file} already exists`, {
     hint: 'A key that machines trust must not be lost: move it away, or choose another --out-dir.',
   });
 }

@@ -125,7 +125,7 @@ async function fileKey(
   } catch {
     // Without its cause: what a decoder says of a secret file is nobody's to read.
     throw passphrase === undefined
-      ? new Dkms2binError('usage', `${file} is no private key in PEM form`, {
+      ? new Dkms2binError('usage', `${file} is not a private key in PEM form`, {
           hint: 'Make a pair with dkms2bin keygen, or convert yours: openssl pkey -in KEY -out KEY.pem',
         })
       : new Dkms2binError('usage', `The passphrase does not open the key ${file}`, { hint: PASSPHRASE_HINT });

@@ -215,8 +215,8 @@ describe('what is neither', () => {
   it.each<[string, Buffer | string, string]>([
     ['text', 'hello\n', 'is neither a package nor a kernel module'],
     ['nothing', '', 'is empty'],
-    ['a cut-off .rpm', Buffer.from('edabeedb0300', 'hex'), 'is no readable RPM package: cut off'],
-    ['a library', '!<arch>\nfoo.o/', 'is no readable Debian package'],
+    ['a cut-off .rpm', Buffer.from('edabeedb0300', 'hex'), 'is not a readable RPM package: cut off'],
+    ['a library', '!<arch>\nfoo.o/', 'is not a readable Debian package'],
     ['gzipped text', gzipSync('hello'), 'is neither'],
     ['an executable', readFileSync(process.execPath).subarray(0, 4096), 'Not a usable kernel module'],
   ])('%s exits with 2', async (_, bytes, why) => {

@@ -132,14 +132,14 @@ describe('keys that are refused', () => {
   };
 
   it('says why', () => {
-    expect(refused(() => readSigner('nonsense', 'k'))).toContain('k is no private key in PEM form');
-    expect(refused(() => readPublicKey('nonsense', 'k'))).toContain('k is no public key in PEM form');
+    expect(refused(() => readSigner('nonsense', 'k'))).toContain('k is not a private key in PEM form');
+    expect(refused(() => readPublicKey('nonsense', 'k'))).toContain('k is not a public key in PEM form');
     const weak = generateKeyPairSync('rsa', { modulusLength: 1024 }).privateKey;
     expect(refused(() => readSigner(pem(weak), 'k'))).toContain('1024 bits, too weak');
     const curve = generateKeyPairSync('ec', { namedCurve: 'secp256k1' }).privateKey;
     expect(refused(() => readSigner(pem(curve), 'k'))).toContain('k is a key of type ec secp256k1');
     const { privateKey, publicKey } = generateKeyPairSync('ed25519');
-    expect(refused(() => readSigner(pem(publicKey), 'k'))).toContain('no private key');
+    expect(refused(() => readSigner(pem(publicKey), 'k'))).toContain('not a private key');
     expect(refused(() => readPublicKey(pem(privateKey), 'k'))).toContain('k is a private key');
     const locked = privateKey
       .export({ type: 'pkcs8', format: 'pem', cipher: 'aes-256-cbc', passphrase: 'secret' })

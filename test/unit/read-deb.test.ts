@@ -228,7 +228,7 @@ describe('hostile input', () => {
   });
 
   it.each<[string, Buffer]>([
-    ['it is no ar archive', Buffer.from('PK\x03\x04 something else')],
+    ['it is not an ar archive', Buffer.from('PK\x03\x04 something else')],
     ['not debian-binary', ar(['foo.o', Buffer.from('x')])],
     ['unknown format', ar(['debian-binary', Buffer.from('9.0\n')])],
     ['out of order or there twice', ar(BINARY, ['data.tar', tar()], ['control.tar', tar()])],
@@ -244,7 +244,7 @@ describe('hostile input', () => {
     ['no control file', ar(BINARY, ['control.tar', tar()], ['data.tar', tar()])],
     ['no Version', deb(tar(), 'Package: x\nArchitecture: all\n')],
     ['package twice', deb(tar(), `${CONTROL}package: y\n`)],
-    ['is no field', deb(tar(), `${CONTROL}nonsense\n`)],
+    ['is not a field', deb(tar(), `${CONTROL}nonsense\n`)],
     ['a path that', deb(tar({ name: './../../etc/passwd' }))],
     ['a path that', deb(tar({ name: './a\x1b[2J' }))],
     ['a path that', deb(tar({ name: 'x', type: 'L', body: '../x\0' }, { name: 'y' }))],

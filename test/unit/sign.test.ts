@@ -171,7 +171,7 @@ describe('a signed module', () => {
       `made with key ${pair.keyId}, not with ${other.keyId}`,
     );
     expect(() => verifySignature(KO, cert)).toThrow('not signed');
-    expect(() => verifySignature(signed, 'no certificate')).toThrow('no X.509 certificate');
+    expect(() => verifySignature(signed, 'no certificate')).toThrow('not an X.509 certificate');
   });
 
   it('never makes the reader fail in its own way', async () => {
@@ -217,8 +217,8 @@ describe('openSigner refuses', () => {
       message: `Cannot read the key ${join(tmp, 'no.key')}: no such file`,
     });
     expect((await refusal(open({ cert: 'no.pem' }))).message).toContain('Cannot read the certificate');
-    expect((await refusal(open({ key: pair.cert }))).message).toContain('no private key in PEM form');
-    expect((await refusal(open({ cert: pair.key }))).message).toContain('no X.509 certificate');
+    expect((await refusal(open({ key: pair.cert }))).message).toContain('not a private key in PEM form');
+    expect((await refusal(open({ cert: pair.key }))).message).toContain('not an X.509 certificate');
   });
 
   it('a key of another certificate', async () => {
