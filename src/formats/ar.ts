@@ -16,7 +16,8 @@ export interface ArMember {
 export async function* arMembers(source: ByteSource): AsyncGenerator<ArMember> {
   const { size } = source;
   if (size < AR_MAGIC.length) throw new Unreadable('cut off');
-  if (!(await source.read(0, AR_MAGIC.length)).equals(AR_MAGIC)) throw new Unreadable('it is not an ar archive');
+  if (!(await source.read(0, AR_MAGIC.length)).equals(AR_MAGIC))
+    throw new Unreadable('it is not an ar archive');
   for (let at = AR_MAGIC.length; at < size;) {
     if (size - at < HEADER) throw new Unreadable(`cut off after ${size} bytes`);
     const header = (await source.read(at, HEADER)).toString('latin1');

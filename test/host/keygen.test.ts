@@ -14,7 +14,7 @@ import { join, relative } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { openSigner } from '../../src/pack/sign.js';
-import { cli } from './cli-harness.js';
+import { cli } from '../unit/cli-harness.js';
 
 let tmp: string;
 beforeEach(() => {

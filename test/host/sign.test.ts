@@ -15,11 +15,11 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Dkms2binError } from '../../src/model/errors.js';
 import { makeKeyPair, type KeyPair } from '../../src/pack/keygen.js';
-import { openSigner, signatureHash, type SignerOptions } from '../../src/pack/sign.js';
+import { openSigner, type SignerOptions } from '../../src/pack/sign.js';
 import { keyNameOf } from '../../src/formats/certificate.js';
 import { SIGNATURE_HASHES } from '../../src/formats/cms.js';
-import { appendSignature, readSignature, stripSignature, verifySignature } from '../../src/pack/signature.js';
-import { fakeModule, hasTool } from './pack-fixture.js';
+import { readSignature, stripSignature, verifySignature } from '../../src/pack/signature.js';
+import { fakeModule, hasTool } from '../unit/pack-fixture.js';
 
 const RELEASE = '6.1.0-56-amd64';
 const KO = fakeModule(RELEASE);
@@ -195,15 +195,6 @@ describe('a signed module', () => {
     }
   });
 
-  it('of the form before Linux 4.3 can be read', () => {
-    const [name, id, signature] = [Buffer.from('Old key'), Buffer.from('0a1b', 'hex'), Buffer.alloc(256, 1)];
-    const cms = appendSignature(Buffer.concat([KO, name, id]), signature);
-    cms.set([1, 4, 1, name.length, id.length], cms.length - 40);
-    expect(readSignature(cms)).toEqual({ signer: 'Old key', keyId: '0A:1B', hash: 'sha256' });
-    expect(stripSignature(cms)).toEqual(KO);
-    expect(() => verifySignature(cms, readFileSync(pair.cert))).toThrow('before Linux 4.3');
-  });
-
   it('is an uncompressed one', async () => {
     const error = await refusal((await open()).sign(Buffer.from('\xfd7zXZ and more'), 'sha256'));
     expect(error).toMatchObject({ fault: 'module' });
@@ -352,18 +343,6 @@ describe('the passphrase', () => {
     // The certificate's file had lost its name before openssl ran, and nothing stays.
     expect(seen).not.toContain(join(tmp, 'tmp/'));
     expect(readdirSync(join(tmp, 'tmp'))).toEqual([]);
-  });
-});
-
-describe('the hash', () => {
-  it("is that of the kernel's configuration", () => {
-    expect(signatureHash('CONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_HASH="sha512"\nCONFIG_X=y\n')).toBe(
-      'sha512',
-    );
-    expect(signatureHash('CONFIG_MODULE_SIG_HASH="sha3-384"\n')).toBe('sha3-384');
-    expect(signatureHash('# CONFIG_MODULE_SIG is not set\n')).toBe('sha256');
-    expect(signatureHash('')).toBe('sha256');
-    expect(() => signatureHash('CONFIG_MODULE_SIG_HASH="sm3"\n')).toThrow(Dkms2binError);
   });
 });
 
