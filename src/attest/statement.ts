@@ -5,7 +5,7 @@ import { packagePurl } from './purl.js';
 export const STATEMENT_TYPE = 'https://in-toto.io/Statement/v1';
 export const PREDICATE_TYPE = 'https://slsa.dev/provenance/v1';
 
-/** Names the meaning of the parameters below; README.md, "Provenance", describes it. The project has no domain to claim. */
+/** Names the meaning of the parameters below; docs/guides/provenance.md describes it. The project has no domain to claim. */
 export const BUILD_TYPE = 'urn:dkms2bin:buildtype:dkms:v1';
 /** The builder when nobody says who runs it: some host that somebody ran dkms2bin on. */
 const LOCAL_BUILDER = 'urn:dkms2bin:builder:local';
