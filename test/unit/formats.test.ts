@@ -149,7 +149,7 @@ describe('rpm', () => {
       arch: 'x86_64',
     });
     expect(header.relations.requires.map(({ name }) => name)).toEqual(['kernel-uname-r', 'bar']);
-    expect(files.map(({ path, bytes }) => [path, String(bytes())])).toEqual([['/etc/x', 'text']]);
+    expect(files.map((each) => [each.path, String(each.bytes())])).toEqual([['/etc/x', 'text']]);
   });
 
   it.each<[string, Buffer]>([
