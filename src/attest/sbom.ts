@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { basename } from 'node:path';
 import { writeAtomic, type Published } from '../lib/atomic-write.js';
-import { roleOf, sourcePurl, type BuildFacts, type PackageRecord, type SourceRecord } from './provenance.js';
+import { roleOf, sourcePurl, type BuildFacts, type PackageRecord, type SourceRecord } from './facts.js';
 import { packagePurl } from './purl.js';
 
 interface Component {
@@ -20,7 +20,7 @@ interface Component {
   properties?: { name: string; value: string }[];
 }
 
-export interface Bom {
+interface Bom {
   $schema: string;
   bomFormat: 'CycloneDX';
   specVersion: '1.6';
@@ -57,6 +57,7 @@ export async function writeSbom(
  * The CycloneDX 1.6 bill of one of the cell's packages: its files, the source they come from, the kernel that it is for, and,
  * out of scope at run time, what built it. The same for every build of the same input: nothing of `facts.run` is in it, its
  * time is the epoch, its serial number a hash of the rest.
+ * @internal
  */
 export function makeSbom(facts: BuildFacts, record: PackageRecord): Bom {
   const { distro, roles, builder, packageType } = facts;
@@ -167,5 +168,6 @@ function serialNumber(content: unknown): string {
 
 /** By code units, whatever the locale. */
 function compare(a = '', b = ''): number {
-  return a < b ? -1 : a > b ? 1 : 0;
+  if (a === b) return 0;
+  return a < b ? -1 : 1;
 }

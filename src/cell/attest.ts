@@ -10,14 +10,11 @@ import { contentDigest } from '../cache/entries.js';
 import { compressionOf, decompress } from '../formats/decompress.js';
 import type { Signer } from '../attest/dsse.js';
 import { MAX_MODULE_BYTES, readModule } from '../formats/elf.js';
-import {
-  makeStatement,
-  writeProvenance,
-  type BuildFacts,
-  type PackageRecord,
-  type SourceRecord,
-} from '../attest/provenance.js';
-import { readDeb, type DebEntry } from '../formats/deb.js';
+import type { BuildFacts, PackageRecord, SourceRecord } from '../attest/facts.js';
+import { writeProvenance } from '../attest/provenance.js';
+import { makeStatement } from '../attest/statement.js';
+import { readDeb } from '../formats/deb.js';
+import type { PackageEntry } from '../formats/package.js';
 import { readRpmFile } from '../formats/rpm.js';
 import { evrOf } from '../formats/rpm-header.js';
 import { writeSbom } from '../attest/sbom.js';
@@ -124,7 +121,7 @@ async function recordOf(path: string): Promise<PackageRecord> {
   };
 }
 
-type Read = Pick<PackageRecord, 'package' | 'version' | 'architecture'> & { files: DebEntry[] };
+type Read = Pick<PackageRecord, 'package' | 'version' | 'architecture'> & { files: PackageEntry[] };
 
 async function debOf(path: string): Promise<Read> {
   const { control, files } = await readDeb(path);

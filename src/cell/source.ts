@@ -14,7 +14,7 @@ import {
 } from '../distro/dkms-package.js';
 import type { DistroRow } from '../distro/row.js';
 import { contentDigest } from '../cache/entries.js';
-import { filesTar } from '../pack/deb.js';
+import { filesTar } from '../formats/tar.js';
 import { readRpmFile } from '../formats/rpm.js';
 import { evrOf } from '../formats/rpm-header.js';
 import type { KernelLayer } from '../environment/kernel-layer.js';
