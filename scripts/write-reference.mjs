@@ -72,7 +72,7 @@ const flagOf = ({ name, value, fallback }) =>
 
 function usageOf({ name, usage, arguments: all = [] }) {
   const own = usage ?? [...all.map((each) => each.name), '[options]'].join(' ');
-  return `dkms2bin ${name === 'build' ? '[build]' : name} ${own}`;
+  return `dkms2bin ${name} ${own}`;
 }
 
 /** A command's options under their headings. */
@@ -312,7 +312,8 @@ function manual(from) {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const root = fileURLToPath(new URL('../', import.meta.url));
   const from = {};
-  for (const [name, path] of Object.entries(MODULES)) from[name] = await import(`../dist/${path}`);
+  for (const [name, path] of Object.entries(MODULES))
+    from[name] = await import(new URL(`../dist/${path}`, import.meta.url).href);
   for (const [path, text] of await referenceFiles(from)) {
     await mkdir(dirname(root + path), { recursive: true });
     await writeFile(root + path, text);

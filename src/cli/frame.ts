@@ -57,9 +57,7 @@ export interface Command<C extends CommandName = CommandName> {
 }
 
 /** A command whose options have the types that the table says. */
-export const command = <C extends CommandName>(one: Command<C>): Command =>
-  // The frame hands each command the values of its own options.
-  one as unknown as Command;
+export const command = <C extends CommandName>(one: Command<C>): Command => one;
 
 /**
  * Runs a command: config file, options, live lines, result. Resolves with the exit code; what is thrown is the caller's to
