@@ -382,7 +382,8 @@ async function finish(
     const attestation = await attest(input, { prepared, result, packages: published, startedOn });
     record.push({ result, packages: digests, attestation });
   }
-  if (results.every((r) => r.verdict === 'built')) await remember(input, cellIdentity(input, prepared), record);
+  if (results.every((r) => r.verdict === 'built'))
+    await remember(input, cellIdentity(input, prepared), record);
   return results;
 }
 

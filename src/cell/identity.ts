@@ -30,7 +30,8 @@ export const identityOptions = ({
 });
 
 /** A source by its content; by its name only while an index that knows its content cannot be asked. */
-export type SourceContent = { kind: ModuleSource['kind']; sha256: string } | { kind: 'unknown'; name: string };
+export type SourceContent =
+  { kind: ModuleSource['kind']; sha256: string } | { kind: 'unknown'; name: string };
 
 /** What counts of a cell, wherever it is built. */
 interface Inputs {
