@@ -22,7 +22,7 @@ export interface PublishedModule {
   sourceVersion: string | null;
 }
 
-export interface OfferedKernel {
+interface OfferedKernel {
   release: string;
   packageVersion: string;
   suite: string;
