@@ -36,15 +36,6 @@ export interface Invocation {
   signer: Signer | null;
 }
 
-/** What was published of one module. */
-interface PublishedResult {
-  prepared: Prepared;
-  result: CellResult;
-  /** Paths in the out-dir. */
-  packages: readonly string[];
-  startedOn: Date;
-}
-
 /** What is said of a module's packages, so that it can be written again, and signed by another key. */
 export interface Attestation {
   /** JSON of the provenance, not signed. */
@@ -53,10 +44,22 @@ export interface Attestation {
   sboms: Record<string, string>;
 }
 
-/** Writes provenance and SBOM beside the published packages of one module. */
-export async function attest(input: CellInput, published: PublishedResult): Promise<Attestation> {
+/** A cell that is being built. */
+interface AttestedCell {
+  input: CellInput;
+  prepared: Prepared;
+  startedOn: Date;
+}
+
+/** Writes provenance and SBOM beside the published packages, by their paths, of one module. */
+export async function attest(
+  cell: AttestedCell,
+  result: CellResult,
+  packages: readonly string[],
+): Promise<Attestation> {
+  const { input } = cell;
   const signer = input.invocation.signer ?? undefined;
-  const facts = await factsOf(input, published);
+  const facts = await factsOf(cell, result, packages);
   const statement = JSON.stringify(makeStatement(facts));
   const sboms: Attestation['sboms'] = {};
   for (const record of facts.packages) {
@@ -91,9 +94,11 @@ export async function attestAgain(
 }
 
 async function factsOf(
-  { source, target, environment, machine, invocation, lookup }: CellInput,
-  { prepared, result, packages, startedOn }: PublishedResult,
+  { input, prepared, startedOn }: AttestedCell,
+  result: CellResult,
+  packages: readonly string[],
 ): Promise<BuildFacts> {
+  const { source, target, environment, machine, invocation, lookup } = input;
   const { layer } = environment;
   const installed = parseInstalled(await readFile(join(layer.entry.dir, 'packages'), 'utf8'), target.arch);
   const form = packageForm(lookup.row);

@@ -379,7 +379,7 @@ async function finish(
         if (status === 'up to date' && result.reason === null) result.reason = 'up to date';
       }
     }
-    const attestation = await attest(input, { prepared, result, packages: published, startedOn });
+    const attestation = await attest({ input, prepared, startedOn }, result, published);
     record.push({ result, packages: digests, attestation });
   }
   if (results.every((r) => r.verdict === 'built'))

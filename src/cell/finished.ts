@@ -11,7 +11,7 @@ import type { CellResult } from '../model/cell.js';
 import { ResultDocument } from '../model/result-schema.js';
 import { attestAgain, type Attestation } from './attest.js';
 import type { CellInput } from './cell.js';
-import { certificateFingerprint, identityOf } from './identity.js';
+import { certificateFingerprint, identityOf, identityOptions } from './identity.js';
 import type { Prepared } from './source.js';
 
 /** A result, and what was published of it. */
@@ -24,7 +24,7 @@ export interface BuiltRecord {
 
 /** What a cell is known again by, once its layer is there and its source is looked up. */
 export const cellIdentity = (
-  { source, target, environment, signer, ...options }: CellInput,
+  { source, target, environment, signer, ...request }: CellInput,
   { digest, with: others, withDigests }: Prepared,
 ): string =>
   identityOf({
@@ -34,7 +34,7 @@ export const cellIdentity = (
     ],
     target,
     signer: signer && certificateFingerprint(new X509Certificate(signer.certPem)),
-    options,
+    options: identityOptions(request),
     layer: basename(environment.layer.entry.dir),
   });
 

@@ -9,24 +9,15 @@ import { EPOCH } from './source.js';
  */
 const RECIPE = 1;
 
-/** Options that change what comes out of a cell. */
-export type IdentityOptions = Pick<
-  BuildRequest,
-  'nameStyle' | 'verify' | 'debugSymbols' | 'checkReproducible' | 'image' | 'mirror' | 'archive'
->;
-
+/** The options that decide what comes out of a cell, beside its source and kernel, by name. */
 export const identityOptions = ({
   nameStyle,
   verify,
   debugSymbols,
-  checkReproducible,
-  image,
-  mirror,
-  archive,
-}: IdentityOptions): IdentityOptions => ({
-  ...{ nameStyle, verify, debugSymbols, checkReproducible, image },
-  ...(mirror !== undefined && { mirror }),
-  ...(archive !== undefined && { archive }),
+}: Pick<BuildRequest, 'nameStyle' | 'verify' | 'debugSymbols'>): Readonly<Record<string, unknown>> => ({
+  'debug-symbols': debugSymbols,
+  'name-style': nameStyle,
+  verify,
 });
 
 /** A source by its content; by its name only while an index that knows its content cannot be asked. */
@@ -40,17 +31,19 @@ interface Inputs {
   target: KernelTarget;
   /** Fingerprint of the certificate that the modules are signed for; null: they are not signed. */
   signer: string | null;
+  /** What `identityOptions` says. */
+  options: Readonly<Record<string, unknown>>;
 }
 
 /** A cell whose kernel layer is there. The layer's name says what image, mirror and kernel packages came to. */
 export interface LayeredInputs extends Inputs {
-  options: Pick<IdentityOptions, 'nameStyle' | 'verify' | 'debugSymbols'>;
   layer: string;
 }
 
 /** A cell of which only that is known which needs no layer. */
 export interface PlannedInputs extends Inputs {
-  options: IdentityOptions;
+  /** Where the layer is to come from, and what the result must tell. */
+  order: Pick<BuildRequest, 'image' | 'mirror' | 'archive' | 'checkReproducible'>;
   /** SHA-256 of the --kernel-package files. */
   kernelPackages: readonly string[];
   /** Key id of who signs the provenance; null: it is not signed, or whoever builds the cell knows. */
@@ -62,28 +55,27 @@ export interface PlannedInputs extends Inputs {
  * are never equal: a plan cannot know all that a layer holds.
  */
 export function identityOf(inputs: LayeredInputs | PlannedInputs): string {
-  const { target, signer, sources } = inputs;
-  const { nameStyle, verify, debugSymbols } = inputs.options;
+  const { target, signer, sources, options } = inputs;
   const kernel = 'layer' in inputs ? { layer: inputs.layer } : planned(inputs);
   const parts = {
     ...{ recipe: RECIPE, epoch: EPOCH, signer },
     sources: sources.map((each) => ('sha256' in each ? [each.kind, each.sha256] : [each.kind, each.name])),
-    options: [nameStyle, verify, debugSymbols],
+    options,
     target: [target.distro, target.arch, target.release],
     kernel,
   };
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex');
 }
 
-function planned({ options, target, kernelPackages, attester }: PlannedInputs): unknown {
+function planned({ order, target, kernelPackages, attester }: PlannedInputs): unknown {
   const { packageVersion, suite, archive, files = [] } = target;
   return {
     package: [packageVersion, suite, archive?.uri, archive?.suite],
     files: files.map(({ url, sha256 }) => sha256 ?? url),
     // Which of them is which, the packages themselves say.
     packages: [...kernelPackages].sort(),
-    from: [options.image, options.mirror, options.archive],
-    checkReproducible: options.checkReproducible,
+    from: [order.image, order.mirror, order.archive],
+    checkReproducible: order.checkReproducible,
     attester,
   };
 }

@@ -29,7 +29,8 @@ export async function plannedIdentities(
 ): Promise<Map<PlannedCell, string>> {
   const { request } = plan;
   const rows = await loadCatalogue();
-  const options = identityOptions({ ...request, image: await imageContent(request, context) });
+  const options = identityOptions(request);
+  const order = { ...request, image: await imageContent(request, context) };
   const kernelPackages = await kernelPackageContents(request, context);
   const known = new Map<string, SourceContent[]>();
   const ids = new Map<PlannedCell, string>();
@@ -37,7 +38,7 @@ export async function plannedIdentities(
     const key = cell.module.kind === 'repo' ? `${cell.distro} ${cell.source}` : cell.source;
     const sources = known.get(key) ?? (await sourceContents(cell, plan, rows, context));
     known.set(key, sources);
-    ids.set(cell, identityOf({ sources, target: cell.target, options, kernelPackages, ...signers }));
+    ids.set(cell, identityOf({ sources, target: cell.target, options, order, kernelPackages, ...signers }));
   }
   return ids;
 }

@@ -7,7 +7,8 @@ import { readSigner, type Signer } from '../../src/attest/dsse.js';
 import { makeStatement, readBundle, writeProvenance, type BuildFacts } from '../../src/attest/provenance.js';
 import { sbomText, writeSbom } from '../../src/attest/sbom.js';
 import type { CellInput } from '../../src/cell/cell.js';
-import { remember, upToDate } from '../../src/cell/finished.js';
+import type { Prepared } from '../../src/cell/source.js';
+import { cellIdentity, remember, upToDate } from '../../src/cell/finished.js';
 import type { CellResult } from '../../src/model/cell.js';
 import { cell } from './cli-harness.js';
 import { facts, FILE, packageBytes, sha256 } from './provenance-fixture.js';
@@ -80,6 +81,24 @@ async function namesOnlyWhatIsThere(results: readonly CellResult[]): Promise<voi
   for (const { package: file, log } of results)
     for (const path of [file, log]) if (path !== null) expect(there).toContain(basename(path));
 }
+
+test('a cell is known by its sources and its layer, not by where they lie', () => {
+  const known = (layer: string, digests: string[], path = '/a'): string => {
+    const [digest = '', ...withDigests] = digests;
+    const source = { kind: 'folder', text: path, path } as const;
+    const input = inputOf({
+      ...{ source, signer: null, nameStyle: 'seed', verify: true, debugSymbols: false },
+      target: { release: '6.1.0-56-amd64', distro: 'debian-12', arch: 'x86_64' },
+      environment: { layer: { entry: { dir: join(home, layer) } } } as CellInput['environment'],
+    });
+    const prepared = { digest, withDigests, with: withDigests.map(() => source) };
+    return cellIdentity(input, prepared as unknown as Prepared);
+  };
+  const usual = known('layer', ['a', 'b']);
+  expect(known('layer', ['a', 'b'], '/elsewhere')).toBe(usual);
+  for (const other of [known('other', ['a', 'b']), known('layer', ['a', 'c']), known('layer', ['a'])])
+    expect(other).not.toBe(usual);
+});
 
 test('what was built is up to date, in words of its own', async () => {
   await built();

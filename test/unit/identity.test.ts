@@ -25,20 +25,24 @@ const common = {
 const planned: PlannedInputs = {
   ...common,
   options: identityOptions(buildRequest({})),
+  order: { image: 'auto', checkReproducible: false },
   ...{ kernelPackages: ['c', 'd'], attester: null },
 };
 const layered: LayeredInputs = {
   ...common,
-  options: { nameStyle: 'seed', verify: true, debugSymbols: false },
+  options: planned.options,
   layer: 'layer',
 };
 
-type Change = Partial<Omit<PlannedInputs, 'options'>> & {
-  options?: Partial<PlannedInputs['options']>;
+type Change = Partial<Omit<PlannedInputs, 'order'>> & {
+  order?: Partial<PlannedInputs['order']>;
   layer?: string;
 };
-const changed = (inputs: LayeredInputs | PlannedInputs, { options, ...change }: Change): string =>
-  identityOf({ ...inputs, ...change, options: { ...inputs.options, ...options } } as PlannedInputs);
+const changed = (inputs: LayeredInputs | PlannedInputs, { order, ...change }: Change): string =>
+  identityOf({ ...inputs, ...change, order: { ...planned.order, ...order } });
+
+const optionsWith = (values: Parameters<typeof buildRequest>[0]): PlannedInputs['options'] =>
+  identityOptions(buildRequest(values));
 
 /** What counts at both levels. */
 const BOTH: [string, Change][] = [
@@ -53,9 +57,9 @@ const BOTH: [string, Change][] = [
   ['the distro', { target: { ...target, distro: 'debian-13' } }],
   ['the architecture', { target: { ...target, arch: 'aarch64' } }],
   ["the modules' signer", { signer: 'e' }],
-  ['--name-style', { options: { nameStyle: 'dkms' } }],
-  ['--no-verify', { options: { verify: false } }],
-  ['--debug-symbols', { options: { debugSymbols: true } }],
+  ['--name-style', { options: optionsWith({ nameStyle: 'dkms' }) }],
+  ['--no-verify', { options: optionsWith({ verify: false }) }],
+  ['--debug-symbols', { options: optionsWith({ debugSymbols: true }) }],
 ];
 const PLANNED: [string, Change][] = [
   ['the version of the kernel package', { target: { ...target, packageVersion: '2' } }],
@@ -63,10 +67,10 @@ const PLANNED: [string, Change][] = [
   ['its archive', { target: { ...target, archive: { uri: 'http://a.example', suite: 's' } } }],
   ['its files', { target: { ...target, files: [{ url: 'http://a.example/k.deb', sha256: 'f' }] } }],
   ['the content of a --kernel-package', { kernelPackages: ['c', 'x'] }],
-  ['--image', { options: { image: 'bootstrap' } }],
-  ['--mirror', { options: { mirror: 'http://m.example' } }],
-  ['--archive', { options: { archive: 'http://m.example' } }],
-  ['--check-reproducible', { options: { checkReproducible: true } }],
+  ['--image', { order: { image: 'bootstrap' } }],
+  ['--mirror', { order: { mirror: 'http://m.example' } }],
+  ['--archive', { order: { archive: 'http://m.example' } }],
+  ['--check-reproducible', { order: { checkReproducible: true } }],
   ["the provenance's signer", { attester: 'k' }],
 ];
 

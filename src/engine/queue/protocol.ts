@@ -131,6 +131,7 @@ export function jobIdOf(job: CellJob, sourceDigest: string | null): string {
     target: job.target,
     signer: job.need.signer,
     options: identityOptions(job),
+    order: job,
     kernelPackages: job.kernelPackages.map(({ sha256 }) => sha256),
     // The worker's own key.
     attester: null,
