@@ -1,4 +1,5 @@
 import type { CellResult } from '../model/cell.js';
+import type { BuildContext, PlanContext } from '../model/context.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
 import { cacheDir } from '../lib/paths.js';
@@ -8,9 +9,8 @@ import { findRow, loadCatalogue } from '../distro/catalogue.js';
 import { answerOf, bisectKernels, endError, type Answer, type BisectResult } from './plan/bisect.js';
 import type { BuildPlan } from './plan/types.js';
 import type { BuildRequest } from '../options/request.js';
-import type { BuildContext } from './cells.js';
 import { build } from './local.js';
-import { deepFreeze, plan, type PlanContext } from './plan/plan.js';
+import { deepFreeze, plan } from './plan/plan.js';
 
 /** One kernel that was asked. */
 export interface BisectStep {

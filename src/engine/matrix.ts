@@ -1,6 +1,7 @@
 import { open } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { dependenciesOf, localDigest, moduleNames } from '../cell/source.js';
+import type { BuildContext, PlanContext } from '../model/context.js';
 import type { KernelTarget } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { MatrixCell, MatrixRun } from '../model/matrix.js';
@@ -25,11 +26,12 @@ import type { NamedSource } from './plan/refresh.js';
 import { parseModuleSource } from './plan/source.js';
 import type { PlannedCell } from './plan/types.js';
 import type { BuildRequest } from '../options/request.js';
-import { cellLabel, writableFolder, type BuildContext } from './cells.js';
+import { writableFolder } from './cells.js';
+import { cellLabel } from './plan/planned-cell.js';
 import type { CellDone, Executor } from './executor.js';
 import { localExecutor } from './local.js';
 import { inputsId, MatrixStore, type FinishedCell } from './matrix-store.js';
-import { deepFreeze, planTargets, type PlanContext } from './plan/plan.js';
+import { deepFreeze, planTargets } from './plan/plan.js';
 
 /** The matrix beside the request: distros to look for kernels in, and the file's rules. */
 export interface MatrixRules extends Pick<Matrix, 'include' | 'exclude' | 'expect-failure'> {
