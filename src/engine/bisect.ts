@@ -43,15 +43,15 @@ export async function planBisect(
   if (wrong !== null) throw new Dkms2binError('usage', wrong);
   const ends = await plan({ ...request, kernels: [good, bad] }, context);
   const sources = new Set(ends.cells.map(({ source }) => source));
-  if (sources.size !== 1)
+  const [end] = ends.cells;
+  if (!end || sources.size !== 1)
     throw new Dkms2binError('usage', `bisect takes one module, --dkms names ${sources.size}`);
   const [distro = '', other = distro] = [...new Set(ends.cells.map((cell) => cell.distro))];
   if (other !== distro)
     throw new Dkms2binError('usage', `${good} is a kernel of ${distro}, ${bad} one of ${other}`, {
       hint: 'Give two kernels of one distro.',
     });
-  const { arch } = ends.cells[0]!;
-  const between = (await candidates({ ...request, arch }, distro, context)).filter(
+  const between = (await candidates({ ...request, arch: end.arch }, distro, context)).filter(
     (release) =>
       kindOf(release) === kindOf(good) &&
       compareReleases(good, release) < 0 &&
@@ -106,7 +106,7 @@ export async function bisect(plan: BuildPlan, context: BisectContext): Promise<B
   };
   const kernels = plan.cells.map(({ kernel }) => kernel);
   const found = await bisectKernels(kernels, ask, (end, kernel, answer) =>
-    endError(end, kernel, answer, steps.at(-1)!.cells),
+    endError(end, kernel, answer, steps.at(-1)?.cells ?? []),
   );
   return { ...found, steps };
 }

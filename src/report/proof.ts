@@ -17,7 +17,10 @@ export function proofText({ modules, saved, signedBy, enforced, kernel, distro }
   ].join('');
 }
 
-/** `saves 453 MB on disk (109 packages, 113 MB to download) against …`. */
+/**
+ * `saves 453 MB on disk (109 packages, 113 MB to download) against …`.
+ * @internal
+ */
 export function savingText({
   packages,
   installedBytes,

@@ -3,7 +3,7 @@ import { formatClock } from '../lib/units.js';
 import { clean } from './lines.js';
 
 /** What a cell does at the moment. `since` in milliseconds. */
-export interface Running {
+interface Running {
   phase: string;
   since: number;
 }
@@ -125,7 +125,7 @@ export class MatrixView {
     const widths = kernels.map((kernel) => Math.max(kernel.length, 18));
     if (first + widths.reduce((sum, width) => sum + width + 2, 0) >= columns) return null;
     const line = (head: string, cells: readonly string[]): string =>
-      [head.padEnd(first), ...cells.map((text, i) => text.padEnd(widths[i]!))].join('  ').trimEnd();
+      [head.padEnd(first), ...cells.map((text, i) => text.padEnd(widths[i] ?? 0))].join('  ').trimEnd();
     return [line('', kernels), ...rows.map(([source, cells]) => line(source, cells.map(state)))];
   }
 
@@ -136,7 +136,8 @@ export class MatrixView {
     const sign = (each: MatrixEventCell | undefined): string => {
       if (!each) return ' ';
       const outcome = this.#outcome(each.cell);
-      return outcome === undefined ? (this.#begun.has(each.cell) ? '▸' : '·') : (MARKS[outcome] ?? ' ');
+      if (outcome !== undefined) return MARKS[outcome] ?? ' ';
+      return this.#begun.has(each.cell) ? '▸' : '·';
     };
     return rows.map(
       ([source, cells]) => `${source.slice(0, first).padEnd(first)}  ${cells.map(sign).join('')}`,
@@ -162,7 +163,7 @@ export class MatrixView {
     if (unknown > 0) return `  time left unknown: ${unknown} never built before`;
     const left = open.map(({ cell, seconds }) => {
       const begun = this.#begun.get(cell);
-      return Math.max(0, seconds! - (begun === undefined ? 0 : (now - begun) / 1000));
+      return Math.max(0, (seconds ?? 0) - (begun === undefined ? 0 : (now - begun) / 1000));
     });
     const longest = Math.max(...left);
     const seconds = Math.max(longest, left.reduce((sum, each) => sum + each, 0) / this.#atOnce);

@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { Event } from '../../src/model/events.js';
+import type { CellStage } from '../../src/model/stages.js';
 import { plainUi, ttyUi } from '../../src/ui/index.js';
 import { Screen } from './cli-harness.js';
 
@@ -39,7 +40,7 @@ class Live {
   }
 }
 
-const begin = (cell: string, phase = 'dkms'): Event[] => [
+const begin = (cell: string, phase: CellStage = 'dkms'): Event[] => [
   { type: 'turn', cell, worker: 'w' },
   { type: 'phase', state: 'start', phase, cell },
 ];
