@@ -4,11 +4,14 @@ import type { PlannedCell } from './plan/types.js';
 import type { CellRunner } from './cells.js';
 import type { ExecutorContext } from './executor.js';
 
-/** What builds the cells. */
+/**
+ * What builds the cells.
+ * @internal
+ */
 export type Runner = Pick<CellRunner, 'known' | 'warm' | 'build'>;
 
 /** What a schedule works with. */
-export interface ScheduleMeans {
+interface ScheduleMeans {
   /** Places for VMs. */
   jobs: number;
   runner: Runner;

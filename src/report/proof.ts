@@ -17,11 +17,8 @@ export function proofText({ modules, saved, signedBy, enforced, kernel, distro }
   ].join('');
 }
 
-/**
- * `saves 453 MB on disk (109 packages, 113 MB to download) against …`.
- * @internal
- */
-export function savingText({
+/** `saves 453 MB on disk (109 packages, 113 MB to download) against …`. */
+function savingText({
   packages,
   installedBytes,
   downloadBytes,

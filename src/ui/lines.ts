@@ -54,11 +54,7 @@ function matrixLine({ cells }: EventOf<'matrix'>): string {
   return `matrix of ${cells.length} cells: ${sources.size} sources, ${kernels.size} kernels`;
 }
 
-/**
- * `0.4 s`, `12:07`.
- * @internal
- */
-export function duration(seconds: number): string {
+function duration(seconds: number): string {
   return seconds < 60 ? `${seconds.toFixed(1)} s` : formatClock(seconds);
 }
 

@@ -1,7 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { Event } from '../../src/model/events.js';
 import type { CellStage } from '../../src/model/stages.js';
-import { plainUi, ttyUi } from '../../src/ui/index.js';
+import { plainUi } from '../../src/ui/plain.js';
+import { ttyUi } from '../../src/ui/tty.js';
 import { Screen } from './cli-harness.js';
 
 beforeEach(() => void vi.useFakeTimers());

@@ -316,7 +316,7 @@ describe('a process that is killed', () => {
   const PROGRAM = `
 import { writeFile } from 'node:fs/promises';
 import { matrix } from './src/engine/matrix.js';
-import { matrixPlan } from './src/plan/matrix.js';
+import { matrixPlan } from './src/engine/plan/matrix.js';
 import { requestOf } from './src/cli/request.js';
 const [kernels, resume, killAfter] = process.argv.slice(2);
 const context = { emit: () => undefined, signal: new AbortController().signal, resume: resume === 'resume', failFast: false };

@@ -136,6 +136,7 @@ export class Lane {
 /**
  * How many cells should go into a queue that holds `out` of them while `pending` wait; 0 until the window has room for a
  * filling, or for all that are left.
+ * @internal
  */
 export function roomIn(vms: number, out: number, pending: number): number {
   const room = windowOf(vms) - out;

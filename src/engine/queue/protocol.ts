@@ -77,7 +77,7 @@ export type CellJob = z.infer<typeof job>;
 export function parseJob(data: unknown): CellJob {
   const { data: parsed, error } = job.safeParse(data);
   if (error)
-    throw new Dkms2binError('usage', `The queue holds a job that is none: ${z.prettifyError(error)}`);
+    throw new Dkms2binError('usage', `The queue holds a job that cannot be read: ${z.prettifyError(error)}`);
   return parsed;
 }
 

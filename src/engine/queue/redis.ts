@@ -6,7 +6,7 @@ import { Dkms2binError } from '../../model/errors.js';
 import type { Emit } from '../../model/events.js';
 
 /** Environment variable with Redis' password, which so stays out of the list of processes. */
-export const PASSWORD_VARIABLE = 'DKMS2BIN_QUEUE_PASSWORD';
+const PASSWORD_VARIABLE = 'DKMS2BIN_QUEUE_PASSWORD';
 
 const CA_HINT =
   'Name the PEM file of the authority that signed the certificate of the server: rediss://…?ca=FILE.';

@@ -1,3 +1,4 @@
+/* oxlint-disable max-lines -- it is written into the page as it is, one script whose digest the page's policy names */
 // Shows the data that the page carries. Text of guests goes through textContent alone; the page's policy forbids the rest.
 
 /**
@@ -511,8 +512,8 @@ function scrolled(kind, label, text) {
 
 /** @param {PageCell} cell @param {string} source */
 function facts(cell, source) {
-  const reproducible =
-    cell.reproducible === null ? null : cell.reproducible ? 'yes, a second build gave the same bytes' : 'no';
+  const answer = cell.reproducible ? 'yes, a second build gave the same bytes' : 'no';
+  const reproducible = cell.reproducible === null ? null : answer;
   /** @type {[string, Node | string | null][]} */
   const all = [
     ['Source', source],
