@@ -8,7 +8,7 @@ import type { RunInfo } from '../engine/runs.js';
 import type { WarmKernel } from '../engine/warm.js';
 import type { MatrixContext, MatrixOutcome, MatrixRules } from '../engine/matrix.js';
 import type { QueueOptions } from '../engine/queue/executor.js';
-import type { WorkOptions } from '../engine/queue/build.js';
+import type { WorkOptions } from '../engine/queue/work.js';
 import type { RefreshOptions } from '../engine/refresh.js';
 import type { CacheRow, PruneOptions, PruneResult, VerifiedRow } from '../cache/upkeep.js';
 import type { Passphrase, RepositoryOptions, RepositoryResult, Served } from '../repo/index.js';
@@ -144,7 +144,7 @@ export const engine: Engine = {
     return matrix(plan, context, () => queueExecutor(queue));
   },
   work: async (request, options, context) =>
-    (await import('../engine/queue/build.js')).work(request, options, context),
+    (await import('../engine/queue/work.js')).work(request, options, context),
   board: async (where, context) => (await import('../engine/queue/board.js')).board(where, context),
   listRuns: async () => (await import('../engine/runs.js')).listRuns(),
   removeRun: async (id) => (await import('../engine/runs.js')).removeRun(id),

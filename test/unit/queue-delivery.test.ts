@@ -26,7 +26,7 @@ test('what a worker made is in the out-dir, with its paths there; the second tim
   await writeFile(join(made, 'm.deb'), 'package');
   await writeFile(join(made, 'm.log'), 'log');
   await mkdir(join(dir, 'store'));
-  const store = await openStore(join(dir, 'store'), { signal });
+  const store = await openStore(join(dir, 'store'), { emit: () => undefined });
   const built = { results: [RESULT], accelerator: 'tcg', seconds: 1 };
   const delivery = await packDelivery(built, { worker: 'one', outDir: made, store, signal });
   expect(delivery.files.map(({ name }) => name)).toEqual(['m.deb', 'm.log']);
@@ -43,7 +43,7 @@ test('what a worker made is in the out-dir, with its paths there; the second tim
 
 test('nothing is published of a delivery with a file that is not in the store', async () => {
   await mkdir(join(dir, 'store'));
-  const store = await openStore(join(dir, 'store'), { signal });
+  const store = await openStore(join(dir, 'store'), { emit: () => undefined });
   const delivery = {
     ...{
       results: [{ ...RESULT, package: 'm.deb', log: null }],
