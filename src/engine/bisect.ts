@@ -45,10 +45,10 @@ export async function planBisect(
   const sources = new Set(ends.cells.map(({ source }) => source));
   const [end] = ends.cells;
   if (!end || sources.size !== 1)
-    throw new Dkms2binError('usage', `bisect takes one module, --dkms names ${sources.size}`);
+    throw new Dkms2binError('usage', `bisect takes one module, but --dkms names ${sources.size}`);
   const [distro = '', other = distro] = [...new Set(ends.cells.map((cell) => cell.distro))];
   if (other !== distro)
-    throw new Dkms2binError('usage', `${good} is a kernel of ${distro}, ${bad} one of ${other}`, {
+    throw new Dkms2binError('usage', `${good} is a kernel of ${distro}, but ${bad} is one of ${other}`, {
       hint: 'Give two kernels of one distro.',
     });
   const between = (await candidates({ ...request, arch: end.arch }, distro, context)).filter(

@@ -22,7 +22,7 @@ import { loginToRun } from './runs.js';
 import { signerOf } from './signer.js';
 
 const NOT_REPRODUCIBLE =
-  'Signatures made with this kind of key differ each time, so the packages will not be reproducible. RSA keys always make the same ones.';
+  'Signatures of this kind of key differ each time: the packages will not be reproducible. RSA keys always make the same ones.';
 
 /** What all cells of a run are built with. */
 interface Means {

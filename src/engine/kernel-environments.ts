@@ -122,7 +122,9 @@ export class KernelEnvironments implements AsyncDisposable {
       }
       for (const file of files) {
         await access(file, constants.R_OK).catch(() => {
-          throw new Dkms2binError('usage', `--kernel-package ${file}: no such file`);
+          throw new Dkms2binError('usage', `--kernel-package ${file}: no such file, or it cannot be read`, {
+            hint: 'Check its path and permissions.',
+          });
         });
       }
       return files;

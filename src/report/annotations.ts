@@ -26,7 +26,7 @@ export function matrixAnnotations(run: MatrixRun, history: readonly MatrixRun[])
     .filter((cell) => cell.outcome === 'unexpected-pass')
     .map((cell) => ({
       title: titleOf(cell),
-      message: `A failure was expected: ${plain(cell.expected ?? '')}\nIt was built; take the expectation out of the matrix.`,
+      message: `A failure was expected: ${plain(cell.expected ?? '')}\nIt was built; remove the expectation from the matrix.`,
     }));
   return [...commands('error', errors), ...commands('warning', warnings)].map((line) => `${line}\n`).join('');
 }

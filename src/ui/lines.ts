@@ -31,7 +31,7 @@ export function lineOf(event: Event, level: Level): string | null {
     case 'matrix':
       return matrixLine(event);
     case 'turn':
-      return `${on(event.cell)}begun on ${clean(event.worker)}`;
+      return `${on(event.cell)}started on ${clean(event.worker)}`;
     case 'progress':
       return null;
   }

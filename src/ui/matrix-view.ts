@@ -72,7 +72,7 @@ export class MatrixView {
     const bar = this.#bar(columns, now, others.length > 0);
     const wide = this.#wide(columns, running, now);
     const working = [...this.#begun.keys()].map((cell) => {
-      const { phase, since } = running.get(cell) ?? { phase: 'waits', since: now };
+      const { phase, since } = running.get(cell) ?? { phase: 'waiting', since: now };
       return `${cell}  ${phase} ${formatClock((now - since) / 1000)}`;
     });
     // Most worth first: where it stands, what runs, what it says; then the table, if there is room.
@@ -167,6 +167,6 @@ export class MatrixView {
     });
     const longest = Math.max(...left);
     const seconds = Math.max(longest, left.reduce((sum, each) => sum + each, 0) / this.#atOnce);
-    return `  about ${formatClock(seconds)} left${busy ? ', and what is being made ready' : ''}`;
+    return `  about ${formatClock(seconds)} left${busy ? ', plus what is still being prepared' : ''}`;
   }
 }

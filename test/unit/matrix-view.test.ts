@@ -117,6 +117,6 @@ test('in a pipe: a line when a cell begins and one when it ends, not its phases'
     ui.emit(event);
   expect(out.text.split('\n').map((line) => line.replace(/^\[.*?\] /, ''))).toEqual([
     'matrix of 4 cells: 2 sources, 2 kernels',
-    ...[`${A56}: begun on w`, `${A56}: built [1/4]`, `${B56}: up-to-date [2/4]`, ''],
+    ...[`${A56}: started on w`, `${A56}: built [1/4]`, `${B56}: up-to-date [2/4]`, ''],
   ]);
 });

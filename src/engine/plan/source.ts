@@ -175,7 +175,7 @@ async function tarball(text: string, path: string, signal?: AbortSignal): Promis
 async function list(text: string, path: string, options: ParseOptions): Promise<ModuleSource[]> {
   if (options.inList) throw new Dkms2binError('usage', `A list file inside a list file: ${text}`);
   if ((await stat(path)).size > MAX_LIST_BYTES) {
-    throw new Dkms2binError('usage', `${text} is no DKMS source, and too large for a list file`);
+    throw new Dkms2binError('usage', `${text} is not a DKMS source, and is too large for a list file`);
   }
   const content = await readFile(path, 'utf8');
 

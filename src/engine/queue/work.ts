@@ -33,7 +33,7 @@ export async function work(
   const stray = distros.find((id) => !known.includes(id));
   if (stray !== undefined) {
     throw new Dkms2binError('usage', `--distro ${stray}: there is no such distro`, {
-      hint: `There are ${known.join(', ')}.`,
+      hint: `Known distros: ${known.join(', ')}.`,
     });
   }
   const asking = askOnce(context);
