@@ -1,4 +1,3 @@
-/* oxlint-disable max-lines -- it is written into the page as it is, one script whose digest the page's policy names */
 // Shows the data that the page carries. Text of guests goes through textContent alone; the page's policy forbids the rest.
 
 /**
