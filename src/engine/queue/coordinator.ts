@@ -118,8 +118,12 @@ export class Coordinator {
     const ids = fresh.map(({ job }) => job.id);
     await this.#presence.want(ids);
     await this.means.listening.subscribe(...ids.map(NAMES.told));
-    await lane.add(fresh);
-    await Promise.all(fresh.map((out) => this.#look(out)));
+    const wanted = fresh.filter((out) => this.#waitsFor(out));
+    if (wanted.length === 0) return;
+    await lane.add(wanted);
+    // Given up while they went into the queue.
+    await this.#cancel(wanted.filter((out) => this.#over || !this.#out.has(out.job.id)));
+    await Promise.all(wanted.map((out) => this.#look(out)));
   }
 
   /** Jobs that this run does not wait for yet; a cell without one has ended. */
@@ -154,9 +158,9 @@ export class Coordinator {
     }
   }
 
-  /** Whether something may still be done about a job: it is waited for, and its delivery is not being taken. */
+  /** Whether something may still be done about a job: it is waited for, and its end is not in hand. */
   #waitsFor(out: Outstanding): boolean {
-    return !this.#over && !out.delivering && this.#out.has(out.job.id);
+    return !this.#over && !out.ending && this.#out.has(out.job.id);
   }
 
   /** Looks how a job stands, and takes its result when it has one. */
@@ -186,7 +190,7 @@ export class Coordinator {
     const old =
       first && (this.plan.request.force || delivery.results.some(({ verdict }) => verdict === 'error'));
     if (old) return this.#again(out, job);
-    out.delivering = true;
+    out.ending = true;
     void this.#deliveries.add(() => this.#take(out, job, delivery).catch(this.#fail));
   }
 
@@ -210,7 +214,7 @@ export class Coordinator {
         outDir: resolve(request.cwd, request.outDir),
       });
     } catch (error) {
-      out.delivering = false;
+      out.ending = false;
       if (!(error instanceof Dkms2binError) || error.fault === 'usage' || error.fault === 'host') throw error;
       out.troubles += 1;
       if (out.troubles >= MAX_TROUBLES) {
@@ -323,9 +327,10 @@ export class Coordinator {
     }
     if (Date.now() - lane.lonelySince < this.means.waitMs) return;
     const error = new Dkms2binError('transient', message, { hint: 'Start one: dkms2bin worker --queue …' });
-    const outs = [...lane.out].filter(({ delivering }) => !delivering);
+    const outs = [...lane.out].filter(({ ending }) => !ending);
     const cells = lane.giveUp();
-    await this.#cancel(outs.map(({ job }) => job.id));
+    for (const out of outs) out.ending = true;
+    await this.#cancel(outs);
     for (const out of outs)
       await this.#endOut(out, (cell) => [errorResult(cell, error)], { ...NOWHERE, worker: hostname() });
     for (const cell of cells) await this.#endCell(cell, errorResult(cell, error));
@@ -339,15 +344,16 @@ export class Coordinator {
   /** Takes back what nobody else waits for. */
   async #leave(): Promise<void> {
     // A server that is away cannot be told; what it has then goes on, and is found by the next run.
-    await forAMoment(this.#cancel([...this.#out.keys()]).then(() => this.#presence.leave()));
+    await forAMoment(this.#cancel([...this.#out.values()]).then(() => this.#presence.leave()));
   }
 
-  async #cancel(ids: readonly string[]): Promise<void> {
-    if (ids.length === 0) return;
+  async #cancel(outs: readonly Outstanding[]): Promise<void> {
+    if (outs.length === 0) return;
     const { redis } = this.means;
-    await this.#presence.unwant(ids);
-    for (const id of await unwanted(redis, ids)) {
-      const job = await this.#out.get(id)?.lane.find(id);
+    const lanes = new Map(outs.map(({ job, lane }) => [job.id, lane]));
+    await this.#presence.unwant([...lanes.keys()]);
+    for (const id of await unwanted(redis, [...lanes.keys()])) {
+      const job = await lanes.get(id)?.find(id);
       if (!job || job.finishedOn !== undefined) continue;
       // One that a worker holds cannot be removed: the worker does that.
       const removed = await job.remove().then(

@@ -19,14 +19,15 @@ export interface Outstanding {
   worker: string | null;
   /** Whether an end that was there already has yet to be looked at: that may be an error of last week. */
   fresh: boolean;
-  delivering: boolean;
+  /** Its delivery is being taken, or it is given up: nothing else is done about it. */
+  ending: boolean;
   /** Deliveries that could not be taken. */
   troubles: number;
 }
 
 export const outstanding = (job: NamedJob, lane: Lane, cell: PlannedCell): Outstanding => ({
   ...{ job, lane, cells: [cell], worker: null },
-  ...{ fresh: true, delivering: false, troubles: 0 },
+  ...{ fresh: true, ending: false, troubles: 0 },
 });
 
 /** Jobs of one lane in the queue at once: enough for all its VMs to have a next one, and never all of a great matrix. */
