@@ -3,6 +3,7 @@ import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { CONSOLE, DEB_ARCH, type CellResult, type KernelTarget, type ModuleSource } from '../model/cell.js';
 import type { Emit } from '../model/events.js';
+import type { CellStage } from '../model/stages.js';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import { frameJson, FrameReader } from '../guest/frames.js';
 import { writeAtomic } from '../lib/atomic-write.js';
@@ -691,7 +692,7 @@ async function keepIfAsked(input: CellInput, run: RunDir, guest: Guest, failed: 
   await guest.text('sync', 60_000).catch(() => undefined);
 }
 
-export type Phase = <T>(name: string, work: () => Promise<T>) => Promise<T>;
+export type Phase = <T>(name: CellStage, work: () => Promise<T>) => Promise<T>;
 
 export function phaseTimer(phases: Record<string, number>, emit: Emit, cell: string): Phase {
   return async (name, work) => {

@@ -1,16 +1,14 @@
 import { open } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { certificateFingerprint } from '../cell/identity.js';
 import { moduleNames } from '../cell/source.js';
+import type { BuildContext, PlanContext } from '../model/context.js';
 import type { KernelTarget } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { MatrixCell, MatrixRun } from '../model/matrix.js';
 import { packageVersion } from '../lib/paths.js';
-import { readCapped } from '../lib/read-capped.js';
 import { newRunId } from '../lib/run-id.js';
 import { plain } from '../lib/text.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';
-import { readCertificate } from '../formats/certificate.js';
 import type { Matrix } from '../options/config.js';
 import {
   expectedOf,
@@ -25,12 +23,14 @@ import type { NamedSource } from './plan/refresh.js';
 import { parseModuleSource } from './plan/source.js';
 import type { PlannedCell } from './plan/types.js';
 import type { BuildRequest } from '../options/request.js';
-import { attesterOf, cellLabel, writableFolder, type BuildContext } from './cells.js';
+import { filesOf, MatrixStore, type FinishedCell } from './matrix-store.js';
+import { plannedIdentities } from './planned-identities.js';
+import { writableFolder } from './cells.js';
+import { attesterOf, fingerprintOf } from './signer.js';
+import { cellLabel } from './plan/planned-cell.js';
 import type { CellDone, Executor } from './executor.js';
 import { localExecutor } from './local.js';
-import { filesOf, MatrixStore, type FinishedCell } from './matrix-store.js';
-import { deepFreeze, planTargets, type PlanContext } from './plan/plan.js';
-import { plannedIdentities } from './planned-identities.js';
+import { deepFreeze, planTargets } from './plan/plan.js';
 
 /** The matrix beside the request: distros to look for kernels in, and the file's rules. */
 export interface MatrixRules extends Pick<Matrix, 'include' | 'exclude' | 'expect-failure'> {
@@ -308,10 +308,4 @@ async function tailOf(path: string): Promise<string> {
     if (bytes > TAIL_BYTES) break;
   }
   return lines.slice(from).join('\n');
-}
-
-async function fingerprintOf({ signCert, cwd }: BuildRequest): Promise<string | null> {
-  if (signCert === undefined) return null;
-  const path = resolve(cwd, signCert);
-  return certificateFingerprint(readCertificate(await readCapped(path, 2 ** 20), path));
 }

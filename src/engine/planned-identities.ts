@@ -9,7 +9,7 @@ import { fetchKernelPackage } from '../distro/kernel-package.js';
 import { cacheDir } from '../lib/paths.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { BuildRequest } from '../options/request.js';
-import type { PlanContext } from './plan/plan.js';
+import type { PlanContext } from '../model/context.js';
 import type { BuildPlan, PlannedCell } from './plan/types.js';
 
 /** Who signs what comes out: the modules' certificate by its fingerprint, the provenance's key by its id. */

@@ -2,6 +2,7 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { localDigest, moduleNames } from '../cell/source.js';
+import type { BuildContext, PlanContext } from '../model/context.js';
 import { DEB_ARCH, type Arch, type CellResult } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { cacheDir, stateDir } from '../lib/paths.js';
@@ -27,9 +28,8 @@ import { parseModuleSource } from './plan/source.js';
 import type { BuildPlan } from './plan/types.js';
 import type { BuildRequest } from '../options/request.js';
 import { readPublished, readTried, writeTried } from './published-modules.js';
-import type { BuildContext } from './cells.js';
 import { build } from './local.js';
-import { deepFreeze, type PlanContext } from './plan/plan.js';
+import { deepFreeze } from './plan/plan.js';
 
 export interface RefreshOptions {
   /** Of each line of kernels only the newest. */
