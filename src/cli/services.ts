@@ -49,8 +49,8 @@ export const engine = {
     const { queueExecutor } = await import('../engine/queue/executor.js');
     return matrix(plan, context, () => queueExecutor(queue));
   },
-  work: async (...input: Of<typeof import('../engine/queue/build.js'), 'work'>) =>
-    (await import('../engine/queue/build.js')).work(...input),
+  work: async (...input: Of<typeof import('../engine/queue/work.js'), 'work'>) =>
+    (await import('../engine/queue/work.js')).work(...input),
   board: async (...input: Of<typeof import('../engine/queue/board.js'), 'board'>) =>
     (await import('../engine/queue/board.js')).board(...input),
   listRuns: async () => (await import('../engine/runs.js')).listRuns(),
@@ -61,8 +61,10 @@ export const engine = {
     (await import('../engine/images.js')).pruneImages(...input),
   verifyImages: async (...input: Of<Images, 'verifyImages'>) =>
     (await import('../engine/images.js')).verifyImages(...input),
-  warmImages: async (...input: Of<Local, 'warm'>) => (await import('../engine/local.js')).warm(...input),
-  prove: async (...input: Of<Local, 'prove'>) => (await import('../engine/local.js')).prove(...input),
+  warmImages: async (...input: Of<typeof import('../engine/warm.js'), 'warm'>) =>
+    (await import('../engine/warm.js')).warm(...input),
+  prove: async (...input: Of<typeof import('../engine/prove-request.js'), 'proveRequest'>) =>
+    (await import('../engine/prove-request.js')).proveRequest(...input),
   listDistros: async (): Promise<string[]> => {
     const { loadCatalogue } = await import('../distro/catalogue.js');
     return (await loadCatalogue()).map(({ id }) => id);

@@ -6,6 +6,7 @@ import type { Machine } from '../environment/boot.js';
 import { kernelEnvironmentOf, type KernelEnvironment } from '../environment/snapshot.js';
 import type { Lookup } from '../cell/source.js';
 import type { Arch, KernelTarget } from '../model/cell.js';
+import type { PlanContext } from '../model/context.js';
 import { Dkms2binError } from '../model/errors.js';
 import { cacheDir } from '../lib/paths.js';
 import { fetchKernelPackage } from '../distro/kernel-package.js';
@@ -15,7 +16,7 @@ import { openSharedCache } from '../cache/shared.js';
 import type { BuildRequest } from '../options/request.js';
 import { chooseAccelerator } from '../vm/accel.js';
 import { vmShape } from './budget.js';
-import type { PlanContext } from './plan/plan.js';
+import { once } from './once.js';
 
 /** The shape of this invocation's VMs. */
 export async function machineOf(
@@ -61,12 +62,7 @@ export class KernelEnvironments implements AsyncDisposable {
 
   environment(target: KernelTarget): Promise<KernelEnvironment> {
     const key = `${target.distro} ${target.release}`;
-    let environment = this.#environments.get(key);
-    if (!environment) {
-      environment = this.#makeEnvironment(target);
-      this.#environments.set(key, environment);
-    }
-    return environment;
+    return once(this.#environments, key, () => this.#makeEnvironment(target));
   }
 
   async #makeEnvironment(target: KernelTarget): Promise<KernelEnvironment> {
@@ -78,21 +74,12 @@ export class KernelEnvironments implements AsyncDisposable {
 
   layer(target: KernelTarget): Promise<KernelLayer> {
     const key = `${target.distro} ${target.release}`;
-    let layer = this.#layers.get(key);
-    if (!layer) {
-      layer = this.#makeLayer(target);
-      this.#layers.set(key, layer);
-    }
-    return layer;
+    return once(this.#layers, key, () => this.#makeLayer(target));
   }
 
   async #makeLayer(target: KernelTarget): Promise<KernelLayer> {
-    let base = this.#bases.get(target.distro);
-    if (!base) {
-      base = this.#makeBase(findRow(this.rows, target.distro));
-      this.#bases.set(target.distro, base);
-    }
-    const image = await base;
+    const { distro } = target;
+    const image = await once(this.#bases, distro, () => this.#makeBase(findRow(this.rows, distro)));
     const packages = [...(await this.#kernelPackages()), ...(await this.#archived(target))];
     const layer = await kernelLayer(image, target, this.variant, packages, this.machine);
     this.#release.push(() => layer.entry.use.release());
@@ -135,7 +122,9 @@ export class KernelEnvironments implements AsyncDisposable {
       }
       for (const file of files) {
         await access(file, constants.R_OK).catch(() => {
-          throw new Dkms2binError('usage', `--kernel-package ${file}: no such file`);
+          throw new Dkms2binError('usage', `--kernel-package ${file}: no such file, or it cannot be read`, {
+            hint: 'Check its path and permissions.',
+          });
         });
       }
       return files;

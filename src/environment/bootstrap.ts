@@ -6,6 +6,7 @@ import type { Arch } from '../model/cell.js';
 import { CONSOLE, DEB_ARCH, HOST_ARCH } from '../model/cell.js';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
+import type { Stage } from '../model/stages.js';
 import { run } from '../lib/exec.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { syncPath } from '../lib/atomic-write.js';
@@ -412,7 +413,7 @@ function derivedUuid(text: string): string {
 }
 
 /** Tells when a step of shared work begins and ends. */
-export async function phase<T>(emit: Emit, name: string, work: () => Promise<T>): Promise<T> {
+export async function phase<T>(emit: Emit, name: Stage, work: () => Promise<T>): Promise<T> {
   const started = performance.now();
   emit({ type: 'phase', state: 'start', phase: name });
   try {

@@ -97,7 +97,7 @@ export async function kernelLayer(
     'layers',
     hash,
     async (dir) => {
-      const phase = `${what} layer ${target.release}`;
+      const phase = `${what} layer ${target.release}` as const;
       machine.emit({ type: 'phase', state: 'start', phase });
       const started = Date.now();
       const made =

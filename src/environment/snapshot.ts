@@ -55,7 +55,7 @@ export async function snapshot(layer: KernelLayer, machine: Machine): Promise<Sn
     await Promise.all(['settle.sh', '../user-data.yaml'].map(guestText)),
   ]);
   const what = layer.variant === 'runtime' ? 'runtime snapshot' : 'snapshot';
-  const phase = `memory snapshot ${layer.release}`;
+  const phase = `memory snapshot ${layer.release}` as const;
   const entry = await cached(
     'snapshots',
     hash,

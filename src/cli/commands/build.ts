@@ -1,6 +1,6 @@
 import { Dkms2binError, EXIT_CODE, messageOf } from '../../model/errors.js';
 import { oneLine } from '../../lib/text.js';
-import type { BuildContext } from '../../engine/cells.js';
+import type { BuildContext } from '../../model/context.js';
 import type { BuildPlan } from '../../engine/plan/types.js';
 import { requestOf, type BuildRequest } from '../../options/request.js';
 import { exitCodeOf } from '../../report/exit.js';

@@ -3,6 +3,8 @@ import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 
+export const say = (text) => process.stderr.write(`bench: ${text}\n`);
+
 /** Clock ticks per second in /proc: the same on every Linux of this architecture. */
 const TICKS = 100;
 
@@ -87,7 +89,8 @@ export function spread(values) {
 /** Three digits that matter, and no fewer before the point. */
 export function show(value) {
   const size = Math.abs(value);
-  return value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2);
+  if (size >= 100) return value.toFixed(0);
+  return value.toFixed(size >= 10 ? 1 : 2);
 }
 
 /** Rows of cells as lines, columns as wide as their widest cell. */

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The same `dkms build` as in the guest, natively: in a chroot of a bootstrapped image's root folder, with the kernel's
 # headers from the image's own package sources. Runs as root of a user namespace with mount and PID namespaces of its own.
-# usage: bench-native.sh SCRATCH TAR RELEASE JOBS EPOCH MODULE…
+# usage: native.sh SCRATCH TAR RELEASE JOBS EPOCH MODULE…
 #   SCRATCH  an empty folder; the root folder is a tmpfs on it
 #   TAR      the root folder, zstd
 #   MODULE   a package of the distro, or the path of a folder with dkms.conf

@@ -1,18 +1,18 @@
-import { resolve } from 'node:path';
+import type { BuildContext } from '../../model/context.js';
 import { Dkms2binError } from '../../model/errors.js';
-import { openSigner } from '../../pack/sign.js';
 import { newRunId } from '../../lib/run-id.js';
 import { loadCatalogue } from '../../distro/catalogue.js';
 import type { BuildPlan } from '../plan/types.js';
 import type { BuildRequest } from '../../options/request.js';
 import { chooseAccelerator } from '../../vm/accel.js';
 import { vmsAtOnce } from '../budget.js';
-import type { BuildContext } from '../cells.js';
 import type { CellDone } from '../executor.js';
 import { localExecutor } from '../local.js';
 import { archOfRequest } from '../plan/plan.js';
-import { fingerprintOf } from './jobs.js';
-import { runWorker, type CellBuilder, type CellTask, type WorkerOptions } from './worker.js';
+import { plannedCell } from '../plan/planned-cell.js';
+import { fingerprintOf, signerOf } from '../signer.js';
+import type { CellBuilder, CellTask } from './task.js';
+import { runWorker, type WorkerOptions } from './worker.js';
 
 export interface WorkOptions extends Pick<WorkerOptions, 'url' | 'store' | 'name'> {
   /** Catalogue ids; empty: all. */
@@ -33,11 +33,13 @@ export async function work(
   const stray = distros.find((id) => !known.includes(id));
   if (stray !== undefined) {
     throw new Dkms2binError('usage', `--distro ${stray}: there is no such distro`, {
-      hint: `There are ${known.join(', ')}.`,
+      hint: `Known distros: ${known.join(', ')}.`,
     });
   }
   const asking = askOnce(context);
-  const signer = await signerOf(request, asking);
+  // A key that cannot be used is told before any cell is taken.
+  await signerOf(request, [], asking);
+  const signer = await fingerprintOf(request);
   // Accelerator and tools are those of one architecture.
   const arch = archOfRequest(request);
   const { name: accelerator } = await chooseAccelerator(request.accel, arch, context);
@@ -54,22 +56,6 @@ export async function work(
     emit,
     signal,
   });
-}
-
-/** A key that cannot be used is told before any cell is taken. */
-async function signerOf({ signKey, signCert, passphraseFile, cwd }: BuildRequest, context: BuildContext) {
-  if (signKey === undefined && signCert === undefined) return null;
-  if (signKey === undefined || signCert === undefined) {
-    throw new Dkms2binError('usage', `--sign-${signKey === undefined ? 'key' : 'cert'} is missing`, {
-      hint: 'Signing needs both --sign-key and --sign-cert.',
-    });
-  }
-  await openSigner({
-    ...{ key: signKey, cert: signCert, cwd, signal: context.signal },
-    ...(passphraseFile === undefined ? {} : { passphraseFile }),
-    ...(context.askPassphrase ? { prompt: context.askPassphrase } : {}),
-  });
-  return fingerprintOf(resolve(cwd, signCert));
 }
 
 /** Keys are opened for each cell; a person is asked once. */
@@ -103,44 +89,17 @@ function planOf(
   own: BuildRequest,
   { job, source, otherSources, kernelPackages, outDir }: CellTask,
 ): BuildPlan {
-  const { target, image, nameStyle, need } = job;
-  const {
-    signKey,
-    signCert,
-    mirror = own.mirror,
-    archive = own.archive,
-    ...rest
-  } = { ...own, ...mirrorsOf(job) };
-  return {
-    request: {
-      ...rest,
-      ...{
-        dkms: [source.text],
-        kernels: [target.release],
-        arch: need.arch,
-        image,
-        nameStyle,
-        outDir,
-        kernelPackages,
-      },
-      ...{ verify: job.verify, debugSymbols: job.debugSymbols, checkReproducible: job.checkReproducible },
-      ...{ timeoutSeconds: job.timeoutSeconds, jobs: 1, force: false, debug: false, keepFailed: false },
-      ...(mirror !== undefined && { mirror }),
-      ...(archive !== undefined && { archive }),
-      ...(need.signer !== null && signKey !== undefined && signCert !== undefined && { signKey, signCert }),
-    },
-    cells: [
-      {
-        ...{ source: source.text, kernel: target.release, distro: need.distro, arch: need.arch },
-        ...{ packageVersion: target.packageVersion ?? null, image, fileStyle: nameStyle, module: source },
-        target,
-      },
-    ],
-    otherSources: [source, ...otherSources],
+  const { target, need, image, nameStyle, verify, debugSymbols, checkReproducible, timeoutSeconds } = job;
+  const { signKey, signCert, ...rest } = own;
+  const { mirror = own.mirror, archive = own.archive } = job;
+  const request: BuildRequest = {
+    ...rest,
+    ...{ dkms: [source.text], kernels: [target.release], arch: need.arch, kernelPackages, outDir },
+    ...{ image, nameStyle, verify, debugSymbols, checkReproducible, timeoutSeconds },
+    ...{ jobs: 1, force: false, debug: false, keepFailed: false },
+    ...(mirror !== undefined && { mirror }),
+    ...(archive !== undefined && { archive }),
+    ...(need.signer !== null && signKey !== undefined && signCert !== undefined && { signKey, signCert }),
   };
+  return { request, cells: [plannedCell(source, target, request)], otherSources: [source, ...otherSources] };
 }
-
-const mirrorsOf = ({ mirror, archive }: CellTask['job']): { mirror?: string; archive?: string } => ({
-  ...(mirror !== undefined && { mirror }),
-  ...(archive !== undefined && { archive }),
-});
