@@ -8,7 +8,6 @@ import { parseInstalled } from '../distro/dkms-package.js';
 import { packageForm } from '../distro/row.js';
 import { contentDigest } from '../cache/entries.js';
 import { compressionOf, decompress } from '../formats/decompress.js';
-import type { Signer } from '../attest/dsse.js';
 import { MAX_MODULE_BYTES, readModule } from '../formats/elf.js';
 import {
   makeStatement,
@@ -21,47 +20,37 @@ import { readDeb, type DebEntry } from '../formats/deb.js';
 import { readRpmFile } from '../formats/rpm.js';
 import { evrOf } from '../formats/rpm-header.js';
 import { writeSbom } from '../attest/sbom.js';
-import type { CellInput } from './cell.js';
 import { EPOCH, type Prepared } from './source.js';
-
-/** What an invocation says of itself in the provenance of all its packages. */
-export interface Invocation {
-  /** Of the run, as `--json` prints it. */
-  id: string;
-  /** The DKMS source, image and mirrors as asked for. */
-  options: BuildFacts['options'];
-  /** Signs the provenance; null: it is written unsigned. */
-  signer: Signer | null;
-}
+import type { Sourced } from './types.js';
 
 /** Writes provenance and SBOM beside the published packages of one module. */
 export async function attest(
-  input: CellInput,
-  prepared: Prepared,
+  { input, prepared, startedOn }: Pick<Sourced, 'input' | 'prepared' | 'startedOn'>,
   result: CellResult,
   packages: readonly string[],
-  startedOn: Date,
 ): Promise<void> {
   const { target, environment, machine, invocation } = input;
   const { layer } = environment;
   const installed = parseInstalled(await readFile(join(layer.entry.dir, 'packages'), 'utf8'), target.arch);
   const form = packageForm(input.lookup.row);
-  const compilers = installed.filter(({ name }) => (form === 'deb' ? /^gcc-\d+$/ : /^gcc$/).test(name));
+  const [compiler, ...otherCompilers] = installed.filter(({ name }) =>
+    (form === 'deb' ? /^gcc-\d+$/ : /^gcc$/).test(name),
+  );
   const headers = {
     deb: `linux-headers-${target.release}`,
     kmod: 'kernel-devel',
     kmp: 'kernel-default-devel',
   };
-  const records = await Promise.all(packages.map(recordOf));
+  const records = await Promise.all(packages.map(async (path) => ({ path, record: await recordOf(path) })));
   const facts: BuildFacts = {
     module: { name: result.module, version: result.version ?? '' },
     kernel: target.release,
     distro: target.distro,
     arch: target.arch,
-    packages: records,
+    packages: records.map(({ record }) => record),
     packageType: form === 'deb' ? 'deb' : 'rpm',
     source: sourceOf(input.source, prepared.digest, input.source.kind === 'repo' ? prepared.package : null),
-    buildDepends: prepared.with.map((each, at) => sourceOf(each, prepared.withDigests[at]!, null)),
+    buildDepends: prepared.with.map((each) => sourceOf(each, each.digest, null)),
     options: invocation.options,
     image: layer.image,
     kernelPackages: layer.kernelPackages,
@@ -74,7 +63,7 @@ export async function attest(
       kernelImage: layer.versions['image-package'] ?? '',
       kernelHeaders: headers[form],
       // With several of them the layer does not tell which one the kernel's makefiles take.
-      ...(compilers.length === 1 ? { compiler: compilers[0]!.name } : {}),
+      ...(compiler && otherCompilers.length === 0 ? { compiler: compiler.name } : {}),
       dkms: 'dkms',
     },
     layer: basename(layer.entry.dir),
@@ -91,9 +80,9 @@ export async function attest(
     },
   };
   const statement = makeStatement(facts);
-  for (const [at, path] of packages.entries()) {
+  for (const { path, record } of records) {
     await writeProvenance(path, statement, invocation.signer ?? undefined);
-    await writeSbom(path, facts, records[at]!);
+    await writeSbom(path, facts, record);
   }
 }
 
@@ -128,10 +117,15 @@ type Read = Pick<PackageRecord, 'package' | 'version' | 'architecture'> & { file
 
 async function debOf(path: string): Promise<Read> {
   const { control, files } = await readDeb(path);
+  const field = (name: string): string => {
+    const value = control.get(name);
+    if (value === undefined) throw new Error(`${path} was packed without ${name}`);
+    return value;
+  };
   return {
-    package: control.get('Package')!,
-    version: control.get('Version')!,
-    architecture: control.get('Architecture')!,
+    package: field('Package'),
+    version: field('Version'),
+    architecture: field('Architecture'),
     files,
   };
 }

@@ -5,14 +5,8 @@ import { contentDigest, hashOf } from '../cache/entries.js';
 import { writeAtomic } from '../lib/atomic-write.js';
 import { cacheDir } from '../lib/paths.js';
 import type { CellResult } from '../model/cell.js';
-import type { CellInput } from './cell.js';
 import { EPOCH } from './source.js';
-
-/** A result and what was published for it. */
-export interface BuiltRecord extends CellResult {
-  files: Record<string, string>;
-  koNames: string[];
-}
+import type { BuiltRecord, CellInput } from './types.js';
 
 const recordPath = (input: CellInput, identity: string): string =>
   join(

@@ -8,6 +8,7 @@ import { run } from '../lib/exec.js';
 import { Channel } from '../guest/channel.js';
 import { Guest, waitForCloudInit } from '../guest/guest.js';
 import { GUEST_USER, makeKeys, type Keys } from '../guest/keys.js';
+import { startSshd } from '../guest/programs/open-ssh.js';
 import { SshTransport } from '../guest/ssh.js';
 import type { SharedCache } from '../cache/shared.js';
 import type { DirectBoot } from '../vm/args.js';
@@ -237,12 +238,5 @@ async function connect(
 /** Lets a VM that was reached through the channel be logged in to over ssh: now, and after its disk boots again. */
 export async function openSsh(guest: Guest, dir: string, machine: Machine): Promise<void> {
   const keys = await makeAccess(dir, true, machine);
-  const result = await guest.script(
-    'open-ssh.sh',
-    { USER_KEY: keys.userPublicKey, HOST_KEY: keys.hostPrivateKey, GUEST_USER },
-    { timeoutMs: deadline(machine.accel, 30) },
-  );
-  if (result.code !== 0) {
-    throw new Dkms2binError('transient', `sshd did not start in the guest:\n${result.tail}`);
-  }
+  await startSshd(guest, keys, deadline(machine.accel, 30));
 }

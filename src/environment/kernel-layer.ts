@@ -7,8 +7,13 @@ import { PACKAGE_ROOT } from '../lib/paths.js';
 import type { DistroRow } from '../distro/row.js';
 import { run } from '../lib/exec.js';
 import { PACKAGE_MANAGERS, type PackageManager } from '../distro/package-manager.js';
-import type { GuestOutput } from '../guest/guest.js';
-import { GUEST_USER } from '../guest/keys.js';
+import { programFiles } from '../guest/program.js';
+import {
+  installKernel,
+  readInstalledKernel,
+  type InstalledKernel,
+  type InstallVariables,
+} from '../guest/programs/install-kernel.js';
 import { cached, contentDigest, hashOf, type Entry } from '../cache/entries.js';
 import { nativeLayer } from './native-layer.js';
 import { MAC, NET, type DirectBoot } from '../vm/args.js';
@@ -58,11 +63,6 @@ export interface KernelLayer {
   entry: Entry;
 }
 
-/** Guest exit codes of the installing scripts, see their heads. */
-function installFault(code: number): 'not-found' | 'transient' {
-  return code === 3 ? 'not-found' : 'transient';
-}
-
 /**
  * The layer with the exact kernel on top of `base`; made when the cache lacks it, natively where that is possible, else
  * in a VM. The caller releases `entry.use` when no VM uses the layer any more.
@@ -76,9 +76,11 @@ export async function kernelLayer(
 ): Promise<KernelLayer> {
   const agent = AGENT_FILES[variant];
   const texts = await Promise.all(
-    [`guest/${managerOf(base).script}`, ...LAYER_TEXTS, ...agent.map((f) => `guest/${f.from}`)].map((name) =>
-      readFile(join(PACKAGE_ROOT, 'cloud-init', name), 'utf8'),
-    ),
+    [
+      ...programFiles(managerOf(base).script).map((file) => `guest/${file}`),
+      ...LAYER_TEXTS,
+      ...agent.map((f) => `guest/${f.from}`),
+    ].map((name) => readFile(join(PACKAGE_ROOT, 'cloud-init', name), 'utf8')),
   );
   const files = await Promise.all(kernelPackages.map((file) => contentDigest(file)));
   const hash = hashOf([
@@ -180,9 +182,8 @@ async function makeNatively(
         list: managerOf(base).list,
       },
       provision: {
-        GUEST_USER,
-        NETWORK_MANAGEMENT: network('management', ['LinkLocalAddressing=no']),
-        NETWORK_EGRESS: network('egress', [
+        management: network('management', ['LinkLocalAddressing=no']),
+        egress: network('egress', [
           'LinkLocalAddressing=no',
           `Gateway=${NET.egress.gateway}`,
           `DNS=${NET.egress.dns}`,
@@ -194,8 +195,7 @@ async function makeNatively(
       signal: machine.signal,
       ...(machine.proxy ? { proxy: machine.proxy } : {}),
     });
-    const said = readInstall(installed, target);
-    return madeOf(said, target, ' cloud-init=disabled');
+    return madeOf(readInstalledKernel(installed, target), target, ' cloud-init=disabled');
   } catch (error) {
     if (!(error instanceof Dkms2binError) || error.fault !== 'host') throw error;
     for (const name of ['disk.qcow2', 'vmlinuz', 'initrd', 'config', 'packages'])
@@ -232,11 +232,11 @@ async function makeInVm(
   }
   const packageDir = kernelPackages.length > 0 ? '/var/tmp/dkms2bin-kernel' : '';
   const vars = installVars(base, target, variant, packageDir, machine);
-  const result = await guest.script(managerOf(base).script, vars, {
+  const result = await installKernel(guest, managerOf(base).script, vars, {
     timeoutMs: deadline(machine.accel, 300),
     onLine: (line) => machine.emit({ type: 'output', line }),
   });
-  const said = readInstall(result, target);
+  const installed = readInstalledKernel(result, target);
   for (const { from, to, mode } of AGENT_FILES[variant]) {
     await guest.text(`mkdir -p ${dirname(to)}`);
     await guest.put({ file: join(PACKAGE_ROOT, 'cloud-init/guest', from) }, to);
@@ -270,7 +270,7 @@ async function makeInVm(
     await rm(join(dir, name), { force: true });
   }
   await run('qemu-img', ['check', '-q', '-f', 'qcow2', join(dir, 'disk.qcow2')]);
-  return madeOf(said, target, '');
+  return madeOf(installed, target, '');
 }
 
 function installVars(
@@ -279,7 +279,7 @@ function installVars(
   variant: Variant,
   packageDir: string,
   machine: Machine,
-): Record<string, string> {
+): InstallVariables {
   const { row, source } = base;
   // A cloud image knows its own repositories; one that was made here has to be told.
   const mirror = machine.mirror ?? (source === 'bootstrap' ? row.mirrors.main : undefined);
@@ -294,39 +294,16 @@ function installVars(
   };
 }
 
-/** What the installing script reported. Throws what its exit code means. */
-function readInstall(result: GuestOutput, target: KernelTarget): Map<string, string> {
-  const said = new Map(result.reports.map((r) => [r.key, r.value]));
-  if (result.code !== 0) {
-    const near = result.reports.filter((r) => r.key === 'near').map((r) => r.value);
-    throw new Dkms2binError(
-      installFault(result.code),
-      `Kernel ${target.release} could not be installed in the ${target.distro} image: ${said.get('error') ?? result.tail.split('\n').slice(-3).join('\n')}`,
-      near.length > 0 ? { hint: `Releases that exist there: ${near.slice(-8).join(', ')}` } : {},
-    );
-  }
-  return said;
-}
-
 /** The layer by what was reported; `cmdline` is added to the kernel's. */
-function madeOf(said: Map<string, string>, target: KernelTarget, cmdline: string): Made {
-  const versions: Record<string, string> = {};
-  for (const key of ['image-package', 'image-version', 'headers-version', 'gcc-version', 'dkms-version']) {
-    versions[key] = said.get(key) ?? '';
-  }
-  const [packages, kib, bytes] = (said.get('toolchain') ?? '').split(' ').map(Number);
-  return {
-    cmdline: cmdlineOf(said.get('root-uuid'), target, cmdline),
-    versions,
-    toolchain:
-      packages && kib && bytes ? { packages, installedBytes: kib * 1024, downloadBytes: bytes } : null,
-  };
+function madeOf(
+  { versions, toolchain, rootUuid }: InstalledKernel,
+  target: KernelTarget,
+  cmdline: string,
+): Made {
+  return { cmdline: cmdlineOf(rootUuid, target, cmdline), versions, toolchain };
 }
 
-function cmdlineOf(uuid: string | undefined, { arch }: KernelTarget, more: string): string {
-  if (!/^[0-9a-f-]{36}$/.test(uuid ?? '')) {
-    throw new Dkms2binError('transient', `The image reports no root file system UUID (${uuid ?? ''})`);
-  }
+function cmdlineOf(uuid: string, { arch }: KernelTarget, more: string): string {
   // panic=-1 with -no-reboot turns a panic into QEMU's exit, which every wait notices.
   return `root=UUID=${uuid} ro console=${CONSOLE[arch]} panic=-1 loglevel=5 mitigations=off${more}`;
 }

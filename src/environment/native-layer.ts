@@ -6,7 +6,14 @@ import { Dkms2binError } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
 import { run } from '../lib/exec.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
-import { plain, quote } from '../lib/text.js';
+import { plain } from '../lib/text.js';
+import type { GuestOutput } from '../guest/guest.js';
+import {
+  installKernelText,
+  type InstallProgram,
+  type InstallVariables,
+} from '../guest/programs/install-kernel.js';
+import { provisionText, type Provision } from '../guest/programs/provision.js';
 import { hostProxy } from '../distro/mirrors.js';
 import { phase, ROOT_OFFSET } from './bootstrap.js';
 import { writeDelta } from './delta.js';
@@ -19,8 +26,8 @@ export interface NativeLayerRequest {
   disk: string;
   release: string;
   /** What of cloud-init/guest to run in the root folder, with its variables, and the command that then lists its packages. */
-  install: { script: string; vars: Record<string, string>; list: string };
-  provision: Record<string, string>;
+  install: { script: InstallProgram; vars: InstallVariables; list: string };
+  provision: Provision;
   /** Files of cloud-init/guest to put into the layer: path in the guest, mode. */
   files: { from: string; to: string; mode: number }[];
   proxy?: string;
@@ -30,19 +37,12 @@ export interface NativeLayerRequest {
   signal: AbortSignal;
 }
 
-/** What install-kernel-apt.sh said; its files are there when the code is 0. */
-export interface Installed {
-  code: number;
-  tail: string;
-  reports: { key: string; value: string }[];
-}
-
 /**
  * Installs a kernel into a copy of a bootstrapped image at native speed, and writes what changed as a qcow2 on top of the
  * image's disk. No privilege: a user namespace. Extended attributes are not kept. Throws fault `host` where namespaces do
  * not work, and for a change that cannot be written.
  */
-export async function nativeLayer(request: NativeLayerRequest): Promise<Installed> {
+export async function nativeLayer(request: NativeLayerRequest): Promise<GuestOutput> {
   const { arch, dir, disk, emit, signal } = request;
   const namespace = await namespaceCommand(arch, signal);
   const scratch = join(dir, 'native');
@@ -80,13 +80,10 @@ async function prepare(request: NativeLayerRequest, scratch: string): Promise<vo
   const guest = join(PACKAGE_ROOT, 'cloud-init', 'guest');
   const into = join(scratch, 'in');
   await mkdir(join(into, 'files'), { recursive: true });
-  const script = async (name: string, vars: Record<string, string>, as = name): Promise<void> => {
-    const header = Object.entries(vars).map(([key, value]) => `${key}=${quote(value)}\n`);
-    await writeFile(join(into, as), header.join('') + (await readFile(join(guest, name), 'utf8')));
-  };
-  await script(request.install.script, request.install.vars, 'install-kernel.sh');
+  const program = await installKernelText(request.install.script, request.install.vars);
+  await writeFile(join(into, 'install-kernel.sh'), program);
   await writeFile(join(into, 'list-packages.sh'), `${request.install.list}\n`);
-  await script('provision.sh', request.provision);
+  await writeFile(join(into, 'provision.sh'), await provisionText(request.provision));
   for (const { from, to, mode } of request.files) {
     const path = join(into, 'files', to);
     await mkdir(join(path, '..'), { recursive: true });
@@ -106,10 +103,10 @@ async function install(
   namespace: string[],
   raw: string,
   copying: Promise<unknown>,
-): Promise<Installed> {
+): Promise<GuestOutput> {
   const { emit, signal, root, release } = request;
   const script = join(PACKAGE_ROOT, 'cloud-init', 'layer', 'native-layer.sh');
-  const reports: Installed['reports'] = [];
+  const reports: GuestOutput['reports'] = [];
   const tail: string[] = [];
   let failure: Error | undefined;
   // unshare holds SIGTERM back; the kill takes all that runs in the namespace with it.

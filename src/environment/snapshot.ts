@@ -3,6 +3,7 @@ import { basename, join } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
 import { cacheDir, PACKAGE_ROOT } from '../lib/paths.js';
 import { cached, hashOf, type Entry } from '../cache/entries.js';
+import { settle } from '../guest/programs/settle.js';
 import { qemuIdentity } from '../vm/accel.js';
 import { qemuArgs } from '../vm/args.js';
 import type { KernelLayer } from './kernel-layer.js';
@@ -100,10 +101,7 @@ async function make(layer: KernelLayer, spec: BootSpec, machine: Machine, dir: s
       throw new Dkms2binError('transient', `The VM runs ${running}, not ${layer.release}`);
     }
     await vm.cutEgress();
-    const settled = await guest.script('settle.sh', {}, { timeoutMs: deadline(machine.accel, 60) });
-    if (settled.code !== 0) {
-      throw new Dkms2binError('transient', `The guest did not settle:\n${settled.tail}`);
-    }
+    await settle(guest, deadline(machine.accel, 60));
     await vm.save(join(dir, 'state'));
   }
   // The keys are dead: settle.sh took them out of the guest. The device stays, with its size.
