@@ -61,8 +61,8 @@ export async function buildInVm(turn: BuildTurn): Promise<Built> {
   return built;
 }
 
-/** @internal */
-export async function buildInGuest(
+/** Sends the source, cuts the way out, builds, and takes what came of it. */
+async function buildInGuest(
   { input, prepared, conditions, phase, onReport }: Omit<BuildTurn, 'run'>,
   guest: Guest,
   cutEgress: () => Promise<void>,

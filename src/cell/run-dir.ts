@@ -73,7 +73,7 @@ export class RunDir {
 }
 
 /** Null for a folder without a record that can be read. */
-export async function readRecord(dir: string): Promise<RunRecord | null> {
+async function readRecord(dir: string): Promise<RunRecord | null> {
   try {
     return RUN_RECORD.parse(JSON.parse(await readFile(join(dir, 'run.json'), 'utf8')));
   } catch {

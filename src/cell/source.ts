@@ -167,7 +167,7 @@ async function fieldsOf(
 }
 
 /** What dkms.conf files say about who needs whom. */
-export interface ConfText {
+interface ConfText {
   /** PACKAGE_NAMEs. */
   names: string[];
   /** Words of BUILD_DEPENDS. */

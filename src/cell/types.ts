@@ -14,7 +14,7 @@ import type { RunDir } from './run-dir.js';
 import type { Prepared, SourceInput } from './source.js';
 
 /** What an invocation says of itself in the provenance of all its packages. */
-export interface Invocation {
+interface Invocation {
   /** Of the run, as `--json` prints it. */
   id: string;
   /** The DKMS source, image and mirrors as asked for. */

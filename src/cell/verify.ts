@@ -66,8 +66,8 @@ function verifiedModule(module: CellModule, verification: Verification): CellMod
 const loadsOf = ({ koNames }: PackedModule, { loads }: Verification): Load[] =>
   koNames.map((name) => loads.get(name) ?? { name, how: 'missing', why: '' });
 
-/** Why a module's package is bad; null when it is good. @internal */
-export function failureOf(packed: PackedModule, verification: Verification): string | null {
+/** Why a module's package is bad; null when it is good. */
+function failureOf(packed: PackedModule, verification: Verification): string | null {
   const { failure, error } = verification;
   const bad = loadsOf(packed, verification).find(({ how }) => how !== 'loaded' && how !== 'refused');
   if (!bad) return failure;

@@ -61,7 +61,7 @@ export async function runBuild(
 }
 
 /** The rows of modules; one whose verdict is none is no row. Throws fault `module` for a name or version that cannot be used. */
-export function readModuleReports({ reports }: Pick<GuestOutput, 'reports'>): ModuleReport[] {
+function readModuleReports({ reports }: Pick<GuestOutput, 'reports'>): ModuleReport[] {
   return reports.flatMap(({ key, value }) => {
     if (key !== 'module' && key !== 'dependency') return [];
     const [name = '', version = '', said, ...reason] = value.split(' ');

@@ -66,8 +66,7 @@ export async function collect(
   return readCollected(frames);
 }
 
-/** @internal */
-export function readCollected(frames: readonly Frame[]): Collected {
+function readCollected(frames: readonly Frame[]): Collected {
   const meta = frames.find((frame) => frame.kind === 'meta');
   if (!meta) throw new Dkms2binError('transient', 'The guest sent no description of what it built');
   const said = frameJson(meta, COLLECTED);

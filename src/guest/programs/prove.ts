@@ -78,8 +78,7 @@ const INSTALLED = z.tuple([
     .transform((text) => text.split(',').filter((module) => module !== '')),
 ]);
 
-/** @internal */
-export function readInstalledPackages(output: GuestOutput): InstalledPackage[] {
+function readInstalledPackages(output: GuestOutput): InstalledPackage[] {
   readLoadEnd(output, ['DONE', 'BAD'], describe);
   const installed = valuesOf(output, 'installed').flatMap((value) => {
     const [name, version, modules] = value.split(' ');
