@@ -176,7 +176,7 @@ interface ConfText {
   plain: boolean;
 }
 
-/** By the text alone: dkms.conf is shell and never run here. A name that the shell would put together is not seen. */
+/** By the text alone: dkms.conf is shell and never run here. A name that the shell would put together is not seen. @internal */
 export function readConfText(text: string): ConfText {
   const code = text.replaceAll(/(^|\s)#.*$/gm, '$1');
   const names = code.matchAll(

@@ -12,6 +12,7 @@ interface ProgramEnd {
 /**
  * How a program in a guest can end, by its exit code; the guest's side is cloud-init/guest/lib/exit-codes.sh. A code that is
  * not here is the program's own death: `transient`.
+ * @internal
  */
 export const PROGRAM_ENDS = {
   0: { name: 'DONE', fault: null, meaning: 'all is done' },

@@ -38,7 +38,7 @@ async function run(
       (path) => root + path,
     );
   const [command, ...args] = name.endsWith('.py') ? ['python3', '-I', '-c'] : ['bash', '-c'];
-  const { status, stdout, stderr } = spawnSync(command!, [...args, text], { encoding: 'utf8' });
+  const { status, stdout, stderr } = spawnSync(command, [...args, text], { encoding: 'utf8' });
   const lines = stdout.split('\n');
   const rows = lines.flatMap((line) => (line.startsWith('@@dkms2bin ') ? [line.slice(11)] : []));
   return { code: status, rows, said: stdout + stderr };
