@@ -1,5 +1,5 @@
 import { basename } from 'node:path';
-import type { KeyObject } from 'node:crypto';
+import { createPublicKey, type KeyObject } from 'node:crypto';
 import { z } from 'zod';
 import type { Arch, ModuleSource } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
@@ -299,9 +299,12 @@ export function provenancePath(packagePath: string): string {
   return `${packagePath}.intoto.jsonl`;
 }
 
-/** The bundle: one line, a DSSE envelope; without a signer the bare statement, since DSSE has no unsigned envelope. */
-export function makeBundle(statement: Statement, signer?: Signer): Buffer {
-  const payload = Buffer.from(JSON.stringify(statement));
+/**
+ * The bundle of a statement, which may be its JSON: one line, a DSSE envelope; without a signer the bare statement, since
+ * DSSE has no unsigned envelope.
+ */
+export function makeBundle(statement: Statement | string, signer?: Signer): Buffer {
+  const payload = Buffer.from(typeof statement === 'string' ? statement : JSON.stringify(statement));
   const line = signer ? JSON.stringify(signEnvelope(PAYLOAD_TYPE, payload, signer)) : payload.toString();
   return Buffer.from(`${line}\n`);
 }
@@ -309,10 +312,22 @@ export function makeBundle(statement: Statement, signer?: Signer): Buffer {
 /** Publishes the bundle beside a package. */
 export async function writeProvenance(
   packagePath: string,
-  statement: Statement,
+  statement: Statement | string,
   signer?: Signer,
 ): Promise<Published> {
   return writeAtomic(makeBundle(statement, signer), provenancePath(packagePath));
+}
+
+/** Whether the provenance beside a package is there and names it by its SHA-256; with a signer, whether that one signed it. */
+export async function hasProvenance(packagePath: string, sha256: string, signer?: Signer): Promise<boolean> {
+  const key = signer && createPublicKey(signer.key);
+  const statements = await readBundle(provenancePath(packagePath), key).catch((error: unknown) => {
+    if (error instanceof Dkms2binError) return [];
+    throw error;
+  });
+  return statements.some(
+    ({ subject, verified }) => verified !== false && subject.some(({ digest }) => digest.sha256 === sha256),
+  );
 }
 
 const Descriptor = z.object({ name: z.string().default(''), digest: z.record(z.string(), z.string()) });

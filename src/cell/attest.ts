@@ -8,9 +8,12 @@ import { parseInstalled } from '../distro/dkms-package.js';
 import { packageForm } from '../distro/row.js';
 import { contentDigest } from '../cache/entries.js';
 import { compressionOf, decompress } from '../formats/decompress.js';
+import type { Signer } from '../attest/dsse.js';
 import { MAX_MODULE_BYTES, readModule } from '../formats/elf.js';
 import {
   makeStatement,
+  hasProvenance,
+  provenancePath,
   writeProvenance,
   type BuildFacts,
   type PackageRecord,
@@ -19,37 +22,78 @@ import {
 import { readDeb, type DebEntry } from '../formats/deb.js';
 import { readRpmFile } from '../formats/rpm.js';
 import { evrOf } from '../formats/rpm-header.js';
-import { writeSbom } from '../attest/sbom.js';
+import { hasSbom, sbomPath, sbomText, writeSbom } from '../attest/sbom.js';
 import { EPOCH, type Prepared } from './source.js';
-import type { Sourced } from './types.js';
+import type { Attestation, Sourced } from './types.js';
 
-/** Writes provenance and SBOM beside the published packages of one module. */
+type AttestedCell = Pick<Sourced, 'input' | 'prepared' | 'startedOn'>;
+
+/** Writes provenance and SBOM beside the published packages, by their paths, of one module. */
 export async function attest(
-  { input, prepared, startedOn }: Pick<Sourced, 'input' | 'prepared' | 'startedOn'>,
+  cell: AttestedCell,
   result: CellResult,
   packages: readonly string[],
-): Promise<void> {
-  const { target, environment, machine, invocation } = input;
+): Promise<Attestation> {
+  const { input } = cell;
+  const signer = input.invocation.signer ?? undefined;
+  const facts = await factsOf(cell, result, packages);
+  const statement = JSON.stringify(makeStatement(facts));
+  const sboms: Attestation['sboms'] = {};
+  for (const record of facts.packages) {
+    const path = join(input.outDir, record.file);
+    const text = sbomText(facts, record);
+    sboms[record.file] = text;
+    await writeProvenance(path, statement, signer);
+    await writeSbom(path, text);
+  }
+  return { statement, sboms };
+}
+
+/** Writes what lacks beside a package, or is not signed by this key; the names of what was written. */
+export async function attestAgain(
+  path: string,
+  sha256: string,
+  { statement, sboms }: Attestation,
+  signer: Signer | null,
+): Promise<string[]> {
+  const key = signer ?? undefined;
+  const written: string[] = [];
+  if (!(await hasProvenance(path, sha256, key))) {
+    await writeProvenance(path, statement, key);
+    written.push(basename(provenancePath(path)));
+  }
+  const sbom = sboms[basename(path)];
+  if (sbom !== undefined && !(await hasSbom(path, sha256))) {
+    await writeSbom(path, sbom);
+    written.push(basename(sbomPath(path)));
+  }
+  return written;
+}
+
+async function factsOf(
+  { input, prepared, startedOn }: AttestedCell,
+  result: CellResult,
+  packages: readonly string[],
+): Promise<BuildFacts> {
+  const { source, target, environment, machine, invocation, lookup } = input;
   const { layer } = environment;
   const installed = parseInstalled(await readFile(join(layer.entry.dir, 'packages'), 'utf8'), target.arch);
-  const form = packageForm(input.lookup.row);
-  const [compiler, ...otherCompilers] = installed.filter(({ name }) =>
-    (form === 'deb' ? /^gcc-\d+$/ : /^gcc$/).test(name),
-  );
+  const form = packageForm(lookup.row);
+  const compilers = installed.filter(({ name }) => (form === 'deb' ? /^gcc-\d+$/ : /^gcc$/).test(name));
   const headers = {
     deb: `linux-headers-${target.release}`,
     kmod: 'kernel-devel',
     kmp: 'kernel-default-devel',
   };
-  const records = await Promise.all(packages.map(async (path) => ({ path, record: await recordOf(path) })));
-  const facts: BuildFacts = {
+  const [compiler] = compilers;
+  return {
     module: { name: result.module, version: result.version ?? '' },
     kernel: target.release,
     distro: target.distro,
     arch: target.arch,
-    packages: records.map(({ record }) => record),
+    packages: await Promise.all(packages.map(recordOf)),
     packageType: form === 'deb' ? 'deb' : 'rpm',
-    source: sourceOf(input.source, prepared.digest, input.source.kind === 'repo' ? prepared.package : null),
+    source: sourceOf(source, prepared.digest, source.kind === 'repo' ? prepared.package : null),
     buildDepends: prepared.with.map((each) => sourceOf(each, each.digest, null)),
     options: invocation.options,
     image: layer.image,
@@ -63,7 +107,7 @@ export async function attest(
       kernelImage: layer.versions['image-package'] ?? '',
       kernelHeaders: headers[form],
       // With several of them the layer does not tell which one the kernel's makefiles take.
-      ...(compiler && otherCompilers.length === 0 ? { compiler: compiler.name } : {}),
+      ...(compiler && compilers.length === 1 && { compiler: compiler.name }),
       dkms: 'dkms',
     },
     layer: basename(layer.entry.dir),
@@ -79,11 +123,6 @@ export async function attest(
         : { log: { file: result.log, sha256: await contentDigest(result.log, 'sha256') } }),
     },
   };
-  const statement = makeStatement(facts);
-  for (const { path, record } of records) {
-    await writeProvenance(path, statement, invocation.signer ?? undefined);
-    await writeSbom(path, facts, record);
-  }
 }
 
 function sourceOf(source: ModuleSource, sha256: string, there: Prepared['package']): SourceRecord {
@@ -117,11 +156,7 @@ type Read = Pick<PackageRecord, 'package' | 'version' | 'architecture'> & { file
 
 async function debOf(path: string): Promise<Read> {
   const { control, files } = await readDeb(path);
-  const field = (name: string): string => {
-    const value = control.get(name);
-    if (value === undefined) throw new Error(`${path} was packed without ${name}`);
-    return value;
-  };
+  const field = (name: string): string => control.get(name) ?? '';
   return {
     package: field('Package'),
     version: field('Version'),

@@ -3,7 +3,7 @@ import { bootOn } from '../environment/snapshot.js';
 import type { CellResult } from '../model/cell.js';
 import { compile } from './compile.js';
 import { deliver, publishLogs, resultsOf } from './deliver.js';
-import { remember, upToDate } from './finished.js';
+import { cellIdentity, remember, upToDate } from './finished.js';
 import { pack } from './package.js';
 import { phaseTimer } from './phases.js';
 import { PrebootedVm } from './prebooted-vm.js';
@@ -16,8 +16,7 @@ import { verify } from './verify.js';
 /** What an earlier run made of the very same input, when it is still in the out-dir; null for what has to be built. */
 export async function builtBefore(input: CellInput): Promise<CellResult[] | null> {
   if (input.force || input.debug) return null;
-  const { identity } = await prepareSource(input);
-  return upToDate(input, identity);
+  return upToDate(input, cellIdentity(input, await prepareSource(input)));
 }
 
 /**
@@ -26,7 +25,7 @@ export async function builtBefore(input: CellInput): Promise<CellResult[] | null
  */
 export async function buildCell(input: CellInput): Promise<CellResult[]> {
   const sourced = await findSource(input);
-  const known = await upToDate(input, sourced.prepared.identity);
+  const known = await upToDate(input, sourced.identity);
   if (known) return known;
   const { release, distro } = input.target;
   const run = await RunDir.create({ cell: input.label, kernel: release, distro });
@@ -42,11 +41,11 @@ async function findSource(input: CellInput): Promise<Sourced> {
   const phases: Record<string, number> = {};
   const phase = phaseTimer(phases, input.machine.emit, input.label);
   const prepared = await phase('prepare', () => prepareSource(input));
-  return { input, startedOn, phases, phase, prepared };
+  return { input, startedOn, phases, phase, prepared, identity: cellIdentity(input, prepared) };
 }
 
 async function buildInRun(sourced: Sourced, run: RunDir): Promise<CellResult[]> {
-  const { input, prepared } = sourced;
+  const { input, identity } = sourced;
   const { environment, machine } = input;
   await using verifyVm = new PrebootedVm(() => bootOn(environment, false, join(run.dir, 'verify'), machine));
   const compiled = await compile({ ...sourced, run, verifyVm, conditions: usualConditions(sourced) });
@@ -57,7 +56,7 @@ async function buildInRun(sourced: Sourced, run: RunDir): Promise<CellResult[]> 
   }
   const { results, records } = await deliver(await examine(packaged));
   if (results.every(({ verdict }) => verdict === 'built')) {
-    await remember(input, prepared.identity, records);
+    await remember(input, identity, records);
   }
   return results;
 }

@@ -25,15 +25,9 @@ export async function deliver(cell: Verified): Promise<Delivered> {
       continue;
     }
     const published = await publishPackages(cell.input.outDir, packed, result);
-    await attest(cell, published.result, published.paths);
+    const attestation = await attest(cell, published.result, published.paths);
     modules.push({ ...module, result: published.result });
-    records.push({
-      ...published.result,
-      reason: null,
-      kept: null,
-      files: published.files,
-      koNames: [...packed.koNames],
-    });
+    records.push({ result: published.result, packages: published.files, attestation });
   }
   return { results: resultsOf({ ...cell, modules }), records };
 }

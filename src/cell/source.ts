@@ -34,8 +34,6 @@ export interface Prepared {
   brings: string[];
   /** SHA-256 of the source: of a file, of a folder's tar as the guest gets it, of the package that an index names. */
   digest: string;
-  /** What the content of all of them is, so that the very same input is known again. */
-  identity: string;
   /** Whether the guest has to fetch something itself, so that it needs the network before the build. */
   network: boolean;
 }
@@ -71,7 +69,6 @@ export async function prepareSource({
   let local: LocalSource;
   let there: Prepared['package'] = null;
   let digest: string;
-  let identity: string;
   if (source.kind === 'repo') {
     const { row, ...where } = lookup;
     const common = { ...where, arch, cacheDir: cacheDir(), signal };
@@ -81,10 +78,9 @@ export async function prepareSource({
     });
     there = { name: found.name, version: found.version };
     digest = found.sha256;
-    identity = `repo ${found.name}=${found.version} ${digest}`;
     if (unmetDependency(found, installed, arch) !== null || !found.verified) {
       return {
-        ...{ source, package: there, digest, with: [], brings: [], identity },
+        ...{ source, package: there, digest, with: [], brings: [] },
         network: true,
       };
     }
@@ -93,7 +89,6 @@ export async function prepareSource({
   } else {
     local = source;
     digest = await localDigest(source, signal);
-    identity = `${source.kind} ${digest}`;
     if (source.kind === 'rpm') there = await rpmPackage(source);
   }
   const along = await dependenciesOf(local, otherSources, signal);
@@ -115,7 +110,6 @@ export async function prepareSource({
     digest,
     with: brought,
     brings: along.brings,
-    identity: [identity, ...brought.map((each) => each.digest)].join('\n'),
     network:
       !along.plain ||
       !along.missing.every(has) ||

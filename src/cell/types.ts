@@ -70,6 +70,8 @@ export interface Sourced {
   phases: Record<string, number>;
   phase: Phase;
   prepared: Prepared;
+  /** What the very same input is known again by. */
+  identity: string;
 }
 
 /** A cell that has to be built, with its folder and its VMs. */
@@ -117,10 +119,20 @@ export interface Verified extends Packaged {
   verified: boolean;
 }
 
-/** A result and what was published for it. */
-export interface BuiltRecord extends CellResult {
-  files: Record<string, string>;
-  koNames: string[];
+/** A result, and what was published of it. */
+export interface BuiltRecord {
+  result: CellResult;
+  /** SHA-256 by file name in the out-dir. */
+  packages: Record<string, string>;
+  attestation: Attestation;
+}
+
+/** What is said of a module's packages, so that it can be written again, and signed by another key. */
+export interface Attestation {
+  /** JSON of the provenance, not signed. */
+  statement: string;
+  /** Text by the package's file name. */
+  sboms: Record<string, string>;
 }
 
 export interface Delivered {

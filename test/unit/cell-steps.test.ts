@@ -93,8 +93,9 @@ async function opened(
       phase: phaseTimer(phases, whole.machine.emit, whole.label),
       prepared: {
         ...{ source: { kind: 'deb', text: 'foo', path: '/x/foo.deb' }, package: null, with: [], brings },
-        ...{ digest: '', identity: '', network: false },
+        ...{ digest: '', network: false },
       },
+      identity: '',
       run,
       verifyVm: new PrebootedVm(boot('verify')),
       conditions: { jobs: 2, boot: boot('build') },

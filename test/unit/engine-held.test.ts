@@ -80,6 +80,20 @@ test('provenance of other bytes, of another builder or none at all does not coun
   expect(told).not.toContain(FILE);
 });
 
+test('a package whose provenance went is told with what to do, and the others are read', async () => {
+  await addPackage();
+  await writeFile(join(dir, 'other.deb'), deb('other', '1'));
+  expect(await read()).toHaveLength(1);
+  expect(warnings).toEqual([
+    expect.stringMatching(/other\.deb \(no other\.deb\.intoto\.jsonl\).*Run the dkms2bin build that made/),
+  ]);
+  await rm(join(dir, `${FILE}.intoto.jsonl`));
+  await expect(read()).rejects.toMatchObject({
+    ...{ fault: 'not-found', message: expect.stringContaining(`${FILE}.intoto.jsonl`) as string },
+    hint: expect.stringMatching(/dkms2bin build .*writes provenance/) as string,
+  });
+});
+
 test('a folder with nothing to refresh is not found', async () => {
   await expect(read()).rejects.toMatchObject({
     fault: 'not-found',
