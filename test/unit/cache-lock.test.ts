@@ -19,7 +19,7 @@ afterEach(async () => {
 
 const make =
   (text: string, made: string[] = []) =>
-  async (to: string): Promise<Record<string, unknown>> => {
+  async (to: string): Promise<{ name: string }> => {
     made.push(text);
     await writeFile(join(to, 'disk.qcow2'), text);
     return { name: text };
