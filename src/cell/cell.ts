@@ -165,7 +165,7 @@ async function buildInVm(
   const { target, environment, machine } = input;
   const line = (text: string): void => machine.emit({ type: 'output', cell: input.label, line: text });
   // A kept disk is booted again for a login.
-  const spec = specOf(machine, environment.layer.boot, true, 'ssh');
+  const spec = specOf(machine, { boot: environment.layer.boot, control: 'ssh', egress: true });
   let reports: ModuleReport[];
   let collected: Collected;
   await using booted = await phase('boot', () => boot(run.dir));

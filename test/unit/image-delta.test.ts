@@ -5,7 +5,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { run } from '../../src/lib/exec.js';
 import { SBIN } from '../../src/lib/namespace.js';
 import { writeDelta } from '../../src/environment/delta.js';
-import { debugfsCommands } from '../../src/environment/native-layer.js';
+import { debugfsCommands } from '../../src/environment/debugfs.js';
 
 const env = { env: SBIN };
 const MIB = 1024 * 1024;

@@ -10,13 +10,9 @@ import type { Event } from '../../src/model/events.js';
 import { run } from '../../src/lib/exec.js';
 import { type CatalogueRow, findRow, loadCatalogue, type Signature } from '../../src/distro/catalogue.js';
 import { updateImages } from '../../src/environment/image-update.js';
-import {
-  fetchOfficial,
-  nameLike,
-  officialInCache,
-  parseSums,
-  requireStandalone,
-} from '../../src/environment/official-image.js';
+import { fetchOfficial, officialInCache } from '../../src/environment/official-image.js';
+import { requireStandalone } from '../../src/environment/image-check.js';
+import { nameLike, parseSums } from '../../src/environment/sums.js';
 
 const TREE = '/images/cloud/bookworm/latest';
 const NAME = 'debian-12-genericcloud-amd64.qcow2';
