@@ -68,9 +68,10 @@ class StoredCache implements SharedCache {
     if (names.sort().join() !== Object.keys(meta.digests).sort().join()) throw new Error('it lacks files');
     for (const name of names) {
       const path = join(dir, name);
-      if (!(await lstat(path)).isFile()) throw new Error(`${name} is no file`);
+      if (!(await lstat(path)).isFile()) throw new Error(`${name} is not a regular file`);
       const digest = await contentDigest(path, 'sha256', this.signal);
-      if (digest !== meta.digests[name]) throw new Error(`${name} has another content than meta.json says`);
+      if (digest !== meta.digests[name])
+        throw new Error(`${name} does not have the digest that meta.json records`);
     }
     // Entries are read-only, and so they were packed.
     await chmod(join(dir, 'disk.qcow2'), 0o644);

@@ -120,7 +120,7 @@ async function makeOverlay(backing: string, dir: string, signal: AbortSignal): P
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const space = await statfs(dir);
   if (space.bavail * space.bsize < NEEDED_BYTES) {
-    throw new Dkms2binError('host', `Less than 4 GiB are free in ${dir}`, {
+    throw new Dkms2binError('host', `Less than 4 GiB is free in ${dir}`, {
       hint: 'Free space there, or set XDG_STATE_HOME or XDG_CACHE_HOME to a larger disk.',
     });
   }

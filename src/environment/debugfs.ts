@@ -63,7 +63,7 @@ function put({ type, mode, path, target }: FileEntry, isKnown: boolean, root: st
     case 'l':
       return [...gone, `symlink ${to} ${word(target)}`];
     default:
-      throw new Dkms2binError('host', `A change that debugfs cannot write: ${path} is of type ${type}`);
+      throw new Dkms2binError('host', `debugfs cannot write ${path}: it is of type ${type}`);
   }
 }
 
@@ -81,12 +81,12 @@ const lines = (text: string): string[] => text.split('\n').filter((line) => line
 
 function fields(line: string, count: number): string[] {
   const found = line.split('\t');
-  if (found.length !== count) throw new Dkms2binError('host', `A path that debugfs cannot take: ${line}`);
+  if (found.length !== count) throw new Dkms2binError('host', `debugfs cannot take this path: ${line}`);
   return found;
 }
 
 /** A word of debugfs's commands. */
 function word(text: string): string {
-  if (/["\r]/.test(text)) throw new Dkms2binError('host', `A path that debugfs cannot take: ${text}`);
+  if (/["\r]/.test(text)) throw new Dkms2binError('host', `debugfs cannot take this path: ${text}`);
   return `"${text}"`;
 }

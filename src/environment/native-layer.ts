@@ -152,7 +152,7 @@ async function install(request: NativeLayerRequest, work: Work): Promise<Install
   if (result.exitCode === undefined || [1, 126, 127].includes(result.exitCode)) {
     throw new Dkms2binError(
       'host',
-      `A kernel cannot be installed natively here:\n${tail.slice(-6).join('\n')}`,
+      `The kernel could not be installed outside a VM:\n${tail.slice(-6).join('\n')}`,
     );
   }
   if (result.exitCode === 0) await requireNoComplaints(scratch);

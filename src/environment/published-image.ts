@@ -85,7 +85,7 @@ async function fetchSums(row: CatalogueRow, arch: Arch, options: PublishedOption
     } catch (error) {
       if (!(error instanceof Dkms2binError) || error.fault !== 'not-found') throw error;
       throw new Dkms2binError('transient', `The signature of ${row.id}'s sums is missing: ${error.message}`, {
-        hint: 'Unsigned sums are not taken. The mirror may be half way through an update: try again later.',
+        hint: 'Unsigned sums are not accepted. The mirror may be halfway through an update: try again later.',
         cause: error,
       });
     }

@@ -96,7 +96,7 @@ async function make(layer: KernelLayer, spec: BootSpec, machine: Machine, dir: s
     const { guest, vm } = booted;
     const running = (await guest.text('uname -r')).trim();
     if (running !== layer.release) {
-      throw new Dkms2binError('transient', `The VM runs ${running}, not ${layer.release}`);
+      throw new Dkms2binError('transient', `The VM booted kernel ${running} instead of ${layer.release}`);
     }
     await vm.cutEgress();
     const settled = await guest.script('settle.sh', {}, { timeoutMs: deadline(machine.accel, 60) });
@@ -133,7 +133,7 @@ export async function kernelEnvironmentOf(layer: KernelLayer, machine: Machine):
     if (process.env.DKMS2BIN_NO_SNAPSHOT) throw new Dkms2binError('host', 'DKMS2BIN_NO_SNAPSHOT is set');
     const space = await statfs(cacheDir());
     if (space.bavail * space.bsize < SNAPSHOT_BYTES) {
-      throw new Dkms2binError('host', `less than 6 GiB are free in ${cacheDir()}`);
+      throw new Dkms2binError('host', `less than 6 GiB is free in ${cacheDir()}`);
     }
     return { layer, snapshot: await snapshotOf(layer, machine) };
   } catch (error) {

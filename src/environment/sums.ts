@@ -40,7 +40,9 @@ export function parseDigest(text: string): Digest {
   const [, name, hex = ''] = /^(sha256|sha512):([0-9a-f]+)$/.exec(text) ?? [];
   const algorithm = algorithmOf(name);
   if (!algorithm || hex.length !== HEX_LENGTH[algorithm]) {
-    throw new Dkms2binError('usage', `Not a digest: ${text}`);
+    throw new Dkms2binError('usage', `Not a digest: ${text}`, {
+      hint: 'Give sha256: or sha512: and all of its hex digits, in lower case.',
+    });
   }
   return { algorithm, hex };
 }

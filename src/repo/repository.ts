@@ -115,7 +115,7 @@ export class Repository {
       this.context.emit({
         type: 'note',
         level: 'warn',
-        message: `The repository was last published with the later date ${new Date(previous * 1000).toISOString()}: apt clients that have read it take nothing older. Is this host's clock, or SOURCE_DATE_EPOCH, right?`,
+        message: `The repository was last published with the later date ${new Date(previous * 1000).toISOString()}: apt clients that have read it reject anything older. Check this host's clock, and SOURCE_DATE_EPOCH if it is set.`,
       });
     }
     return make(now);

@@ -82,7 +82,8 @@ export class Vm implements AsyncDisposable {
       const qmp = await Promise.race([Qmp.connect(config.qmpSocket, 20_000, signal), qemu.failed]);
       const usernet = await qmp.monitor('info usernet');
       const port = /TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)/.exec(usernet)?.[1];
-      if (!port) throw new Dkms2binError('host', 'QEMU reports no ssh port');
+      if (!port)
+        throw new Dkms2binError('host', "QEMU did not report the port that leads to the guest's sshd");
       if (!spec.egress) await setEgress(qmp, false);
       return new Vm({ socketDir, consoleLog: config.consoleLog }, qemu, qmp, Number(port));
     } catch (error) {
