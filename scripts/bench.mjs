@@ -405,7 +405,7 @@ class Bench {
   async nativeChroot() {
     const [{ run }, { baseImage }, request] = await Promise.all([
       dist('lib/exec.js'),
-      dist('environment/base.js'),
+      dist('environment/base-image.js'),
       this.request('bootstrap'),
     ]);
     const base = await baseImage(request.row, request.context);
@@ -492,7 +492,7 @@ class Bench {
   async clones() {
     const [{ baseImage }, { kernelLayer }, { kernelEnvironmentOf }, { bootClone }, request] =
       await Promise.all([
-        dist('environment/base.js'),
+        dist('environment/base-image.js'),
         dist('environment/kernel-layer.js'),
         dist('environment/snapshot.js'),
         dist('environment/boot.js'),
@@ -502,7 +502,10 @@ class Bench {
     const { name: accel, cpu } = this.accelerator;
     const machine = { accel, cpu, cpus: CPUS, memoryMiB: MEMORY_MIB, emit, signal: this.signal };
     const base = await baseImage(request.row, request.context);
-    const layer = await kernelLayer(base, request.target, 'build', [], machine);
+    const layer = await kernelLayer(
+      { base, target: request.target, variant: 'build', kernelPackages: [] },
+      machine,
+    );
     const { snapshot } = await kernelEnvironmentOf(layer, machine);
     const boot = async () => {
       const dir = await mkdtemp(join(this.#scratch, 'clone-'));
@@ -558,7 +561,7 @@ class Bench {
     const { rounds } = this.options;
     const [{ cacheDir }, { baseImage }, request] = await Promise.all([
       dist('lib/paths.js'),
-      dist('environment/base.js'),
+      dist('environment/base-image.js'),
       this.request(),
     ]);
     const base = await baseImage(request.row, request.context);

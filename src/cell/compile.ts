@@ -43,7 +43,7 @@ export async function buildInVm(turn: BuildTurn): Promise<Built> {
   const { input, run, phase, conditions } = turn;
   const { environment, machine } = input;
   // A kept disk is booted again for a login.
-  const spec = specOf(machine, environment.layer.boot, true, 'ssh');
+  const spec = specOf(machine, { boot: environment.layer.boot, control: 'ssh', egress: true });
   await using booted = await phase('boot', () => conditions.boot(run.dir));
   const { vm, guest } = booted;
   await run.save({ live: { socketDir: vm.socketDir, sshPort: vm.sshPort }, vm: { ...spec } });

@@ -1,7 +1,7 @@
 import { access, constants, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
-import { baseImage } from '../environment/base.js';
-import { kernelLayer, type BaseImage, type KernelLayer, type Variant } from '../environment/kernel-layer.js';
+import { baseImage, type BaseImage, type Variant } from '../environment/base-image.js';
+import { kernelLayer, type KernelLayer } from '../environment/kernel-layer.js';
 import type { Machine } from '../environment/boot.js';
 import { kernelEnvironmentOf, type KernelEnvironment } from '../environment/snapshot.js';
 import type { Lookup } from '../cell/source.js';
@@ -93,8 +93,11 @@ export class KernelEnvironments implements AsyncDisposable {
       this.#bases.set(target.distro, base);
     }
     const image = await base;
-    const packages = [...(await this.#kernelPackages()), ...(await this.#archived(target))];
-    const layer = await kernelLayer(image, target, this.variant, packages, this.machine);
+    const kernelPackages = [...(await this.#kernelPackages()), ...(await this.#archived(target))];
+    const layer = await kernelLayer(
+      { base: image, target, variant: this.variant, kernelPackages },
+      this.machine,
+    );
     this.#release.push(() => layer.entry.use.release());
     return layer;
   }

@@ -10,7 +10,7 @@ import { readCapped } from '../lib/read-capped.js';
 import { newRunId } from '../lib/run-id.js';
 import { plain } from '../lib/text.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';
-import { readCertificate } from '../pack/signature.js';
+import { readCertificate } from '../formats/certificate.js';
 import type { Matrix } from '../options/config.js';
 import {
   expectedOf,

@@ -10,7 +10,7 @@ import { findDkmsPackage } from '../distro/dkms-package.js';
 import { proveRepository, type InstalledPackage, type ProveOrder } from '../guest/programs/prove.js';
 import { debName } from '../pack/module-package.js';
 import { provenancePath, readBundle } from '../attest/provenance.js';
-import { keyIdOf } from '../pack/signature.js';
+import { keyIdOf } from '../formats/certificate.js';
 import {
   kernelsOf,
   modulesFor,

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import { run } from '../lib/exec.js';
 import { syncPath } from '../lib/atomic-write.js';
-import { keyIdOf } from './signature.js';
+import { keyIdOf } from '../formats/certificate.js';
 
 export interface KeygenOptions {
   /** Made when it is missing. */

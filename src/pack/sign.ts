@@ -6,14 +6,8 @@ import { Dkms2binError } from '../model/errors.js';
 import { runBytes } from '../lib/exec.js';
 import { findPassphrase, PASSPHRASE_HINT } from '../lib/passphrase.js';
 import { plain } from '../lib/text.js';
-import {
-  appendSignature,
-  keyIdOf,
-  readCertificate,
-  SIGNATURE_HASHES,
-  stripSignature,
-  verifySignature,
-} from './signature.js';
+import { keyIdOf, readCertificate } from '../formats/certificate.js';
+import { appendSignature, SIGNATURE_HASHES, stripSignature, verifySignature } from './signature.js';
 
 export interface SignerOptions {
   /** Private key: a PEM file, relative to `cwd`, or a `pkcs11:` URI without a PIN. */

@@ -1,6 +1,16 @@
-import { verify, X509Certificate } from 'node:crypto';
+import { verify } from 'node:crypto';
 import { Dkms2binError } from '../model/errors.js';
 import { plain } from '../lib/text.js';
+import {
+  colons,
+  elements,
+  first,
+  INTEGER,
+  keyIdOf,
+  OCTET_STRING,
+  readCertificate,
+  SEQUENCE,
+} from '../formats/certificate.js';
 import { SIGNATURE_MAGIC } from '../formats/elf.js';
 
 /** A signature that is appended to a module, as `modinfo` shows it. Texts are stripped of control bytes. */
@@ -35,7 +45,6 @@ export const SIGNATURE_HASHES: readonly string[] = Object.values(HASHES);
 
 const SIGNED_DATA = '2a864886f70d010702';
 const COMMON_NAME = '550403';
-const SUBJECT_KEY_ID = '551d0e';
 
 /** The module with a CMS signature (DER) of it appended, in the form that the kernel's scripts/sign-file.c writes. */
 export function appendSignature(module: Buffer, cms: Buffer): Buffer {
@@ -87,41 +96,10 @@ export function verifySignature(ko: Buffer, certificate: string | Buffer): Modul
   return { signer: cms.signer, keyId: cms.keyId, hash: cms.hash };
 }
 
-/** An X.509 certificate, PEM or DER. Throws fault `usage` naming `what`. */
-export function readCertificate(bytes: string | Buffer, what: string): X509Certificate {
-  try {
-    return new X509Certificate(bytes);
-  } catch (error) {
-    throw new Dkms2binError('usage', `${what} is no X.509 certificate (PEM or DER)`, { cause: error });
-  }
-}
-
-/** The certificate's serial number as modinfo shows it: `0A:1B:…`. */
-export function keyIdOf(certificate: X509Certificate): string {
-  return colons(Buffer.from(certificate.serialNumber, 'hex'));
-}
-
-/** What /proc/keys calls the certificate's key: hex digits of its subject key id or, without one, of its serial number's bytes. */
-export function keyNameOf(certificate: X509Certificate): string {
-  const body = elements(first(elements(first(elements(certificate.raw), SEQUENCE).value), SEQUENCE).value);
-  const wrapped = body.find((each) => each.tag === EXTENSIONS);
-  for (const { value } of wrapped ? elements(first(elements(wrapped.value), SEQUENCE).value) : []) {
-    const [id, ...rest] = elements(value);
-    if (id?.value.toString('hex') !== SUBJECT_KEY_ID) continue;
-    return first(elements(rest.at(-1)?.value ?? value), OCTET_STRING).value.toString('hex');
-  }
-  return body.find((each) => each.tag === INTEGER)?.value.toString('hex') ?? '';
-}
-
 function bad(why: string): Dkms2binError {
   return new Dkms2binError('module', `The module's signature cannot be used: ${why}`);
 }
 
-const colons = (bytes: Buffer): string =>
-  bytes
-    .toString('hex')
-    .toUpperCase()
-    .replace(/..(?=.)/g, '$&:');
 const oneLine = (bytes: Buffer): string => plain(bytes.toString('utf8')).replace(/[\n\t]/g, ' ');
 
 interface Signed {
@@ -160,15 +138,10 @@ interface Cms extends ModuleSignature {
   value: Buffer;
 }
 
-const INTEGER = 0x02;
-const OCTET_STRING = 0x04;
 const OBJECT_ID = 0x06;
-const SEQUENCE = 0x30;
 const SET = 0x31;
 /** Context-specific [0], constructed: the content, or signed attributes. */
 const CONTEXT_0 = 0xa0;
-/** Context-specific [3], constructed: a certificate's extensions. */
-const EXTENSIONS = 0xa3;
 /** Context-specific [0], primitive: a signer named by subject key id. */
 const KEY_ID = 0x80;
 
@@ -207,31 +180,4 @@ function commonName(name: Buffer): string {
     }
   }
   return '';
-}
-
-interface Element {
-  tag: number;
-  value: Buffer;
-}
-
-/** The DER elements that fill these bytes. */
-function elements(bytes: Buffer): Element[] {
-  const found: Element[] = [];
-  for (let at = 0; at < bytes.length;) {
-    const [tag = 0, short = 0x80] = bytes.subarray(at, at + 2);
-    const more = short < 0x80 ? 0 : short - 0x80;
-    const start = at + 2 + more;
-    // 0x80 alone is BER's indefinite length, which DER forbids.
-    if (short === 0x80 || more > 4 || start > bytes.length) throw bad('its DER is damaged');
-    const length = more === 0 ? short : bytes.readUIntBE(at + 2, more);
-    if (length > bytes.length - start) throw bad('its DER is damaged');
-    found.push({ tag, value: bytes.subarray(start, start + length) });
-    at = start + length;
-  }
-  return found;
-}
-
-function first(found: Element[], tag: number): Element {
-  if (found[0]?.tag !== tag) throw bad('its DER is damaged');
-  return found[0];
 }

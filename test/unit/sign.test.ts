@@ -14,11 +14,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Dkms2binError } from '../../src/model/errors.js';
+import { keyNameOf } from '../../src/formats/certificate.js';
 import { makeKeyPair, type KeyPair } from '../../src/pack/keygen.js';
 import { openSigner, signatureHash, type SignerOptions } from '../../src/pack/sign.js';
 import {
   appendSignature,
-  keyNameOf,
   readSignature,
   SIGNATURE_HASHES,
   stripSignature,

@@ -12,7 +12,7 @@ import type { Store } from '../../lib/object-store/index.js';
 import { findDkmsPackage } from '../../distro/dkms-package.js';
 import { fetchKernelPackage } from '../../distro/kernel-package.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../../distro/catalogue.js';
-import { readCertificate } from '../../pack/signature.js';
+import { readCertificate } from '../../formats/certificate.js';
 import type { BuildPlan, PlannedCell } from '../plan/types.js';
 import type { BuildRequest } from '../../options/request.js';
 import { shareSource } from './sources.js';
