@@ -9,7 +9,7 @@ export interface PackageManager {
    * Script of cloud-init/guest that configures mirrors and proxy, installs a kernel, tries passing faults again and names
    * lasting ones. All of them have the same result lines and exit codes.
    */
-  script: string;
+  script: 'install-kernel-apt.sh' | 'install-kernel-rpm.sh';
   /** The script's variables about a kernel's packages, besides RELEASE and those of an archive. */
   variables(
     row: DistroRow,

@@ -9,7 +9,7 @@ import type { Machine } from '../../src/environment/boot.js';
 import { prepareSource, readConfText, rpmTar, type Lookup, type Prepared } from '../../src/cell/source.js';
 import type { ModuleSource } from '../../src/model/cell.js';
 import { makeDeb } from '../../src/pack/deb.js';
-import { hasTool } from './pack-fixture.js';
+import { hasTool } from '../unit/pack-fixture.js';
 
 const FIXTURES = fileURLToPath(new URL('../fixtures', import.meta.url));
 
@@ -69,13 +69,13 @@ function rpm(name: string, path: string, text: string): ModuleSource {
 }
 
 const prepare = (source: ModuleSource, otherSources: ModuleSource[]): Promise<Prepared> =>
-  prepareSource(
+  prepareSource({
     source,
     otherSources,
-    { entry: { dir: tmp } } as KernelLayer,
-    {} as Lookup,
-    { signal: new AbortController().signal } as Machine,
-  );
+    environment: { layer: { entry: { dir: tmp } } as KernelLayer },
+    lookup: {} as Lookup,
+    machine: { signal: new AbortController().signal } as Machine,
+  });
 
 const names = (prepared: Prepared): string[] => prepared.with.map((each) => each.text);
 
@@ -115,8 +115,8 @@ describe('build dependencies from the same request', () => {
     const lib: ModuleSource = { kind: 'folder', text: 'lib', path };
     const needs = folder('needs', conf('needs', 'dk2b-lib'));
     const content = async (): Promise<string> => {
-      const { digest, withDigests } = await prepare(needs, [lib]);
-      return [digest, ...withDigests].join('\n');
+      const { digest, with: others } = await prepare(needs, [lib]);
+      return [digest, ...others.map((each) => each.digest)].join('\n');
     };
     const before = await content();
     expect(await content()).toBe(before);

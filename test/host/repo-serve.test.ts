@@ -3,8 +3,8 @@ import { request } from 'node:http';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { serveRepository, sourcesFor, type RepositoryResult } from '../../src/repo/index.js';
-import { cli } from './cli-harness.js';
-import { addDeb, publishQuietly, tempFolder } from './repo-fixture.js';
+import { cli } from '../unit/cli-harness.js';
+import { addDeb, publishQuietly, tempFolder } from '../unit/repo-fixture.js';
 
 let tmp: ReturnType<typeof tempFolder>;
 let dir: string;

@@ -1,4 +1,4 @@
-"""What prove.py and prove-repo.py have in common: the host puts this text in front of theirs, and the variables in front of it.
+"""What verify.py and prove.py have in common. The host sends the variables, exit-codes.sh, this, and the program, as one text.
 
 Variable: RELEASE. Result lines, @@dkms2bin KEY VALUE:
   load NAME loaded                         in the kernel, and out again
@@ -199,25 +199,25 @@ def load(module, files, log, retry):
 
 
 def load_all(modules, files, retry=lambda: False):
-    """Loads each and says so: `load NAME …`. 1 when one is bad, else 0."""
+    """Loads each and says so: `load NAME …`. The exit code: E_BAD when one is bad."""
     log = KernelLog()
-    status = 0
+    status = E_DONE
     for module in modules:
         how = load(module, files, log, retry)
         say("load", "%s %s" % (module, how))
         if how.startswith("bad"):
-            status = 1
+            status = E_BAD
     return status
 
 
-def main(prove, at_end=lambda: None):
+def main(program, at_end=lambda: None):
     shutil.rmtree(WORK, ignore_errors=True)
     os.makedirs(WORK)
     try:
         running = os.uname().release
         if running != RELEASE:
-            fail(20, "the guest runs %s, not %s" % (running, RELEASE))
-        status = prove()
+            fail(E_OTHER_KERNEL, "the guest runs %s, not %s" % (running, RELEASE))
+        status = program()
     finally:
         at_end()
         shutil.rmtree(WORK, ignore_errors=True)

@@ -3,10 +3,10 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync 
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { programText } from '../../src/guest/program.js';
 
 // The guest's script, run here on a root folder of its own, with programs that write down how they were called. What the real dnf
 // makes of it, the rig shows (test/vm/rpm-rig.test.ts).
-const SCRIPT = join(import.meta.dirname, '../../cloud-init/guest/install-kernel-rpm.sh');
 const RELEASE = '5.14.0-503.el9.x86_64';
 
 let root: string;
@@ -20,7 +20,7 @@ function put(path: string, text: string, mode = 0o644): void {
 }
 
 /** Packages that dnf was told to install, call by call, with the options that switch repositories on. */
-function install(variables: Record<string, string>): string[] {
+async function install(variables: Record<string, string>): Promise<string[]> {
   put(
     'bin/dnf',
     `#!/bin/sh
@@ -33,11 +33,10 @@ esac`,
   put('bin/rpm', '#!/bin/sh\nexit 1\n', 0o755);
   for (const path of [`boot/vmlinuz-${RELEASE}`, `boot/initramfs-${RELEASE}.img`]) put(path, 'x');
   for (const path of ['build/Makefile', 'modules.dep']) put(`lib/modules/${RELEASE}/${path}`, 'x');
-  const head = Object.entries(variables).map(([key, value]) => `${key}='${value}'\n`);
-  const script = readFileSync(SCRIPT, 'utf8')
+  const script = (await programText('install-kernel-rpm.sh', variables))
     .replace(/ PATH=\S+$/m, ` PATH='${root}/bin':/usr/bin:/bin`)
     .replaceAll(/(?<![\w.$}/-])\/(?:etc|boot|lib\/modules)\b/g, (path) => root + path);
-  const done = spawnSync('bash', ['-c', head.join('') + script], { encoding: 'utf8' });
+  const done = spawnSync('bash', ['-c', script], { encoding: 'utf8' });
   expect(done.status, done.stdout + done.stderr).toBe(0);
   return readFileSync(join(root, 'calls'), 'utf8')
     .trim()
@@ -56,20 +55,24 @@ const ROCKY = {
 const KERNEL = ['core', 'modules', 'devel'].map((name) => `kernel-${name}-${RELEASE}`).join(' ');
 const TOOLS = 'dkms gcc make rpm-build elfutils-libelf-devel';
 
-test("EPEL comes before dkms, and the image's repository that EPEL needs is switched on for it alone", () => {
+test("EPEL comes before dkms, and the image's repository that EPEL needs is switched on for it alone", async () => {
   put('etc/yum.repos.d/rocky.repo', '[baseos]\nenabled=1\n[crb]\nenabled=0\n');
-  expect(install(ROCKY)).toEqual([KERNEL, 'epel-release', `--enablerepo=crb ${TOOLS}`]);
+  expect(await install(ROCKY)).toEqual([KERNEL, 'epel-release', `--enablerepo=crb ${TOOLS}`]);
 });
 
-test('with repositories of a mirror, the needed one is on already: dnf would refuse its other name', () => {
+test('with repositories of a mirror, the needed one is on already: dnf would refuse its other name', async () => {
   put('etc/yum.repos.d/rocky.repo', '[crb]\nenabled=0\n');
-  expect(install({ ...ROCKY, REPOS: 'crb=http://mirror.test/crb' })).toEqual([KERNEL, 'epel-release', TOOLS]);
+  expect(await install({ ...ROCKY, REPOS: 'crb=http://mirror.test/crb' })).toEqual([
+    KERNEL,
+    'epel-release',
+    TOOLS,
+  ]);
   expect(readFileSync(join(root, 'etc/yum.repos.d/rocky.repo'), 'utf8')).toContain('[crb]');
 });
 
-test('a machine that builds nothing gets neither EPEL nor headers', () => {
+test('a machine that builds nothing gets neither EPEL nor headers', async () => {
   put('etc/yum.repos.d/rocky.repo', '[crb]\nenabled=0\n');
-  expect(install({ ...ROCKY, VARIANT: 'runtime', TOOLCHAIN_REPO: '' })).toEqual([
+  expect(await install({ ...ROCKY, VARIANT: 'runtime', TOOLCHAIN_REPO: '' })).toEqual([
     `kernel-core-${RELEASE} kernel-modules-${RELEASE}`,
   ]);
 });

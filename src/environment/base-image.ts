@@ -1,19 +1,47 @@
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
+import { z } from 'zod';
 import type { Arch } from '../model/cell.js';
 import type { Emit } from '../model/events.js';
 import { Dkms2binError } from '../model/errors.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { mirrorsOf } from '../distro/resolve.js';
-import { archRow } from '../distro/row.js';
-import { basePackages, bootstrapImage, type BootstrapRequest } from './bootstrap.js';
-import { cached, contentDigest, hashOf, isCached, type Entry } from '../cache/entries.js';
+import { archRow, type DistroRow } from '../distro/row.js';
+import { cached, contentDigest, hashOf, isCached, type Entry, type SharedCache } from '../cache/entries.js';
 import type { CatalogueRow } from '../distro/catalogue.js';
-import type { SharedCache } from '../cache/shared.js';
-import { fetchOfficial, officialInCache, requireStandalone } from './official-image.js';
-import type { BaseImage, Variant } from './kernel-layer.js';
+import { basePackages, bootstrapImage, type BootstrapRequest } from './bootstrap.js';
+import { requireStandalone } from './image-check.js';
+import { fetchOfficial, officialInCache } from './official-image.js';
 
-export interface BaseContext {
+/** A base image ready to put layers on. */
+export interface BaseImage {
+  /** Read-only qcow2. */
+  disk: string;
+  /** A bootstrapped image's root folder, `root.tar.zst`: its layers are made natively. */
+  root?: string;
+  hash: string;
+  /** The cache entry that it is. */
+  parents: { kind: 'images'; hash: string }[];
+  firmware: 'bios' | 'uefi';
+  /** The distro that it is of. */
+  row: DistroRow;
+  /** `bootstrap`, `official` or the user's own path: for messages. */
+  source: string;
+  /** What provenance says of it. */
+  origin: ImageOrigin;
+}
+
+export const ImageOrigin = z.object({
+  origin: z.enum(['official', 'bootstrap', 'file']),
+  /** Of the disk, hex by in-toto's name of the algorithm. */
+  digest: z.record(z.string(), z.string()),
+});
+type ImageOrigin = z.infer<typeof ImageOrigin>;
+
+/** `build` has headers, compiler and dkms; `runtime` is the kernel alone, as on a machine that never builds a module. */
+export type Variant = 'build' | 'runtime';
+
+interface BaseContext {
   /** `auto`, `official`, `bootstrap` or a path. */
   image: string;
   /** `runtime`: a bootstrapped image has no toolchain. Official ones never have, and one of the user's is as it is. */
@@ -61,7 +89,7 @@ export async function baseImage(
     context.emit({
       type: 'note',
       level: 'warn',
-      message: `The official ${row.id} image is not to be had (${error.message}); bootstrapping one from packages`,
+      message: `Cannot get the official ${row.id} image (${error.message}); bootstrapping one from packages instead`,
     });
     return bootstrapped(row, context);
   }
@@ -161,7 +189,10 @@ async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<s
 }
 
 async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<BaseImage & { entry: Entry }> {
-  if (!row.bootstrap) throw new Dkms2binError('usage', `An image of ${row.id} cannot be bootstrapped`);
+  if (!row.bootstrap)
+    throw new Dkms2binError('usage', `An image of ${row.id} cannot be bootstrapped from packages`, {
+      hint: 'Use --image official, or give the path of a qcow2 cloud image.',
+    });
   const hash = await bootstrapHash(row, context);
   const { firmware } = archRow(row, context.arch);
   const entry = await cached(
@@ -197,21 +228,21 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
       const whose = context.arch === 'x86_64' ? row.id : `${row.id} ${context.arch}`;
       return { name: `${whose} bootstrapped${what}`, packages: hashOf(packages) };
     },
-    context.signal,
-    context.shared,
+    { signal: context.signal, shared: context.shared },
   );
   return {
     disk: join(entry.dir, 'disk.qcow2'),
     root: join(entry.dir, 'root.tar.zst'),
-    hash: `${hash}-${String(entry.meta.created)}`,
+    hash: `${hash}-${entry.meta.created}`,
     parents: [{ kind: 'images', hash }],
     firmware,
     row,
     source: 'bootstrap',
-    origin: {
-      origin: 'bootstrap',
-      digest: { sha256: (entry.meta.digests as Record<string, string>)['disk.qcow2']! },
-    },
+    origin: { origin: 'bootstrap', digest: { sha256: await diskDigest(entry) } },
     entry,
   };
 }
+
+/** As it was recorded when the image was made. */
+const diskDigest = async ({ dir, meta }: Entry): Promise<string> =>
+  meta.digests['disk.qcow2'] ?? contentDigest(join(dir, 'disk.qcow2'));

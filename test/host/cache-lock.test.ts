@@ -3,6 +3,7 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { z } from 'zod';
 import { lock } from '../../src/lib/lock.js';
 import { cached } from '../../src/cache/entries.js';
 import { listImages } from '../../src/cache/upkeep.js';
@@ -19,7 +20,7 @@ afterEach(async () => {
 
 const make =
   (text: string, made: string[] = []) =>
-  async (to: string): Promise<Record<string, unknown>> => {
+  async (to: string): Promise<{ name: string }> => {
     made.push(text);
     await writeFile(join(to, 'disk.qcow2'), text);
     return { name: text };
@@ -73,6 +74,20 @@ test('a truncated entry is listed as damaged and made again', async () => {
   const second = await cached('layers', 'x', make('again'));
   expect(await readFile(join(second.dir, 'disk.qcow2'), 'utf8')).toBe('again');
   await second.use.release();
+});
+
+test('an entry that does not say what its reader needs is made again', async () => {
+  const first = await cached('layers', 'x', make('old'));
+  await first.use.release();
+  const about = z.object({ cmdline: z.string() });
+  const second = await cached('layers', 'x', async (to) => ({ ...(await make('new')(to)), cmdline: 'ro' }), {
+    about,
+  });
+  expect(second.meta).toMatchObject({ name: 'new', cmdline: 'ro' });
+  await second.use.release();
+  const third = await cached('layers', 'x', () => Promise.reject(new Error('made again')), { about });
+  expect(third.meta.cmdline).toBe('ro');
+  await third.use.release();
 });
 
 test('the lock of a killed process is free', async () => {

@@ -25,8 +25,7 @@ async function layers(store: string): Promise<{ entry: Entry; made: string[]; no
       await run('qemu-img', ['create', '-q', '-f', 'qcow2', join(dir, 'disk.qcow2'), '4M']);
       return { name: 'image' };
     },
-    signal,
-    shared,
+    { signal, shared },
   );
   const entry = await cached(
     'layers',
@@ -48,8 +47,7 @@ async function layers(store: string): Promise<{ entry: Entry; made: string[]; no
       await writeFile(join(dir, 'vmlinuz'), 'kernel');
       return { name: 'layer', parents: [{ kind: 'images', hash: HASH }] };
     },
-    signal,
-    shared,
+    { signal, shared },
   );
   await image.use.release();
   await entry.use.release();

@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import * as openpgp from 'openpgp';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { loadSigningKey } from '../../src/repo/index.js';
-import { hasTool } from './pack-fixture.js';
-import { command, makeKey, tempFolder } from './repo-fixture.js';
+import { hasTool } from '../unit/pack-fixture.js';
+import { command, makeKey, tempFolder } from '../unit/repo-fixture.js';
 
 let tmp: ReturnType<typeof tempFolder>;
 beforeEach(() => (tmp = tempFolder()));
