@@ -108,22 +108,22 @@ function ifMissing(error: NodeJS.ErrnoException): null {
   throw error;
 }
 
+const WHY: Readonly<Record<string, string>> = {
+  ENOENT: 'no such folder',
+  ENOTDIR: 'no such folder',
+  EACCES: 'permission denied',
+  EPERM: 'permission denied',
+  EROFS: 'read-only file system',
+  EISDIR: 'a folder of that name exists',
+};
+
 function publishError(error: unknown, to: string): Dkms2binError {
-  const { code, message } = error as NodeJS.ErrnoException;
+  const { code = '', message } = error as NodeJS.ErrnoException;
   if (code === 'ENOSPC' || code === 'EDQUOT') {
     return new Dkms2binError('host', `No space left for ${to}`, { cause: error });
   }
   const where = code === 'EISDIR' || code === 'ENAMETOOLONG' ? to : dirname(to);
-  const why =
-    code === 'ENOENT' || code === 'ENOTDIR'
-      ? 'no such folder'
-      : code === 'EACCES' || code === 'EPERM'
-        ? 'permission denied'
-        : code === 'EROFS'
-          ? 'read-only file system'
-          : code === 'EISDIR'
-            ? 'a folder of that name exists'
-            : message;
   const fault = code === 'EIO' ? 'host' : 'usage';
-  return new Dkms2binError(fault, `Cannot write ${basename(to)} to ${where}: ${why}`, { cause: error });
+  const text = `Cannot write ${basename(to)} to ${where}: ${WHY[code] ?? message}`;
+  return new Dkms2binError(fault, text, { cause: error });
 }

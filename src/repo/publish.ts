@@ -28,6 +28,7 @@ import {
   type RpmFile,
 } from './package-files.js';
 import type { SigningKey } from './signing.js';
+import { standardVariable } from '../lib/variables.js';
 
 export interface RepositoryOptions {
   /** Signs the metadata. A repository that is signed stays so: without a key it is refused. */
@@ -265,8 +266,8 @@ class Repository {
    * `last`, the file that is written last, was written.
    */
   async now(previous: number | undefined, last: string): Promise<number> {
-    const epoch = process.env.SOURCE_DATE_EPOCH;
-    if (epoch !== undefined && epoch !== '' && !/^\d{1,11}$/.test(epoch)) {
+    const epoch = standardVariable('SOURCE_DATE_EPOCH');
+    if (epoch !== undefined && !/^\d{1,11}$/.test(epoch)) {
       throw new Dkms2binError('usage', `Not a time (SOURCE_DATE_EPOCH): ${JSON.stringify(epoch)}`);
     }
     const seconds = (): number => Math.floor(Date.now() / 1000);
@@ -416,7 +417,7 @@ async function dated(
   make: (date: number) => string,
 ): Promise<string> {
   const previous = before === null ? undefined : dateOf(before);
-  if (previous !== undefined && !process.env.SOURCE_DATE_EPOCH && make(previous) === before) return before;
+  if (previous !== undefined && !standardVariable('SOURCE_DATE_EPOCH') && make(previous) === before) return before;
   return make(await repo.now(previous, last));
 }
 

@@ -22,6 +22,7 @@ import type { Emit } from '../model/events.js';
 import { missingTool } from '../lib/exec.js';
 import { cacheDir } from '../lib/paths.js';
 import { plain } from '../lib/text.js';
+import { standardVariable } from '../lib/variables.js';
 
 /**
  * The probe guest, as [bytes, assembly] (Intel syntax). Loaded at 0xf0000 in a 64 KiB ROM, `F000:0000` in real mode.
@@ -483,7 +484,7 @@ export async function qemuIdentity(arch: Arch): Promise<string> {
 async function findQemu(name: string): Promise<string> {
   const candidates = name.includes('/')
     ? [name]
-    : (process.env.PATH ?? '').split(delimiter).map((folder) => join(folder || '.', name));
+    : (standardVariable('PATH') ?? '').split(delimiter).map((folder) => join(folder || '.', name));
   for (const path of candidates) {
     try {
       await access(path, constants.X_OK);

@@ -4,6 +4,7 @@ import { Redis, type RedisOptions } from 'ioredis';
 import { createRedisBackend, type BackendFactory, type RedisQueueBackend } from 'bullmq';
 import { Dkms2binError } from '../../model/errors.js';
 import type { Emit } from '../../model/events.js';
+import { variable } from '../../lib/variables.js';
 
 /** Environment variable with Redis' password, which so stays out of the list of processes. */
 export const PASSWORD_VARIABLE = 'DKMS2BIN_QUEUE_PASSWORD';
@@ -18,7 +19,7 @@ export interface Address {
 }
 
 /** `redis://`, `rediss://` (TLS) or `unix:/path`, with user, password and number of the database. Throws fault `usage`. */
-export function parseAddress(url: string, env: NodeJS.ProcessEnv = process.env): Address {
+export function parseAddress(url: string): Address {
   const wrong = (): Dkms2binError =>
     new Dkms2binError(
       'usage',
@@ -29,7 +30,7 @@ export function parseAddress(url: string, env: NodeJS.ProcessEnv = process.env):
     );
   if (!URL.canParse(url)) throw wrong();
   const { protocol, hostname, port, username, password, pathname, searchParams } = new URL(url);
-  const secret = decodeURIComponent(password) || env[PASSWORD_VARIABLE];
+  const secret = decodeURIComponent(password) || variable(PASSWORD_VARIABLE);
   const user = decodeURIComponent(username);
   const access = { ...(user !== '' && { username: user }), ...(secret && { password: secret }) };
   if (protocol === 'unix:') {

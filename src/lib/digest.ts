@@ -1,0 +1,37 @@
+import { createHash, type Hash } from 'node:crypto';
+import { open, type FileHandle } from 'node:fs/promises';
+
+export interface Digest {
+  algorithm: 'sha256' | 'sha512';
+  /** Lower case. */
+  hex: string;
+}
+
+/** Whether the file exists with that digest. */
+export async function hasDigest(path: string, digest: Digest): Promise<boolean> {
+  let handle: FileHandle;
+  try {
+    handle = await open(path, 'r');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
+    throw error;
+  }
+  try {
+    const hash = createHash(digest.algorithm);
+    await hashFile(handle, hash);
+    return hash.digest('hex') === digest.hex;
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Feeds an open file to `hash`, from its beginning. */
+export async function hashFile(handle: FileHandle, hash: Hash): Promise<void> {
+  const buffer = Buffer.allocUnsafe(1 << 20);
+  for (let at = 0; ;) {
+    const { bytesRead } = await handle.read(buffer, 0, buffer.length, at);
+    if (bytesRead === 0) return;
+    hash.update(buffer.subarray(0, bytesRead));
+    at += bytesRead;
+  }
+}
