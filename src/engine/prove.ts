@@ -8,7 +8,7 @@ import { kernelPackages } from '../distro/packages.js';
 import type { DistroRow } from '../distro/row.js';
 import { findDkmsPackage } from '../distro/dkms-package.js';
 import type { GuestOutput } from '../guest/guest.js';
-import { debName } from '../pack/module-package.js';
+import { debName } from '../distro/deb-names.js';
 import { provenancePath, readBundle } from '../attest/provenance.js';
 import { keyIdOf } from '../pack/signature.js';
 import {

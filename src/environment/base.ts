@@ -4,7 +4,7 @@ import type { Arch } from '../model/cell.js';
 import type { Emit } from '../model/events.js';
 import { Dkms2binError } from '../model/errors.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
-import { mirrorsOf } from '../distro/resolve.js';
+import { mirrorsOf } from '../distro/mirrors.js';
 import { archRow } from '../distro/row.js';
 import { basePackages, bootstrapImage, type BootstrapRequest } from './bootstrap.js';
 import { cached, contentDigest, hashOf, isCached, type Entry } from '../cache/entries.js';

@@ -2,6 +2,15 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DEB_ARCH } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
+import {
+  debCommonName,
+  debDebugName,
+  debFile,
+  debModulesName,
+  debName,
+  debVersion,
+  debVirtualName,
+} from '../distro/deb-names.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { writeAtomic, type Published } from '../lib/atomic-write.js';
 import type { Packed } from './compress.js';
@@ -72,25 +81,6 @@ export function isExtraPath(path: string): boolean {
   );
 }
 
-/** A name as Debian allows it: `acpi_call` becomes `acpi-call`. */
-export function debName(text: string): string {
-  return text
-    .toLowerCase()
-    .replace(/[^a-z0-9+.-]+/g, '-')
-    .replace(/^[^a-z0-9]+|-+$/g, '');
-}
-
-/** A module's version as Debian allows it: `v1.2_3` becomes `0~v1.2.3`, 1.2.3 stays. */
-export function debVersion(text: string): string {
-  const clean = text
-    .replace(/[_:/]/g, '.')
-    .replace(/[^A-Za-z0-9.+~-]+/g, '+')
-    .replace(/-+/g, '-')
-    .replace(/^[^A-Za-z0-9]+|-+$/g, '');
-  if (clean === '') throw new Dkms2binError('module', `Not a module version: ${JSON.stringify(text)}`);
-  return /^\d/.test(clean) ? clean : `0~${clean}`;
-}
-
 /**
  * Writes the binary packages of one cell into outDir. When there are extras they go into a package of their own,
  * `<module>-modules-common`, which is first in the result: it is the same for every kernel, so that several kernels'
@@ -104,8 +94,8 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
   if (!/^[^/\0]+\.deb$/.test(input.fileName)) {
     throw new Dkms2binError('usage', `Not a package file name: ${JSON.stringify(input.fileName)}`);
   }
-  const name = debName(module);
-  if (name === '') throw new Dkms2binError('module', `Not a module name: ${JSON.stringify(module)}`);
+  if (debName(module) === '')
+    throw new Dkms2binError('module', `Not a module name: ${JSON.stringify(module)}`);
   const version = debVersion(input.version);
   const magics = inspect(input);
   const source = input.sourcePackage;
@@ -113,7 +103,7 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
     ? [`  Source package: ${source.name}${source.version === undefined ? '' : ` ${source.version}`}`]
     : [];
   const base = { version, maintainer: input.maintainer, section: 'kernel', priority: 'optional' };
-  const common = `${name}-modules-common`;
+  const common = debCommonName(module);
 
   const packages: {
     role: PackedPackage['role'];
@@ -125,7 +115,7 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
   if (input.extras.length > 0) {
     packages.push({
       role: 'common',
-      file: `${common}_${version}_all.deb`,
+      file: debFile({ name: common, version, architecture: 'all' }),
       files: input.extras.map(({ path, bytes, mode }) => ({ path, bytes, mode: extraMode(path, mode) })),
       control: {
         ...base,
@@ -146,7 +136,7 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
       },
     });
   }
-  const main = `${name}-modules-${debName(release)}`;
+  const main = debModulesName(module, release);
   packages.push({
     role: 'modules',
     file: input.fileName,
@@ -162,9 +152,9 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
       depends: [
         input.kernelImages.map(debName).join(' | '),
         ...(input.extras.length > 0 ? [`${common} (>= ${version})`] : []),
-        ...input.dependsModules.map((each) => `${debName(each)}-modules-${debName(release)}`),
+        ...input.dependsModules.map((each) => debModulesName(each, release)),
       ],
-      provides: [`${name}-modules`],
+      provides: [debVirtualName(module)],
       description: {
         synopsis: `${module} kernel module for Linux ${release}`,
         lines: [
@@ -187,12 +177,12 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
   if (debug.length > 0) {
     packages.push({
       role: 'debug',
-      file: `${main}-dbgsym_${version}_${debArch}.deb`,
+      file: debFile({ name: debDebugName(main), version, architecture: debArch }),
       files: debug.map(({ file, symbols }) => ({ path: file, mode: 0o644, bytes: symbols })),
       links: debug.flatMap(({ link }) => link ?? []),
       control: {
         ...base,
-        package: `${main}-dbgsym`,
+        package: debDebugName(main),
         architecture: debArch,
         section: 'debug',
         depends: [`${main} (= ${version})`],
