@@ -178,7 +178,11 @@ async function readPackages(
         hint: 'The mirror may be in the middle of an update; try again in a few minutes, or use another --mirror.',
       });
     }
-    return decompress(bytes, compression, MAX_UNPACKED_BYTES, named);
+    return decompress(bytes, compression, MAX_UNPACKED_BYTES, named).catch((error: unknown) => {
+      // Not the user's fault: it is what the mirror signs.
+      if (!(error instanceof Dkms2binError) || error.fault !== 'usage') throw error;
+      throw new Dkms2binError('transient', error.message, { cause: error });
+    });
   }
   return undefined;
 }

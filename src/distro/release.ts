@@ -2,7 +2,7 @@ import type { Arch } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { DistroRow } from './row.js';
 
-export type ReleaseFamily = 'debian' | 'ubuntu' | 'rhel' | 'fedora' | 'amazon' | 'suse';
+type ReleaseFamily = 'debian' | 'ubuntu' | 'rhel' | 'fedora' | 'amazon' | 'suse';
 
 export interface ParsedRelease {
   release: string;

@@ -11,7 +11,7 @@ export interface PackageSet {
   headers: readonly string[];
 }
 
-export interface ArchMirrors {
+interface ArchMirrors {
   defaultKernel: string;
   kernelFlavours?: readonly string[] | undefined;
   mirrors?: { main: string; security?: string | undefined } | undefined;
@@ -24,7 +24,7 @@ export type RowArchive =
   | { kind: 'vault'; repos: readonly string[]; minors: readonly string[] }
   | { kind: 'koji'; url: string; source: string };
 
-export interface RowRepo {
+interface RowRepo {
   name: string;
   url: string;
   mirrorList: boolean;

@@ -1,6 +1,7 @@
-import { readFile, rename, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { Dkms2binError } from '../model/errors.js';
 import type { Arch } from '../model/cell.js';
+import { writeAtomic } from '../lib/atomic-write.js';
 import type { CatalogueRow } from '../distro/catalogue.js';
 import { Renamed, Unreachable, upstream, type FetchOptions } from './official-image.js';
 
@@ -29,8 +30,7 @@ export async function updateImages(
     const { row, arch } = asked[i]!;
     const text = await readFile(row.file, 'utf8');
     // The digest is all that may change in the file: comments and anchors stay as they are.
-    await writeFile(`${row.file}.part`, text.replaceAll(row.arch[arch]!.image.digest!, says));
-    await rename(`${row.file}.part`, row.file);
+    await writeAtomic(Buffer.from(text.replaceAll(row.arch[arch]!.image.digest!, says)), row.file);
   }
   return states;
 }

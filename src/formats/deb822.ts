@@ -20,7 +20,7 @@ export class Paragraph {
 }
 
 /** Makes the error for a paragraph that is not in order, from what is wrong with it. */
-export type Refuse = (why: string) => Error;
+type Refuse = (why: string) => Error;
 
 const FIELD = /^([\x21-\x39\x3b-\x7e]+)[ \t]*:[ \t]*(.*)$/s;
 

@@ -1,8 +1,8 @@
-import { randomUUID } from 'node:crypto';
-import { readFile, rename, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as openpgp from 'openpgp';
 import { Dkms2binError, messageOf } from '../model/errors.js';
+import { writeAtomic } from '../lib/atomic-write.js';
 
 export interface PinnedKey {
   /** Full fingerprint of the primary key, upper-case hex. */
@@ -51,7 +51,7 @@ export async function verifyClearsigned(text: string, pinned: PinnedKey, what: s
   return data;
 }
 
-/** A key that is pinned by its fingerprint, and where it can be had. */
+/** A key that is pinned by its fingerprint, and where to get it. */
 export interface KeySource {
   keyFingerprint: string;
   keyFile?: string | undefined;
@@ -80,9 +80,7 @@ export async function keyOf(
   const keys = await get(keyUrl!);
   const pinned = { fingerprint: keyFingerprint, file: keyUrl!, keys };
   await pinnedKey(pinned);
-  const part = `${kept}.${randomUUID()}.part`;
-  await writeFile(part, keys);
-  await rename(part, kept);
+  await writeAtomic(keys, kept);
   return pinned;
 }
 
@@ -94,7 +92,7 @@ async function pinnedKey(pinned: PinnedKey): Promise<openpgp.PublicKey> {
       ? openpgp.readKeys({ armoredKeys: text })
       : openpgp.readKeys({ binaryKeys: pinned.keys }));
   } catch (error) {
-    throw new Dkms2binError('host', `${pinned.file} is no public key: ${messageOf(error)}`, {
+    throw new Dkms2binError('host', `${pinned.file} is not a public key: ${messageOf(error)}`, {
       cause: error,
     });
   }

@@ -1,10 +1,36 @@
 import { createHash, type Hash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 
 export interface Digest {
   algorithm: 'sha256' | 'sha512';
   /** Lower case. */
   hex: string;
+}
+
+/** What identifies content: its SHA-256 in lower-case hex, and its size in bytes. */
+export interface ContentDigest {
+  sha256: string;
+  size: number;
+}
+
+/** Bytes in memory, or those of a file. */
+export type Content = Buffer | { file: string };
+
+/** The bytes piece by piece. */
+export function chunksOf(content: Content, signal?: AbortSignal): Iterable<Buffer> | AsyncIterable<Buffer> {
+  if (Buffer.isBuffer(content)) return [content];
+  return createReadStream(content.file, signal ? { signal } : {}) as AsyncIterable<Buffer>;
+}
+
+export async function digestOf(content: Content, signal?: AbortSignal): Promise<ContentDigest> {
+  const hash = createHash('sha256');
+  let size = 0;
+  for await (const chunk of chunksOf(content, signal)) {
+    hash.update(chunk);
+    size += chunk.length;
+  }
+  return { sha256: hash.digest('hex'), size };
 }
 
 /** Whether the file exists with that digest. */

@@ -1,4 +1,4 @@
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import {
   access,
   constants,
@@ -7,7 +7,6 @@ import {
   open,
   readFile,
   realpath,
-  rename,
   rm,
   stat,
   writeFile,
@@ -19,6 +18,7 @@ import { z } from 'zod';
 import { HOST_ARCH, type Arch } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
+import { writeAtomic } from '../lib/atomic-write.js';
 import { missingTool } from '../lib/exec.js';
 import { cacheDir } from '../lib/paths.js';
 import { plain } from '../lib/text.js';
@@ -524,12 +524,10 @@ async function readCache(file: string, key: string): Promise<AccelReport | null>
 
 /** A cache that cannot be written costs the next run two seconds, no more: whoever needs the folder will complain. */
 async function writeCache(file: string, key: string, report: AccelReport): Promise<void> {
-  const part = `${file}.${randomBytes(6).toString('hex')}.part`;
   try {
     await mkdir(dirname(file), { recursive: true });
-    await writeFile(part, `${JSON.stringify({ key, report }, null, 2)}\n`, { flag: 'wx' });
-    await rename(part, file);
+    await writeAtomic(Buffer.from(`${JSON.stringify({ key, report }, null, 2)}\n`), file);
   } catch {
-    await rm(part, { force: true });
+    // As said.
   }
 }

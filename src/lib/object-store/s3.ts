@@ -9,7 +9,8 @@ import {
   S3ServiceException,
 } from '@aws-sdk/client-s3';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
-import { blobOf, blobPath, MAX_NOTE_BYTES, notThere, requireDigest, type Store } from './store.js';
+import { digestOf } from '../digest.js';
+import { blobPath, MAX_NOTE_BYTES, notThere, requireDigest, type Store } from './store.js';
 import { environment, standardVariable } from '../variables.js';
 
 /**
@@ -48,7 +49,7 @@ export function s3Store(url: string): Store {
   return {
     name,
     put: async (file, signal) => {
-      const blob = await blobOf(file, signal);
+      const blob = await digestOf({ file }, signal);
       const key = blobPath(blob.sha256);
       if (await there(key)) return blob;
       const put = { ...object(key), Body: createReadStream(file), ContentLength: blob.size };
