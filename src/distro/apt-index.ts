@@ -144,7 +144,7 @@ async function readSuite(mirror: string, suite: string, options: IndexOptions): 
   if (index.components.includes('main')) return index;
   throw new Dkms2binError(
     'not-found',
-    `${base}/InRelease names no usable main/binary-${options.arch}/Packages`,
+    `${base}/InRelease does not name a usable main/binary-${options.arch}/Packages`,
   );
 }
 

@@ -223,7 +223,10 @@ export type CatalogueRow = z.output<typeof RowInput> & {
 };
 export type CatalogueArch = NonNullable<CatalogueRow['arch'][Arch]>;
 
-/** JSON Schema of an `images/*.yaml` file, for editors and for `schema/`. */
+/**
+ * JSON Schema of an `images/*.yaml` file, for editors.
+ * @internal
+ */
 export function catalogueJsonSchema(): Record<string, unknown> {
   return { ...z.toJSONSchema(CatalogueFile, { io: 'input' }), title: 'dkms2bin image catalogue' };
 }

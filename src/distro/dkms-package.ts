@@ -90,6 +90,7 @@ export async function findDkmsPackage(
 /**
  * Whether a package version is `wanted`: with or without its epoch and Debian revision, or, when `wanted` ends in `~`,
  * beginning with what stands before it. All are when nothing is wanted.
+ * @internal
  */
 export function matchesVersion(version: string, wanted: string): boolean {
   const bare = version.replace(/^\d+:/, '');

@@ -58,7 +58,7 @@ export function parseRepomd(bytes: Buffer, where: string): DataFile {
   parser.write(bytes.toString('utf8')).close();
   const parsed = DataFile.safeParse(data);
   if (parsed.success) return parsed.data;
-  throw new Dkms2binError('transient', `${where} names no usable primary metadata`);
+  throw new Dkms2binError('transient', `${where} does not name usable primary metadata`);
 }
 
 /** Which packages of the primary metadata at `where` are wanted, and where their repository is. */

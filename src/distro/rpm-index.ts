@@ -144,7 +144,7 @@ async function checkSignature(
       'transient',
       `${from} is missing, so ${signer.keyFingerprint} does not vouch for ${url}`,
       {
-        hint: 'The mirror may be in the middle of an update, or leave signatures out; use another --mirror.',
+        hint: 'The mirror may be in the middle of an update, or does not carry signatures; use another --mirror.',
       },
     );
   };

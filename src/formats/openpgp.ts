@@ -134,7 +134,7 @@ async function requireGood(
     'transient',
     `${what} has no good signature by ${pinned.fingerprint}${reasons.length ? ` (${reasons.join('; ')})` : ''}`,
     {
-      hint: 'The mirror may be half way through an update: try again later. If it stays so, do not trust the mirror.',
+      hint: 'The mirror may be halfway through an update: try again later. If it persists, do not trust the mirror.',
     },
   );
 }

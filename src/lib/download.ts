@@ -29,7 +29,7 @@ export interface DownloadRequest extends Net {
   accept?: (path: string) => Promise<void>;
 }
 
-/** The bytes came whole and are not the ones that were promised. */
+/** All bytes came, but they are not the promised ones. */
 export class DigestMismatch extends Dkms2binError {
   constructor(
     url: string,
@@ -40,7 +40,7 @@ export class DigestMismatch extends Dkms2binError {
       'transient',
       `${redact(url)} is not the file that was promised: ${expected.algorithm} expected ${expected.hex}, got ${got}`,
       {
-        hint: 'The mirror may be half way through an update: try again later. If it stays so, do not trust the mirror.',
+        hint: 'The mirror may be halfway through an update: try again later. If it persists, do not trust the mirror.',
       },
     );
   }

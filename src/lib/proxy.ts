@@ -12,7 +12,10 @@ export function redact(url: string): string {
   return clean.href;
 }
 
-/** The proxy the environment names for `url`, as curl reads it (`HTTP_PROXY` in capitals is left out, as there). */
+/**
+ * The proxy the environment names for `url`, as curl reads it.
+ * @internal
+ */
 export function proxyFromEnv(url: string, env?: NodeJS.ProcessEnv): string | undefined {
   const { protocol, hostname } = new URL(url);
   const exempt = (standardVariable('no_proxy', env) ?? '').split(/[\s,]+/).filter(Boolean);

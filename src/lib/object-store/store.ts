@@ -31,7 +31,7 @@ export async function requireDigest(file: string, sha256: string, where: string)
     'transient',
     `${where}: the file ${sha256} there has another content, ${got.sha256}`,
     {
-      hint: 'Remove it from the store; it is made again.',
+      hint: 'Remove it from the store; it will be made again.',
     },
   );
 }
