@@ -90,9 +90,8 @@ export async function findDkmsPackage(
 /**
  * Whether a package version is `wanted`: with or without its epoch and Debian revision, or, when `wanted` ends in `~`,
  * beginning with what stands before it. All are when nothing is wanted.
- * @internal
  */
-export function matchesVersion(version: string, wanted: string): boolean {
+function matchesVersion(version: string, wanted: string): boolean {
   const bare = version.replace(/^\d+:/, '');
   if (wanted.endsWith('~')) {
     const start = wanted.slice(0, -1);
