@@ -17,7 +17,7 @@ import { signatureHash, type Signer } from '../pack/sign.js';
 import { checkModuleName, checkModuleVersion, packageBaseName } from '../distro/package-names.js';
 import { attest, type Invocation } from './attest.js';
 import { deadline, openSsh, specOf, type Booted, type Machine } from '../environment/boot.js';
-import { remember, upToDate, type BuiltRecord } from './finished.js';
+import { cellIdentity, remember, upToDate, type BuiltRecord } from './finished.js';
 import { checkReproducible } from './rebuild.js';
 import { packRpms } from './pack-rpm.js';
 import { RunDir } from './run-dir.js';
@@ -102,8 +102,8 @@ export interface BuildConditions {
 export async function builtBefore(input: CellInput): Promise<CellResult[] | null> {
   if (input.force || input.debug) return null;
   const { source, otherSources, environment, lookup, machine } = input;
-  const { identity } = await prepareSource(source, otherSources, environment.layer, lookup, machine);
-  return upToDate(input, identity);
+  const prepared = await prepareSource(source, otherSources, environment.layer, lookup, machine);
+  return upToDate(input, cellIdentity(input, prepared));
 }
 
 /** Builds one cell from source to published package; a package with several modules gives several results. */
@@ -114,7 +114,7 @@ export async function buildCell(input: CellInput): Promise<CellResult[]> {
   const prepared = await phase('prepare', () =>
     prepareSource(input.source, input.otherSources, input.environment.layer, input.lookup, input.machine),
   );
-  const known = await upToDate(input, prepared.identity);
+  const known = await upToDate(input, cellIdentity(input, prepared));
   if (known) return known;
 
   const run = await RunDir.create({
@@ -365,7 +365,7 @@ async function finish(
   }
   await publishLogs();
   const record: BuiltRecord[] = [];
-  for (const { result, ownedByOtherCell, packed, main, koNames } of staged) {
+  for (const { result, ownedByOtherCell, packed, main } of staged) {
     if (ownedByOtherCell || result.verdict !== 'built') continue;
     const digests: Record<string, string> = {};
     const published: string[] = [];
@@ -379,10 +379,11 @@ async function finish(
         if (status === 'up to date' && result.reason === null) result.reason = 'up to date';
       }
     }
-    await attest(input, prepared, result, published, startedOn);
-    record.push({ ...result, reason: null, kept: null, files: digests, koNames });
+    const attestation = await attest({ input, prepared, startedOn }, result, published);
+    record.push({ result, packages: digests, attestation });
   }
-  if (results.every((r) => r.verdict === 'built')) await remember(input, prepared.identity, record);
+  if (results.every((r) => r.verdict === 'built'))
+    await remember(input, cellIdentity(input, prepared), record);
   return results;
 }
 

@@ -14,7 +14,7 @@ import {
 } from '../distro/dkms-package.js';
 import type { DistroRow } from '../distro/row.js';
 import { contentDigest } from '../cache/entries.js';
-import { filesTar } from '../pack/deb.js';
+import { filesTar } from '../formats/tar.js';
 import { readRpmFile } from '../formats/rpm.js';
 import { evrOf } from '../formats/rpm-header.js';
 import type { KernelLayer } from '../environment/kernel-layer.js';
@@ -37,8 +37,6 @@ export interface Prepared {
   digest: string;
   /** The same of each of `with`. */
   withDigests: string[];
-  /** What the content of all of them is, so that the very same input is known again. */
-  identity: string;
   /** Whether the guest has to fetch something itself, so that it needs the network before the build. */
   network: boolean;
 }
@@ -64,7 +62,6 @@ export async function prepareSource(
   let local: LocalSource;
   let there: Prepared['package'] = null;
   let digest: string;
-  let identity: string;
   if (source.kind === 'repo') {
     const { row, ...where } = lookup;
     const common = { ...where, arch, cacheDir: cacheDir(), signal };
@@ -74,10 +71,9 @@ export async function prepareSource(
     });
     there = { name: found.name, version: found.version };
     digest = found.sha256;
-    identity = `repo ${found.name}=${found.version} ${digest}`;
     if (unmetDependency(found, installed, arch) !== null || !found.verified) {
       return {
-        ...{ source, package: there, digest, with: [], withDigests: [], brings: [], identity },
+        ...{ source, package: there, digest, with: [], withDigests: [], brings: [] },
         network: true,
       };
     }
@@ -86,7 +82,6 @@ export async function prepareSource(
   } else {
     local = source;
     digest = await localDigest(source, signal);
-    identity = `${source.kind} ${digest}`;
     if (source.kind === 'rpm') there = await rpmPackage(source);
   }
   const along = await dependenciesOf(local, otherSources, signal);
@@ -107,7 +102,6 @@ export async function prepareSource(
     with: along.with,
     withDigests,
     brings: along.brings,
-    identity: [identity, ...withDigests].join('\n'),
     network:
       !along.plain ||
       !along.missing.every(has) ||

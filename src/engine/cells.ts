@@ -176,7 +176,8 @@ function optionsOf(request: BuildRequest): CellInput['invocation']['options'] {
   };
 }
 
-async function attesterOf({ provenanceKey, cwd }: BuildRequest): Promise<AttestSigner | null> {
+/** Who signs the provenance; null: nobody. Throws fault `usage` for a key that cannot be used. */
+export async function attesterOf({ provenanceKey, cwd }: BuildRequest): Promise<AttestSigner | null> {
   if (provenanceKey === undefined) return null;
   const path = resolve(cwd, provenanceKey);
   return readSigner((await readCapped(path, 2 ** 20)).toString('latin1'), path);

@@ -8,7 +8,7 @@ import type { Proof } from '../model/proof.js';
 import { readCapped } from '../lib/read-capped.js';
 import { newRunId } from '../lib/run-id.js';
 import { findRow, loadCatalogue } from '../distro/catalogue.js';
-import { readCertificate } from '../pack/signature.js';
+import { readCertificate } from '../formats/certificate.js';
 import type { BuildPlan, PlannedCell } from './plan/types.js';
 import type { BuildRequest } from '../options/request.js';
 import { readOffer } from '../repo/index.js';

@@ -10,7 +10,7 @@ import { findDkmsPackage } from '../distro/dkms-package.js';
 import type { GuestOutput } from '../guest/guest.js';
 import { debName } from '../distro/deb-names.js';
 import { provenancePath, readBundle } from '../attest/provenance.js';
-import { keyIdOf } from '../pack/signature.js';
+import { keyIdOf } from '../formats/certificate.js';
 import {
   kernelsOf,
   modulesFor,

@@ -3,7 +3,7 @@ import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
 import type { Guest } from '../guest/guest.js';
-import { keyNameOf } from '../pack/signature.js';
+import { keyNameOf } from '../formats/certificate.js';
 import { writeTrustingVars } from '../vm/efivars.js';
 import { findFirmware } from '../vm/vm.js';
 import type { KernelLayer } from './kernel-layer.js';

@@ -51,7 +51,7 @@ export async function verifyClearsigned(text: string, pinned: PinnedKey, what: s
   return data;
 }
 
-/** A key that is pinned by its fingerprint, and where to get it. */
+/** A key that is pinned by its fingerprint, and where it can be had. */
 export interface KeySource {
   keyFingerprint: string;
   keyFile?: string | undefined;
@@ -70,17 +70,18 @@ export async function keyOf(
 ): Promise<PinnedKey> {
   const kept = join(dir, `${keyFingerprint}.key`);
   const file = keyFile ?? kept;
-  const known = await readFile(file).catch((error: unknown) => {
-    if (keyUrl !== undefined) return undefined;
-    throw new Dkms2binError('host', `The key of ${of} cannot be read: ${messageOf(error)}`, {
-      cause: error,
-    });
-  });
-  if (known) return { fingerprint: keyFingerprint, file, keys: known };
-  const keys = await get(keyUrl!);
-  const pinned = { fingerprint: keyFingerprint, file: keyUrl!, keys };
+  try {
+    return { fingerprint: keyFingerprint, file, keys: await readFile(file) };
+  } catch (error) {
+    if (keyUrl === undefined) {
+      throw new Dkms2binError('host', `The key of ${of} cannot be read: ${messageOf(error)}`, {
+        cause: error,
+      });
+    }
+  }
+  const pinned = { fingerprint: keyFingerprint, file: keyUrl, keys: await get(keyUrl) };
   await pinnedKey(pinned);
-  await writeAtomic(keys, kept);
+  await writeAtomic(pinned.keys, kept);
   return pinned;
 }
 
@@ -134,7 +135,7 @@ async function requireGood(
     'transient',
     `${what} has no good signature by ${pinned.fingerprint}${reasons.length ? ` (${reasons.join('; ')})` : ''}`,
     {
-      hint: 'The mirror may be halfway through an update: try again later. If it persists, do not trust the mirror.',
+      hint: 'The mirror may be half way through an update: try again later. If it stays so, do not trust the mirror.',
     },
   );
 }

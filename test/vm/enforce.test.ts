@@ -11,7 +11,8 @@ import { resolveKernels } from '../../src/distro/resolve.js';
 import { findRow, loadCatalogue } from '../../src/distro/catalogue.js';
 import { readDeb } from '../../src/formats/deb.js';
 import { openSigner } from '../../src/pack/sign.js';
-import { keyIdOf, stripSignature } from '../../src/pack/signature.js';
+import { keyIdOf } from '../../src/formats/certificate.js';
+import { stripSignature } from '../../src/pack/signature.js';
 import { chooseAccelerator } from '../../src/vm/accel.js';
 import { FIXTURES, kernels, temporary, tool, type Document } from './tool.js';
 

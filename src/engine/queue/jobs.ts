@@ -1,5 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
+import { certificateFingerprint } from '../../cell/identity.js';
 import { dependenciesOf } from '../../cell/source.js';
 import type { ModuleSource } from '../../model/cell.js';
 import { Dkms2binError } from '../../model/errors.js';
@@ -11,7 +12,7 @@ import type { Store } from '../../lib/object-store/index.js';
 import { findDkmsPackage } from '../../distro/dkms-package.js';
 import { fetchKernelPackage } from '../../distro/kernel-package.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../../distro/catalogue.js';
-import { readCertificate } from '../../pack/signature.js';
+import { readCertificate } from '../../formats/certificate.js';
 import type { BuildPlan, PlannedCell } from '../plan/types.js';
 import type { BuildRequest } from '../../options/request.js';
 import { shareSource } from './sources.js';
@@ -150,8 +151,7 @@ export class Jobs {
 
 /** SHA-256 of a certificate, hex: what coordinator and worker know it by. */
 export async function fingerprintOf(path: string): Promise<string> {
-  const certificate = readCertificate(await readCapped(path, 2 ** 20), path);
-  return certificate.fingerprint256.replaceAll(':', '').toLowerCase();
+  return certificateFingerprint(readCertificate(await readCapped(path, 2 ** 20), path));
 }
 
 /** Keys and passwords stay where they are used. */

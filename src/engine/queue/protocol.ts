@@ -1,5 +1,5 @@
-import { createHash } from 'node:crypto';
 import { z } from 'zod';
+import { identityOf, identityOptions, type SourceContent } from '../../cell/identity.js';
 import { DEB_ARCH, type Arch, type CellResult } from '../../model/cell.js';
 import { packageVersion } from '../../lib/paths.js';
 
@@ -120,9 +120,23 @@ export const parseJob = (data: unknown): CellJob => job.parse(data);
  * A cell's name in the queue: the same inputs are the same job, whoever asks for them and when. `sourceDigest` is what
  * the distro's index says of a package now; null when that is not known.
  */
-export function jobIdOf({ timeoutSeconds: _, ...inputs }: CellJob, sourceDigest: string | null): string {
-  const hash = createHash('sha256').update(JSON.stringify([packageVersion(), sourceDigest, inputs]));
-  return `cell-${hash.digest('hex').slice(0, 40)}`;
+export function jobIdOf(job: CellJob, sourceDigest: string | null): string {
+  const contentOf = (each: SharedSource): SourceContent => {
+    if (each.kind !== 'repo') return { kind: each.kind, sha256: each.sha256 };
+    if (sourceDigest === null) return { kind: 'unknown', name: `${each.name}=${each.version ?? ''}` };
+    return { kind: each.kind, sha256: sourceDigest };
+  };
+  const identity = identityOf({
+    sources: [job.source, ...job.otherSources].map(contentOf),
+    target: job.target,
+    signer: job.need.signer,
+    options: identityOptions(job),
+    order: job,
+    kernelPackages: job.kernelPackages.map(({ sha256 }) => sha256),
+    // The worker's own key.
+    attester: null,
+  });
+  return `cell-${identity.slice(0, 40)}`;
 }
 
 const delivery = z.object({

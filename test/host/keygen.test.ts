@@ -14,7 +14,7 @@ import { join, relative } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { openSigner } from '../../src/pack/sign.js';
-import { cli } from './cli-harness.js';
+import { cli } from '../unit/cli-harness.js';
 
 let tmp: string;
 beforeEach(() => {
@@ -71,7 +71,7 @@ describe('keygen', () => {
     writeFileSync(join(tmp, 'mok.der'), 'precious');
     const { code, stderr } = await keygen();
     expect(code).toBe(2);
-    expect(stderr).toContain(`${join(tmp, 'mok.der')} is there already`);
+    expect(stderr).toContain(`${join(tmp, 'mok.der')} already exists`);
     expect(stderr).toContain('hint:');
     expect(readdirSync(tmp)).toEqual(['mok.der']);
     expect(readFileSync(join(tmp, 'mok.der'), 'utf8')).toBe('precious');
@@ -89,7 +89,7 @@ describe('keygen', () => {
     vi.stubEnv('PATH', `${bin}:${process.env['PATH'] ?? ''}`);
     const { code, stderr } = await keygen();
     expect(code).toBe(2);
-    expect(stderr).toContain(`${join(tmp, 'mok.pem')} is there already`);
+    expect(stderr).toContain(`${join(tmp, 'mok.pem')} already exists`);
     expect(readdirSync(tmp).sort()).toEqual(['bin', 'mok.pem']);
     expect(readFileSync(join(tmp, 'mok.pem'), 'utf8')).toBe('other\n');
   });
