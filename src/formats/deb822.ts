@@ -22,7 +22,7 @@ export class Paragraph {
 /** Makes the error for a paragraph that is not in order, from what is wrong with it. */
 type Refuse = (why: string) => Error;
 
-const FIELD = /^([\x21-\x39\x3b-\x7e]+)[ \t]*:[ \t]*(.*)$/s;
+const FIELD = /^([A-Za-z0-9][\x21-\x39\x3b-\x7e]*)[ \t]*:[ \t]*(.*)$/s;
 
 /**
  * Reads one paragraph. With `refuse`, a line that belongs to no field and a field that comes twice are errors; without
@@ -32,6 +32,7 @@ export function parseParagraph(text: string, refuse?: Refuse): Paragraph {
   const fields: Field[] = [];
   for (const line of text.replace(/^\n+|\n+$/g, '').split('\n')) {
     if (line.startsWith('#')) continue;
+    if (refuse && line.trim() === '') throw refuse('an empty line');
     const last = fields.at(-1);
     if (/^[ \t]/.test(line) && last) {
       last.value += `\n${line.slice(1).trimEnd()}`;
@@ -40,7 +41,7 @@ export function parseParagraph(text: string, refuse?: Refuse): Paragraph {
     }
     const [, name, value = ''] = FIELD.exec(line) ?? [];
     if (name === undefined) {
-      if (refuse) throw refuse(line.trim() === '' ? 'an empty line' : 'a line without a field name');
+      if (refuse) throw refuse('a line is not a field');
       continue;
     }
     if (refuse && fields.some((field) => field.name.toLowerCase() === name.toLowerCase()))

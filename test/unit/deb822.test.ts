@@ -24,7 +24,7 @@ describe('a paragraph', () => {
     expect(parseParagraph(twice).get('Package')).toBe('a');
     expect(() => parseParagraph(twice, refuse)).toThrow('PACKAGE twice');
     expect(parseParagraph(' x\nPackage: a\nnonsense\n').get('Package')).toBe('a');
-    expect(() => parseParagraph('Package: a\nnonsense\n', refuse)).toThrow('a line without a field name');
+    expect(() => parseParagraph('Package: a\nnonsense\n', refuse)).toThrow('a line is not a field');
     expect(() => parseParagraph('Package: a\n\nVersion: 1\n', refuse)).toThrow('an empty line');
     expect(parseParagraph(text, refuse).fields).toHaveLength(3);
   });
