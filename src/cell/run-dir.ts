@@ -1,6 +1,7 @@
-import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { writeAtomic } from '../lib/atomic-write.js';
 import { lock, type Lock } from '../lib/lock.js';
 import { runsDir } from '../lib/paths.js';
 import { newRunId } from '../lib/run-id.js';
@@ -59,9 +60,7 @@ export class RunDir {
 
   async save(change: Partial<RunRecord>): Promise<void> {
     Object.assign(this.record, change);
-    const temporary = join(this.dir, 'run.json.part');
-    await writeFile(temporary, JSON.stringify(this.record, null, 2));
-    await rename(temporary, join(this.dir, 'run.json'));
+    await writeAtomic(Buffer.from(JSON.stringify(this.record, null, 2)), join(this.dir, 'run.json'));
   }
 
   /** Ends the use of the run: removes it unless it is kept. */

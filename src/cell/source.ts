@@ -19,6 +19,7 @@ import { readRpmFile } from '../formats/rpm.js';
 import { evrOf } from '../formats/rpm-header.js';
 import type { KernelLayer } from '../environment/kernel-layer.js';
 import type { Machine } from '../environment/boot.js';
+import { standardVariable } from '../lib/variables.js';
 
 /** A source that the host can read. */
 export type LocalSource = Exclude<ModuleSource, { kind: 'repo' }>;
@@ -274,7 +275,7 @@ export async function localDigest(
 }
 
 /** Seconds since 1970 that every file and kbuild timestamp gets: a constant, so that same input gives same bytes. */
-export const EPOCH = Number(process.env.SOURCE_DATE_EPOCH ?? 1577836800);
+export const EPOCH = Number(standardVariable('SOURCE_DATE_EPOCH') ?? 1577836800);
 
 /** Largest source folder, as a tar. */
 const MAX_TAR_BYTES = 2 ** 30;

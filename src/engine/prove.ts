@@ -8,7 +8,7 @@ import { kernelPackages } from '../distro/packages.js';
 import type { DistroRow } from '../distro/row.js';
 import { findDkmsPackage } from '../distro/dkms-package.js';
 import { proveRepository, type InstalledPackage, type ProveOrder } from '../guest/programs/prove.js';
-import { debName } from '../pack/module-package.js';
+import { debName } from '../distro/deb-names.js';
 import { provenancePath, readBundle } from '../attest/provenance.js';
 import { keyIdOf } from '../formats/certificate.js';
 import {

@@ -5,7 +5,7 @@ import type { Arch } from '../model/cell.js';
 import type { Emit } from '../model/events.js';
 import { Dkms2binError } from '../model/errors.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
-import { mirrorsOf } from '../distro/resolve.js';
+import { mirrorsOf } from '../distro/mirrors.js';
 import { archRow, type DistroRow } from '../distro/row.js';
 import { cached, contentDigest, hashOf, isCached, type Entry, type SharedCache } from '../cache/entries.js';
 import type { CatalogueRow } from '../distro/catalogue.js';

@@ -47,7 +47,7 @@ const VerifiedRecord = z.object({ url: z.string(), digest: z.string().transform(
 
 class OfficialImage {
   readonly dir: string;
-  readonly #image: NonNullable<CatalogueArch>['image'];
+  readonly #image: CatalogueArch['image'];
   /** The last part of its URL; with `*` only the sums tell its name. */
   readonly #pattern: string;
   readonly #record: string;

@@ -19,6 +19,7 @@ import {
   type BootSpec,
   type Machine,
 } from './boot.js';
+import { variable } from '../lib/variables.js';
 
 /** A kernel layer that has booted and settled, frozen: clones go on from there. */
 interface Snapshot {
@@ -128,7 +129,7 @@ const SNAPSHOT_BYTES = 6 * 1024 ** 3;
 /** The layer's snapshot when it can be had; else says why once. */
 export async function kernelEnvironmentOf(layer: KernelLayer, machine: Machine): Promise<KernelEnvironment> {
   try {
-    if (process.env.DKMS2BIN_NO_SNAPSHOT) throw new Dkms2binError('host', 'DKMS2BIN_NO_SNAPSHOT is set');
+    if (variable('DKMS2BIN_NO_SNAPSHOT')) throw new Dkms2binError('host', 'DKMS2BIN_NO_SNAPSHOT is set');
     const space = await statfs(cacheDir());
     if (space.bavail * space.bsize < SNAPSHOT_BYTES) {
       throw new Dkms2binError('host', `less than 6 GiB is free in ${cacheDir()}`);

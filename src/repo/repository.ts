@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
 import { writeAtomic } from '../lib/atomic-write.js';
+import { standardVariable } from '../lib/variables.js';
 import type { SigningKey } from './signing.js';
 
 /** Superseded indexes stay for a day and, however old, the last three generations of three files. */
@@ -162,7 +163,7 @@ const seconds = (): number => Math.floor(Date.now() / 1000);
 
 /** The time that SOURCE_DATE_EPOCH fixes, in seconds since 1970; undefined without. */
 function sourceDate(): number | undefined {
-  const epoch = process.env.SOURCE_DATE_EPOCH;
+  const epoch = standardVariable('SOURCE_DATE_EPOCH');
   if (epoch === undefined || epoch === '') return undefined;
   if (!/^\d{1,11}$/.test(epoch)) {
     throw new Dkms2binError('usage', `Not a time (SOURCE_DATE_EPOCH): ${JSON.stringify(epoch)}`);

@@ -2,6 +2,7 @@ import { access, constants, realpath, stat } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import type { Arch } from '../model/cell.js';
 import { missingTool } from '../lib/exec.js';
+import { standardVariable } from '../lib/variables.js';
 
 /** What tells this host's QEMU from another build of it: a memory snapshot fits the one that made it alone. */
 export async function qemuIdentity(arch: Arch): Promise<string> {
@@ -14,7 +15,7 @@ export async function qemuIdentity(arch: Arch): Promise<string> {
 export async function findQemu(name: string): Promise<string> {
   const candidates = name.includes('/')
     ? [name]
-    : (process.env.PATH ?? '').split(delimiter).map((folder) => join(folder || '.', name));
+    : (standardVariable('PATH') ?? '').split(delimiter).map((folder) => join(folder || '.', name));
   for (const path of candidates) {
     try {
       await access(path, constants.X_OK);
