@@ -11,7 +11,7 @@ export async function byHand(bench) {
   const { rounds } = bench.options;
   const [{ cacheDir }, { baseImage }, request] = await Promise.all([
     dist('lib/paths.js'),
-    dist('environment/base.js'),
+    dist('environment/base-image.js'),
     bench.request(),
   ]);
   const base = await baseImage(request.row, request.context);

@@ -10,7 +10,7 @@ import { dist } from './tool.mjs';
 export async function clones(bench) {
   const [{ baseImage }, { kernelLayer }, { kernelEnvironmentOf }, { bootClone }, request] = await Promise.all(
     [
-      dist('environment/base.js'),
+      dist('environment/base-image.js'),
       dist('environment/kernel-layer.js'),
       dist('environment/snapshot.js'),
       dist('environment/boot.js'),
@@ -21,7 +21,10 @@ export async function clones(bench) {
   const { name: accel, cpu } = bench.accelerator;
   const machine = { accel, cpu, cpus: CPUS, memoryMiB: MEMORY_MIB, emit, signal: bench.signal };
   const base = await baseImage(request.row, request.context);
-  const layer = await kernelLayer(base, request.target, 'build', [], machine);
+  const layer = await kernelLayer(
+    { base, target: request.target, variant: 'build', kernelPackages: [] },
+    machine,
+  );
   const { snapshot } = await kernelEnvironmentOf(layer, machine);
   const boot = async () => {
     const dir = await mkdtemp(join(bench.scratch, 'clone-'));

@@ -13,7 +13,7 @@ import { dist } from './tool.mjs';
 export async function nativeChroot(bench) {
   const [{ run }, { baseImage }, request] = await Promise.all([
     dist('lib/exec.js'),
-    dist('environment/base.js'),
+    dist('environment/base-image.js'),
     bench.request('bootstrap'),
   ]);
   const base = await baseImage(request.row, request.context);

@@ -18,33 +18,10 @@ import type { PackageEntry } from '../formats/package.js';
 import { readRpmFile } from '../formats/rpm.js';
 import { evrOf } from '../formats/rpm-header.js';
 import { hasSbom, sbomPath, sbomText, writeSbom } from '../attest/sbom.js';
-import type { CellInput } from './cell.js';
 import { EPOCH, type Prepared } from './source.js';
+import type { Attestation, Sourced } from './types.js';
 
-/** What an invocation says of itself in the provenance of all its packages. */
-export interface Invocation {
-  /** Of the run, as `--json` prints it. */
-  id: string;
-  /** The DKMS source, image and mirrors as asked for. */
-  options: BuildFacts['options'];
-  /** Signs the provenance; null: it is written unsigned. */
-  signer: Signer | null;
-}
-
-/** What is said of a module's packages, so that it can be written again, and signed by another key. */
-export interface Attestation {
-  /** JSON of the provenance, not signed. */
-  statement: string;
-  /** Text by the package's file name. */
-  sboms: Record<string, string>;
-}
-
-/** A cell that is being built. */
-interface AttestedCell {
-  input: CellInput;
-  prepared: Prepared;
-  startedOn: Date;
-}
+type AttestedCell = Pick<Sourced, 'input' | 'prepared' | 'startedOn'>;
 
 /** Writes provenance and SBOM beside the published packages, by their paths, of one module. */
 export async function attest(
@@ -112,7 +89,7 @@ async function factsOf(
     packages: await Promise.all(packages.map(recordOf)),
     packageType: form === 'deb' ? 'deb' : 'rpm',
     source: sourceOf(source, prepared.digest, source.kind === 'repo' ? prepared.package : null),
-    buildDepends: prepared.with.map((each, at) => sourceOf(each, prepared.withDigests[at] ?? '', null)),
+    buildDepends: prepared.with.map((each) => sourceOf(each, each.digest, null)),
     options: invocation.options,
     image: layer.image,
     kernelPackages: layer.kernelPackages,

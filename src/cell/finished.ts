@@ -9,29 +9,21 @@ import { writeAtomic } from '../lib/atomic-write.js';
 import { cacheDir } from '../lib/paths.js';
 import type { CellResult } from '../model/cell.js';
 import { ResultDocument } from '../model/result-schema.js';
-import { attestAgain, type Attestation } from './attest.js';
-import type { CellInput } from './cell.js';
-import { certificateFingerprint, identityOf } from './identity.js';
+import { attestAgain } from './attest.js';
 import { identityOptions } from '../options/request.js';
+import { certificateFingerprint, identityOf } from './identity.js';
 import type { Prepared } from './source.js';
-
-/** A result, and what was published of it. */
-export interface BuiltRecord {
-  result: CellResult;
-  /** SHA-256 by file name in the out-dir. */
-  packages: Record<string, string>;
-  attestation: Attestation;
-}
+import type { BuiltRecord, CellInput } from './types.js';
 
 /** What a cell is known again by, once its layer is there and its source is looked up. */
 export const cellIdentity = (
   { source, target, environment, signer, ...request }: CellInput,
-  { digest, with: others, withDigests }: Prepared,
+  { digest, with: others }: Prepared,
 ): string =>
   identityOf({
     sources: [
       { kind: source.kind, sha256: digest },
-      ...others.map(({ kind }, at) => ({ kind, sha256: withDigests[at] ?? '' })),
+      ...others.map((each) => ({ kind: each.kind, sha256: each.digest })),
     ],
     target,
     signer: signer && certificateFingerprint(new X509Certificate(signer.certPem)),

@@ -1,7 +1,8 @@
 import { access, constants, mkdir } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { resolve } from 'node:path';
-import { buildCell, builtBefore, type CellInput } from '../cell/cell.js';
+import { buildCell, builtBefore } from '../cell/cell.js';
+import type { CellInput } from '../cell/types.js';
 import type { Machine } from '../environment/boot.js';
 import { listRunDirs } from '../cell/run-dir.js';
 import type { KernelEnvironment } from '../environment/snapshot.js';

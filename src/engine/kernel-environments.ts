@@ -1,7 +1,7 @@
 import { access, constants, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
-import { baseImage } from '../environment/base.js';
-import { kernelLayer, type BaseImage, type KernelLayer, type Variant } from '../environment/kernel-layer.js';
+import { baseImage, type BaseImage, type Variant } from '../environment/base-image.js';
+import { kernelLayer, type KernelLayer } from '../environment/kernel-layer.js';
 import type { Machine } from '../environment/boot.js';
 import { kernelEnvironmentOf, type KernelEnvironment } from '../environment/snapshot.js';
 import type { Lookup } from '../cell/source.js';
@@ -79,9 +79,9 @@ export class KernelEnvironments implements AsyncDisposable {
 
   async #makeLayer(target: KernelTarget): Promise<KernelLayer> {
     const { distro } = target;
-    const image = await once(this.#bases, distro, () => this.#makeBase(findRow(this.rows, distro)));
-    const packages = [...(await this.#kernelPackages()), ...(await this.#archived(target))];
-    const layer = await kernelLayer(image, target, this.variant, packages, this.machine);
+    const base = await once(this.#bases, distro, () => this.#makeBase(findRow(this.rows, distro)));
+    const kernelPackages = [...(await this.#kernelPackages()), ...(await this.#archived(target))];
+    const layer = await kernelLayer({ base, target, variant: this.variant, kernelPackages }, this.machine);
     this.#release.push(() => layer.entry.use.release());
     return layer;
   }

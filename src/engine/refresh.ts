@@ -7,7 +7,9 @@ import { DEB_ARCH, type Arch, type CellResult } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { cacheDir, stateDir } from '../lib/paths.js';
 import { writeAtomic } from '../lib/atomic-write.js';
-import { mirrorsOf, offeredKernels, type ResolveOptions } from '../distro/resolve.js';
+import { offeredKernels } from '../distro/kernels.js';
+import { mirrorsOf } from '../distro/mirrors.js';
+import type { ResolveOptions } from '../distro/resolve.js';
 import { findDkmsPackage } from '../distro/dkms-package.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';
 import {

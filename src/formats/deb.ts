@@ -2,6 +2,7 @@ import { Dkms2binError } from '../model/errors.js';
 import { readCapped } from '../lib/read-capped.js';
 import { AR_MAGIC, arMembers, type ArMember } from './ar.js';
 import { inMemory, Unreadable, type ByteSource } from './bytes.js';
+import { parseParagraph, type Field } from './deb822.js';
 import { decompress, type Compression } from './decompress.js';
 import { cleanPath, PACKAGE_LIMITS, readable, type PackageEntry, type PackageLimits } from './package.js';
 import { tarEntries, type TarEntry } from './tar.js';
@@ -208,37 +209,10 @@ function fileOf(
 
 const NOTHING = Buffer.alloc(0);
 
-interface ControlField {
-  /** As written. */
-  name: string;
-  /** What follows the colon; continuation lines after a line end each, without their first blank. */
-  value: string;
-  /** The field as it stands there, continuation lines included, without blanks at the ends of lines. */
-  text: string;
-}
-
 const unusable = (why: string): Unreadable => new Unreadable(`its control file is not usable: ${why}`);
 
 /** The fields of a control file, one deb822 paragraph; lines that start with `#` are no part of it. */
-function parseControl(text: string): ControlField[] {
-  const fields = new Map<string, ControlField>();
-  let last: ControlField | undefined;
-  for (const line of text.replace(/^\n+|\s+$/g, '').split('\n')) {
-    if (line.startsWith('#')) continue;
-    if (line.trim() === '') throw unusable('an empty line');
-    if (/^[ \t]/.test(line) && last) {
-      last.value += `\n${line.slice(1).trimEnd()}`;
-      last.text += `\n${line.trimEnd()}`;
-      continue;
-    }
-    const [, name, value = ''] = /^([A-Za-z0-9][\x21-\x39\x3b-\x7e]*)[ \t]*:[ \t]*(.*)$/s.exec(line) ?? [];
-    if (name === undefined) throw unusable('a line is not a field');
-    if (fields.has(name.toLowerCase())) throw unusable(`${name} twice`);
-    last = { name, value: value.trimEnd(), text: line.trimEnd() };
-    fields.set(name.toLowerCase(), last);
-  }
-  return [...fields.values()];
-}
+const parseControl = (text: string): readonly Field[] => parseParagraph(text.trimEnd(), unusable).fields;
 
 const utf8 = (latin1: string): string => Buffer.from(latin1, 'latin1').toString('utf8');
 

@@ -2,6 +2,15 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DEB_ARCH } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
+import {
+  debCommonName,
+  debDebugName,
+  debFile,
+  debModulesName,
+  debName,
+  debVersion,
+  debVirtualName,
+} from '../distro/deb-names.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { writeAtomic, type Published } from '../lib/atomic-write.js';
 import type { Packed } from './compress.js';
@@ -72,25 +81,6 @@ export function isExtraPath(path: string): boolean {
   );
 }
 
-/** A name as Debian allows it: `acpi_call` becomes `acpi-call`. */
-export function debName(text: string): string {
-  return text
-    .toLowerCase()
-    .replace(/[^a-z0-9+.-]+/g, '-')
-    .replace(/^[^a-z0-9]+|-+$/g, '');
-}
-
-/** A module's version as Debian allows it: `v1.2_3` becomes `0~v1.2.3`, 1.2.3 stays. */
-export function debVersion(text: string): string {
-  const clean = text
-    .replace(/[_:/]/g, '.')
-    .replace(/[^A-Za-z0-9.+~-]+/g, '+')
-    .replace(/-+/g, '-')
-    .replace(/^[^A-Za-z0-9]+|-+$/g, '');
-  if (clean === '') throw new Dkms2binError('module', `Not a module version: ${JSON.stringify(text)}`);
-  return /^\d/.test(clean) ? clean : `0~${clean}`;
-}
-
 /**
  * Writes the binary packages of one cell into outDir. When there are extras they go into a package of their own,
  * `<module>-modules-common`, which is first in the result: it is the same for every kernel, so that several kernels'
@@ -152,13 +142,13 @@ function partsOf(input: PackInput): Parts {
   if (!/^[^/\0]+\.deb$/.test(input.fileName)) {
     throw new Dkms2binError('usage', `Not a package file name: ${JSON.stringify(input.fileName)}`);
   }
-  const name = debName(module);
-  if (name === '') throw new Dkms2binError('module', `Not a module name: ${JSON.stringify(module)}`);
+  if (debName(module) === '')
+    throw new Dkms2binError('module', `Not a module name: ${JSON.stringify(module)}`);
   const version = debVersion(input.version);
   return {
     input,
-    common: `${name}-modules-common`,
-    main: `${name}-modules-${debName(release)}`,
+    common: debCommonName(module),
+    main: debModulesName(module, release),
     base: { version, maintainer, section: 'kernel', priority: 'optional' },
     origin: source
       ? [`  Source package: ${source.name}${source.version === undefined ? '' : ` ${source.version}`}`]
@@ -171,7 +161,7 @@ function commonPackage({ input, common, base, origin }: Parts): NewPackage {
   const { module, extras, sourcePackage: source } = input;
   return {
     role: 'common',
-    file: `${common}_${base.version}_all.deb`,
+    file: debFile({ name: common, version: base.version, architecture: 'all' }),
     files: extras.map(({ path, bytes, mode }) => ({ path, bytes, mode: extraMode(path, mode) })),
     control: {
       ...base,
@@ -210,9 +200,9 @@ function modulesPackage({ input, common, main, base, origin, vermagics }: Parts)
       depends: [
         input.kernelImages.map(debName).join(' | '),
         ...(input.extras.length > 0 ? [`${common} (>= ${base.version})`] : []),
-        ...input.dependsModules.map((each) => `${debName(each)}-modules-${debName(release)}`),
+        ...input.dependsModules.map((each) => debModulesName(each, release)),
       ],
-      provides: [`${debName(module)}-modules`],
+      provides: [debVirtualName(module)],
       description: {
         synopsis: `${module} kernel module for Linux ${release}`,
         lines: [
@@ -240,12 +230,12 @@ function debugPackage({ input, main, base }: Parts): NewPackage[] {
   return [
     {
       role: 'debug',
-      file: `${main}-dbgsym_${base.version}_${input.debArch}.deb`,
+      file: debFile({ name: debDebugName(main), version: base.version, architecture: input.debArch }),
       files: debug.map(({ file, symbols }) => ({ path: file, mode: 0o644, bytes: symbols })),
       links: debug.flatMap(({ link }) => link ?? []),
       control: {
         ...base,
-        package: `${main}-dbgsym`,
+        package: debDebugName(main),
         architecture: input.debArch,
         section: 'debug',
         depends: [`${main} (= ${base.version})`],

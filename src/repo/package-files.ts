@@ -90,7 +90,10 @@ export function comparePackageVersions(a: PackageFile, b: PackageFile): number {
     : compareRpmVersions(a.version, b.version);
 }
 
-const order = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
+function order(a: string, b: string): number {
+  if (a === b) return 0;
+  return a < b ? -1 : 1;
+}
 
 /** Undefined when the file went away meanwhile. */
 async function readPackage(full: string, path: string): Promise<PackageFile | undefined> {

@@ -8,7 +8,7 @@ import type { BuildFacts } from '../../src/attest/facts.js';
 import { readBundle, writeProvenance } from '../../src/attest/provenance.js';
 import { makeStatement } from '../../src/attest/statement.js';
 import { sbomText, writeSbom } from '../../src/attest/sbom.js';
-import type { CellInput } from '../../src/cell/cell.js';
+import type { CellInput } from '../../src/cell/types.js';
 import type { Prepared } from '../../src/cell/source.js';
 import { cellIdentity, remember, upToDate } from '../../src/cell/finished.js';
 import type { CellResult } from '../../src/model/cell.js';
@@ -86,14 +86,14 @@ async function namesOnlyWhatIsThere(results: readonly CellResult[]): Promise<voi
 
 test('a cell is known by its sources and its layer, not by where they lie', () => {
   const known = (layer: string, digests: string[], path = '/a'): string => {
-    const [digest = '', ...withDigests] = digests;
+    const [digest = '', ...others] = digests;
     const source = { kind: 'folder', text: path, path } as const;
     const input = inputOf({
       ...{ source, signer: null, nameStyle: 'release', verify: true, debugSymbols: false },
       target: { release: '6.1.0-56-amd64', distro: 'debian-12', arch: 'x86_64' },
       environment: { layer: { entry: { dir: join(home, layer) } } } as CellInput['environment'],
     });
-    const prepared = { digest, withDigests, with: withDigests.map(() => source) };
+    const prepared = { digest, with: others.map((each) => ({ ...source, digest: each })) };
     return cellIdentity(input, prepared as unknown as Prepared);
   };
   const usual = known('layer', ['a', 'b']);

@@ -4,13 +4,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Dkms2binError } from '../../src/model/errors.js';
 import { formatControl, makeDeb, type ControlFields } from '../../src/pack/deb.js';
-import {
-  debName,
-  debVersion,
-  isExtraPath,
-  packModules,
-  type PackInput,
-} from '../../src/pack/module-package.js';
+import { debName, debVersion } from '../../src/distro/deb-names.js';
+import { isExtraPath, packModules, type PackInput } from '../../src/pack/module-package.js';
 import { fakeModule } from './pack-fixture.js';
 
 let tmp: string;

@@ -4,6 +4,7 @@ import { Redis, type RedisOptions } from 'ioredis';
 import { createRedisBackend, type BackendFactory, type RedisQueueBackend } from 'bullmq';
 import { Dkms2binError } from '../../model/errors.js';
 import type { Emit } from '../../model/events.js';
+import { variable } from '../../lib/variables.js';
 
 /** Environment variable with Redis' password, which so stays out of the list of processes. */
 const PASSWORD_VARIABLE = 'DKMS2BIN_QUEUE_PASSWORD';
@@ -18,7 +19,7 @@ export interface Address {
 }
 
 /** `redis://`, `rediss://` (TLS) or `unix:/path`, with user, password and number of the database. Throws fault `usage`. */
-export function parseAddress(url: string, env: NodeJS.ProcessEnv = process.env): Address {
+export function parseAddress(url: string, env?: NodeJS.ProcessEnv): Address {
   const parsed = URL.canParse(url) ? new URL(url) : null;
   const address = parsed && (parsed.protocol === 'unix:' ? socketAddress(parsed) : serverAddress(parsed));
   if (!parsed || !address) {
@@ -34,8 +35,8 @@ export function parseAddress(url: string, env: NodeJS.ProcessEnv = process.env):
 }
 
 /** User and password. */
-function accessOf({ username, password }: URL, env: NodeJS.ProcessEnv): RedisOptions {
-  const secret = decodeURIComponent(password) || env[PASSWORD_VARIABLE];
+function accessOf({ username, password }: URL, env?: NodeJS.ProcessEnv): RedisOptions {
+  const secret = decodeURIComponent(password) || variable(PASSWORD_VARIABLE, env);
   return {
     ...(username !== '' && { username: decodeURIComponent(username) }),
     ...(secret && { password: secret }),
