@@ -109,7 +109,7 @@ try {
       },
       ...{
         accel: 'auto',
-        nameStyle: 'seed',
+        nameStyle: 'release',
         verify: true,
         debugSymbols: false,
         checkReproducible: false,
@@ -123,7 +123,7 @@ try {
         kernel: `6.1.0-${Math.floor(at / 1000)}-amd64`,
         distro: 'debian-12',
       },
-      ...{ arch: 'x86_64', packageVersion: null, image: 'auto', fileStyle: 'seed' },
+      ...{ arch: 'x86_64', packageVersion: null, image: 'auto', fileStyle: 'release' },
       module: { kind: 'repo', text: `module-${at % 1000}-dkms`, name: `module-${at % 1000}-dkms` },
       target: target(`6.1.0-${Math.floor(at / 1000)}-amd64`),
     })),

@@ -1,9 +1,9 @@
 #!/usr/bin/env node
 import { delimiter } from 'node:path';
-import { errorText, EXIT_BUG, runCli } from './cli/run.js';
+import { errorText, runCli } from './cli/run.js';
 import { engine } from './cli/services.js';
 import { onSignals } from './cli/signals.js';
-import { EXIT_CODE } from './model/errors.js';
+import { EXIT, EXIT_CODE } from './model/errors.js';
 import { passphraseFromEnv } from './lib/passphrase.js';
 
 // An ordinary user's PATH on Debian lacks the folders of mke2fs and sfdisk.
@@ -23,7 +23,7 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 
 const bug = (error: unknown): void => {
   process.stderr.write(errorText(error, process.env));
-  process.exit(EXIT_BUG);
+  process.exit(EXIT.bug);
 };
 process.on('uncaughtException', bug);
 process.on('unhandledRejection', bug);

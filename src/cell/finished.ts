@@ -10,7 +10,8 @@ import { cacheDir } from '../lib/paths.js';
 import type { CellResult } from '../model/cell.js';
 import { ResultDocument } from '../model/result-schema.js';
 import { attestAgain } from './attest.js';
-import { certificateFingerprint, identityOf, identityOptions } from './identity.js';
+import { identityOptions } from '../options/request.js';
+import { certificateFingerprint, identityOf } from './identity.js';
 import type { Prepared } from './source.js';
 import type { BuiltRecord, CellInput } from './types.js';
 

@@ -9,17 +9,6 @@ import { EPOCH } from './source.js';
  */
 const RECIPE = 1;
 
-/** The options that decide what comes out of a cell, beside its source and kernel, by name. */
-export const identityOptions = ({
-  nameStyle,
-  verify,
-  debugSymbols,
-}: Pick<BuildRequest, 'nameStyle' | 'verify' | 'debugSymbols'>): Readonly<Record<string, unknown>> => ({
-  'debug-symbols': debugSymbols,
-  'name-style': nameStyle,
-  verify,
-});
-
 /** A source by its content; by its name only while an index that knows its content cannot be asked. */
 export type SourceContent =
   { kind: ModuleSource['kind']; sha256: string } | { kind: 'unknown'; name: string };

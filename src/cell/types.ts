@@ -32,7 +32,7 @@ export interface CellInput extends SourceInput {
   /** Signs the modules; null: they stay as they were built. */
   signer: Signer | null;
   invocation: Invocation;
-  nameStyle: 'seed' | 'dkms';
+  nameStyle: 'release' | 'dkms';
   verify: boolean;
   /** Packs what dkms strips from the modules into a package of its own. */
   debugSymbols: boolean;

@@ -1,5 +1,11 @@
 import { probeAccelerators } from '../vm/accel.js';
-import type { AcceleratorReport } from './services.js';
+
+export interface AcceleratorReport {
+  /** The one that `auto` takes; null when none works. */
+  chosen: string | null;
+  reason: string;
+  candidates: { name: string; usable: boolean; figure: string }[];
+}
 
 /** Both measurements in words. Rejects with fault `host` when QEMU runs no guest at all. */
 export async function acceleratorReport(context: { signal: AbortSignal }): Promise<AcceleratorReport> {

@@ -4,7 +4,7 @@ import { HOST_ARCH, type Arch } from '../model/cell.js';
 import { messageOf } from '../model/errors.js';
 import { cacheDir, runsDir, socketParent } from '../lib/paths.js';
 import { formatBytes } from '../lib/units.js';
-import { oneLine } from '../report/text.js';
+import { oneLine } from '../lib/text.js';
 import type { CliContext } from './context.js';
 
 export interface Check {
@@ -113,7 +113,7 @@ async function fileChecks(arch: Arch): Promise<Check[]> {
   );
 }
 
-export async function which(file: string, path: string): Promise<string | null> {
+async function which(file: string, path: string): Promise<string | null> {
   for (const folder of path.split(delimiter).filter((f) => f !== '')) {
     const candidate = join(folder, file);
     try {
@@ -126,7 +126,7 @@ export async function which(file: string, path: string): Promise<string | null> 
   return null;
 }
 
-export async function toolChecks(path: string, arch: Arch): Promise<Check[]> {
+async function toolChecks(path: string, arch: Arch): Promise<Check[]> {
   const qemu: Tool = { file: `qemu-system-${arch}`, package: GUESTS[arch].qemu, use: 'runs the VMs' };
   return Promise.all(
     [qemu, ...TOOLS].map(async (tool): Promise<Check> => {
@@ -176,7 +176,7 @@ async function acceleratorChecks(context: CliContext, arch: Arch): Promise<Check
     return [{ name: 'accelerator', status: 'ok', detail, remedy: null }];
   }
   try {
-    const report = await context.engine.probeAccelerators({ emit: () => undefined, signal: context.signal });
+    const report = await context.engine.probeAccelerators({ signal: context.signal });
     const rows: Check[] = report.candidates.map((c) => ({
       name: c.name.toUpperCase(),
       status: c.usable ? 'ok' : 'warn',
@@ -235,11 +235,11 @@ async function folderCheck(name: string, folder: string, needsSpace: boolean): P
 const remedyVariable = (name: string): string =>
   ({ cache: 'DKMS2BIN_CACHE', state: 'DKMS2BIN_STATE' })[name] ?? 'XDG_RUNTIME_DIR or TMPDIR';
 
-async function userNamespaceCheck(path: string): Promise<Check> {
+async function userNamespaceCheck({ env }: CliContext): Promise<Check> {
   const name = 'user namespaces';
   const remedy =
     'Only needed for --image bootstrap as an ordinary user: sudo sysctl kernel.unprivileged_userns_clone=1';
-  const unshare = await which('unshare', path);
+  const unshare = await which('unshare', env['PATH'] ?? '');
   if (!unshare)
     return {
       name,
@@ -266,7 +266,7 @@ async function userNamespaceCheck(path: string): Promise<Check> {
   }
   // mmdebstrap's unshare mode maps a range of ids, which an ordinary user takes from /etc/subuid.
   if (process.getuid?.() !== 0) {
-    const user = process.env.USER ?? '';
+    const user = env['USER'] ?? '';
     const subuid = await readFile('/etc/subuid', 'utf8').catch(() => '');
     const mine = subuid
       .split('\n')
@@ -300,13 +300,13 @@ async function foreignProgramsCheck(context: CliContext, arch: Arch): Promise<Ch
 export async function collectChecks(context: CliContext, arch: Arch): Promise<Check[]> {
   const path = context.env['PATH'] ?? '';
   const tools = await toolChecks(path, arch);
-  const haveQemu = tools[0]!.status === 'ok';
+  const haveQemu = tools[0]?.status === 'ok';
   return [
     ...tools,
     ...(await fileChecks(arch)),
     ...(await qemuCheck(path, arch)),
     ...(haveQemu ? await acceleratorChecks(context, arch) : []),
-    await userNamespaceCheck(path),
+    await userNamespaceCheck(context),
     ...(arch === HOST_ARCH ? [] : [await foreignProgramsCheck(context, arch)]),
     await folderCheck('cache', cacheDir(), true),
     await folderCheck('state', runsDir(), true),

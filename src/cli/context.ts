@@ -11,6 +11,4 @@ export interface CliContext {
   cwd: string;
   /** Aborted by the first SIGINT, SIGTERM or SIGHUP. */
   signal: AbortSignal;
-  /** Set by a command that ends without an error but not with 0. */
-  exitCode: number;
 }

@@ -5,7 +5,14 @@ import type { Emit } from '../model/events.js';
 import { cacheDir } from '../lib/paths.js';
 import { availableKernels } from '../distro/kernels.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';
-import type { KernelInfo } from './services.js';
+
+/** A kernel that can be asked for. */
+export interface KernelInfo {
+  release: string;
+  distro: string;
+  packageVersion: string;
+  suite: string;
+}
 
 export interface KernelsContext {
   emit: Emit;

@@ -1,21 +1,16 @@
 import { CommanderError } from 'commander';
-import { Dkms2binError, EXIT_CODE, messageOf } from '../model/errors.js';
+import { Dkms2binError, EXIT, EXIT_CODE, messageOf } from '../model/errors.js';
 import { plain } from '../lib/text.js';
+import { variable } from '../lib/variables.js';
 import type { CliContext } from './context.js';
 import { createProgram } from './program.js';
 
-/** sysexits' EX_SOFTWARE. */
-export const EXIT_BUG = 70;
-
 /** Runs one command line (without node and script) to its end and returns the exit code. Never throws. */
-export async function runCli(
-  argv: readonly string[],
-  options: Omit<CliContext, 'exitCode'>,
-): Promise<number> {
-  const context: CliContext = { ...options, exitCode: 0 };
+export async function runCli(argv: readonly string[], context: CliContext): Promise<number> {
+  let exitCode = 0;
   try {
-    await createProgram(context).parseAsync([...argv], { from: 'user' });
-    return context.exitCode;
+    await createProgram(context, (code) => (exitCode = code)).parseAsync([...argv], { from: 'user' });
+    return exitCode;
   } catch (error) {
     // Commander has said what it had to say already.
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : EXIT_CODE.usage;
@@ -27,17 +22,17 @@ export async function runCli(
     const errors: unknown[] = error instanceof AggregateError ? error.errors : [error];
     for (const each of errors) context.stderr.write(errorText(each, context.env));
     const first = errors[0];
-    return first instanceof Dkms2binError ? first.exitCode : EXIT_BUG;
+    return first instanceof Dkms2binError ? first.exitCode : EXIT.bug;
   }
 }
 
 /** An error as a person reads it: no stack, unless it is a bug and DKMS2BIN_TRACE=1. */
-export function errorText(error: unknown, env: Readonly<Record<string, string | undefined>>): string {
+export function errorText(error: unknown, env: NodeJS.ProcessEnv): string {
   if (error instanceof Dkms2binError) {
     const hint = error.hint === undefined ? '' : `  hint: ${indent(error.hint, '        ')}\n`;
     return `dkms2bin: ${indent(error.message, '  ')}\n${hint}`;
   }
-  const trace = env['DKMS2BIN_TRACE'] === '1';
+  const trace = variable('DKMS2BIN_TRACE', env) === '1';
   const detail = trace && error instanceof Error ? `${plain(error.stack ?? '')}\n` : '';
   const advice = trace
     ? 'Please report it with the lines above'

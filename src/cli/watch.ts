@@ -9,7 +9,7 @@ const STEP_MS = 60_000;
  * round that fails is told through `tell`, and the next one comes; but a first one that finds its input wrong ends it.
  */
 export async function watch(
-  round: () => Promise<void>,
+  round: () => Promise<unknown>,
   {
     intervalMs,
     signal,

@@ -5,7 +5,7 @@ import type { PackageForm } from './row.js';
 import { debName } from './deb-names.js';
 import { rpmNames } from './rpm-names.js';
 
-export type NameStyle = 'seed' | 'dkms';
+export type NameStyle = 'release' | 'dkms';
 
 export interface PackageIdentity {
   module: string;
@@ -52,7 +52,7 @@ function quote(text: string): string {
  */
 export function packageBaseName(
   identity: PackageIdentity,
-  style: NameStyle = 'seed',
+  style: NameStyle = 'release',
   form: PackageForm = 'deb',
 ): string {
   const module = checkModuleName(identity.module);

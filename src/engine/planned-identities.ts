@@ -1,6 +1,7 @@
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
-import { identityOf, identityOptions, type SourceContent } from '../cell/identity.js';
+import { identityOf, type SourceContent } from '../cell/identity.js';
+import { identityOptions } from '../options/request.js';
 import { dependenciesOf, localDigest } from '../cell/source.js';
 import { contentDigest } from '../cache/entries.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';

@@ -84,7 +84,7 @@ export async function planRefresh(
   });
 }
 
-interface RefreshOutcome {
+export interface RefreshOutcome {
   run: string | null;
   accelerator: string | null;
   cells: CellResult[];

@@ -1,81 +1,45 @@
-import type { Arch } from '../model/cell.js';
+import type { Option } from './option.js';
+import { fieldOf, OPTIONS, type FieldOf, type Row, type ValuesOf } from './table.js';
 
-/** What the user asked for, after the config file and the options are merged. Paths are as typed, relative to `cwd`. */
-export interface BuildRequest {
-  /** Package names, files, folders or list files. */
-  dkms: string[];
-  /** Exact releases, globs or `latest`; empty means `latest`. */
-  kernels: string[];
-  /** Catalogue id such as `debian-12`; absent: follows from the kernel. */
-  distro?: string;
-  outDir: string;
-  /** Absent: follows from the kernels, else x86_64. */
-  arch?: Arch;
-  /** `auto`, `official`, `bootstrap` or the path of a disk image. */
-  image: string;
-  /** Where machines share images and layers: a folder, `s3://BUCKET/PREFIX` or a URL. */
-  layerCache?: string;
-  mirror?: string;
-  /** Base URL of the archive of old packages. */
-  archive?: string;
-  proxy?: string;
-  /** CPUs and memory of one VM. */
-  cpus?: number;
-  memoryMiB?: number;
-  /** VMs at once. */
-  jobs?: number;
-  /** Longest time one cell may take. */
-  timeoutSeconds: number;
-  accel: 'auto' | 'kvm' | 'tcg';
-  nameStyle: 'seed' | 'dkms';
-  verify: boolean;
-  /** Packs the modules' debug symbols as well. */
-  debugSymbols: boolean;
-  /** Builds each cell twice and compares. */
-  checkReproducible: boolean;
-  force: boolean;
-  debug: boolean;
-  keepFailed: boolean;
-  offline: boolean;
-  /** Signs the modules: private key (PEM file or `pkcs11:` URI) and its certificate; both or neither. */
-  signKey?: string;
-  signCert?: string;
-  /** PEM private key that signs the provenance. */
-  provenanceKey?: string;
-  /** File with the key's passphrase, or the token's PIN. */
-  passphraseFile?: string;
-  /** Files or URLs of kernel image and header packages. */
-  kernelPackages: string[];
-  cwd: string;
-}
+type RequestRow = Extract<Row, { request: true }>;
 
-export const DEFAULTS = {
-  outDir: './out',
-  image: 'auto',
-  timeoutSeconds: 7200,
-  accel: 'auto',
-  nameStyle: 'seed',
-} as const satisfies Partial<BuildRequest>;
+/**
+ * What the user asked for, after config file and command line are merged: the values of the table's options that ask
+ * something of the engine. Paths are as typed, relative to `cwd`; `memoryMiB` in MiB, `timeoutSeconds` in seconds; no kernels
+ * means `latest`.
+ */
+export type BuildRequest = { [K in keyof ValuesOf<RequestRow>]: ValuesOf<RequestRow>[K] } & { cwd: string };
 
 /** Any field of a request; one that is undefined counts as not given. */
 export type RequestValues = { [K in keyof BuildRequest]?: BuildRequest[K] | undefined };
 
+const ROWS: readonly Option[] = OPTIONS.filter((row: Option) => row.request === true);
+const FIELDS = new Set(['cwd', ...ROWS.map(fieldOf)]);
+const DEFAULTS = Object.fromEntries(
+  ROWS.filter((row) => row.fallback !== undefined).map((row) => [fieldOf(row), row.fallback]),
+);
+
 /** A request with the command line's defaults for what is not given; `cwd` is the process's. */
 export function buildRequest(values: RequestValues): BuildRequest {
-  const given = Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
-  return {
-    ...DEFAULTS,
-    dkms: [],
-    kernels: [],
-    verify: true,
-    debugSymbols: false,
-    checkReproducible: false,
-    force: false,
-    debug: false,
-    keepFailed: false,
-    offline: false,
-    kernelPackages: [],
-    cwd: process.cwd(),
-    ...given,
-  };
+  const given = Object.entries(values).filter(([field, value]) => value !== undefined && FIELDS.has(field));
+  return { ...DEFAULTS, cwd: process.cwd(), ...Object.fromEntries(given) } as BuildRequest;
+}
+
+/** What a command is asked of the engine: its options' values, others left aside. */
+export const requestOf = (options: RequestValues & object, cwd: string): BuildRequest =>
+  buildRequest({ ...options, cwd });
+
+type IdentityRow = Extract<Row, { identity: true }>;
+
+/**
+ * The options of a request that decide what comes out of a cell, beside its source and kernel, by name and in the order of
+ * the names. (Whether it is built twice does not: that says more of the same packages.)
+ */
+export function identityOptions(
+  request: Pick<BuildRequest, FieldOf<IdentityRow>>,
+): Readonly<Record<string, unknown>> {
+  const values = request as Readonly<Record<string, unknown>>;
+  const rows: Option[] = OPTIONS.filter((row: Option) => row.identity === true);
+  const named = rows.map((row): [string, unknown] => [row.name, values[fieldOf(row)]]);
+  return Object.fromEntries(named.sort(([a], [b]) => (a < b ? -1 : 1)));
 }

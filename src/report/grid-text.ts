@@ -15,7 +15,8 @@ import {
   type GridRow,
 } from './grid.js';
 import { changeGroups, compare, type Broken, type Change } from './history.js';
-import { oneLine, table } from './text.js';
+import { oneLine } from '../lib/text.js';
+import { table } from './text.js';
 
 /** A wider table breaks on the terminals people have; then the cells are letters. */
 const WIDTH = 110;

@@ -1,6 +1,6 @@
 import type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from '../model/matrix.js';
 import { plain } from '../lib/text.js';
-import { oneLine } from './text.js';
+import { oneLine } from '../lib/text.js';
 
 /** What every report calls an outcome, from the worst to the best: its word and the sign that stands for it. */
 export const OUTCOMES: Record<Outcome, { word: string; sign: string; letter: string }> = {

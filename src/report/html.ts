@@ -17,7 +17,7 @@ import {
 import { changeGroups, compare, pastOutcomes, type Broken, type Change } from './history.js';
 import { beforeText, brokenSince, matrixText } from './grid-text.js';
 import type { PageCell, PageData, PageFile, PageStory } from './page-data.js';
-import { oneLine } from './text.js';
+import { oneLine } from '../lib/text.js';
 
 /** More history than this makes the page large and tells little. */
 const PAST_RUNS = 20;

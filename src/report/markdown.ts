@@ -19,7 +19,7 @@ import {
 } from './grid.js';
 import { changeGroups, compare, type Broken, type Change } from './history.js';
 import { beforeText, brokenSince } from './grid-text.js';
-import { oneLine } from './text.js';
+import { oneLine } from '../lib/text.js';
 
 /** GitHub refuses a longer comment. */
 const LONGEST = 65_536;

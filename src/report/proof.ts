@@ -1,5 +1,6 @@
 import type { Proof } from '../model/proof.js';
-import { oneLine, table } from './text.js';
+import { oneLine } from '../lib/text.js';
+import { table } from './text.js';
 
 /** What was proved, a line for each module, and what it saved. */
 export function proofText({ modules, saved, signedBy, enforced, kernel, distro }: Proof): string {

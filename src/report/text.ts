@@ -1,10 +1,5 @@
 import type { CellResult } from '../model/cell.js';
-import { plain } from '../lib/text.js';
-
-/** Text of a guest or of a file name on one line: no control bytes, no line breaks; blanks of a path stay. */
-export function oneLine(text: string): string {
-  return plain(text).replace(/[\t\n\u2028\u2029]/g, ' ');
-}
+import { oneLine, plain } from '../lib/text.js';
 
 /** Left-aligned columns, two spaces apart; the last column is not padded. One line per row, no header of its own. */
 export function table(rows: readonly (readonly string[])[]): string {
@@ -37,14 +32,20 @@ export function resultLines(cells: readonly CellResult[]): string {
   return cells.map((cell, i) => `${cell.verdict.padEnd(7)} ${lines[i] ?? ''}\n`).join('');
 }
 
-/** What went wrong in one cell and what to do next; empty for a cell that is built or skipped. */
-export function failureText(cell: CellResult): string {
+/**
+ * What went wrong in one cell and what to do next; empty for a cell that is built or skipped. Without `headline` when the
+ * result lines have told the reason's first line.
+ */
+export function failureText(cell: CellResult, { headline: told = true } = {}): string {
   if (cell.verdict !== 'failed' && cell.verdict !== 'error') return '';
   const step = Object.keys(cell.phases).at(-1);
   const head = `${oneLine(nameOf(cell))} on ${oneLine(cell.kernel)} (${oneLine(cell.distro)}): ${cell.verdict}`;
   const lines = [step === undefined ? head : `${head} in step "${oneLine(step)}"`];
-  const reason = plain(cell.reason ?? 'no reason was given').trim();
-  for (const line of reason.split('\n')) lines.push(`  ${line.trimEnd()}`);
+  const reason = plain(cell.reason ?? 'no reason was given')
+    .trim()
+    .split('\n');
+  for (const line of told || cell.reason === null ? reason : reason.slice(1))
+    lines.push(`  ${line.trimEnd()}`);
   if (cell.log !== null) lines.push(`  log:    ${oneLine(cell.log)}`);
   if (cell.kept !== null) lines.push(`  log in: dkms2bin login ${oneLine(cell.kept)}`);
   else if (cell.verdict === 'failed')

@@ -42,9 +42,10 @@ function phaseLine({ cell, phase, state, seconds }: EventOf<'phase'>): string {
   return `${on(cell)}${clean(phase)} done${seconds === undefined ? '' : ` in ${duration(seconds)}`}`;
 }
 
-/** Without the package's path, which is the result: stdout gets it at the end. */
+/** Without the package's path, and why a cell failed: they are the result, which is told at the end. */
 function cellLine({ cell, verdict, reason }: EventOf<'cell'>): string {
-  const more = reason?.split('\n').find((line) => line.trim() !== '');
+  const bad = verdict === 'failed' || verdict === 'error';
+  const more = (bad ? undefined : reason)?.split('\n').find((line) => line.trim() !== '');
   return `${clean(cell)}: ${clean(verdict)}${more === undefined ? '' : ` (${clean(more)})`}`;
 }
 

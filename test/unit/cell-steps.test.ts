@@ -80,7 +80,7 @@ async function opened(
     machine: { accel: 'kvm', emit: () => undefined, signal: new AbortController().signal },
     outDir: join(tmp, 'out'),
     signer: null,
-    nameStyle: 'seed',
+    nameStyle: 'release',
     verify: true,
     timeoutMs: 1000,
     ...input,

@@ -65,7 +65,7 @@ describe('options', () => {
       image: 'auto',
       memoryMiB: 2048,
       timeoutSeconds: 90,
-      nameStyle: 'seed',
+      nameStyle: 'release',
       force: false,
     });
   });
@@ -204,6 +204,21 @@ describe('result', () => {
     expect(stderr).toContain('/out/acpi_call.log');
     expect(stderr).toContain('dkms2bin login run-7');
     expect(stderr).toContain('2 cells: 1 built, 1 failed');
+  });
+
+  test('what the compiler said is told once, in the result', async () => {
+    const reason = "x.c:12:3: error: implicit declaration of function 'y'";
+    const cells = [{ ...FAILED, reason }];
+    const build: Engine['build'] = (_, { emit }) => {
+      emit({ type: 'cell', cell: 'v4l2loopback × 6.1', verdict: 'failed', reason });
+      return Promise.resolve({ run: 'r1', accelerator: 'tcg', cells });
+    };
+    const { stdout, stderr } = await cli(['--dkms', 'a'], { build });
+    expect((stdout + stderr).split('implicit declaration')).toHaveLength(2);
+    expect(stdout).toContain(reason);
+    expect(stderr).toContain('/out/acpi_call.log');
+    const json = await cli(['--dkms', 'a', '--json'], { build });
+    expect(json.stderr).toContain(reason);
   });
 
   test('--json: one document on stdout and nothing else', async () => {

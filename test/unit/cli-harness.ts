@@ -90,6 +90,7 @@ export async function cli(
     warmImages: unexpected,
     prove: unexpected,
     listKernels: unexpected,
+    listDistros: unexpected,
     probeAccelerators: unexpected,
     publishRepository: unexpected,
     serveRepository: unexpected,

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import type { ImageInfo, PruneOptions, VerifiedRow } from '../../src/cli/services.js';
+import type { CacheRow as ImageInfo, PruneOptions, VerifiedRow } from '../../src/cache/upkeep.js';
 import { Dkms2binError } from '../../src/model/errors.js';
 import type { BuildRequest } from '../../src/options/request.js';
 import { cli } from './cli-harness.js';

@@ -2,10 +2,10 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import type { Engine, MatrixOutcome } from '../../src/cli/services.js';
+import type { Engine } from '../../src/cli/services.js';
 import { Dkms2binError } from '../../src/model/errors.js';
 import type { MatrixCell, MatrixRun, Outcome } from '../../src/model/matrix.js';
-import type { MatrixContext, MatrixRules } from '../../src/engine/matrix.js';
+import type { MatrixContext, MatrixOutcome, MatrixRules } from '../../src/engine/matrix.js';
 import { matrixPlan } from '../../src/engine/plan/matrix.js';
 import { MatrixDocument } from '../../src/model/result-schema.js';
 import type { BuildRequest } from '../../src/options/request.js';
@@ -171,6 +171,15 @@ test('--report and --events write files beside the result', async () => {
       verdict: 'built',
     },
   });
+});
+
+test('--events in an out-dir that is not there yet', async () => {
+  const outDir = join(folder, 'out');
+  const events = join(outDir, 'logs', 'e.ndjson');
+  const argv = ['matrix', '--out-dir', outDir, '--events', events];
+  const { code, stderr } = await cli(argv, engine(runOf([row('built')])));
+  expect(code, stderr).toBe(0);
+  expect(await readFile(events, 'utf8')).toContain('"type":"cell"');
 });
 
 test.each([

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { kernelsOf } from '../../src/cli/kernels-of.js';
-import { requestOf } from '../../src/cli/request.js';
+import { requestOf } from '../../src/options/request.js';
 import { fetchKernelPackage } from '../../src/distro/kernel-package.js';
 import { plan } from '../../src/engine/plan/plan.js';
 import { cli } from './cli-harness.js';
@@ -56,7 +56,7 @@ test('kernels are listed through --proxy from --mirror; --offline asks nobody', 
 test('a plan reads indexes and the archive through --proxy', async () => {
   const archive = 'http://archive.invalid';
   const request = requestOf(
-    { dkms: ['acpi-call-dkms'], kernel: ['6.1.0-99-amd64'], mirror, archive, proxy: url },
+    { dkms: ['acpi-call-dkms'], kernels: ['6.1.0-99-amd64'], mirror, archive, proxy: url },
     folder,
   );
   await expect(plan(request, quiet)).rejects.toMatchObject({ fault: 'not-found' });

@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
-import { requestOf, type BuildOptions } from '../../src/cli/request.js';
+import { requestOf, type RequestValues } from '../../src/options/request.js';
 import { planBisect } from '../../src/engine/bisect.js';
 import { FileServer, putRepo } from './repo-server.js';
 
@@ -30,7 +30,7 @@ afterEach(async () => {
 
 const el = (release: string): string => `5.14.0-${release}.x86_64`;
 const quiet = { emit: () => undefined, signal: new AbortController().signal };
-function planned(good: string, bad: string, more: BuildOptions = {}) {
+function planned(good: string, bad: string, more: RequestValues = {}) {
   const options = { dkms: ['acpi-call-dkms'], distro: 'rocky-9', mirror: server.origin, proxy: '', ...more };
   return planBisect(requestOf(options, cache), { good, bad }, quiet);
 }
@@ -44,7 +44,7 @@ test('the list is that of the archive between the two, of their kind, in the ord
 
 test('--kernel says which', async () => {
   const { cells } = await planned(el('427.el9'), el('570.el9_6'), {
-    kernel: ['*503.[19]*', el('570.el9_6')],
+    kernels: ['*503.[19]*', el('570.el9_6')],
   });
   expect(cells.map(({ kernel }) => kernel)).toEqual(
     ['427.el9', '503.9.1.el9_5', '503.11.1.el9_5', '570.el9_6'].map(el),

@@ -1,12 +1,7 @@
 import { describe, expect, test } from 'vitest';
-import {
-  identityOf,
-  identityOptions,
-  type LayeredInputs,
-  type PlannedInputs,
-} from '../../src/cell/identity.js';
+import { identityOf, type LayeredInputs, type PlannedInputs } from '../../src/cell/identity.js';
 import { jobIdOf, type CellJob } from '../../src/engine/queue/protocol.js';
-import { buildRequest } from '../../src/options/request.js';
+import { buildRequest, identityOptions } from '../../src/options/request.js';
 
 const target = {
   release: '6.1.0-56-amd64',
@@ -123,7 +118,7 @@ describe('the id of a job', () => {
     target,
     kernelPackages: [{ file: 'k.deb', sha256: 'b'.repeat(64) }],
     need: { distro: 'debian-12', arch: 'x86_64', accelerator: null, signer: null },
-    ...{ image: 'auto', nameStyle: 'seed', verify: true, debugSymbols: false },
+    ...{ image: 'auto', nameStyle: 'release', verify: true, debugSymbols: false },
     ...{ checkReproducible: false, timeoutSeconds: 60 },
   };
 

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { requestOf, type BuildOptions } from '../../src/cli/request.js';
+import { requestOf, type RequestValues } from '../../src/options/request.js';
 import type { CellResult } from '../../src/model/cell.js';
 import { Dkms2binError } from '../../src/model/errors.js';
 import type { Event } from '../../src/model/events.js';
@@ -34,7 +34,7 @@ afterEach(() => rm(home, { recursive: true, force: true }));
 function planOf(
   input: Partial<MatrixInput> = {},
   sources = ['tiny', 'broken'],
-  options: BuildOptions = {},
+  options: RequestValues = {},
 ): MatrixPlan {
   return matrixPlan(requestOf({ dkms: sources, outDir: out, verify: false, ...options }, home), {
     sources: sources.map((text) => ({
@@ -280,7 +280,7 @@ describe('resume', () => {
 
   test('another kernel package of the same name is another input', async () => {
     const file = 'linux-image-6.1.0-2-amd64_1_amd64.deb';
-    const plan = (): MatrixPlan => planOf({}, ['tiny', 'broken'], { kernelPackage: [file] });
+    const plan = (): MatrixPlan => planOf({}, ['tiny', 'broken'], { kernelPackages: [file] });
     await writeFile(join(home, file), 'one');
     await interrupted(3, plan());
     const same = new Fake({ after: () => Promise.reject(new Dkms2binError('host', 'enough')) });
@@ -368,7 +368,7 @@ describe('a process that is killed', () => {
 import { writeFile } from 'node:fs/promises';
 import { matrix } from './src/engine/matrix.js';
 import { matrixPlan } from './src/engine/plan/matrix.js';
-import { requestOf } from './src/cli/request.js';
+import { requestOf } from './src/options/request.js';
 const [kernels, resume, killAfter] = process.argv.slice(2);
 const context = { emit: () => undefined, signal: new AbortController().signal, resume: resume === 'resume', failFast: false };
 const path = (text) => new URL('./' + text, import.meta.url).pathname;

@@ -1,16 +1,9 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { configJsonSchema, loadConfig, parseConfig } from '../../src/options/config.js';
-import {
-  bisectJsonSchema,
-  matrixJsonSchema,
-  proofJsonSchema,
-  refreshJsonSchema,
-  ResultDocument,
-  resultJsonSchema,
-} from '../../src/model/result-schema.js';
+import { loadConfig, parseConfig } from '../../src/options/config.js';
+import { ResultDocument } from '../../src/model/result-schema.js';
 
 test('a whole file', () => {
   expect(
@@ -33,7 +26,7 @@ test.each([
   ['outDir: a\n', /:1: unknown key outDir; did you mean out-dir\?/],
   ['no-verify: true\n', /did you mean verify: false\?/],
   ['dkms: a\naccel: xen\n', /:2: accel: /],
-  ['dkms: a\ntimeout: soon\n', /:2: timeout: seconds, or a number with s, m or h/],
+  ['dkms: a\ntimeout: soon\n', /:2: timeout: "soon" is not a time of 1 second to 7 days/],
   ['- a\n', /:1: the file must be a mapping/],
   ['dkms: [a\n', /dkms2bin\.yaml:\d: /],
 ])('the mistake in %j is named with its line', (text, message) => {
@@ -51,18 +44,6 @@ test('the file in the working directory is optional, the one of --config is not'
   } finally {
     await rm(cwd, { recursive: true, force: true });
   }
-});
-
-test.each([
-  ['config', configJsonSchema],
-  ['result', resultJsonSchema],
-  ['proof', proofJsonSchema],
-  ['refresh', refreshJsonSchema],
-  ['bisect', bisectJsonSchema],
-  ['matrix', matrixJsonSchema],
-] as const)('schema/%s.schema.json is up to date (node scripts/write-schemas.mjs)', async (name, make) => {
-  const text = await readFile(new URL(`../../schema/${name}.schema.json`, import.meta.url), 'utf8');
-  expect(JSON.parse(text)).toEqual(JSON.parse(JSON.stringify(make())));
 });
 
 test('a result document', () => {

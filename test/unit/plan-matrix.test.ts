@@ -15,7 +15,7 @@ import type { NamedSource } from '../../src/engine/plan/refresh.js';
 import type { BuildRequest } from '../../src/options/request.js';
 import { cell } from './cli-harness.js';
 
-const REQUEST = { image: 'auto', nameStyle: 'seed' } as BuildRequest;
+const REQUEST = { image: 'auto', nameStyle: 'release' } as BuildRequest;
 const repo = (name: string): NamedSource => ({
   source: { kind: 'repo', text: name, name },
   names: [name.replace(/-dkms$/, '')],

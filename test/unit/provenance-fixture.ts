@@ -68,7 +68,7 @@ export function facts(more: Partial<BuildFacts> = {}): BuildFacts {
     buildDepends: [{ kind: 'folder', text: '/home/me/secret/helper', digest: { sha256: 'b'.repeat(64) } }],
     options: {
       image: 'auto',
-      nameStyle: 'seed',
+      nameStyle: 'release',
       verify: true,
       mirror: 'http://me:pw@mirror.example/debian',
     },

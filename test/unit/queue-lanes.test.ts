@@ -16,7 +16,7 @@ const cell = (name: string, distro = 'debian-12'): PlannedCell =>
   plannedCell(
     { kind: 'repo', text: name, name },
     { release: '6.1.0-1-amd64', distro, arch: 'x86_64' },
-    { image: 'auto', nameStyle: 'seed' },
+    { image: 'auto', nameStyle: 'release' },
   );
 
 test('a lane for each need, the longest cells first, those never built before all others', () => {

@@ -22,7 +22,7 @@ const JOB = {
   ...{ source: { kind: 'folder', text: './m', file: 'm', sha256: SHA }, otherSources: [] },
   target: { release: '6.1.0-1-amd64', distro: 'debian-12', arch: 'x86_64' },
   ...{ kernelPackages: [], need: { distro: 'debian-12', arch: 'x86_64', accelerator: null, signer: null } },
-  ...{ image: 'auto', nameStyle: 'seed', verify: true, debugSymbols: false, checkReproducible: false },
+  ...{ image: 'auto', nameStyle: 'release', verify: true, debugSymbols: false, checkReproducible: false },
   timeoutSeconds: 60,
 };
 

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
-import { requestOf } from '../../src/cli/request.js';
+import { requestOf } from '../../src/options/request.js';
 import type { CellDone } from '../../src/engine/executor.js';
 import { Schedule, type Runner } from '../../src/engine/schedule.js';
 import { matrixPlan } from '../../src/engine/plan/matrix.js';

@@ -1,38 +1,27 @@
-import type { Command } from 'commander';
 import { Dkms2binError } from '../../model/errors.js';
 import { formatBytes } from '../../lib/units.js';
 import type { Inspection, InspectedProvenance } from '../../attest/inspect.js';
-import { toJson } from '../../report/json.js';
-import { oneLine, table } from '../../report/text.js';
-import type { CliContext } from '../context.js';
-import * as value from '../../options/values.js';
+import { oneLine } from '../../lib/text.js';
+import { SCHEMA_VERSION } from '../../report/json.js';
+import { table } from '../../report/text.js';
+import { command } from '../frame.js';
 
-interface InspectOptions {
-  key?: string;
-  json?: true;
-}
-
-export function addInspect(program: Command, context: CliContext): void {
-  program
-    .command('inspect')
-    .summary('show what a package or a kernel module is')
-    .description(
-      'Shows what a .deb or .rpm package, or a .ko, .ko.xz or .ko.zst module, is: module, kernel, files, and whether it is what the provenance beside it (<file>.intoto.jsonl) describes. Exits with 1 when it is not, with 2 when the file is damaged or something else.',
-    )
-    .argument('<file>', 'package or module')
-    .option(
-      '--key <file>',
-      'require that the provenance is signed by this public key or certificate (PEM)',
-      value.text('--key'),
-    )
-    .option('--json', 'print one JSON document')
-    .action(async (file: string, options: InspectOptions) => {
-      const found = await context.engine.inspect(file, { cwd: context.cwd, key: options.key });
-      context.stdout.write(options.json ? toJson({ schemaVersion: 1, ...found }) : inspectionText(found));
-      const problem = problemOf(found, options.key);
-      if (problem) throw problem;
-    });
-}
+export const inspect = command({
+  name: 'inspect',
+  summary: 'show what a package or a kernel module is',
+  description:
+    'Shows what a .deb or .rpm package, or a .ko, .ko.xz or .ko.zst module, is: module, kernel, files, and whether it is what the provenance beside it (<file>.intoto.jsonl) describes. Exits with 1 when it is not, with 2 when the file is damaged or something else.',
+  arguments: [{ name: '<file>', help: 'package or module', completes: 'files' }],
+  run: async ({ words: [file = ''], options: { key } }, { engine, cwd, answer }) => {
+    const found = await engine.inspect(file, { cwd, key });
+    answer(
+      () => ({ schemaVersion: SCHEMA_VERSION, ...found }),
+      () => inspectionText(found),
+    );
+    const problem = problemOf(found, key);
+    if (problem) throw problem;
+  },
+});
 
 /** What is wrong with the provenance; fault `module`, which exits with 1. */
 function problemOf(found: Inspection, key: string | undefined): Dkms2binError | null {
@@ -101,8 +90,8 @@ function inspectionText(found: Inspection): string {
 function provenanceRows(provenance: InspectedProvenance | null): string[][] {
   if (!provenance) return [['Provenance', 'none beside it']];
   const { matches, builder, invocation, finished, keyids, verified } = provenance;
-  const checked =
-    verified === null ? 'not checked, give --key' : verified ? 'verified' : 'not by the given key';
+  const byKey = verified ? 'verified' : 'not by the given key';
+  const checked = verified === null ? 'not checked, give --key' : byKey;
   return [
     ['Provenance', oneLine(provenance.file)],
     ['  digest', matches ? 'matches' : 'DOES NOT MATCH'],

@@ -1,79 +1,24 @@
-import { Option, type Command } from 'commander';
 import { once } from 'node:events';
 import { createWriteStream } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
-import { dirname, extname, resolve } from 'node:path';
-import { Dkms2binError, EXIT_CODE, messageOf } from '../../model/errors.js';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { dirname, extname, resolve, sep } from 'node:path';
+import { Dkms2binError, EXIT_CODE, EXIT_ORDER, messageOf } from '../../model/errors.js';
 import type { MatrixRun } from '../../model/matrix.js';
+import { oneLine } from '../../lib/text.js';
+import type { MatrixOutcome } from '../../engine/matrix.js';
 import type { MatrixPlan } from '../../engine/plan/matrix.js';
-import { exitCodeOf, EXIT_ORDER } from '../../report/exit.js';
-import { errorDocument, toJson } from '../../report/json.js';
-import { oneLine, table } from '../../report/text.js';
-import { createUi, withNdjson } from '../../ui/index.js';
-import type { CliContext } from '../context.js';
-import { mergeOptions, requestOf, type BuildOptions } from '../request.js';
-import type { MatrixOutcome, QueueOptions } from '../services.js';
-import * as value from '../../options/values.js';
-import { queueOption, storeOption } from './worker.js';
-import {
-  asksForRepository,
-  buildContext,
-  buildOption,
-  buildOptions,
-  levelOf,
-  publishRepository,
-} from './build.js';
-
-interface MatrixFlags extends Omit<BuildOptions, 'distro'> {
-  distro?: string[];
-  failFast?: true;
-  resume?: true;
-  report?: string[];
-  events?: string;
-  queue?: string;
-  store?: string;
-  queueWait?: number;
-}
-
-const OWN = [
-  buildOption('--dkms'),
-  buildOption('--kernel'),
-  new Option(
-    '--distro <id>',
-    'distribution to look for the kernels in, such as debian-12; repeatable, or several with commas (default: found from the kernel release)',
-  ).argParser(value.list('--distro')),
-  buildOption('--arch'),
-  buildOption('--kernel-package'),
-  new Option(
-    '--fail-fast',
-    'stop at the first failure: cells that run are ended, too, and a later --resume builds them (default: build all)',
-  ),
-  new Option(
-    '--resume',
-    'go on with the matrix of this --out-dir that was interrupted, if there is one: what it finished is not built again',
-  ),
-  new Option(
-    '--report <file>',
-    'write a report besides, in the form that the name ends with: .html (a page for people), .md (for a pull request), .xml (JUnit) or .json; repeatable',
-  ).argParser(value.repeated('--report')),
-  new Option(
-    '--events <file>',
-    'write what happens to this file as it happens, a JSON object a line, for programs; /dev/fd/3 is a file, too (default: do not)',
-  ).argParser(value.text('--events')),
-];
+import type { QueueOptions } from '../../engine/queue/executor.js';
+import { requestOf } from '../../options/request.js';
+import type { OptionsOf } from '../../options/table.js';
+import { exitCodeOf } from '../../report/exit.js';
+import { SCHEMA_VERSION, toJson } from '../../report/json.js';
+import { withNdjson } from '../../ui/index.js';
+import { command, type Asked, type CommandContext } from '../frame.js';
+import { asksForRepository, buildContext, planText, publishRepository } from './build.js';
 
 /** Only a matrix that ends pays for loading them. */
 const writers = (): Promise<typeof import('../../report/index.js')> => import('../../report/index.js');
 type Report = (write: Awaited<ReturnType<typeof writers>>, outcome: MatrixOutcome, folder: string) => string;
-
-const QUEUE = [
-  queueOption(),
-  storeOption(),
-  new Option(
-    '--queue-wait <time>',
-    'end cells as errors when for so long no worker is there that can build them, such as 10m (default: they wait)',
-  ).argParser(value.duration('--queue-wait')),
-];
 
 /** Reports by the end of their file's name. */
 const REPORTS: Readonly<Record<string, Report>> = {
@@ -83,92 +28,98 @@ const REPORTS: Readonly<Record<string, Report>> = {
   '.html': (write, { run, history }, folder) => write.matrixHtml(run, history, { folder }),
 };
 
-export function addMatrix(program: Command, context: CliContext): void {
-  const command = program
-    .command('matrix')
-    .summary('build many modules for many kernels, and report which fail')
-    .description(
-      'Builds every module for every kernel (of every distribution), as build does, and says how each ends: which are built, which do not apply, which fail, and which of those were expected to. The section matrix of the config file names modules, kernels and distributions, and what to include, exclude and expect to fail.',
-    )
-    .usage('[--dkms <source>...] [--kernel <release>...] [options]');
-  for (const each of OWN) command.addOption(each.helpGroup('The matrix:'));
-  for (const each of QUEUE) command.addOption(each.helpGroup('More than one machine:'));
-  const ours = OWN.map(({ long }) => long ?? '');
-  for (const [heading, options] of buildOptions(ours))
-    for (const each of options) command.addOption(each.helpGroup(heading));
-  command.addHelpText(
-    'after',
-    `
-Exit codes are those of build; a failure that the config file expects counts as 0, and a module that is built although
-its failure was expected as 1, so that the file stays true.
-
-Examples:
-  dkms2bin matrix --dkms modules.txt --kernel "6.1.0-*-amd64" --report matrix.json
-  dkms2bin matrix --config matrix.yaml --resume
-`,
-  );
-  command.action((typed: MatrixFlags) => matrix(typed, context));
-}
-
-async function matrix(typed: MatrixFlags, context: CliContext): Promise<void> {
-  const { engine, stdout, stderr, signal, cwd } = context;
-  const { distro, failFast, resume, report = [], events, queue, store, queueWait, ...build } = typed;
-  const queued = queueOf(queue, store, queueWait);
-  const config = await engine.loadConfig(build.config, cwd);
-  const section = config.matrix ?? {};
-  const of = <T>(value: T | T[] | undefined): T[] => (value === undefined ? [] : ([value].flat() as T[]));
-  const options = mergeOptions(build, {
+export const matrix = command({
+  name: 'matrix',
+  summary: 'build many modules for many kernels, and report which fail',
+  description:
+    'Builds every module for every kernel (of every distribution), as build does, and says how each ends: which are built, which do not apply, which fail, and which of those were expected to. The section matrix of the config file names modules, kernels and distributions, and what to include, exclude and expect to fail.',
+  usage: '[--dkms <source>...] [--kernel <release>...] [options]',
+  heading: 'The matrix:',
+  notes: `Exit codes are those of build; a failure that the config file expects counts as 0, and a module that is built although
+its failure was expected as 1, so that the file stays true.`,
+  examples: [
+    'dkms2bin matrix --dkms modules.txt --kernel "6.1.0-*-amd64" --report matrix.json',
+    'dkms2bin matrix --config matrix.yaml --resume',
+  ],
+  // The section's words for what other commands find under dkms, kernel and distro.
+  file: ({ matrix: section = {}, ...config }) => ({
     ...config,
-    ...(section.modules !== undefined && { dkms: section.modules }),
-    ...(section.kernels !== undefined && { kernel: section.kernels }),
-    distro: undefined,
-  });
-  const request = requestOf(options, cwd);
-  const distros = distro ?? of(section.distros ?? config.distro);
-  const files = report.map((file) => ({ file: resolve(cwd, file), form: reportForm(file) }));
-
-  const shown = createUi(stderr, { level: levelOf(options) }, context.env);
-  const stream = events === undefined ? null : await openEvents(resolve(cwd, events));
-  const ui = stream ? withNdjson(shown, (line) => stream.write(line)) : shown;
-  let outcome: MatrixOutcome;
-  try {
-    const plan = await engine.planMatrix(request, { ...section, distros }, { emit: ui.emit, signal });
-    for (const message of plan.idle) ui.emit({ type: 'note', level: 'warn', message });
-    if (options.dryRun) {
-      ui.close();
-      stdout.write(options.json ? toJson({ schemaVersion: 1, plan }) : planText(plan));
-      return;
+    dkms: section.modules ?? config.dkms,
+    kernel: section.kernels ?? config.kernel,
+    distro: section.distros ?? config.distro,
+    'fail-fast': section['fail-fast'],
+  }),
+  run: async (asked, context) => {
+    const { options } = asked;
+    const { cwd, signal } = context;
+    const queue = queueOf(options);
+    const files = options.reports.map((file) => ({ file: resolve(cwd, file), form: reportForm(file) }));
+    const stream =
+      options.events === undefined
+        ? null
+        : await openEvents(resolve(cwd, options.events), resolve(cwd, options.outDir));
+    const ui = stream ? withNdjson(context.ui, (line) => stream.write(line)) : context.ui;
+    let outcome: MatrixOutcome | null;
+    try {
+      outcome = await runMatrix(asked, queue, { ...context, ui });
+    } finally {
+      context.ui.close();
+      await stream?.close();
     }
-    outcome = await engine.matrix(plan, {
-      ...buildContext(request, options, ui, context),
-      resume: resume === true,
-      failFast: failFast ?? section['fail-fast'] ?? false,
-      ...(queued && { queue: queued }),
-    });
-    // What an interrupted matrix has built is published by the run that resumes it.
-    if (
-      !signal.aborted &&
-      asksForRepository(options) &&
-      outcome.run.cells.some((cell) => cell.package !== null)
-    )
-      await publishRepository(request.outDir, options, ui, context);
-  } catch (error) {
-    if (options.json && error instanceof Dkms2binError) stdout.write(toJson(errorDocument(error)));
-    throw error;
-  } finally {
-    ui.close();
-    await stream?.close();
+    if (outcome === null) return;
+    await tell(outcome, options, context);
+    // Last: one that cannot be written must not cost the result.
+    const write = await writers();
+    for (const { file, form } of files) await writeReport(file, form(write, outcome, dirname(file)));
+    return signal.aborted ? EXIT_CODE.interrupted : matrixExitCode(outcome.run);
+  },
+});
+
+/** Null after --dry-run. */
+async function runMatrix(
+  { options, config }: Asked<'matrix'>,
+  queue: QueueOptions | null,
+  context: CommandContext,
+): Promise<MatrixOutcome | null> {
+  const { engine, ui, signal } = context;
+  // Its distros are a rule of the matrix, not one for all.
+  const { distros, resume, failFast } = options;
+  const request = requestOf(options, context.cwd);
+  const plan = await engine.planMatrix(request, { ...config.matrix, distros }, { emit: ui.emit, signal });
+  for (const message of plan.idle) ui.emit({ type: 'note', level: 'warn', message });
+  if (options.dryRun) {
+    context.answer(
+      () => ({ schemaVersion: SCHEMA_VERSION, plan }),
+      () => `${planText(plan)}${sizeOf(plan)}\n`,
+    );
+    return null;
   }
-  const { run, history } = outcome;
-  const write = await writers();
-  stdout.write(options.json ? toJson(run) : write.matrixText(run, history));
-  if (!options.json && !options.quiet) stderr.write(remarks(run));
-  // The runner reads both streams; a document on stdout must stay one.
-  if (context.env['GITHUB_ACTIONS'] === 'true') stderr.write(write.matrixAnnotations(run, history));
-  // Last: one that cannot be written must not cost the result.
-  for (const { file, form } of files) await writeReport(file, form(write, outcome, dirname(file)));
-  context.exitCode = signal.aborted ? EXIT_CODE.interrupted : matrixExitCode(run);
+  const building = { ...buildContext(request, options, context), resume, failFast };
+  const outcome = await engine.matrix(plan, { ...building, ...(queue && { queue }) });
+  // What an interrupted matrix has built is published by the run that resumes it.
+  const built = outcome.run.cells.some((cell) => cell.package !== null);
+  if (!signal.aborted && asksForRepository(options) && built)
+    await publishRepository(request.outDir, options, context);
+  return outcome;
 }
+
+async function tell(
+  { run, history }: MatrixOutcome,
+  { json, quiet }: { json: boolean; quiet: boolean },
+  { stderr, env, answer }: CommandContext,
+): Promise<void> {
+  const write = await writers();
+  answer(
+    () => run,
+    () => write.matrixText(run, history),
+  );
+  if (!json && !quiet) stderr.write(remarks(run));
+  // The runner reads both streams; a document on stdout must stay one.
+  if (env['GITHUB_ACTIONS'] === 'true') stderr.write(write.matrixAnnotations(run, history));
+}
+
+const sizeOf = ({ cells, kernels, sources }: MatrixPlan): string =>
+  `${cells.length} cells: ${sources.length} sources, ${kernels.length} kernels`;
 
 /** Where to look next. */
 function remarks({ cells, complete }: MatrixRun): string {
@@ -182,11 +133,11 @@ function remarks({ cells, complete }: MatrixRun): string {
   return lines.map((line) => `${oneLine(line)}\n`).join('');
 }
 
-function queueOf(
-  url: string | undefined,
-  store: string | undefined,
-  waitSeconds: number | undefined,
-): QueueOptions | null {
+function queueOf({
+  queue: url,
+  store,
+  queueWaitSeconds: waitSeconds,
+}: OptionsOf<'matrix'>): QueueOptions | null {
   if (url !== undefined && store !== undefined)
     return { url, store, ...(waitSeconds !== undefined && { waitSeconds }) };
   if (url === undefined && store === undefined && waitSeconds === undefined) return null;
@@ -196,7 +147,7 @@ function queueOf(
 }
 
 /** Failures as for build; an expectation that is not met is a failure of the matrix. */
-export function matrixExitCode({ cells }: MatrixRun): number {
+function matrixExitCode({ cells }: MatrixRun): number {
   const bad = cells.filter(({ outcome }) => outcome === 'failed' || outcome === 'error');
   const codes = [
     exitCodeOf(bad.flatMap(({ verdict, ...cell }) => (verdict === null ? [] : [{ ...cell, verdict }]))),
@@ -224,11 +175,18 @@ async function writeReport(file: string, text: string): Promise<void> {
 /** A file for events. A reader that goes away, or a full disk, ends the events and not the matrix. */
 async function openEvents(
   path: string,
+  outDir: string,
 ): Promise<{ write: (line: string) => void; close: () => Promise<void> }> {
+  const refuse = (error: unknown): never => {
+    throw new Dkms2binError('usage', `--events ${path} cannot be written: ${messageOf(error)}`, {
+      hint: 'Name a file in a folder that you may write to.',
+    });
+  };
+  // The out-dir is made later. A folder elsewhere that is missing is rather a typing error.
+  const inside = dirname(path) === outDir || path.startsWith(`${outDir}${sep}`);
+  if (inside) await mkdir(dirname(path), { recursive: true }).catch(refuse);
   const stream = createWriteStream(path);
-  await once(stream, 'open').catch((error: unknown) => {
-    throw new Dkms2binError('usage', `--events ${path} cannot be written: ${messageOf(error)}`);
-  });
+  await once(stream, 'open').catch(refuse);
   let broken = false;
   stream.on('error', () => (broken = true));
   return {
@@ -240,10 +198,4 @@ async function openEvents(
       if (!broken) await once(stream, 'close').catch(() => undefined);
     },
   };
-}
-
-function planText({ cells, kernels, sources }: MatrixPlan): string {
-  const rows = cells.map((c) => [c.source, c.kernel, c.distro, c.arch, c.packageVersion ?? '-', c.image]);
-  const head = ['SOURCE', 'KERNEL', 'DISTRO', 'ARCH', 'KERNEL PACKAGE', 'IMAGE'];
-  return `${table([head, ...rows])}${cells.length} cells: ${sources.length} sources, ${kernels.length} kernels\n`;
 }

@@ -10,7 +10,7 @@ export interface PlannedCell {
   /** The distro's version of the kernel image package; null when only files were given. */
   readonly packageVersion: string | null;
   readonly image: string;
-  readonly fileStyle: 'seed' | 'dkms';
+  readonly fileStyle: 'release' | 'dkms';
   /** The same in the engine's words. */
   readonly module: ModuleSource;
   readonly target: KernelTarget;

@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { identityOf, identityOptions, type SourceContent } from '../../cell/identity.js';
+import { identityOf, type SourceContent } from '../../cell/identity.js';
+import { identityOptions } from '../../options/request.js';
 import { ARCHES } from '../../model/cell.js';
 import { Dkms2binError } from '../../model/errors.js';
 import { Cell } from '../../model/result-schema.js';
@@ -63,7 +64,7 @@ const job = z.object({
   image: z.enum(['auto', 'official', 'bootstrap']),
   mirror: z.string().optional(),
   archive: z.string().optional(),
-  nameStyle: z.enum(['seed', 'dkms']),
+  nameStyle: z.enum(['release', 'dkms']),
   verify: z.boolean(),
   debugSymbols: z.boolean(),
   checkReproducible: z.boolean(),
