@@ -19,6 +19,7 @@ export function provenancePath(packagePath: string): string {
 /**
  * The bundle of a statement, which may be its JSON: one line, a DSSE envelope; without a signer the bare statement, since
  * DSSE has no unsigned envelope.
+ * @internal
  */
 export function makeBundle(statement: Statement | string, signer?: Signer): Buffer {
   const payload = Buffer.from(typeof statement === 'string' ? statement : JSON.stringify(statement));

@@ -32,13 +32,12 @@ const Key = {
   keyUrl: UrlTemplate.optional(),
 };
 
-export const Signature = z.discriminatedUnion('kind', [
+const Signature = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('none') }),
   z.strictObject({ kind: z.literal('detached'), url: UrlTemplate, ...Key }),
   /** Without `url` the sums file itself is the clearsigned text. */
   z.strictObject({ kind: z.literal('clearsigned'), url: UrlTemplate.optional(), ...Key }),
 ]);
-export type Signature = z.infer<typeof Signature>;
 
 const Image = z.strictObject({
   /** A `*` in its last part stands for what only the sums file tells, such as a build's date. */

@@ -8,7 +8,7 @@ import { variable } from '../lib/variables.js';
 import { fillRow } from './catalogue-fill.js';
 import { FileHead, RowInput, type CatalogueRow } from './catalogue-schema.js';
 
-export type { CatalogueArch, CatalogueRow, Signature, SumsForm } from './catalogue-schema.js';
+export type { CatalogueArch, CatalogueRow, SumsForm } from './catalogue-schema.js';
 
 /** The catalogue that comes along, and a folder of the user's own rows. */
 function catalogueDirs(): string[] {

@@ -10,9 +10,7 @@ const cache = ownCache();
 
 const verify = async (remove = false, pinned: string[] = []): Promise<Record<string, string>> => {
   const rows = await verifyCache({ remove, emit: () => undefined, signal }, pinned);
-  return Object.fromEntries(
-    rows.map((r) => [r.name, r.removed ? 'removed' : r.problem === null ? r.state : r.problem]),
-  );
+  return Object.fromEntries(rows.map((r) => [r.name, r.removed ? 'removed' : (r.problem ?? r.state)]));
 };
 
 async function flip(path: string, at: number): Promise<void> {

@@ -8,7 +8,7 @@ import * as openpgp from 'openpgp';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { Event } from '../../src/model/events.js';
 import { run } from '../../src/lib/exec.js';
-import { type CatalogueRow, findRow, loadCatalogue, type Signature } from '../../src/distro/catalogue.js';
+import { type CatalogueArch, type CatalogueRow, findRow, loadCatalogue } from '../../src/distro/catalogue.js';
 import { updateImages } from '../../src/environment/image-update.js';
 import { fetchOfficial, officialInCache } from '../../src/environment/official-image.js';
 import { requireStandalone } from '../../src/environment/image-check.js';
@@ -69,7 +69,10 @@ afterEach(async () => {
   await rm(dir, { recursive: true });
 });
 
-function row(signature: Signature = { kind: 'none' }, digest?: string): CatalogueRow {
+function row(
+  signature: CatalogueArch['image']['signature'] = { kind: 'none' },
+  digest?: string,
+): CatalogueRow {
   const copy = structuredClone(findRow(rows, 'debian-12'));
   // The server has one image.
   delete copy.arch.aarch64;
@@ -91,7 +94,7 @@ const pin = (fingerprint = ours.fingerprint) => ({
   keyFingerprint: fingerprint,
   keyFile: join(dir, 'key.asc'),
 });
-const detached = (fingerprint?: string): Signature => ({
+const detached = (fingerprint?: string): CatalogueArch['image']['signature'] => ({
   kind: 'detached',
   url: `https://any.invalid${TREE}/SHA512SUMS.sign`,
   ...pin(fingerprint),

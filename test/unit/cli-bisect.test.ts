@@ -7,7 +7,7 @@ import { cell, cli, planOf, type Fake } from './cli-harness.js';
 
 const step = (kernel: string, verdict: 'built' | 'failed' | 'skipped' | 'error'): BisectStep => ({
   kernel,
-  answer: verdict === 'built' ? 'good' : verdict === 'failed' ? 'bad' : 'untested',
+  answer: ({ built: 'good', failed: 'bad', skipped: 'untested', error: 'untested' } as const)[verdict],
   cells: [cell({ kernel, verdict, reason: verdict === 'built' ? null : `${verdict}\n\x1b[2Jmore` })],
 });
 const STEPS = [step('6.1.0-1', 'built'), step('6.1.0-9', 'failed'), step('6.1.0-5', 'failed')];

@@ -1,5 +1,7 @@
+import type { CellResult } from '../../src/model/cell.js';
 import type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from '../../src/model/matrix.js';
 
+const FAULT: Partial<Record<Outcome, CellResult['fault']>> = { failed: 'module', error: 'transient' };
 const VERDICT: Record<Outcome, MatrixCell['verdict']> = {
   built: 'built',
   'up-to-date': 'built',
@@ -36,7 +38,7 @@ export function cell(
     log: ran ? `/srv/out/${module}-modules-${on.release}_1.2.3_amd64.log` : null,
     phases: ran ? { layer: 0.4, boot: 1.1, push: 0.6, build: 48.2, pack: 0.9, verify: 7.3 } : {},
     kept: null,
-    fault: outcome === 'failed' ? 'module' : outcome === 'error' ? 'transient' : null,
+    fault: FAULT[outcome] ?? null,
     outcome,
     expected:
       outcome === 'expected-failure' || outcome === 'unexpected-pass'
