@@ -150,7 +150,9 @@ function usageError(text: string): string {
 }
 
 function strayWord(word: string, program: Commander): Dkms2binError {
-  const close = program.commands.map((c) => c.name()).find((name) => distance(name, word) <= Math.min(2, word.length - 1));
+  const close = program.commands
+    .map((c) => c.name())
+    .find((name) => distance(name, word) <= Math.min(2, word.length - 1));
   return new Dkms2binError('usage', `"${oneLine(word)}" is not a command`, {
     hint: close
       ? `Did you mean "dkms2bin ${close}"?`
