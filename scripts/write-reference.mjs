@@ -216,7 +216,7 @@ ${tableOf(
     of in errors.EXIT_CODE && !['ok', 'bug', 'work-to-do'].includes(of) ? code(of) : '',
   ]),
 )}
-Several at once: the first of ${errors.EXIT_ORDER.join(', ')}.
+If several apply: the first of ${errors.EXIT_ORDER.join(', ')}.
 `;
 }
 
@@ -305,7 +305,7 @@ function manual(from) {
   lines.push('.SH EXIT STATUS');
   for (const { code: number, meaning } of errors.EXIT_CODES)
     lines.push('.TP', `.B ${number}`, roff(sentence(meaning)));
-  lines.push('.PP', `Several at once: the first of ${errors.EXIT_ORDER.join(', ')}.`);
+  lines.push('.PP', `If several apply: the first of ${errors.EXIT_ORDER.join(', ')}.`);
   return `${lines.join('\n')}\n`;
 }
 

@@ -45,7 +45,7 @@ export function readSigner(pem: string, name: string, passphrase?: string): Sign
 /** A public key in PEM, or the one of a certificate. Throws fault `usage`. */
 export function readPublicKey(pem: string, name: string): KeyObject {
   if (/PRIVATE KEY-----/.test(pem)) {
-    throw new Dkms2binError('usage', `${name} is a private key, and verifying takes the public one`, {
+    throw new Dkms2binError('usage', `${name} is a private key; the public one is needed to verify`, {
       hint: `openssl pkey -in ${name} -pubout`,
     });
   }
@@ -62,9 +62,9 @@ function read(pem: string, name: string, kind: 'private' | 'public', parse: () =
     throw new Dkms2binError(
       'usage',
       locked
-        ? `${name} needs a passphrase, and it is missing or wrong`
+        ? `${name} needs a passphrase, which is missing or wrong`
         : `${name} is not a ${kind} key in PEM form`,
-      { hint: 'RSA, ECDSA and Ed25519 keys can be used, such as openssl genpkey makes.', cause: error },
+      { hint: 'Use an RSA, ECDSA or Ed25519 key, such as one that openssl genpkey makes.', cause: error },
     );
   }
   digestFor(key, name);
@@ -94,7 +94,7 @@ function digestFor(key: KeyObject, name: string): 'sha256' | 'sha384' | 'sha512'
   throw new Dkms2binError(
     'usage',
     `${name} is a key of type ${key.asymmetricKeyType ?? 'unknown'} ${namedCurve}`.trimEnd(),
-    { hint: 'RSA, ECDSA (P-256, P-384, P-521) and Ed25519 keys can be used.' },
+    { hint: 'Use an RSA, ECDSA (P-256, P-384, P-521) or Ed25519 key.' },
   );
 }
 

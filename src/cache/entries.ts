@@ -147,7 +147,7 @@ export async function holdOfficial(id: EntryId, signal?: AbortSignal): Promise<L
   }
   await use.release();
   throw new Dkms2binError('transient', `The image ${id.hash} was removed from the cache a moment ago`, {
-    hint: 'Run the command again; it fetches the image anew.',
+    hint: 'Run the command again; it will fetch the image again.',
   });
 }
 

@@ -90,7 +90,7 @@ class StoredCache implements SharedCache {
       });
     }
     const info = await qcow2Info(disk, this.signal);
-    if (info.dataFile !== undefined) throw new Error('its disk keeps its data elsewhere');
+    if (info.dataFile !== undefined) throw new Error('its disk keeps its data in another file');
     if (!parent && info.backing !== undefined) throw new Error('its disk has a backing file');
   }
 
@@ -118,7 +118,7 @@ class StoredCache implements SharedCache {
       this.#readOnly = error instanceof Dkms2binError && error.fault === 'usage';
       this.#note(
         this.#readOnly ? 'info' : 'warn',
-        `${what} is not put into ${this.store.name}: ${messageOf(error)}`,
+        `${what} was not stored in ${this.store.name}: ${messageOf(error)}`,
       );
     } finally {
       await rm(archive, { force: true });

@@ -292,8 +292,8 @@ export async function verifyCache(
 function parentProblem(item: CacheItem, rows: Map<CacheItem, VerifiedRow>): string | null {
   for (const parent of item.parents) {
     const [, found] = [...rows].find(([each]) => same(each, parent)) ?? [];
-    if (!found) return `what it builds on is gone: ${parent.kind}/${parent.hash}`;
-    if (found.state === 'damaged') return `builds on ${found.name}, which is damaged`;
+    if (!found) return `what it is built on is gone: ${parent.kind}/${parent.hash}`;
+    if (found.state === 'damaged') return `built on ${found.name}, which is damaged`;
   }
   return null;
 }
@@ -302,13 +302,13 @@ async function contentProblem(item: CacheItem, signal: AbortSignal): Promise<str
   if (item.path.endsWith('.qcow2')) {
     const hex = basename(item.path, '.qcow2');
     const found = await contentDigest(item.path, hex.length === 128 ? 'sha512' : 'sha256', signal);
-    return found === hex ? null : `${basename(item.path)} does not have the digest that its name says`;
+    return found === hex ? null : `${basename(item.path)} does not have the digest that is its name`;
   }
-  if (item.damaged) return 'a file is missing or has another size than was made';
+  if (item.damaged) return 'a file is missing or does not have the size that it was made with';
   if (Object.keys(item.digests).length === 0) return 'no digests were recorded when it was made';
   for (const [name, digest] of Object.entries(item.digests)) {
     const found = await contentDigest(join(item.path, name), 'sha256', signal);
-    if (found !== digest) return `${name} is not what was made`;
+    if (found !== digest) return `${name} has changed since it was made`;
   }
   return null;
 }

@@ -134,9 +134,13 @@ async function fetchInGuest(
   onLine: (line: string) => void,
 ): Promise<void> {
   if (packageForm(lookup.row) !== 'deb') {
-    throw new Dkms2binError('not-found', `${source.text} needs modules that nobody brings (BUILD_DEPENDS)`, {
-      hint: `Packages of ${lookup.row.id} cannot be looked up by name yet: give their sources with --dkms, too.`,
-    });
+    throw new Dkms2binError(
+      'not-found',
+      `${source.text} needs modules that no source provides (BUILD_DEPENDS)`,
+      {
+        hint: `Packages of ${lookup.row.id} cannot be looked up by name yet: give their sources with --dkms as well.`,
+      },
+    );
   }
   await fetchSource(guest, pushed, source.text, { timeoutMs: deadline(machine.accel, 180), onLine });
 }

@@ -48,7 +48,7 @@ export async function packRpms(
     if (problem !== null) {
       throw new Dkms2binError(
         'transient',
-        `The guest's rpmbuild made another ${plan.file} than asked for: ${problem}`,
+        `The guest's rpmbuild made a different ${plan.file} from the one asked for: ${problem}`,
       );
     }
     const { role, package: name, version, architecture } = plan;
@@ -68,7 +68,7 @@ async function differs(path: string, plan: RpmPlan): Promise<string | null> {
   if (missing !== undefined) return `it does not require ${missing}`;
   const digests = new Map(header.files.map((each) => [each.path, each.sha256]));
   const changed = plan.files.find((each) => digests.get(each.path) !== each.sha256);
-  if (changed !== undefined) return `${changed.path} has other bytes`;
+  if (changed !== undefined) return `${changed.path} has different content`;
   const linked = new Map(files.map((each) => [each.path, each.target]));
   const lost = plan.links.find((each) => linked.get(each.path) !== each.target);
   if (lost !== undefined) return `${lost.path} does not lead to ${lost.target}`;

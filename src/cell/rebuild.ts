@@ -20,7 +20,7 @@ import type { BuildConditions, Built, CellInput, CellModule, PackedModule, Verif
 const AHEAD_SECONDS = 398 * 86_400 + 7 * 3600 + 13 * 60;
 
 const VARIED =
-  'The second build had another date (398 days, 7 hours and 13 minutes later), host name, machine id, number of make jobs ' +
+  'The second build had a different date (398 days, 7 hours and 13 minutes later), host name, machine id, number of make jobs ' +
   'and run folder, and its VM was booted, not cloned from a memory snapshot.';
 
 /** A build of the same cell with all of its surroundings different that can be. */
@@ -56,7 +56,7 @@ export async function rebuild(
     if (!cell.modules.some(candidate)) return cell;
     if (input.signer && !input.signer.reproducible) {
       const message =
-        'Signatures of this kind of key differ each time: for the check of reproducibility, modules are compared before they are signed.';
+        'With this kind of key no two signatures are the same: to check reproducibility, modules are compared before they are signed.';
       input.machine.emit({ type: 'note', level: 'info', message, cell: input.label });
     }
     const { release, distro } = input.target;
@@ -168,7 +168,7 @@ async function compared(
     verdict: 'failed',
     fault: 'module',
     reproducible: false,
-    reason: `not reproducible: ${differences[0]}\nBoth builds and what differs are in ${folder}`,
+    reason: `not reproducible: ${differences[0]}\nBoth builds and their differences are in ${folder}`,
   };
 }
 

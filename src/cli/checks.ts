@@ -27,7 +27,7 @@ const TOOLS: readonly Tool[] = [
   { file: 'qemu-img', package: 'qemu-utils', use: 'makes disks and layers' },
   { file: 'ssh', package: 'openssh-client', use: 'talks to the VMs' },
   { file: 'ssh-keygen', package: 'openssh-client', use: "makes a run's keys" },
-  { file: 'flock', package: 'util-linux', use: 'guards the cache' },
+  { file: 'flock', package: 'util-linux', use: 'locks the cache' },
   { file: 'setpriv', package: 'util-linux', use: 'ends a VM when dkms2bin dies' },
   { file: 'xorriso', package: 'xorriso', use: 'writes the cloud-init seed' },
   { file: 'tar', package: 'tar', use: 'reads module sources' },
@@ -56,7 +56,7 @@ const TOOLS: readonly Tool[] = [
     file,
     package: name,
     use: 'makes images',
-    optional: 'only for --image bootstrap',
+    optional: 'needed only for --image bootstrap',
   })),
 ];
 
@@ -88,7 +88,7 @@ const filesOf = (arch: Arch): { name: string; paths: readonly string[]; package:
       name: 'UEFI firmware',
       paths: GUESTS[arch].places,
       package: GUESTS[arch].firmware,
-      use: 'only for images that boot by UEFI',
+      use: 'needed only for images that boot by UEFI',
     },
     {
       name: 'Debian keyring',
@@ -152,7 +152,7 @@ async function qemuCheck(path: string, arch: Arch): Promise<Check[]> {
           name: 'QEMU version',
           status: 'warn',
           detail: stdout.split('\n')[0] ?? '',
-          remedy: 'QEMU 7.2 or newer is tested',
+          remedy: 'Use QEMU 7.2 or newer: older ones have not been tested',
         },
       ];
     return [
@@ -172,7 +172,7 @@ async function qemuCheck(path: string, arch: Arch): Promise<Check[]> {
 
 async function acceleratorChecks(context: CliContext, arch: Arch): Promise<Check[]> {
   if (arch !== HOST_ARCH) {
-    const detail = `tcg: KVM runs no ${arch} guest on an ${HOST_ARCH} host`;
+    const detail = `tcg: KVM cannot run ${arch} guests on an ${HOST_ARCH} host`;
     return [{ name: 'accelerator', status: 'ok', detail, remedy: null }];
   }
   try {

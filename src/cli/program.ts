@@ -122,7 +122,7 @@ function epilogue(): string {
   return [
     '\nExit codes:',
     ...EXIT_CODES.map(({ code, meaning }) => hanging(String(code), 3, meaning)),
-    `  Several at once: the first of ${EXIT_ORDER.join(', ')}.`,
+    `  If several apply: the first of ${EXIT_ORDER.join(', ')}.`,
     '\nEnvironment:',
     ...Object.entries(VARIABLES).map(([name, meaning]) => hanging(name, width, meaning.replaceAll('`', ''))),
     '',
@@ -150,7 +150,9 @@ function usageError(text: string): string {
 }
 
 function strayWord(word: string, program: Commander): Dkms2binError {
-  const close = program.commands.map((c) => c.name()).find((name) => distance(name, word) <= 2);
+  const close = program.commands
+    .map((c) => c.name())
+    .find((name) => distance(name, word) <= Math.min(2, word.length - 1));
   return new Dkms2binError('usage', `"${oneLine(word)}" is not a command`, {
     hint: close
       ? `Did you mean "dkms2bin ${close}"?`

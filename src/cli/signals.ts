@@ -21,7 +21,7 @@ export function onSignals(target: Process, controller: AbortController): () => v
         if (name !== 'SIGHUP') target.exit(EXIT_CODE.interrupted);
         return;
       }
-      if (name !== 'SIGHUP') target.stderr.write('\ndkms2bin: stopping… (once more to leave at once)\n');
+      if (name !== 'SIGHUP') target.stderr.write('\ndkms2bin: stopping… (interrupt again to quit at once)\n');
       controller.abort(new Dkms2binError('interrupted', 'Interrupted'));
     };
     target.on(name, handler);

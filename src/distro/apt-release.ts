@@ -48,8 +48,8 @@ export async function readInRelease(
     );
     if (!isGood(stdout, options.expiredKeys === true)) {
       const tail = stderr.trim().split('\n').slice(-6).join('\n');
-      throw new Dkms2binError('host', `The signature of ${url} is not good:\n${tail}`, {
-        hint: `It was checked against ${keyring}. Update the package that brings it, or use another --mirror.`,
+      throw new Dkms2binError('host', `The signature of ${url} does not verify:\n${tail}`, {
+        hint: `It was checked against ${keyring}. Update the package that provides it, or use another --mirror.`,
       });
     }
     return { ...parseReleaseFile(await readFile(output, 'utf8')), verified: true };

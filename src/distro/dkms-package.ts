@@ -83,7 +83,7 @@ export async function findDkmsPackage(
     (there.length > 0
       ? `${name} has no version ${version} in ${row.id}; there is ${there.join(' ')}`
       : `There is no DKMS package ${name} in ${row.id}`) + listed(tried),
-    near.length > 0 ? { hint: `Near it: ${near.join(', ')}` } : {},
+    near.length > 0 ? { hint: `Similar names: ${near.join(', ')}` } : {},
   );
 }
 

@@ -66,7 +66,7 @@ export async function exists(url: string, reach: Reach): Promise<boolean> {
     throw new Error(`it answered ${statusCode}`);
   } catch (error) {
     if (reach.signal?.aborted) throw new Dkms2binError('interrupted', 'Interrupted', { cause: error });
-    throw new Dkms2binError('transient', `Could not ask for ${url}: ${messageOf(error)}`, {
+    throw new Dkms2binError('transient', `Could not request ${url}: ${messageOf(error)}`, {
       hint: 'Check the network and --proxy, or name another --archive.',
       cause: error,
     });

@@ -48,7 +48,7 @@ export async function cachedIndex<T extends { fetchedAt: number }>(
     index = await read();
   } catch (error) {
     if (cached === undefined || !(error instanceof Dkms2binError) || error.fault !== 'transient') throw error;
-    options.warn?.(`${error.message}; the copy of ${Math.round(age / 60)} minutes ago is used`);
+    options.warn?.(`${error.message}; the copy of ${Math.round(age / 60)} minutes ago is used instead`);
     return cached;
   }
   await mkdir(folder, { recursive: true });

@@ -75,7 +75,7 @@ export function packageForm({ packageManager = 'apt' }: DistroRow): PackageForm 
 export function archRow<R>(row: { id: string; arch: Partial<Record<Arch, R>> }, arch: Arch): R {
   const found = row.arch[arch];
   if (found) return found;
-  throw new Dkms2binError('usage', `The catalogue has no ${arch} of ${row.id}`, {
+  throw new Dkms2binError('usage', `The catalogue has no ${arch} entry for ${row.id}`, {
     hint: `It has ${Object.keys(row.arch).join(', ')}.`,
   });
 }

@@ -21,7 +21,7 @@ import { loginToRun } from './runs.js';
 import { attesterOf, signerOf } from './signer.js';
 
 const NOT_REPRODUCIBLE =
-  'Signatures of this kind of key differ each time: the packages will not be reproducible. RSA keys always make the same ones.';
+  'With this kind of key no two signatures are the same: the packages will not be reproducible. RSA signatures are always the same.';
 
 /** What all cells of a run are built with. */
 interface Means {

@@ -52,7 +52,7 @@ export class MatrixStore implements AsyncDisposable {
     await mkdir(join(dir, 'runs'), { recursive: true });
     const held = await lock(join(dir, 'lock'), 'exclusive', { wait: false });
     if (held) return new MatrixStore(dir, held, emit);
-    throw new Dkms2binError('usage', `Another matrix works in ${outDir}`, {
+    throw new Dkms2binError('usage', `Another matrix is running in ${outDir}`, {
       hint: 'Wait until it has ended, or give this one another --out-dir.',
     });
   }
@@ -74,13 +74,13 @@ export class MatrixStore implements AsyncDisposable {
     const [first = '', ...rest] = text.split('\n').slice(0, -1);
     const header = Header.safeParse(parsed(first));
     if (!header.success) {
-      this.#warn(`${this.#path} is not used: it has no head that this version can read`);
+      this.#warn(`${this.#path} is ignored: this version cannot read its first line`);
       return null;
     }
     const finished: FinishedCell[] = [];
     for (const line of rest) {
       const each = Finished.safeParse(parsed(line));
-      if (!each.success) this.#warn(`A line of ${this.#path} is not used: it cannot be read`);
+      if (!each.success) this.#warn(`A line of ${this.#path} is ignored: it cannot be read`);
       else if (await sameFiles(each.data)) finished.push(each.data);
     }
     return { header: header.data, finished };
@@ -107,7 +107,7 @@ export class MatrixStore implements AsyncDisposable {
       const path = join(this.dir, 'runs', name);
       const run = MatrixRunShape.safeParse(parsed(await readFile(path, 'utf8').catch(() => '')));
       if (run.success) runs.push(run.data);
-      else this.#warn(`${path} is not used: it cannot be read`);
+      else this.#warn(`${path} is ignored: it cannot be read`);
     }
     return runs;
   }

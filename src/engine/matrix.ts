@@ -52,9 +52,13 @@ export async function planMatrix(
     return Promise.all(sources.map(async (source) => ({ source, names: await moduleNames(source, signal) })));
   };
   if (request.dkms.length === 0 && include.length === 0) {
-    throw new Dkms2binError('usage', 'A matrix of no modules: neither --dkms nor the config file names one', {
-      hint: 'For example: dkms2bin matrix --dkms acpi-call-dkms --dkms v4l2loopback-dkms --kernel "6.1.0-*-amd64"',
-    });
+    throw new Dkms2binError(
+      'usage',
+      'No module for the matrix: neither --dkms nor the config file names one',
+      {
+        hint: 'For example: dkms2bin matrix --dkms acpi-call-dkms --dkms v4l2loopback-dkms --kernel "6.1.0-*-amd64"',
+      },
+    );
   }
   const rows = await loadCatalogue();
   const input: MatrixInput = {
@@ -161,7 +165,7 @@ export async function matrix(
     const startedAt = turns.get(cell) ?? new Date(Date.now() - done.seconds * 1000).toISOString();
     const rows = await rowsOf(plan, cell, done, { startedAt, signedBy });
     const id = ids.get(cell);
-    if (id === undefined) throw new Error(`${cellLabel(cell)} is no cell of this matrix`);
+    if (id === undefined) throw new Error(`${cellLabel(cell)} is not a cell of this matrix`);
     const entry = { id, rows, accelerator: done.accelerator, files: await filesOf(rows) };
     await store.append(entry);
     finished.set(cell, entry);
@@ -222,7 +226,7 @@ async function takenOver(
   const before = await store.interrupted();
   const note = (level: 'info' | 'warn', message: string): void => emit({ type: 'note', level, message });
   if (!before) {
-    if (resume) note('info', 'No interrupted matrix to resume; this one begins anew');
+    if (resume) note('info', 'No interrupted matrix to resume; starting a new one');
     return null;
   }
   const { header } = before;
@@ -230,7 +234,7 @@ async function takenOver(
   if (!resume) {
     note(
       'info',
-      `A matrix was interrupted after ${before.finished.length} of ${total} cells; --resume goes on with it`,
+      `A matrix was interrupted after ${before.finished.length} of ${total} cells; --resume continues it`,
     );
     return null;
   }

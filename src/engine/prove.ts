@@ -50,7 +50,7 @@ export function choosePackages(offer: Offer, release: string, modules: readonly 
   const offered = modulesFor(offer, release);
   if (offered.size === 0) {
     const kernels = kernelsOf(offer);
-    throw new Dkms2binError('not-found', `The repository has no package of modules for ${release}`, {
+    throw new Dkms2binError('not-found', `The repository has no module package for ${release}`, {
       hint: kernels.length > 0 ? `It has some for: ${kernels.join(', ')}` : 'It has none at all.',
     });
   }
@@ -68,12 +68,15 @@ export function choosePackages(offer: Offer, release: string, modules: readonly 
 export function proverOf(row: DistroRow, packages: readonly OfferedPackage[]): 'apt' | 'dnf' {
   const { packageManager: manager = 'apt' } = row;
   if (manager === 'zypper') {
-    throw new Dkms2binError('usage', `Packages for ${row.id} cannot be proved yet: prove knows apt and dnf`);
+    throw new Dkms2binError(
+      'usage',
+      `Packages for ${row.id} cannot be proved yet: prove supports apt and dnf only`,
+    );
   }
   const form = manager === 'apt' ? 'deb' : 'rpm';
   const other = packages.find((each) => each.form !== form);
   if (!other) return manager;
-  throw new Dkms2binError('usage', `${row.id} takes no .${other.form} packages, such as ${other.name}`, {
+  throw new Dkms2binError('usage', `${row.id} uses no .${other.form} packages, such as ${other.name}`, {
     hint: `Build with --distro ${row.id}, or prove on the distro that the package is for.`,
   });
 }

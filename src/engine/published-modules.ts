@@ -19,7 +19,7 @@ export async function readPublished(
 ): Promise<PublishedModule[]> {
   const { packages, leftOut } = await scan(outDir, signal);
   const warn = (message: string): void => emit({ type: 'note', level: 'warn', message });
-  for (const { path, reason } of leftOut) warn(`${path} is passed over: ${reason}`);
+  for (const { path, reason } of leftOut) warn(`${path} is ignored: ${reason}`);
   const published: PublishedModule[] = [];
   const unknown: string[] = [];
   for (const { path, sha256 } of packages) {
@@ -30,17 +30,17 @@ export async function readPublished(
   const more = unknown.length > 5 ? ` and ${unknown.length - 5} more` : '';
   const list = `${unknown.slice(0, 5).join(', ')}${more}`;
   if (published.length > 0) {
-    if (unknown.length > 0) warn(`Passed over for want of provenance: ${list}. ${AGAIN}`);
+    if (unknown.length > 0) warn(`Ignored for lack of provenance: ${list}. ${AGAIN}`);
     return published;
   }
   if (unknown.length === 0) {
     throw new Dkms2binError('not-found', `No package in ${outDir}`, {
-      hint: 'The first packages are put there by dkms2bin build.',
+      hint: 'Build the first packages with dkms2bin build.',
     });
   }
   throw new Dkms2binError(
     'not-found',
-    `No package in ${outDir} tells by its provenance what it was made of: ${list}`,
+    `No package in ${outDir} has provenance that says what it was made from: ${list}`,
     { hint: AGAIN },
   );
 }
@@ -69,7 +69,7 @@ async function modulesOf(
     return name !== undefined && cell ? [brings ? [publishedModule(cell)] : []] : [];
   });
   if (about.length > 0) return { modules: about.flat() };
-  return { why: `${basename(file)} is about other bytes, or not of dkms2bin` };
+  return { why: `${basename(file)} describes another file, or was not made by dkms2bin` };
 }
 
 function publishedModule({ module, arch, sourcePackage: _, ...rest }: BuiltCell): PublishedModule {
@@ -119,7 +119,7 @@ export async function writeTried(
         verdict: result?.verdict ?? 'skipped',
         reason: result
           ? (/^.{0,500}/.exec(result.reason ?? '')?.[0] ?? '')
-          : 'its source does not bring it any more',
+          : 'its source no longer contains it',
       };
     }),
   );

@@ -173,7 +173,7 @@ const placesOf = (published: readonly PublishedModule[]): { distro: string; arch
 
 function rowOf(rows: readonly CatalogueRow[], distro: string, arch: Arch): CatalogueRow {
   if (Object.hasOwn(DEB_ARCH, arch)) return findRow(rows, distro);
-  throw new Dkms2binError('usage', `${arch} is no architecture that this version can build for`);
+  throw new Dkms2binError('usage', `${arch} is not an architecture that this version can build for`);
 }
 
 /** What the distros are asked with. */
@@ -239,10 +239,7 @@ async function offersToCome(
     coming.push({ of, offer, why });
   }
   if (coming.length > 0) return coming;
-  throw new Dkms2binError(
-    'usage',
-    `--validate ${what}: none of the distros that the packages are for has that`,
-  );
+  throw new Dkms2binError('usage', `--validate ${what}: none of the packages' distros has that`);
 }
 
 function comingRow(what: string, row: CatalogueRow, rows: readonly CatalogueRow[]): CatalogueRow | undefined {
@@ -312,7 +309,7 @@ class Sources {
     for (const each of this.named) {
       if (this.#used.has(each)) continue;
       const { source } = each;
-      const message = `${source.text} is the source of no package there; dkms2bin build adds it`;
+      const message = `${source.text} is not the source of any package there; dkms2bin build adds it`;
       this.ask.context.emit({ type: 'note', level: 'warn', message });
     }
     return (each, distro) => {

@@ -87,13 +87,13 @@ async function find(id: string | undefined): Promise<RunState> {
   if (id === undefined) {
     const newest = runs.at(-1);
     if (newest) return newest;
-    throw new Dkms2binError('usage', 'No run is kept', {
+    throw new Dkms2binError('usage', 'No VM is kept', {
       hint: 'Build with --debug to keep the VM of a run.',
     });
   }
   const [match, ...others] = runs.filter(({ record }) => record.id.startsWith(id));
   if (match && others.length === 0) return match;
-  throw new Dkms2binError('usage', match ? `${id} fits several runs` : `No run ${id}`, {
+  throw new Dkms2binError('usage', match ? `${id} matches several runs` : `No run ${id}`, {
     hint: `Runs: ${runs.map(({ record }) => record.id).join(', ') || 'none'}`,
   });
 }

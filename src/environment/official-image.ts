@@ -130,8 +130,8 @@ class OfficialImage {
       type: 'note',
       level: secure ? 'debug' : 'warn',
       message: secure
-        ? `${this.row.id} publishes no signature: only https vouches for its sums`
-        : `${this.row.id} publishes no signature, and its sums did not come over https: nothing vouches for them`,
+        ? `${this.row.id} publishes no signature: only https vouches for its checksums`
+        : `${this.row.id} publishes no signature, and its checksums did not come over https: nothing vouches for them`,
     });
   }
 

@@ -58,7 +58,7 @@ function renamed(text: string, form: SumsForm, name: string): Renamed | undefine
   try {
     const now = nameLike(text, form, name.replace(/\d+/g, '*'));
     return new Renamed('transient', `${name} is called ${now} now`, {
-      hint: "Bring the catalogue's row up to date: url and digest.",
+      hint: "Update the catalogue's row: url and digest.",
     });
   } catch {
     return undefined;
@@ -84,10 +84,14 @@ async function fetchSums(row: CatalogueRow, arch: Arch, options: PublishedOption
       return await get(url);
     } catch (error) {
       if (!(error instanceof Dkms2binError) || error.fault !== 'not-found') throw error;
-      throw new Dkms2binError('transient', `The signature of ${row.id}'s sums is missing: ${error.message}`, {
-        hint: 'Unsigned sums are not accepted. The mirror may be halfway through an update: try again later.',
-        cause: error,
-      });
+      throw new Dkms2binError(
+        'transient',
+        `The signature of ${row.id}'s checksums is missing: ${error.message}`,
+        {
+          hint: 'Unsigned checksums are not accepted. The mirror may be halfway through an update: try again later.',
+          cause: error,
+        },
+      );
     }
   };
   if (signature.kind === 'clearsigned') {

@@ -6,7 +6,7 @@ import type { SumsForm } from '../distro/catalogue.js';
 const HEX_LENGTH = { sha256: 64, sha512: 128 } as const;
 
 /** The digest of `name` in a sums file. Throws when the file does not name it, or names it with two digests. */
-export function parseSums(text: string, form: SumsForm, name: string, where = 'the sums file'): Digest {
+export function parseSums(text: string, form: SumsForm, name: string, where = 'the checksum file'): Digest {
   const found = form === 'json' ? fromJson(text, name, where) : fromLines(text, form, name);
   // The strongest kind a file offers; two digests of one kind for one name mean the file cannot be trusted.
   const strongest = found.some(({ algorithm }) => algorithm === 'sha512') ? 'sha512' : 'sha256';
@@ -21,7 +21,7 @@ export function parseSums(text: string, form: SumsForm, name: string, where = 't
 }
 
 /** The one file name in a sums file that fits `pattern`, in which `*` stands for anything. */
-export function nameLike(text: string, form: SumsForm, pattern: string, where = 'the sums file'): string {
+export function nameLike(text: string, form: SumsForm, pattern: string, where = 'the checksum file'): string {
   const expression = new RegExp(
     `^${pattern.replace(/[.+?^${}()|[\]\\]/g, '\\$&').replaceAll('*', '[^/\\s]*')}$`,
   );

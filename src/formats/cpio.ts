@@ -13,7 +13,7 @@ export function cpioFiles(cpio: Buffer, maxEntries: number): PackageEntry[] {
   /** Of the hard links to one inode only the last has its bytes. */
   const contents = new Map<string, Buffer>();
   for (const { path, mode, inode, links, body } of cpioEntries(cpio, maxEntries)) {
-    if (files.has(path)) throw new Unreadable(`${path} is there twice`);
+    if (files.has(path)) throw new Unreadable(`${path} appears twice`);
     const kind = mode & FILE_TYPE;
     if (kind === FOLDER) continue;
     const type = TYPES[kind] ?? 'special';

@@ -124,7 +124,7 @@ function partOf(member: ArMember): Part | undefined {
 function takePart(part: Part, found: Part[]): void {
   // Two members of one name would be two packages: which one is installed depends on the reader.
   if (part.kind !== (['control', 'data'] as const)[found.length]) {
-    throw new Unreadable(`${part.name} is out of order or there twice`);
+    throw new Unreadable(`${part.name} is out of order or appears twice`);
   }
   // Of the data not everybody wants to read more than that it is there.
   if (part.kind === 'control' && !part.compression) throw unknownPacking(part);
@@ -163,7 +163,7 @@ async function controlText(source: ByteSource, part: Part, caps: PackageLimits):
   const tar = await unpack(source, part, caps.control);
   const found = inPart(part, () => {
     const all = [...tarEntries(tar, caps.entries)].filter(({ path }) => path === '/control');
-    if (all.length > 1) throw new Unreadable('/control is there twice');
+    if (all.length > 1) throw new Unreadable('/control appears twice');
     return all[0];
   });
   if (found?.type !== 'file') throw new Unreadable('it has no control file');
@@ -178,7 +178,7 @@ function filesOf(tar: Buffer, maxEntries: number): PackageEntry[] {
     const { path, type } = entry;
     // A folder may come twice; a file that was there before would be hidden by it.
     if (files.has(path) || (type !== 'folder' && folders.has(path))) {
-      throw new Unreadable(`${path} is there twice`);
+      throw new Unreadable(`${path} appears twice`);
     }
     if (type === 'folder') folders.add(path);
     else files.set(path, fileOf(entry, files));

@@ -133,7 +133,7 @@ async function requireGood(
   }
   throw new Dkms2binError(
     'transient',
-    `${what} has no good signature by ${pinned.fingerprint}${reasons.length ? ` (${reasons.join('; ')})` : ''}`,
+    `${what} has no valid signature by ${pinned.fingerprint}${reasons.length ? ` (${reasons.join('; ')})` : ''}`,
     {
       hint: 'The mirror may be half way through an update: try again later. If it stays so, do not trust the mirror.',
     },

@@ -120,7 +120,7 @@ export class Channel implements Transport {
         if (kind !== 'w') return;
         const parsed = AWAKE.safeParse(json(data));
         if (parsed.success) resolve(parsed.data);
-        else reject(this.#break("The guest's control channel broke: no sense in its answer"));
+        else reject(this.#break("The guest's control channel broke: its answer makes no sense"));
       };
       void this.#send('w', Buffer.from(JSON.stringify(told)));
     });
@@ -148,7 +148,7 @@ export class Channel implements Transport {
           } else if (kind === 'c') {
             const parsed = END.safeParse(json(data));
             if (!parsed.success)
-              reject(this.#break("The guest's control channel broke: no sense in its answer"));
+              reject(this.#break("The guest's control channel broke: its answer makes no sense"));
             else resolve({ code: 'code' in parsed.data ? parsed.data.code : null, timedOut: false });
           } else if (kind === 'a' && data.length === 4) {
             this.#room = Math.min(WINDOW, this.#room + data.readUInt32BE());
@@ -158,7 +158,7 @@ export class Channel implements Transport {
         void this.#send('x', Buffer.from(JSON.stringify(command)));
         this.#room = WINDOW;
         this.#feed(io.input, over.signal).catch((cause: unknown) => {
-          const message = `What goes to the guest cannot be read: ${messageOf(cause)}`;
+          const message = `What is sent to the guest cannot be read: ${messageOf(cause)}`;
           reject(
             this.#break(
               cause instanceof Dkms2binError ? cause : new Dkms2binError('host', message, { cause }),
@@ -177,7 +177,7 @@ export class Channel implements Transport {
         };
         void this.#send('k', Buffer.alloc(0));
       });
-      if (killed === 'timeout') this.#break('The guest did not end a command that was out of time');
+      if (killed === 'timeout') this.#break('The guest did not end a command that had run out of time');
       return { code: null, timedOut: true };
     } finally {
       over.abort();

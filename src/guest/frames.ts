@@ -119,7 +119,7 @@ class Input {
           return all.toString('latin1', 0, newline);
         }
         if (all.length > max)
-          throw garbled(`no header where one is due: ${quote(all.toString('latin1', 0, 40))}`);
+          throw garbled(`no header where one is expected: ${quote(all.toString('latin1', 0, 40))}`);
       }
       await this.#pull();
     }

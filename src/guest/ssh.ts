@@ -76,7 +76,7 @@ export class SshTransport implements Transport {
       last = String(result.stderr).trim();
       if (/HOST IDENTIFICATION HAS CHANGED|Host key verification failed/.test(last)) {
         // Before cloud-init has put our host key in place sshd may answer with an older one: keep waiting.
-        last = 'the guest shows another host key than the one this run made';
+        last = "the guest's host key is not the one that this run made";
       }
       await alive(sleep(700));
     }

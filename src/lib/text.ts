@@ -16,3 +16,8 @@ export function oneLine(text: string): string {
 export function quote(value: string): string {
   return `'${value.replaceAll("'", `'\\''`)}'`;
 }
+
+/** `1 cell`, `2 cells`. */
+export function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`;
+}

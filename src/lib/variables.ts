@@ -8,7 +8,7 @@ export const VARIABLES = {
   DKMS2BIN_QUEUE_PASSWORD: 'Password of the Redis that `--queue` names',
   DKMS2BIN_REPO_PASSPHRASE: 'Passphrase of the key that `--repo-key` names',
   DKMS2BIN_SIGN_PASSPHRASE: 'Passphrase of the signing key, or PIN of its token',
-  DKMS2BIN_STATE: 'Runs, kept ones too, and logs of `--validate`; default `~/.local/state/dkms2bin`',
+  DKMS2BIN_STATE: 'Runs, including kept ones, and logs of `--validate`; default `~/.local/state/dkms2bin`',
   DKMS2BIN_TRACE: '`1` shows the stack of a bug in dkms2bin',
 } as const;
 

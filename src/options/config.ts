@@ -41,7 +41,7 @@ const Place = {
 };
 const somewhere = (place: { module?: unknown; kernel?: unknown; distro?: unknown }): boolean =>
   place.module !== undefined || place.kernel !== undefined || place.distro !== undefined;
-const NOWHERE = 'says neither module nor kernel nor distro';
+const NOWHERE = 'names neither module nor kernel nor distro';
 
 /** What `dkms2bin matrix` builds. What it leaves out is what the rest of the file says. */
 export const Matrix = z.strictObject({
@@ -57,7 +57,7 @@ export const Matrix = z.strictObject({
       }),
     )
     .optional()
-    .describe('Cells beside those of modules × kernels'),
+    .describe('Cells in addition to those of modules × kernels'),
   exclude: z
     .array(z.strictObject(Place).refine(somewhere, NOWHERE))
     .optional()
@@ -67,7 +67,7 @@ export const Matrix = z.strictObject({
       z.strictObject({ ...Place, reason: text.describe('Why, for the reports') }).refine(somewhere, NOWHERE),
     )
     .optional()
-    .describe('Cells that are known to fail; one that is built all the same fails the matrix'),
+    .describe('Cells that are known to fail; one that is built after all fails the matrix'),
   ...keysOf('matrix'),
 });
 export type Matrix = z.input<typeof Matrix> & InputOf<'matrix'>;

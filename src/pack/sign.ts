@@ -222,7 +222,7 @@ function explain(error: unknown, { key, certFile }: { key: Key; certFile: string
   }
   if (/does not match certificate|key values mismatch/i.test(message)) return mismatch(key.name, certFile);
   if (token && /PIN incorrect/i.test(message)) {
-    return new Dkms2binError('usage', `The PIN is not that of the token of ${key.name}`, {
+    return new Dkms2binError('usage', `Wrong PIN for the token of ${key.name}`, {
       hint: `${PASSPHRASE_HINT} Most tokens lock after a few wrong PINs.`,
     });
   }
@@ -233,7 +233,7 @@ function explain(error: unknown, { key, certFile }: { key: Key; certFile: string
   }
   if (token && /not found|Specify an engine|no slot|unable to load module/i.test(message)) {
     return new Dkms2binError('usage', `No private key at ${key.name}`, {
-      hint: 'List what the token holds: p11tool --list-all --login URI. When p11-kit does not know its library, PKCS11_MODULE_PATH names that.',
+      hint: 'List what the token holds: p11tool --list-all --login URI. If p11-kit does not know its library, name it in PKCS11_MODULE_PATH.',
       cause: error,
     });
   }

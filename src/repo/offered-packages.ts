@@ -74,7 +74,7 @@ async function offeredRpms(dir: string): Promise<OfferedPackage[]> {
   const { href } = parseRepomd(await readCapped(file, MAX_INDEX_BYTES), file);
   const packed = await readCapped(join(dir, href), MAX_INDEX_BYTES);
   if (!href.endsWith('.gz')) {
-    throw new Dkms2binError('usage', `${join(dir, href)} is not packed with gzip`, {
+    throw new Dkms2binError('usage', `${join(dir, href)} is not compressed with gzip`, {
       hint: `Publish the folder again: dkms2bin repo ${dir}`,
     });
   }

@@ -120,7 +120,7 @@ async function checkFolder(dir: string, key: SigningKey | undefined): Promise<vo
       'usage',
       `The secret key ${key.file} lies in the repository, for everyone to read`,
       {
-        hint: 'Move it elsewhere. If the folder was served already, the key is no secret any more: make a new one.',
+        hint: 'Move it elsewhere. If the folder was served already, the key is no longer secret: make a new one.',
       },
     );
   }

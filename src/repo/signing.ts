@@ -136,7 +136,7 @@ async function unlock(
     signer = await key.getSigningKey();
   } catch (error) {
     throw new Dkms2binError('usage', `${file} cannot be used for signing: ${messageOf(error)}`, {
-      hint: 'It needs a primary key or a subkey that may sign, is neither expired nor revoked, and is of a kind still held to be safe (RSA of 2048 bits or more, Ed25519, ECDSA).',
+      hint: 'It needs a primary key or a subkey that may sign, is neither expired nor revoked, and is of a kind still considered safe (RSA of 2048 bits or more, Ed25519, ECDSA).',
       cause: error,
     });
   }

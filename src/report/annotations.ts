@@ -1,6 +1,6 @@
 import type { MatrixCell, MatrixRun } from '../model/matrix.js';
-import { plain } from '../lib/text.js';
-import { moduleOf, OUTCOMES, plural, reasonOf } from './grid.js';
+import { plain, plural } from '../lib/text.js';
+import { moduleOf, OUTCOMES, reasonOf } from './grid.js';
 import { compare } from './history.js';
 
 /** GitHub shows so many errors, and so many warnings, of one step; the rest is dropped without a word. */

@@ -1,6 +1,5 @@
 import type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from '../model/matrix.js';
-import { plain } from '../lib/text.js';
-import { oneLine } from '../lib/text.js';
+import { oneLine, plain, plural } from '../lib/text.js';
 
 /** What every report calls an outcome, from the worst to the best: its word and the sign that stands for it. */
 export const OUTCOMES: Record<Outcome, { word: string; sign: string; letter: string }> = {
@@ -82,10 +81,6 @@ export function counts(cells: readonly MatrixCell[]): [Outcome, number][] {
 export function countsText(cells: readonly MatrixCell[]): string {
   const parts = counts(cells).map(([outcome, count]) => `${count} ${OUTCOMES[outcome].word}`);
   return `${plural(cells.length, 'cell')}: ${parts.join(', ') || 'nothing to do'}`;
-}
-
-export function plural(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? '' : 's'}`;
 }
 
 /** Why a cell is as it is, for people, with its line breaks; empty when there is no reason. */

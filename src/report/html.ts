@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { basename, isAbsolute, relative, sep } from 'node:path';
 import type { MatrixCell, MatrixRun, Outcome } from '../model/matrix.js';
-import { plain } from '../lib/text.js';
+import { oneLine, plain } from '../lib/text.js';
 import {
   counts,
   gridRows,
@@ -17,7 +17,6 @@ import {
 import { changeGroups, compare, pastOutcomes, type Broken, type Change } from './history.js';
 import { beforeText, brokenSince, matrixText } from './grid-text.js';
 import type { PageCell, PageData, PageFile, PageStory } from './page-data.js';
-import { oneLine } from '../lib/text.js';
 
 /** More history than this makes the page large and tells little. */
 const PAST_RUNS = 20;

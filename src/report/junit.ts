@@ -1,7 +1,6 @@
 import type { MatrixCell, MatrixKernel, MatrixRun } from '../model/matrix.js';
-import { plain } from '../lib/text.js';
+import { oneLine, plain } from '../lib/text.js';
 import { kernelKey, moduleOf, OUTCOMES, reasonOf } from './grid.js';
-import { oneLine } from '../lib/text.js';
 
 /**
  * JUnit XML as Jenkins (junit-10.xsd) and GitLab read it: a suite for each kernel, a case for each module. What the

@@ -1,5 +1,5 @@
 import type { MatrixCell, MatrixRun } from '../model/matrix.js';
-import { plain } from '../lib/text.js';
+import { oneLine, plain, plural } from '../lib/text.js';
 import { formatClock } from '../lib/units.js';
 import {
   counts,
@@ -13,13 +13,11 @@ import {
   moment,
   namedRows,
   OUTCOMES,
-  plural,
   reasonOf,
   type GridRow,
 } from './grid.js';
 import { changeGroups, compare, type Broken, type Change } from './history.js';
 import { beforeText, brokenSince } from './grid-text.js';
-import { oneLine } from '../lib/text.js';
 
 /** GitHub refuses a longer comment. */
 const LONGEST = 65_536;
@@ -79,7 +77,7 @@ function headline(run: MatrixRun): string {
   if (bad > 0) return `❌ dkms2bin: ${bad} of ${plural(run.cells.length, 'cell')} did not build`;
   if (!run.complete) return '⚠️ dkms2bin: the matrix was ended early';
   const stale = run.cells.filter((cell) => cell.outcome === 'unexpected-pass').length;
-  if (stale > 0) return `⚠️ dkms2bin: ${plural(stale, 'expected failure')} did not come`;
+  if (stale > 0) return `⚠️ dkms2bin: ${plural(stale, 'expected failure')} did not happen`;
   return `✅ dkms2bin: ${plural(run.cells.length, 'cell')} as expected`;
 }
 

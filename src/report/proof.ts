@@ -31,7 +31,7 @@ function savingText({
     .join(', ')
     .replace(/, ([^,]*)$/, ' and $1');
   const own = takes.packages === 1 ? 'the package takes' : `the ${takes.packages} packages take`;
-  return `saves ${megabytes(installedBytes)} on disk (${packages} packages, ${megabytes(downloadBytes)} to download) against installing ${what}; ${own} ${megabytes(takes.installedBytes)}`;
+  return `saves ${megabytes(installedBytes)} on disk (${packages} packages, ${megabytes(downloadBytes)} to download) compared with installing ${what}; ${own} ${megabytes(takes.installedBytes)}`;
 }
 
 /** In millions of bytes, as package managers have them. */

@@ -1,5 +1,5 @@
 import type { CellResult } from '../model/cell.js';
-import { oneLine, plain } from '../lib/text.js';
+import { oneLine, plain, plural } from '../lib/text.js';
 
 /** Left-aligned columns, two spaces apart; the last column is not padded. One line per row, no header of its own. */
 export function table(rows: readonly (readonly string[])[]): string {
@@ -59,5 +59,5 @@ export function summary(cells: readonly CellResult[]): string {
     .map((verdict) => [verdict, cells.filter((cell) => cell.verdict === verdict).length] as const)
     .filter(([, count]) => count > 0)
     .map(([verdict, count]) => `${count} ${verdict}`);
-  return `${cells.length} ${cells.length === 1 ? 'cell' : 'cells'}: ${parts.join(', ') || 'nothing to do'}`;
+  return `${plural(cells.length, 'cell')}: ${parts.join(', ') || 'nothing to do'}`;
 }

@@ -1,5 +1,5 @@
 import type { Event } from '../model/events.js';
-import { plain } from '../lib/text.js';
+import { plain, plural } from '../lib/text.js';
 import { formatBytes, formatClock } from '../lib/units.js';
 import type { Level } from './ui.js';
 
@@ -52,7 +52,7 @@ function cellLine({ cell, verdict, reason }: EventOf<'cell'>): string {
 function matrixLine({ cells }: EventOf<'matrix'>): string {
   const sources = new Set(cells.map(({ source }) => source));
   const kernels = new Set(cells.map(({ distro, kernel }) => `${distro} ${kernel}`));
-  return `matrix of ${cells.length} cells: ${sources.size} sources, ${kernels.size} kernels`;
+  return `matrix of ${plural(cells.length, 'cell')}: ${plural(sources.size, 'source')}, ${plural(kernels.size, 'kernel')}`;
 }
 
 function duration(seconds: number): string {

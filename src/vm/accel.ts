@@ -171,7 +171,7 @@ export async function chooseAccelerator(
     return { name: 'tcg', cpu: TCG_CPU[arch] };
   }
   if (arch !== HOST_ARCH) {
-    const why = `KVM runs no ${arch} guest on an ${HOST_ARCH} host`;
+    const why = `KVM cannot run ${arch} guests on an ${HOST_ARCH} host`;
     if (option === 'kvm') {
       throw new Dkms2binError('host', `KVM was asked for and cannot be used: ${why}`, {
         hint: 'Leave the accelerator on auto, or force tcg.',
@@ -208,7 +208,7 @@ function faster({ kvm, tcg }: Pick<AccelReport, 'kvm' | 'tcg'>): Pick<AccelRepor
     if (kvm.seconds === undefined) {
       throw new Dkms2binError(
         'host',
-        `QEMU runs no guest on this host. TCG: ${tcg.error ?? 'unknown'}. KVM: ${kvm.error ?? 'unknown'}`,
+        `QEMU cannot run a guest on this host. TCG: ${tcg.error ?? 'unknown'}. KVM: ${kvm.error ?? 'unknown'}`,
       );
     }
     return {

@@ -57,7 +57,7 @@ export class Vm implements AsyncDisposable {
         } else if (name === 'BLOCK_IO_ERROR' && data.nospace === true) {
           reject(
             new Dkms2binError('host', 'The host disk is full: QEMU stopped the VM', {
-              hint: 'Free space where the runs are kept, then run again.',
+              hint: 'Free space where the runs are kept, then run it again.',
             }),
           );
         }

@@ -55,9 +55,9 @@ test('a flipped byte is found, in data and in a hole; what builds on it is damag
   await flip(join(dir, 'ram'), 50 * MIB);
   expect(await verify()).toEqual({
     ...good,
-    'base base': 'disk.qcow2 is not what was made',
-    'kernel kernel': 'builds on base base, which is damaged',
-    'snap snap': 'ram is not what was made',
+    'base base': 'disk.qcow2 has changed since it was made',
+    'kernel kernel': 'built on base base, which is damaged',
+    'snap snap': 'ram has changed since it was made',
   });
   expect(await verify(true)).toEqual({
     'base base': 'removed',
@@ -74,8 +74,8 @@ test('a truncated file is found, and a missing parent', async () => {
   await chmod(join(image.dir, 'disk.qcow2'), 0o644);
   await truncate(join(image.dir, 'disk.qcow2'), 1000);
   expect(await verify()).toEqual({
-    'damaged base': 'a file is missing or has another size than was made',
-    'kernel kernel': 'what it builds on is gone: images/nowhere',
+    'damaged base': 'a file is missing or does not have the size that it was made with',
+    'kernel kernel': 'what it is built on is gone: images/nowhere',
   });
   await verify(true);
   expect([await exists(image.dir), await exists(layer.dir)]).toEqual([false, false]);
@@ -103,7 +103,7 @@ test('what is in use is not removed, what is being made is not read', async () =
     await heldElsewhere(join(cache.dir, 'layers', 'used.lock'), '-s'),
     await heldElsewhere(join(cache.dir, 'layers', 'made.lock'), '-x'),
   ];
-  const bad = 'disk.qcow2 is not what was made';
+  const bad = 'disk.qcow2 has changed since it was made';
   const disk = join(kept.dir, 'disk.qcow2');
   expect(await verify(true, [disk])).toEqual({ 'used used': bad, 'kept kept': bad, 'made made': 'busy' });
   for (const end of holders) await end();

@@ -170,7 +170,7 @@ describe('fetchOfficial', () => {
     tree.set(`${TREE}/SHA512SUMS.sign`, await sign(`${sums()} `));
     await expect(official(row(detached()))).rejects.toMatchObject({
       ...refused,
-      message: expect.stringMatching(/no good signature/) as string,
+      message: expect.stringMatching(/no valid signature/) as string,
     });
     tree.set(`${TREE}/SHA512SUMS.sign`, await sign(sums(), theirs));
     await expect(official(row(detached()))).rejects.toMatchObject({
@@ -204,7 +204,7 @@ describe('fetchOfficial', () => {
     tree.set(`${TREE}/SHA512SUMS`, signed);
     await official(of);
     tree.set(`${TREE}/SHA512SUMS`, signed.replace(/[0-9a-f]{8}(?= {2}debian)/, '00000000'));
-    await expect(official(of)).rejects.toThrow('no good signature');
+    await expect(official(of)).rejects.toThrow('no valid signature');
     const other = await openpgp.sign({
       message: await openpgp.createCleartextMessage({ text: 'nothing\n' }),
       signingKeys: ours.key,

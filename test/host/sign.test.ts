@@ -391,7 +391,7 @@ describe('a key in a token', () => {
     expect(signed).toEqual(await (await open()).sign(KO, 'sha256'));
 
     const wrong = await refusal(token({ prompt: () => Promise.resolve('9999') }));
-    expect(wrong.message).toBe(`The PIN is not that of the token of ${URI}`);
+    expect(wrong.message).toBe(`Wrong PIN for the token of ${URI}`);
     expect(JSON.stringify([wrong.message, wrong.hint])).not.toContain('9999');
     const absent = URI.replace('module', 'no');
     expect((await refusal(token({ key: absent }))).message).toBe(`No private key at ${absent}`);

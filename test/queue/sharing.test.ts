@@ -101,7 +101,7 @@ describe.skipIf(missing !== null)(`what is shared${why}`, () => {
     const run = bench.run(await bench.plan(['good'], 20, { accel: 'kvm' }), { waitSeconds: 1 });
     await run.over;
     expect(run.notes.join('\n')).toContain(
-      'No worker can build for debian-12 x86_64 kvm: ubuntu does not do debian-12 and has tcg, not kvm. 20 cells wait for one.',
+      'No worker can build for debian-12 x86_64 kvm: ubuntu does not build for debian-12 and has tcg, not kvm. 20 cells wait for one.',
     );
     expect([...run.ended.values()].flat().map(({ results }) => results[0]!.verdict)).toEqual(
       Array(20).fill('error'),

@@ -75,13 +75,18 @@ test('verify names what is damaged and exits with 4, unless it is removed', asyn
     problem: null,
     removed: false,
   };
-  const bad: VerifiedRow = { ...row, name: 'snap', state: 'damaged', problem: 'ram is not what was made' };
+  const bad: VerifiedRow = {
+    ...row,
+    name: 'snap',
+    state: 'damaged',
+    problem: 'ram has changed since it was made',
+  };
   const with_ = (...rows: VerifiedRow[]) => ({ verifyImages: () => Promise.resolve(rows) });
   expect((await cli(['images', 'verify'], with_(row))).code).toBe(0);
   const found = await cli(['images', 'verify'], with_(row, bad));
   expect(found.code).toBe(4);
   expect(found.stdout).toMatch(/^base +image +1 B +good$/m);
-  expect(found.stdout).toMatch(/^snap .* damaged +ram is not what was made$/m);
+  expect(found.stdout).toMatch(/^snap .* damaged +ram has changed since it was made$/m);
   expect(found.stderr).toContain('Damaged in the cache: snap');
   expect(found.stderr).toContain('images verify --remove');
   const gone = await cli(['images', 'verify', '--remove'], with_(row, { ...bad, removed: true }));

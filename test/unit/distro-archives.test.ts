@@ -242,7 +242,7 @@ describe('RPM archives', () => {
       500,
     );
     const asked = resolveKernels(['6.17.1-300.fc43.x86_64'], rows, options());
-    expect(await outcome(asked)).toMatch(/^transient: Could not ask for/);
+    expect(await outcome(asked)).toMatch(/^transient: Could not request/);
     expect(
       await outcome(resolveKernels(['6.17.1-300.fc43.x86_64'], rows, options({ offline: true }))),
     ).toMatch(/not asked \(--offline\)/);

@@ -176,13 +176,13 @@ describe('findDkmsPackage', () => {
 
   test('not found names the versions or near names, and every suite tried', async () => {
     expect(await refusal(find('zfs-dkms', '9'), 'not-found')).toMatch(
-      /has no version 9 in debian-12.*there is 2\.1\.11-1\+deb12u1 2\.3.*Near it: zfs-dkms=2\.1\.11-1\+deb12u1, /s,
+      /has no version 9 in debian-12.*there is 2\.1\.11-1\+deb12u1 2\.3.*Similar names: zfs-dkms=2\.1\.11-1\+deb12u1, /s,
     );
     const text = await refusal(find('v4l2loopback'), 'not-found');
     expect(text).toContain('bookworm (main contrib non-free): not there');
     expect(text).toContain('bookworm-updates: the mirror has no such suite');
-    expect(text).toContain('Near it: v4l2loopback-dkms');
-    expect(await refusal(find('acpi-cal-dkms'), 'not-found')).toContain('Near it: acpi-call-dkms');
+    expect(text).toContain('Similar names: v4l2loopback-dkms');
+    expect(await refusal(find('acpi-cal-dkms'), 'not-found')).toContain('Similar names: acpi-call-dkms');
   });
 
   test('asks nothing within the hour, after a look at kernels neither', async () => {

@@ -186,7 +186,7 @@ describe('a repository that the row pins a key for', () => {
     const bad = {
       fault: 'transient',
       message: expect.stringMatching(
-        `^${server.origin}${at}/repodata/repomd.xml has no good signature by ${own.fingerprint}`,
+        `^${server.origin}${at}/repodata/repomd.xml has no valid signature by ${own.fingerprint}`,
       ) as string,
     };
     await expect(kernels()).rejects.toMatchObject(bad);

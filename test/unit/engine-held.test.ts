@@ -142,7 +142,7 @@ test('what gave no package by its own fault is remembered; other faults are not'
   expect(await readTried(dir, emit)).toEqual([
     tried('b', 'failed', 'x.c:1: error'),
     tried('c', 'skipped', 'not for it'),
-    tried('e', 'skipped', 'its source does not bring it any more'),
+    tried('e', 'skipped', 'its source no longer contains it'),
   ]);
   // Not part of the repository.
   expect((await readdir(dir)).every((name) => name.startsWith('.'))).toBe(true);

@@ -164,7 +164,7 @@ describe('fetch-source', () => {
     await expect(fetchSource(guest, SOURCE, 'foo-dkms=3', RUN)).rejects.toMatchObject({
       fault: 'not-found',
       message: 'foo-dkms=3: no version 3',
-      hint: 'Near it: foo-dkms=1, foo-dkms=2',
+      hint: 'Similar names: foo-dkms=1, foo-dkms=2',
     });
   });
 });

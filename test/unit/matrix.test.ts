@@ -344,7 +344,7 @@ describe('resume', () => {
 test('two matrices of one folder do not mix', async () => {
   const executor = new Fake({
     after: async () => {
-      await expect(ran(planOf(), new Fake())).rejects.toThrow(/Another matrix works in/);
+      await expect(ran(planOf(), new Fake())).rejects.toThrow(/Another matrix is running in/);
     },
   });
   expect((await ran(planOf({}, ['tiny']), executor)).run.complete).toBe(true);

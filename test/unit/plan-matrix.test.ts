@@ -90,10 +90,10 @@ describe('plan', () => {
     expect(() => plan({ exclude: [{ module: '*' }] })).toThrow(/no cell/);
   });
 
-  test('an expectation that fits no cell is named', () => {
+  test('an expectation that matches no cell is named', () => {
     const expectations = [{ module: 'gone', kernel: '6.1.0-9-*', reason: 'r' }];
     expect(plan({ expectations }).idle).toEqual([
-      'expect-failure of module gone, kernel 6.1.0-9-* fits no cell',
+      'expect-failure of module gone, kernel 6.1.0-9-* matches no cell',
     ]);
   });
 });
@@ -156,7 +156,7 @@ test('recorded times: the newest of the same kernel, else of the same distro, el
 
 test.each([
   ['matrix:\n  expect-failure:\n    - module: x\n', /:3: matrix\.expect-failure\.0\.reason/],
-  ['matrix:\n  exclude:\n    - kernel: 6.1\n    - {}\n', /:4: matrix\.exclude\.1: says neither/],
+  ['matrix:\n  exclude:\n    - kernel: 6.1\n    - {}\n', /:4: matrix\.exclude\.1: names neither/],
   ['matrix:\n  kernel: latest\n', /:2: unknown key matrix\.kernel; did you mean kernels/],
   ['matrix:\n  include:\n    - module: x\n', /matrix\.include\.0\.kernel/],
   ['matrix:\n  exclude:\n    - module: "[z-a]"\n', /matrix\.exclude\.0\.module: not a pattern/],

@@ -107,5 +107,5 @@ test('list files', async () => {
   await writeFile(join(cwd, 'none.txt'), '# nothing\n');
   await refused('none.txt', /names no module/);
   await writeFile(join(cwd, 'binary'), Buffer.from([0, 1, 2, 3]));
-  await refused('binary', /not something dkms2bin knows/);
+  await refused('binary', /not a kind of source that dkms2bin knows/);
 });

@@ -230,7 +230,7 @@ describe('dkms2bin prove', () => {
     expect(stdout.split('\n')[0]).toMatch(/^loaded +acpi_call +acpi-call-modules-6.1.0-56-amd64 +1\.2\.2$/);
     expect(stdout).toContain('signed by ABCD');
     expect(stdout).toContain(
-      `saves 453 MB on disk (109 packages, 113 MB to download) against installing acpi-call-dkms, dkms and linux-headers-${KERNEL}; the package takes 0.025 MB`,
+      `saves 453 MB on disk (109 packages, 113 MB to download) compared with installing acpi-call-dkms, dkms and linux-headers-${KERNEL}; the package takes 0.025 MB`,
     );
   });
 

@@ -131,7 +131,7 @@ it('fails packages that differ, names what differs first and keeps both, under n
   const difference = "foo.ko differs first in section .rodata at 0x6: 'built 10:01' / 'built 22:01'";
   expect(result.reason!.split('\n')).toEqual([
     `not reproducible: ${difference}`,
-    `Both builds and what differs are in ${join(tmp, 'out', FOLDER)}`,
+    `Both builds and their differences are in ${join(tmp, 'out', FOLDER)}`,
   ]);
   const kept = (name: string): Buffer => readFileSync(join(tmp, 'out', FOLDER, name));
   expect(readdirSync(join(tmp, 'out', FOLDER))).toEqual([

@@ -12,10 +12,10 @@ export const bisect = command({
   name: 'bisect',
   summary: 'find the first kernel for which a module no longer builds',
   description:
-    "Builds one DKMS module for kernels between one that is good and one that is bad, halving the list each time, until it knows the first bad one. The list is that of the distro's archive, of the same flavour.",
+    "Builds one DKMS module for kernels between a good one and a bad one, halving the list each time, until it knows the first bad one. The list holds the kernels of the same flavour in the distro's archive.",
   usage: '--dkms <source> --good <release> --bad <release> [options]',
   heading: 'What to search:',
-  notes: `Both ends are tried first. A kernel that the module skips, or that cannot be tried, is stepped over. Packages that are
+  notes: `Both ends are tried first. A kernel that the module skips, or that cannot be tried, is left out. Packages that are
 built stay in the output folder and are not built again.
 Exit codes: 0 found · 1 the module is not for kernels in between, so that more than one can be the first bad one; when those
 could not be tried, the code of that fault · 2 also for a --good that fails and a --bad that builds · otherwise as build.`,

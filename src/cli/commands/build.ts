@@ -20,7 +20,7 @@ export const build = command({
   summary: 'build DKMS modules for exact kernels (the default command)',
   isDefault: true,
   description:
-    'Builds each DKMS module for each kernel in a throw-away virtual machine that runs that very kernel, and puts one binary package per module and kernel into the output folder.',
+    'Builds each DKMS module for each kernel in a disposable virtual machine that runs that very kernel, and puts one binary package per module and kernel into the output folder.',
   usage: '--dkms <source>... [--kernel <release>...] [options]',
   examples: [
     'dkms2bin --dkms acpi-call-dkms --kernel latest --out-dir ./out',

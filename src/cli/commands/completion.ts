@@ -58,7 +58,7 @@ export const completion = command({
   name: 'completion',
   summary: 'print a script that completes commands, options and values in a shell',
   description:
-    'Prints a script by which a shell completes commands, options and their values: distributions, kernels of which the cache has lists, kept VMs, files.',
+    'Prints a script by which a shell completes commands, options and their values: distributions, kernels in the lists that the cache has, kept VMs, files.',
   arguments: [{ name: '<shell>', help: 'the shell', choices: Object.keys(SCRIPTS) }],
   notes: `bash: put  source <(dkms2bin completion bash)  into ~/.bashrc
 zsh:  put  source <(dkms2bin completion zsh)  into ~/.zshrc, after compinit

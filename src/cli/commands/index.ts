@@ -18,7 +18,7 @@ import { runs } from './runs.js';
 import { worker } from './worker.js';
 
 export const ABOUT =
-  'Turns DKMS packages into binary kernel-module packages for exact kernels, built in a throw-away virtual machine that runs that very kernel. Needs no root.';
+  'Turns DKMS packages into binary kernel-module packages for exact kernels, built in a disposable virtual machine that runs that very kernel. Needs no root.';
 
 /** Commands that only hold others. */
 export const PARENTS: Readonly<Record<string, { summary: string; description: string; usage?: string }>> = {
@@ -28,9 +28,9 @@ export const PARENTS: Readonly<Record<string, { summary: string; description: st
       'The cache holds disk images, kernel layers on top of them (an exact kernel with its compiler) and memory snapshots of booted layers. Builds make and share them; whatever is removed is made again when a build needs it.',
   },
   repo: {
-    summary: 'make a folder of packages a repository for apt and dnf, or serve it to try it out',
+    summary: 'turn a folder of packages into a repository for apt and dnf, or serve one to try it out',
     description:
-      'Makes a folder of .deb and .rpm files a package repository that any web server can serve: an apt repository (flat: the packages stay where they are) when it has .deb files, a dnf repository when it has .rpm files. Run it again after each change of the folder; clients may read meanwhile.',
+      'Turns a folder of .deb and .rpm files into a package repository that any web server can serve: an apt repository (flat: the packages stay where they are) when it has .deb files, a dnf repository when it has .rpm files. Run it again after each change to the folder; clients may read it meanwhile.',
     usage: '<dir> [options]\n       dkms2bin repo serve <dir> [--port N]',
   },
 };

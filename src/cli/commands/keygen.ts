@@ -29,7 +29,7 @@ export const keygen = command({
       `Made ${k}, ${c} and ${d} (key id ${keyId}, valid until ${notAfter.toISOString().slice(0, 10)}).\n` +
         `Keep ${k} secret${passphrase === undefined ? '; it has no passphrase (--encrypt)' : ''}.\n` +
         `\nSign modules with:\n  --sign-key ${k} --sign-cert ${c}\n` +
-        `\nOn each machine that shall load them under Secure Boot, once, then reboot and confirm at its console:\n  sudo mokutil --import ${d}\n`,
+        `\nOnce on each machine that is to load them under Secure Boot; then reboot and confirm at its console:\n  sudo mokutil --import ${d}\n`,
     );
   },
 });
@@ -47,7 +47,7 @@ async function passphraseFor(options: OptionsOf<'keygen'>, context: CliContext):
 
 async function askTwice(question: string, context: CliContext): Promise<string> {
   const first = await askSecret(question, context);
-  if (first === (await askSecret('The same once more: ', context))) return first;
+  if (first === (await askSecret('The same passphrase again: ', context))) return first;
   throw new Dkms2binError('usage', 'The two passphrases differ');
 }
 

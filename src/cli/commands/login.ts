@@ -4,7 +4,7 @@ export const login = command({
   name: 'login',
   summary: 'open a shell in a kept VM',
   description:
-    'Opens a shell in a kept VM, in the build tree of the module. It is booted again if it does not run.',
+    'Opens a shell in a kept VM, in the build tree of the module. It is booted again if it is not running.',
   arguments: [
     {
       name: '[run]',
@@ -12,7 +12,7 @@ export const login = command({
       completes: 'runs',
     },
   ],
-  notes: 'In the shell, dkms2bin-rebuild runs the very build command again. Leave it with exit or Ctrl-D.',
+  notes: 'In the shell, dkms2bin-rebuild runs the same build command again. Leave it with exit or Ctrl-D.',
   run: async ({ words: [run], options: { serial } }, { engine, signal }) =>
     engine.login(run, { serial, signal }),
 });

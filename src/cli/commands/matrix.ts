@@ -4,7 +4,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, extname, resolve, sep } from 'node:path';
 import { Dkms2binError, EXIT_CODE, EXIT_ORDER, messageOf } from '../../model/errors.js';
 import type { MatrixRun } from '../../model/matrix.js';
-import { oneLine } from '../../lib/text.js';
+import { oneLine, plural } from '../../lib/text.js';
 import type { MatrixOutcome } from '../../engine/matrix.js';
 import type { MatrixPlan } from '../../engine/plan/matrix.js';
 import type { QueueOptions } from '../../engine/queue/executor.js';
@@ -119,7 +119,7 @@ async function tell(
 }
 
 const sizeOf = ({ cells, kernels, sources }: MatrixPlan): string =>
-  `${cells.length} cells: ${sources.length} sources, ${kernels.length} kernels`;
+  `${plural(cells.length, 'cell')}: ${plural(sources.length, 'source')}, ${plural(kernels.length, 'kernel')}`;
 
 /** Where to look next. */
 function remarks({ cells, complete }: MatrixRun): string {
@@ -129,7 +129,7 @@ function remarks({ cells, complete }: MatrixRun): string {
       ...(log === null ? [] : [`log of ${module} on ${kernel}: ${log}`]),
       ...(kept === null ? [] : [`log in to ${module} on ${kernel}: dkms2bin login ${kept}`]),
     ]);
-  if (!complete) lines.push('--resume goes on with it');
+  if (!complete) lines.push('--resume continues it');
   return lines.map((line) => `${oneLine(line)}\n`).join('');
 }
 
@@ -142,7 +142,7 @@ function queueOf({
     return { url, store, ...(waitSeconds !== undefined && { waitSeconds }) };
   if (url === undefined && store === undefined && waitSeconds === undefined) return null;
   throw new Dkms2binError('usage', `--${url === undefined ? 'queue' : 'store'} is missing`, {
-    hint: 'Workers are reached with both --queue and --store; without them this machine builds.',
+    hint: 'To use workers, give both --queue and --store; without them this machine builds.',
   });
 }
 
@@ -159,7 +159,7 @@ function matrixExitCode({ cells }: MatrixRun): number {
 function reportForm(file: string): Report {
   const form = REPORTS[extname(file).toLowerCase()];
   if (form) return form;
-  throw new Dkms2binError('usage', `--report ${oneLine(file)}: no report has this form`, {
+  throw new Dkms2binError('usage', `--report ${oneLine(file)}: unknown kind of report`, {
     hint: `The name must end with ${Object.keys(REPORTS).join(', ')}.`,
   });
 }

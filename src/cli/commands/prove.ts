@@ -7,9 +7,9 @@ import { command } from '../frame.js';
 
 export const prove = command({
   name: 'prove',
-  summary: 'install packages from a repository on a machine without compiler, and load the modules',
+  summary: 'install packages from a repository on a machine without a compiler, and load the modules',
   description:
-    'Boots a clean machine of the distro that runs the kernel and has no compiler, no headers and no dkms; adds the repository with its key, installs the packages with apt or dnf and loads their modules. The machine reaches nothing but the repository. Says how much was saved against installing the DKMS package and its toolchain there. Exits with 1 when a package does not install or a module does not load.',
+    'Boots a clean VM of the distro that runs the kernel and has no compiler, no headers and no dkms; adds the repository with its key, installs the packages with apt or dnf and loads their modules. The VM reaches nothing but the repository. Reports how much was saved compared with installing the DKMS package and its toolchain. Exits with 1 when a package does not install or a module does not load.',
   arguments: [
     {
       name: '<dir>',

@@ -12,10 +12,10 @@ export const refresh = command({
   name: 'refresh',
   summary: 'build what a repository lacks since new kernels came out',
   description:
-    'Looks at which modules a folder of packages holds and for which kernels, at the kernels and module sources that the distributions offer now, and builds what is missing: each module for the kernels that are newer than the newest one held, and for the newest one again when its source changed. Give the other options that the packages were built with (signing, --repo), best by the config file.',
+    'Compares the packages in a folder with the kernels and module sources that the distributions offer now, and builds what is missing: each module for the kernels that are newer than the newest one it was built for, and for that one again when its source has changed. Give the other options that the packages were built with (signing, --repo), preferably in the config file.',
   usage: '[--out-dir <dir>] [options]',
   heading: 'What to refresh:',
-  notes: `A module that failed is not built again until its source or the kernel changes; --force tries it all the same.
+  notes: `A module that failed is not built again until its source or the kernel changes; --force tries it anyway.
 Exit codes are those of build; with --dry-run ${EXIT['work-to-do']} says that there is something to build, and 0 that there is nothing.`,
   examples: [
     'dkms2bin refresh --out-dir ./out --dry-run',
@@ -26,8 +26,8 @@ Exit codes are those of build; with --dry-run ${EXIT['work-to-do']} says that th
   repeat: async (once, { options: { watchSeconds, dryRun } }, { stderr, signal }) => {
     if (watchSeconds === undefined) return once();
     if (dryRun)
-      throw new Dkms2binError('usage', 'dry-run in the config file and --watch exclude each other', {
-        hint: 'Take dry-run out of the file, or leave out --watch.',
+      throw new Dkms2binError('usage', 'dry-run in the config file cannot be used with --watch', {
+        hint: 'Remove dry-run from the file, or leave out --watch.',
       });
     const tell = (error: Dkms2binError, next: Date): void => {
       const hint = error.hint === undefined ? '' : `\n${error.hint}`;

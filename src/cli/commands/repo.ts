@@ -1,6 +1,6 @@
 import { resolve } from 'node:path';
 import { Dkms2binError } from '../../model/errors.js';
-import { oneLine } from '../../lib/text.js';
+import { oneLine, plural } from '../../lib/text.js';
 import { variable } from '../../lib/variables.js';
 import type { RepositoryResult } from '../../repo/index.js';
 import { SCHEMA_VERSION } from '../../report/json.js';
@@ -49,8 +49,8 @@ export const repoPublish = command({
       });
     }
     if (result.kinds.length === 0) {
-      throw new Dkms2binError('not-found', `No .deb and no .rpm file in ${oneLine(dir)}`, {
-        hint: 'Give the folder that --out-dir named when they were built.',
+      throw new Dkms2binError('not-found', `No .deb or .rpm file in ${oneLine(dir)}`, {
+        hint: 'Give the folder that the packages were built into (--out-dir).',
       });
     }
   },
@@ -64,7 +64,7 @@ function resultText({ packages, removed }: RepositoryResult): string {
 }
 
 function newsOf({ packages, signedBy, changed, kinds }: RepositoryResult): string {
-  const count = `${packages.length} package${packages.length === 1 ? '' : 's'}`;
+  const count = plural(packages.length, 'package');
   const signed = signedBy === null ? 'not signed' : `signed by ${signedBy}`;
   return `${changed ? 'published' : 'up to date'}: ${count} for ${kinds.join(' and ')}, ${signed}`;
 }

@@ -123,7 +123,7 @@ function idleOnes(
     .filter((pattern) => !cells.some((cell) => fits(pattern, cell, names[cell.source] ?? [])))
     .map(({ module, kernel, distro }) => {
       const said = Object.entries({ module, kernel, distro }).filter(([, value]) => value !== undefined);
-      return `${key} of ${said.map(([name, value]) => `${name} ${value}`).join(', ')} fits no cell`;
+      return `${key} of ${said.map(([name, value]) => `${name} ${value}`).join(', ')} matches no cell`;
     });
 }
 

@@ -64,7 +64,7 @@ function packageTargets(
     if (kernels.length > 0 && !kernels.includes(release)) {
       throw new Dkms2binError(
         'usage',
-        `--kernel-package brings ${release}, but --kernel asks for ${kernels.join(', ')}`,
+        `--kernel-package is for ${release}, but --kernel asks for ${kernels.join(', ')}`,
       );
     }
     const fitting = distro ? [findRow(rows, distro)] : candidatesFor(release, rows);
@@ -72,7 +72,7 @@ function packageTargets(
     if (!row || others.length > 0) {
       const ids = fitting.map(({ id }) => id).join(' and ');
       throw new Dkms2binError('usage', `${release} fits ${ids || 'no distro of the catalogue'}`, {
-        hint: 'Say which with --distro.',
+        hint: 'Choose one with --distro.',
       });
     }
     return { release, distro: row.id, arch, packageVersion };

@@ -364,9 +364,7 @@ export function sourceOf(
   if (named) return { source: named.source, named };
   if (typed) return { source: typed };
   const what = kind === 'folder' || kind === 'tarball' ? kind : `.${kind}`;
-  throw new Dkms2binError(
-    'usage',
-    `Its source was the ${what} ${name}, and where that lies is not recorded`,
-    { hint: 'Name it with --dkms, here or in the config file.' },
-  );
+  throw new Dkms2binError('usage', `Its source was the ${what} ${name}, and its location is not recorded`, {
+    hint: 'Name it with --dkms, here or in the config file.',
+  });
 }

@@ -113,7 +113,7 @@ export function parseRepositoryName(text: string): ModuleSource {
   const version = equals < 0 ? dashed?.[2] : text.slice(equals + 1);
   if (!/^[a-z0-9][a-z0-9+.-]+$/.test(name)) {
     throw new Dkms2binError('usage', `Not a Debian package name: ${name}`, {
-      hint: 'Package names hold lower-case letters, digits and + - .',
+      hint: 'Package names consist of lower-case letters, digits and + - .',
     });
   }
   return { kind: 'repo', text, name, ...(version === undefined ? {} : { version }) };
@@ -164,7 +164,7 @@ async function tarball(text: string, path: string, signal?: AbortSignal): Promis
     .sort((a, b) => a.split('/').length - b.split('/').length)[0];
   if (conf === undefined) {
     throw new Dkms2binError('usage', `The tarball ${text} holds no dkms.conf`, {
-      hint: 'It must lie at the top of the archive or in its top folder.',
+      hint: 'It must be at the top of the archive or in its top folder.',
     });
   }
   const { stdout } = await run('tar', ['-xOf', path, '--', conf], options);
@@ -180,7 +180,7 @@ async function list(text: string, path: string, options: ParseOptions): Promise<
   const content = await readFile(path, 'utf8');
 
   if (/[\x00-\x08\x0e-\x1f\ufffd]/.test(content)) {
-    throw new Dkms2binError('usage', `${text} is not something dkms2bin knows`, {
+    throw new Dkms2binError('usage', `${text} is not a kind of source that dkms2bin knows`, {
       hint: '--dkms takes a package name, a .deb or .rpm file, a source folder or tarball with dkms.conf, or a list file.',
     });
   }

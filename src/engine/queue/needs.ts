@@ -13,8 +13,8 @@ export const canDo = (worker: WorkerInfo, need: Need): boolean => missingOf(work
 function missingOf(worker: WorkerInfo, { distro, arch, accelerator, signer }: Need): string[] {
   const lacks: [lacking: boolean, words: string][] = [
     [worker.version !== packageVersion(), `is dkms2bin ${worker.version}, not ${packageVersion()}`],
-    [!worker.distros.includes(distro), `does not do ${distro}`],
-    [!worker.arches.includes(arch), `does not do ${arch}`],
+    [!worker.distros.includes(distro), `does not build for ${distro}`],
+    [!worker.arches.includes(arch), `does not build for ${arch}`],
     [
       accelerator !== null && worker.accelerator !== accelerator,
       `has ${worker.accelerator}, not ${accelerator}`,

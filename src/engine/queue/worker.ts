@@ -193,7 +193,7 @@ class CellWorker {
   async #work(job: Job<CellJob, Delivery>, since: number): Promise<void> {
     using turn = new Turn(job, this.#token, this.options.timing, since);
     if (job.deferredFailure) {
-      const text = `Its worker was lost ${job.stalledCounter} times while it was built`;
+      const text = `Its worker was lost ${job.stalledCounter} times while it was being built`;
       await job.moveToFailed(new UnrecoverableError(text), this.#token);
       return this.#tell(turn.id, { type: 'done' });
     }

@@ -17,7 +17,7 @@ export async function fetchSource(
     const near = valuesOf(output, 'near');
     return {
       message: `${called}: ${why}`,
-      hint: near.length > 0 ? `Near it: ${near.join(', ')}` : undefined,
+      hint: near.length > 0 ? `Similar names: ${near.join(', ')}` : undefined,
     };
   });
 }

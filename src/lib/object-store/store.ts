@@ -29,7 +29,7 @@ export async function requireDigest(file: string, sha256: string, where: string)
   if (got.sha256 === sha256) return;
   throw new Dkms2binError(
     'transient',
-    `${where}: the file ${sha256} there has another content, ${got.sha256}`,
+    `${where}: the file ${sha256} there has different content, ${got.sha256}`,
     {
       hint: 'Remove it from the store; it will be made again.',
     },
