@@ -1,4 +1,4 @@
-import { access, constants, mkdir } from 'node:fs/promises';
+import { access, constants } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { resolve } from 'node:path';
 import { buildCell, builtBefore } from '../cell/cell.js';
@@ -19,6 +19,7 @@ import { KernelEnvironments, machineOf } from './kernel-environments.js';
 import { cellLabel, otherSourcesOf } from './plan/planned-cell.js';
 import { loginToRun } from './runs.js';
 import { attesterOf, signerOf } from './signer.js';
+import { makeFolder } from '../lib/make-folder.js';
 
 const NOT_REPRODUCIBLE =
   'With this kind of key no two signatures are the same: the packages will not be reproducible. RSA signatures are always the same.';
@@ -155,7 +156,7 @@ function optionsOf(request: BuildRequest): CellInput['invocation']['options'] {
 
 export async function writableFolder(path: string): Promise<string> {
   try {
-    await mkdir(path, { recursive: true });
+    await makeFolder(path);
     await access(path, constants.W_OK | constants.X_OK);
   } catch (error) {
     throw new Dkms2binError('usage', `--out-dir ${path} cannot be written: ${messageOf(error)}`, {

@@ -1,10 +1,11 @@
 import { X509Certificate } from 'node:crypto';
-import { chmod, link, lstat, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { chmod, link, lstat, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import { run } from '../lib/exec.js';
 import { syncPath } from '../lib/atomic-write.js';
 import { keyIdOf } from '../formats/certificate.js';
+import { makeFolder } from '../lib/make-folder.js';
 
 export interface KeygenOptions {
   /** Made when it is missing. */
@@ -103,7 +104,7 @@ export async function makeKeyPair({
 /** A folder beside the targets, for this user only. */
 async function scratch(outDir: string): Promise<string> {
   try {
-    await mkdir(outDir, { recursive: true });
+    await makeFolder(outDir);
     return await mkdtemp(join(outDir, '.dkms2bin-keygen-'));
   } catch (error) {
     throw new Dkms2binError('usage', `Cannot write to ${outDir}: ${messageOf(error)}`, { cause: error });

@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, rm, stat, utimes } from 'node:fs/promises';
+import { readdir, readFile, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Dkms2binError, messageOf } from '../model/errors.js';
@@ -6,6 +6,7 @@ import type { Emit } from '../model/events.js';
 import { writeAtomic } from '../lib/atomic-write.js';
 import { standardVariable } from '../lib/variables.js';
 import type { SigningKey } from './signing.js';
+import { makeFolder } from '../lib/make-folder.js';
 
 /** Superseded indexes stay for a day and, however old, the last three generations of three files. */
 const SUPERSEDED_SECONDS = 86_400;
@@ -62,7 +63,7 @@ export class Repository {
 
   async folder(path: string): Promise<void> {
     try {
-      await mkdir(join(this.dir, path), { recursive: true });
+      await makeFolder(join(this.dir, path));
     } catch (error) {
       const fault = (error as NodeJS.ErrnoException).code === 'ENOSPC' ? 'host' : 'usage';
       throw new Dkms2binError(fault, `Cannot make ${path} in ${this.dir}: ${messageOf(error)}`, {

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { createWriteStream } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { dirname, extname, resolve, sep } from 'node:path';
 import { Dkms2binError, EXIT_CODE, EXIT_ORDER, messageOf } from '../../model/errors.js';
 import type { MatrixRun } from '../../model/matrix.js';
@@ -15,6 +15,7 @@ import { SCHEMA_VERSION, toJson } from '../../report/json.js';
 import { withNdjson } from '../../ui/index.js';
 import { command, type Asked, type CommandContext } from '../frame.js';
 import { asksForRepository, buildContext, planText, publishRepository } from './build.js';
+import { makeFolder } from '../../lib/make-folder.js';
 
 /** Only a matrix that ends pays for loading them. */
 const writers = (): Promise<typeof import('../../report/index.js')> => import('../../report/index.js');
@@ -184,7 +185,7 @@ async function openEvents(
   };
   // The out-dir is made later. A folder elsewhere that is missing is rather a typing error.
   const inside = dirname(path) === outDir || path.startsWith(`${outDir}${sep}`);
-  if (inside) await mkdir(dirname(path), { recursive: true }).catch(refuse);
+  if (inside) await makeFolder(dirname(path)).catch(refuse);
   const stream = createWriteStream(path);
   await once(stream, 'open').catch(refuse);
   let broken = false;
