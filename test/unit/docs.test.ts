@@ -3,7 +3,7 @@ import { dirname, join, relative, resolve } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { EXIT_CODE, type Fault } from '../../src/model/errors.js';
 import { PACKAGE_ROOT } from '../../src/lib/paths.js';
-import { cli } from './cli-harness.js';
+import { cli } from './fixtures/cli-harness.js';
 
 const read = (path: string): string => readFileSync(join(PACKAGE_ROOT, path), 'utf8');
 const filesUnder = (folder: string, end: RegExp): string[] =>
