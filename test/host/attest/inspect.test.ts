@@ -7,7 +7,8 @@ import { engine } from '../../../src/cli/services.js';
 import { writeProvenance } from '../../../src/attest/provenance.js';
 import { makeStatement } from '../../../src/attest/statement.js';
 import { cli } from '../../unit/fixtures/cli-harness.js';
-import { fakeModule, hasTool } from '../../unit/fixtures/elf.js';
+import { hasTool } from '../fixtures/has-tool.js';
+import { fakeModule } from '../../unit/fixtures/elf.js';
 import { facts, RELEASE } from '../../unit/fixtures/provenance.js';
 
 let tmp: string;

@@ -9,7 +9,7 @@ import type { Machine } from '../../../src/environment/boot.js';
 import { prepareSource, readConfText, rpmTar, type Lookup, type Prepared } from '../../../src/cell/source.js';
 import type { ModuleSource } from '../../../src/model/cell.js';
 import { makeDeb } from '../../../src/pack/deb.js';
-import { hasTool } from '../../unit/fixtures/elf.js';
+import { hasTool } from '../fixtures/has-tool.js';
 
 const FIXTURES = fileURLToPath(new URL('../../fixtures', import.meta.url));
 

@@ -7,7 +7,7 @@ import { Dkms2binError } from '../../../src/model/errors.js';
 import { parseDeb, readDeb } from '../../../src/formats/deb.js';
 import type { PackageLimits } from '../../../src/formats/package.js';
 import { ar, BINARY, CONTROL, tar } from '../../unit/fixtures/deb.js';
-import { hasTool } from '../../unit/fixtures/elf.js';
+import { hasTool } from '../fixtures/has-tool.js';
 
 let tmp: string;
 beforeEach(() => void (tmp = mkdtempSync(join(tmpdir(), 'dkms2bin-test-'))));

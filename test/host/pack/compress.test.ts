@@ -9,7 +9,8 @@ import { decompress } from '../../../src/formats/decompress.js';
 import { compressModule } from '../../../src/pack/compress.js';
 import { MAX_MODULE_BYTES } from '../../../src/formats/elf.js';
 import { packModules } from '../../../src/pack/module-package.js';
-import { fakeModule, hasTool } from '../../unit/fixtures/elf.js';
+import { hasTool } from '../fixtures/has-tool.js';
+import { fakeModule } from '../../unit/fixtures/elf.js';
 
 const RELEASE = '6.12.117+deb13-amd64';
 const KO = Buffer.concat([fakeModule(RELEASE), randomBytes(100_000), Buffer.alloc(100_000, 'abc')]);

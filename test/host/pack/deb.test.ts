@@ -15,7 +15,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { makeDeb, type ControlFields } from '../../../src/pack/deb.js';
 import { packModules, type PackInput } from '../../../src/pack/module-package.js';
-import { fakeModule, hasTool } from '../../unit/fixtures/elf.js';
+import { hasTool } from '../fixtures/has-tool.js';
+import { fakeModule } from '../../unit/fixtures/elf.js';
 
 let tmp: string;
 beforeEach(() => void (tmp = mkdtempSync(join(tmpdir(), 'dkms2bin-test-'))));

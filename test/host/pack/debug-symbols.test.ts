@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { hasDebugInfo, pairDebugSymbols } from '../../../src/pack/debug-symbols.js';
 import { buildId } from '../../../src/formats/elf.js';
 import { packModules, type PackInput, type PackedPackage } from '../../../src/pack/module-package.js';
-import { hasTool } from '../../unit/fixtures/elf.js';
+import { hasTool } from '../fixtures/has-tool.js';
 
 const RELEASE = '6.1.0-56-amd64';
 let tmp: string;

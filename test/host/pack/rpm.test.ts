@@ -8,7 +8,8 @@ import { FrameReader } from '../../../src/guest/frames.js';
 import { inspectFile } from '../../../src/attest/inspect.js';
 import { readRpmFile } from '../../../src/formats/rpm.js';
 import { makeRpmSpec, type RpmInput } from '../../../src/pack/rpm.js';
-import { fakeModule, hasTool } from '../../unit/fixtures/elf.js';
+import { hasTool } from '../fixtures/has-tool.js';
+import { fakeModule } from '../../unit/fixtures/elf.js';
 
 let tmp: string;
 beforeEach(() => void (tmp = mkdtempSync(join(tmpdir(), 'dkms2bin-test-'))));

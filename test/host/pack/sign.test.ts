@@ -19,7 +19,8 @@ import { openSigner, type SignerOptions } from '../../../src/pack/sign.js';
 import { keyNameOf } from '../../../src/formats/certificate.js';
 import { SIGNATURE_HASHES } from '../../../src/formats/cms.js';
 import { readSignature, stripSignature, verifySignature } from '../../../src/pack/signature.js';
-import { fakeModule, hasTool } from '../../unit/fixtures/elf.js';
+import { hasTool } from '../fixtures/has-tool.js';
+import { fakeModule } from '../../unit/fixtures/elf.js';
 
 const RELEASE = '6.1.0-56-amd64';
 const KO = fakeModule(RELEASE);

@@ -3,16 +3,9 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { serveRepository, type Served } from '../../../src/repo/index.js';
-import {
-  addDeb,
-  Apt,
-  between,
-  command,
-  makeKey,
-  publishQuietly,
-  tempFolder,
-} from '../../unit/fixtures/repository.js';
-import { hasTool } from '../../unit/fixtures/elf.js';
+import { Apt, between, command } from '../fixtures/apt.js';
+import { addDeb, makeKey, publishQuietly, tempFolder } from '../../unit/fixtures/repository.js';
+import { hasTool } from '../fixtures/has-tool.js';
 
 const APT = hasTool('apt-get') && hasTool('gpgv');
 

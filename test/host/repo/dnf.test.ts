@@ -5,8 +5,9 @@ import { gunzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { serveRepository, type Served } from '../../../src/repo/index.js';
 import { compareRpmVersions } from '../../../src/formats/versions.js';
-import { hasTool } from '../../unit/fixtures/elf.js';
-import { command, makeKey, publishQuietly, tempFolder, type Ended } from '../../unit/fixtures/repository.js';
+import { hasTool } from '../fixtures/has-tool.js';
+import { command, type Ended } from '../fixtures/apt.js';
+import { makeKey, publishQuietly, tempFolder } from '../../unit/fixtures/repository.js';
 
 let tmp: ReturnType<typeof tempFolder>;
 let dir: string;

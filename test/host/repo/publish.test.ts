@@ -18,15 +18,9 @@ import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import type { Event } from '../../../src/model/events.js';
 import { indexStanza } from '../../../src/formats/deb.js';
-import {
-  addDeb,
-  command,
-  deb,
-  makeKey,
-  publishQuietly,
-  tempFolder,
-  translate,
-} from '../../unit/fixtures/repository.js';
+import { command } from '../fixtures/apt.js';
+import { plainSources } from '../fixtures/plain-sources.js';
+import { addDeb, deb, makeKey, publishQuietly, tempFolder } from '../../unit/fixtures/repository.js';
 
 let tmp: ReturnType<typeof tempFolder>;
 let dir: string;
@@ -284,13 +278,13 @@ test('folders that are none, empty or not writable are told', async () => {
 });
 
 // In processes of their own.
-let compiled: ReturnType<typeof tempFolder>;
+let sources: string;
 let main: string;
 beforeAll(async () => {
-  compiled = tempFolder();
-  main = await translate(compiled.path);
+  sources = await plainSources();
+  main = join(sources, 'src/main.js');
 }, 60_000);
-afterAll(() => compiled.remove());
+afterAll(() => rmSync(sources, { recursive: true }));
 
 test('a publisher that is killed leaves what the next one puts right', async () => {
   const { key, file } = await makeKey(tmp.path);

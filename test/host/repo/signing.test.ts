@@ -3,8 +3,9 @@ import { join } from 'node:path';
 import * as openpgp from 'openpgp';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { loadSigningKey } from '../../../src/repo/index.js';
-import { hasTool } from '../../unit/fixtures/elf.js';
-import { command, makeKey, tempFolder } from '../../unit/fixtures/repository.js';
+import { hasTool } from '../fixtures/has-tool.js';
+import { command } from '../fixtures/apt.js';
+import { makeKey, tempFolder } from '../../unit/fixtures/repository.js';
 
 let tmp: ReturnType<typeof tempFolder>;
 beforeEach(() => (tmp = tempFolder()));

@@ -1,111 +1,17 @@
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { expect, it } from 'vitest';
 import { compile } from '../../../src/cell/compile.js';
 import { deliver, resultsOf } from '../../../src/cell/deliver.js';
 import { pack } from '../../../src/cell/package.js';
-import { phaseTimer } from '../../../src/cell/phases.js';
-import { PrebootedVm } from '../../../src/cell/prebooted-vm.js';
-import { RunDir } from '../../../src/cell/run-dir.js';
-import type { CellInput, Opened, Packaged } from '../../../src/cell/types.js';
+import type { CellInput, Packaged } from '../../../src/cell/types.js';
 import { verify } from '../../../src/cell/verify.js';
-import { findRow, loadCatalogue } from '../../../src/distro/catalogue.js';
-import type { Booted } from '../../../src/environment/boot.js';
 import type { ProgramName } from '../../../src/guest/program.js';
+import { built, collected, opened, RELEASE, run, tmp, withCellFolder } from '../fixtures/cell.js';
 import { elf, modinfo } from '../fixtures/elf.js';
-import { frames, rows, standInGuest, type Answer, type Call } from '../fixtures/guest.js';
+import { frames, rows, type Answer } from '../fixtures/guest.js';
 
-const RELEASE = '6.1.0-56-amd64';
-let tmp: string;
-let run: RunDir;
-beforeEach(async () => {
-  tmp = mkdtempSync(join(tmpdir(), 'dkms2bin-test-'));
-  vi.stubEnv('DKMS2BIN_STATE', join(tmp, 'state'));
-  mkdirSync(join(tmp, 'out'));
-  writeFileSync(join(tmp, 'config'), '# CONFIG_MODULE_COMPRESS is not set\n');
-  run = await RunDir.create({ cell: 'foo', kernel: RELEASE, distro: 'debian-12' });
-});
-afterEach(async () => {
-  await run.close();
-  vi.unstubAllEnvs();
-  rmSync(tmp, { recursive: true });
-});
-
-const ko = elf([['.modinfo', modinfo({ vermagic: `${RELEASE} SMP `, depends: 'usbcore' })]]);
-const collected = (...names: string[]): Buffer =>
-  frames([
-    ...names.map(() => ['ko', ko] as const),
-    ['log', 'make says\n'],
-    [
-      'meta',
-      JSON.stringify({
-        modules: names.map((name, at) => ({
-          ...{ name, version: '1', ko: [{ dest: `${name}.ko`, blob: at }], log: names.length },
-          dependency: at > 0,
-        })),
-        extras: [],
-      }),
-    ],
-  ]);
-
-/** A cell that is about to be compiled in a stand-in guest; what happens to its VMs in `events`. */
-async function opened(
-  answers: Partial<Record<ProgramName, Answer>>,
-  input: Partial<CellInput> = {},
-  brings: string[] = [],
-): Promise<{ cell: Opened; calls: Call[]; events: string[] }> {
-  const { guest, calls } = standInGuest(answers);
-  const events: string[] = [];
-  const boot = (which: string) => (): Promise<Booted> => {
-    events.push(`boot ${which}`);
-    const cutEgress = (): Promise<void> => {
-      events.push(`cut after ${calls.map(({ name }) => name).join()}`);
-      return Promise.resolve();
-    };
-    return Promise.resolve({
-      vm: { socketDir: tmp, sshPort: 1, cutEgress },
-      guest,
-      [Symbol.asyncDispose]: () => Promise.resolve(void events.push(`end ${which}`)),
-    } as unknown as Booted);
-  };
-  const phases = {};
-  const row = findRow(await loadCatalogue(), 'debian-12');
-  const whole = {
-    label: 'foo × k',
-    source: { kind: 'folder', text: 'foo', path: '/nowhere' },
-    target: { release: RELEASE, distro: 'debian-12', arch: 'x86_64' },
-    environment: { layer: { boot: { kind: 'direct' }, config: join(tmp, 'config') }, snapshot: null },
-    lookup: { row },
-    machine: { accel: 'kvm', emit: () => undefined, signal: new AbortController().signal },
-    outDir: join(tmp, 'out'),
-    signer: null,
-    nameStyle: 'release',
-    verify: true,
-    timeoutMs: 1000,
-    ...input,
-  } as unknown as CellInput;
-  return {
-    cell: {
-      input: whole,
-      startedOn: new Date(),
-      phases,
-      phase: phaseTimer(phases, whole.machine.emit, whole.label),
-      prepared: {
-        ...{ source: { kind: 'deb', text: 'foo', path: '/x/foo.deb' }, package: null, with: [], brings },
-        ...{ digest: '', network: false },
-      },
-      identity: '',
-      run,
-      verifyVm: new PrebootedVm(boot('verify')),
-      conditions: { jobs: 2, boot: boot('build') },
-    },
-    calls,
-    events,
-  };
-}
-
-const built = (...lines: string[]): Answer => ({ stdout: rows('build-seconds foo/1 3', ...lines) });
+withCellFolder();
 
 async function packaged(
   answers: Partial<Record<ProgramName, Answer>> = {},
@@ -141,20 +47,6 @@ it('compile cuts the way out before the package’s code runs, and boots the ver
   expect(Object.keys(phases).sort()).toEqual(['boot', 'build', 'collect', 'dkms', 'fetch']);
   expect(phases.build).toBe(3);
   expect(run.record).toMatchObject({ live: null, kept: false });
-});
-
-it('compile keeps a failed run for which that was asked, and boots no verify VM', async () => {
-  const { cell, events } = await opened(
-    {
-      'build.sh': { code: 1, stdout: rows('module foo 1 failed no') },
-      'collect.py': { stdout: collected('foo') },
-    },
-    { keepFailed: true, onFailure: () => Promise.resolve() },
-  );
-  await compile(cell);
-  expect(run.record.kept).toBe(true);
-  expect(events.filter((event) => event.startsWith('boot'))).toEqual(['boot build']);
-  await run.save({ kept: false });
 });
 
 it('pack makes a package of what was built, and a row of the results', async () => {

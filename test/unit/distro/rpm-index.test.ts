@@ -65,10 +65,10 @@ describe('kernels of a row, newest first', () => {
     expect(await list('centos-stream-9')).toEqual([`${evr}.x86_64+rt ${evr} rt`]);
   });
 
-  test('Fedora packs with zstd, updates come first', async () => {
+  test('Fedora: updates come first', async () => {
     const core = (evr: string): { name: string; evr: string } => ({ name: 'kernel-core', evr });
-    putRepo(server, '/linux/releases/43/Everything/x86_64/os', [core('6.17.1-300.fc43')], 'zst');
-    putRepo(server, '/linux/updates/43/Everything/x86_64', [core('6.17.10-300.fc43')], 'xz');
+    putRepo(server, '/linux/releases/43/Everything/x86_64/os', [core('6.17.1-300.fc43')]);
+    putRepo(server, '/linux/updates/43/Everything/x86_64', [core('6.17.10-300.fc43')]);
     expect(await list('fedora-43')).toEqual([
       '6.17.10-300.fc43.x86_64 6.17.10-300.fc43 updates',
       '6.17.1-300.fc43.x86_64 6.17.1-300.fc43 fedora',

@@ -1,4 +1,3 @@
-import { execFileSync } from 'node:child_process';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -48,35 +47,14 @@ test('files and folders, by what they are', async () => {
   expect(await parse(join(cwd, 'demo-1.0'))).toMatchObject([{ kind: 'folder' }]);
 });
 
-test.each(['tar.gz', 'tar.xz', 'tar'])(
-  'tarballs: .%s, also the layout of dkms mktarball',
-  async (extension) => {
-    await source('dkms_source_tree');
-    await source('bad', 'PACKAGE_VERSION=1\n');
-    await mkdir(join(cwd, 'empty'));
-    const tar = (name: string, folder: string): Buffer =>
-      execFileSync('tar', ['-caf', join(cwd, `${name}.${extension}`), '-C', cwd, folder]);
-    tar('good', './dkms_source_tree');
-    tar('bad', 'bad');
-    tar('none', 'empty');
-    expect(await parse(`good.${extension}`)).toMatchObject([
-      { kind: 'tarball', path: join(cwd, `good.${extension}`) },
-    ]);
-    await refused(`bad.${extension}`, /dkms\.conf without PACKAGE_NAME: bad\/dkms\.conf/);
-    await refused(`none.${extension}`, /holds no dkms\.conf/);
-  },
-);
-
 test('clear errors for what is not what it claims', async () => {
   await writeFile(join(cwd, 'text.deb'), 'hello\n');
   await writeFile(join(cwd, 'text.rpm'), deb);
-  await writeFile(join(cwd, 'text.tar.gz'), 'hello\n');
   await mkdir(join(cwd, 'empty'));
   await source('noname', '# PACKAGE_NAME=commented\nPACKAGE_VERSION=1\nMY_PACKAGE_NAME=x\n');
   await source('blank', 'PACKAGE_NAME=""\n');
   await refused('text.deb', /text\.deb is not a Debian package \(it is a text file\)/);
   await refused('text.rpm', /not an RPM package \(it is a Debian package\)/);
-  await refused('text.tar.gz', /cannot be read as a tar archive/);
   await refused('./empty', /holds no dkms\.conf/);
   await refused('./noname', /dkms\.conf without PACKAGE_NAME/);
   await refused('./blank', /dkms\.conf without PACKAGE_NAME/);

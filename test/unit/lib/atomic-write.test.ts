@@ -1,5 +1,4 @@
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import { once } from 'node:events';
+import { createHash } from 'node:crypto';
 import {
   lstatSync,
   mkdirSync,
@@ -13,9 +12,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
-import ts from 'typescript';
+import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { writeAtomic } from '../../../src/lib/atomic-write.js';
 
@@ -28,26 +25,11 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(tmp, { recursive: true }));
 
-/** writeAtomic as plain JavaScript, for other processes. */
-function compiled(): string {
-  for (const name of ['lib/atomic-write', 'lib/digest', 'model/errors']) {
-    const source = readFileSync(new URL(`../../../src/${name}.ts`, import.meta.url), 'utf8');
-    const { outputText } = ts.transpileModule(source, {
-      compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 },
-    });
-    const to = join(tmp, `${name}.js`);
-    mkdirSync(dirname(to), { recursive: true });
-    writeFileSync(to, outputText);
-  }
-  writeFileSync(join(tmp, 'package.json'), '{ "type": "module" }');
-  return join(tmp, 'lib/atomic-write.js');
-}
-
 it('writes bytes and copies files, and leaves an identical file alone', async () => {
   const bytes = Buffer.from('one');
   const file = join(tmp, 'from');
   writeFileSync(file, bytes);
-  const sha256 = execFileSync('sha256sum', [file], { encoding: 'utf8' }).slice(0, 64);
+  const sha256 = createHash('sha256').update(bytes).digest('hex');
   const to = join(out, 'a');
   expect(await writeAtomic({ file }, to)).toEqual({ status: 'written', sha256, size: 3 });
   const { ino } = statSync(to);
@@ -85,31 +67,9 @@ it('says what is wrong with the place', async () => {
   expect(readdirSync(out)).toEqual(['a']);
 });
 
-it('sweeps what a killed run left, and nothing while it runs', async () => {
-  // Read once for the digest; the copy then waits for ever on its second opening.
-  const fifo = join(tmp, 'fifo');
-  execFileSync('mkfifo', [fifo]);
-  const code = `import { writeAtomic } from ${JSON.stringify(compiled())};
-    await writeAtomic({ file: ${JSON.stringify(fifo)} }, ${JSON.stringify(join(out, 'never'))});`;
-  const maker = spawn('node', ['--input-type=module', '-e', code], { stdio: 'inherit' });
-  try {
-    writeFileSync(fifo, 'x');
-    for (let i = 0; i < 200 && readdirSync(out).length === 0; i++) await sleep(25);
-    const [part] = readdirSync(out);
-    expect(part).toMatch(/^\.dkms2bin-.*\.part$/);
-    await writeAtomic(Buffer.from('1'), join(out, 'a'));
-    expect(readdirSync(out).sort()).toEqual([part, 'a']);
-    maker.kill('SIGKILL');
-    await once(maker, 'exit');
-    await writeAtomic(Buffer.from('1'), join(out, 'a'));
-    expect(readdirSync(out)).toEqual(['a']);
-  } finally {
-    maker.kill('SIGKILL');
-  }
-});
-
 it('sweeps by age what another host left, and nothing foreign', async () => {
-  const dead = spawnSync('true').pid;
+  // Linux gives none so high.
+  const dead = 2 ** 22 + 1;
   const old = `.dkms2bin-00000000-${dead}-0123456789ab.part`;
   const young = `.dkms2bin-00000000-${dead}-ba9876543210.part`;
   const foreign = ['.a.deb.0123456789ab.part', '.dkms2bin-x.part', 'a.part', `${old}.txt`];
@@ -120,22 +80,4 @@ it('sweeps by age what another host left, and nothing foreign', async () => {
   for (const name of [old, folder, ...foreign]) utimesSync(join(out, name), past, past);
   await writeAtomic(Buffer.from('1'), join(out, 'a'));
   expect(readdirSync(out).sort()).toEqual([young, folder, 'a', ...foreign].sort());
-});
-
-it('blames the host for a full disk, and leaves what was there', (ctx) => {
-  const mount = 'mount -t tmpfs -o size=64k tmpfs "$0"';
-  const namespace = ['--user', '--map-root-user', '--mount', 'sh', '-c'];
-  const can = spawnSync('unshare', [...namespace, mount, out], { encoding: 'utf8' });
-  if (can.status !== 0) ctx.skip(`no tmpfs without root here: ${can.stderr.trim() || String(can.error)}`);
-  const code = `import { writeAtomic } from ${JSON.stringify(compiled())};
-    import { readdirSync, readFileSync } from 'node:fs';
-    const to = ${JSON.stringify(join(out, 'a'))};
-    await writeAtomic(Buffer.from('old'), to);
-    const error = await writeAtomic(Buffer.alloc(100_000), to).catch((e) => e);
-    const there = [readFileSync(to, 'utf8'), readdirSync(${JSON.stringify(out)})];
-    console.log(JSON.stringify([error.fault, error.message, ...there]));`;
-  const args = [...namespace, `${mount} && exec node --input-type=module -e "$1"`, out, code];
-  const done = spawnSync('unshare', args, { encoding: 'utf8' });
-  expect(done.stderr).toBe('');
-  expect(JSON.parse(done.stdout)).toEqual(['host', `No space left for ${join(out, 'a')}`, 'old', ['a']]);
 });

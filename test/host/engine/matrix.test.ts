@@ -15,8 +15,8 @@ import { matrix, type MatrixContext } from '../../../src/engine/matrix.js';
 import { matrixPlan, type MatrixInput, type MatrixPlan } from '../../../src/engine/plan/matrix.js';
 import { MatrixDocument } from '../../../src/model/result-schema.js';
 import type { PlannedCell } from '../../../src/engine/plan/types.js';
-import { cell } from '../fixtures/cli-harness.js';
-import { plainSources } from '../../host/fixtures/plain-sources.js';
+import { cell } from '../../unit/fixtures/cli-harness.js';
+import { plainSources } from '../fixtures/plain-sources.js';
 
 const FIXTURES = fileURLToPath(new URL('../../fixtures', import.meta.url));
 const KERNELS = ['6.1.0-2-amd64', '6.1.0-1-amd64'];
