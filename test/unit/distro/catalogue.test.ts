@@ -3,12 +3,11 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { parse, stringify } from 'yaml';
 import { PACKAGE_ROOT } from '../../../src/lib/paths.js';
 import { kernelPackages } from '../../../src/distro/packages.js';
-import { catalogueJsonSchema } from '../../../src/distro/catalogue-schema.js';
-import { findRow, loadCatalogue } from '../../../src/distro/catalogue.js';
+import { findRow, loadCatalogue, type CatalogueRow } from '../../../src/distro/catalogue.js';
 
 let dir: string;
 beforeEach(async () => {
@@ -51,16 +50,12 @@ it("takes a folder of the user's own rows besides, and a row in both for a mista
 });
 
 describe('the shipped catalogue', () => {
-  it('fills Debian rows in', async () => {
-    const rows = await loadCatalogue();
+  let rows: CatalogueRow[];
+  beforeAll(async () => void (rows = await loadCatalogue()));
+
+  it('fills Debian rows in', () => {
     const bookworm = findRow(rows, 'bookworm');
     expect(bookworm).toBe(findRow(rows, 'debian-12'));
-    expect(bookworm).toMatchObject({
-      id: 'debian-12',
-      family: 'debian',
-      packageManager: 'apt',
-      user: 'debian',
-    });
     expect(new URL(bookworm.arch.x86_64.image.url).pathname).toBe(
       '/images/cloud/bookworm/latest/debian-12-genericcloud-amd64.qcow2',
     );
@@ -71,7 +66,6 @@ describe('the shipped catalogue', () => {
       'bookworm-security',
       'bookworm-backports',
     ]);
-    expect(bookworm.arch.x86_64.kernelFlavours).toEqual(['amd64', 'cloud-amd64', 'rt-amd64']);
     expect(kernelPackages(bookworm, '6.1.0-56-amd64').headers).toContain('linux-headers-6.1.0-56-amd64');
     expect(findRow(rows, 'bullseye').bootstrap?.includes).toContain('ifupdown');
     expect(bookworm.bootstrap?.includes).not.toContain('ifupdown');
@@ -81,8 +75,7 @@ describe('the shipped catalogue', () => {
     expect(JSON.stringify(rows.map((r) => [r.arch, r.mirrors, r.suites]))).not.toMatch(/[{]\w+[}]/);
   });
 
-  it("has images of aarch64 in every row but those whose distros have none for QEMU's board", async () => {
-    const rows = await loadCatalogue();
+  it("has images of aarch64 in every row but those whose distros have none for QEMU's board", () => {
     const without = rows.filter((row) => !row.arch.aarch64).map(({ id }) => id);
     expect(without).toEqual(['centos-7', 'ubuntu-14.04']);
     for (const { arch } of rows) {
@@ -94,15 +87,8 @@ describe('the shipped catalogue', () => {
     }
   });
 
-  it('says which distros there are', async () => {
-    const rows = await loadCatalogue();
+  it('says which distros there are', () => {
     expect(() => findRow(rows, 'hurd')).toThrow(expect.objectContaining({ fault: 'usage' }));
-  });
-
-  it('has a JSON Schema that asks for the same fields', () => {
-    const schema = JSON.stringify(catalogueJsonSchema());
-    for (const word of ['rows', 'keyFingerprint', 'bsd-checksum', 'kernelFlavours'])
-      expect(schema).toContain(word);
   });
 });
 
