@@ -212,7 +212,6 @@ export const FileHead = z.strictObject({
   anchors: z.record(z.string(), z.unknown()).optional(),
   rows: z.array(z.unknown()).min(1),
 });
-const CatalogueFile = FileHead.extend({ rows: z.array(RowInput).min(1) });
 
 /** One distro release. Templates are filled in but for `packages`, `repos` and vaults, which a kernel or its architecture fills. */
 export type CatalogueRow = z.output<typeof RowInput> & {
@@ -221,11 +220,3 @@ export type CatalogueRow = z.output<typeof RowInput> & {
   file: string;
 };
 export type CatalogueArch = NonNullable<CatalogueRow['arch'][Arch]>;
-
-/**
- * JSON Schema of an `images/*.yaml` file, for editors.
- * @internal
- */
-export function catalogueJsonSchema(): Record<string, unknown> {
-  return { ...z.toJSONSchema(CatalogueFile, { io: 'input' }), title: 'dkms2bin image catalogue' };
-}

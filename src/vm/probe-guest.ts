@@ -6,7 +6,7 @@
  *  - a page table emptied, CR3 reloaded, 512 pages touched, each coming back through a page fault,
  *  - 64 port writes.
  * About 350 million instructions, 33 thousand faults, 4 thousand exits. At the end every word is folded into 64 bits
- * and compared with the figure that test/host/accel.test.ts computes anew; 'E' to the debug console, then 0x2a (right)
+ * and compared with the figure that test/host/vm/accel.test.ts computes anew; 'E' to the debug console, then 0x2a (right)
  * or 0x15 (wrong) to isa-debug-exit, which makes QEMU exit with 2v+1.
  *
  * RAM: 0x10000 PML4, 0x11000 PDPT, 0x12000 PD, 0x13000 the page table, 0x14000 IDT, stack below 0x80000,

@@ -9,7 +9,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import type { MatrixRun } from '../../src/model/matrix.js';
 import { OUTCOMES } from '../../src/report/grid.js';
 import { matrixHtml } from '../../src/report/index.js';
-import { cell, kernel, large, run } from '../unit/matrix-fixture.js';
+import { cell, kernel, large, run } from '../unit/fixtures/matrix.js';
 import { startChromium } from './chromium.js';
 
 const NEW = kernel('6.1.0-5-amd64');

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { FileServer, putRepo } from '../unit/repo-server.js';
+import { FileServer, putRepo } from '../unit/fixtures/file-server.js';
 
 // What a user gets: the packed tarball, installed in a folder with nothing of the checkout around it.
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
 import type { TestProject } from 'vitest/node';
-import { plainSources } from '../unit/processes.js';
+import { plainSources } from '../host/fixtures/plain-sources.js';
 
 declare module 'vitest' {
   interface ProvidedContext {

@@ -3,7 +3,7 @@ import { dirname, join, relative, resolve } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { EXIT_CODE, type Fault } from '../../src/model/errors.js';
 import { PACKAGE_ROOT } from '../../src/lib/paths.js';
-import { cli } from './cli-harness.js';
+import { cli } from './fixtures/cli-harness.js';
 
 const read = (path: string): string => readFileSync(join(PACKAGE_ROOT, path), 'utf8');
 const filesUnder = (folder: string, end: RegExp): string[] =>
@@ -189,19 +189,25 @@ describe('docs/troubleshooting.md', () => {
       }));
     });
 
+  const found = new Map<string, (number | null)[]>();
+
   /**
    * The strings of the program that begin with the message, in which `…` stands for anything: of each the exit code, null
    * where the source does not name the fault right before it.
    */
   const codesOf = (message: string): (number | null)[] => {
+    const known = found.get(message);
+    if (known) return known;
     const pattern = message
       .split('…')
       .map((part) => part.trim().replace(/[.*+?^${}()|[\]\\]/g, '\\$&'))
       .join('[^\\n]{0,200}?');
     const quoted = new RegExp(`(?:new Dkms2binError\\(\\s*'([a-z-]+)',\\s*)?['"\`]${pattern}`, 'g');
-    return [...program.matchAll(quoted)].map(([, fault]) =>
+    const codes = [...program.matchAll(quoted)].map(([, fault]) =>
       fault === undefined ? null : EXIT_CODE[fault as Fault],
     );
+    found.set(message, codes);
+    return codes;
   };
 
   test('lists messages that the program has', () => {

@@ -7,7 +7,8 @@ import { hostMirrors } from '../../src/distro/mirrors.js';
 import { findRow, loadCatalogue } from '../../src/distro/catalogue.js';
 import { makeDeb } from '../../src/pack/deb.js';
 import { ProofDocument } from '../../src/model/result-schema.js';
-import { Apt, makeKey } from '../unit/repo-fixture.js';
+import { Apt } from '../host/fixtures/apt.js';
+import { makeKey } from '../unit/fixtures/repository.js';
 import { FIXTURES, kernels, temporary, tool, type Document, type Ended } from './tool.js';
 
 let kernel = '';

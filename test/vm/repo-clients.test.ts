@@ -2,7 +2,8 @@ import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { serveRepository } from '../../src/repo/index.js';
-import { addDeb, Apt, makeKey, publishQuietly, tempFolder } from '../unit/repo-fixture.js';
+import { Apt } from '../host/fixtures/apt.js';
+import { addDeb, makeKey, publishQuietly, tempFolder } from '../unit/fixtures/repository.js';
 
 // Needs no VM, but minutes: real dates, each publication in a second of its own.
 

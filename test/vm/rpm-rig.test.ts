@@ -10,7 +10,7 @@ import type { Proof } from '../../src/model/proof.js';
 import { inspectFile } from '../../src/attest/inspect.js';
 import { readRpmFile } from '../../src/formats/rpm.js';
 import { ProofDocument } from '../../src/model/result-schema.js';
-import { makeKey } from '../unit/repo-fixture.js';
+import { makeKey } from '../unit/fixtures/repository.js';
 import { FIXTURES, temporary, tool, type Document } from './tool.js';
 
 // Real rpm, rpmbuild, dnf, createrepo_c and dkms in a Debian guest, whose kernel comes from an rpm repository: see test/rig.

@@ -9,7 +9,8 @@ import type { TarFile } from '../../src/formats/tar.js';
 import { makeDeb } from '../../src/pack/deb.js';
 import { inspectFile } from '../../src/attest/inspect.js';
 import { debianPackages, serveArchive, writeSuite } from '../rig/ubuntu-archive.js';
-import { Apt, makeKey } from '../unit/repo-fixture.js';
+import { Apt } from '../host/fixtures/apt.js';
+import { makeKey } from '../unit/fixtures/repository.js';
 import { FIXTURES, temporary, tool, type Document } from './tool.js';
 
 // An archive of Ubuntu's form with Debian's packages, whose kernel is Debian's under a release and in packages as Ubuntu has them:

@@ -1,0 +1,139 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, it } from 'vitest';
+import { compile } from '../../../src/cell/compile.js';
+import { deliver, resultsOf } from '../../../src/cell/deliver.js';
+import { pack } from '../../../src/cell/package.js';
+import type { CellInput, Packaged } from '../../../src/cell/types.js';
+import { verify } from '../../../src/cell/verify.js';
+import type { ProgramName } from '../../../src/guest/program.js';
+import { built, collected, opened, RELEASE, run, tmp, withCellFolder } from '../fixtures/cell.js';
+import { elf, modinfo } from '../fixtures/elf.js';
+import { frames, rows, type Answer } from '../fixtures/guest.js';
+
+withCellFolder();
+
+async function packaged(
+  answers: Partial<Record<ProgramName, Answer>> = {},
+  input: Partial<CellInput> = {},
+  brings: string[] = [],
+): Promise<Packaged> {
+  const usual = {
+    'build.sh': built('module foo 1 built foo.ko'),
+    'collect.py': { stdout: collected('foo') },
+  };
+  const { cell } = await opened({ ...usual, ...answers }, input, brings);
+  return pack(await compile(cell));
+}
+
+it('compile cuts the way out before the package’s code runs, and boots the verify VM before the files are taken', async () => {
+  const { cell, calls, events } = await opened({
+    'build.sh': built('module foo 1 built foo.ko'),
+    'collect.py': { stdout: collected('foo') },
+  });
+  const { built: made, phases } = await compile(cell);
+  expect(made.reports).toMatchObject([{ name: 'foo', verdict: 'built' }]);
+  expect(calls.map(({ name }) => name)).toEqual([
+    "umask 022; cat > '/var/lib/dkms2bin/source.deb'",
+    'build.sh',
+    'collect.py',
+  ]);
+  expect(events).toEqual([
+    'boot build',
+    expect.stringMatching(/^cut after umask[^,]*$/),
+    'boot verify',
+    'end build',
+  ]);
+  expect(Object.keys(phases).sort()).toEqual(['boot', 'build', 'collect', 'dkms', 'fetch']);
+  expect(phases.build).toBe(3);
+  expect(run.record).toMatchObject({ live: null, kept: false });
+});
+
+it('pack makes a package of what was built, and a row of the results', async () => {
+  const cell = await packaged();
+  expect(resultsOf(cell)).toMatchObject([
+    { module: 'foo', verdict: 'built', reason: null, fault: null, package: null, kernel: RELEASE },
+  ]);
+  const [module] = cell.modules;
+  expect(module!.packed).toMatchObject({ koNames: ['foo'], needs: ['usbcore'] });
+  expect(readFileSync(module!.packed!.main).length).toBeGreaterThan(100);
+  expect(readdirSync(join(tmp, 'out'))).toEqual([]);
+});
+
+it.each([
+  ['skipped BUILD_EXCLUSIVE', null],
+  ['failed no', 'module'],
+  ['error disk full', 'transient'],
+])('a module that ended as %j is packed by nobody and is the fault of %s', async (end, fault) => {
+  const cell = await packaged({ 'build.sh': { code: 6, stdout: rows(`module foo 1 ${end}`) } });
+  expect(cell.modules).toMatchObject([{ packed: null, result: { fault } }]);
+});
+
+it('what cannot be packed has failed: here a module for another kernel', async () => {
+  const other = frames([
+    ['ko', elf([['.modinfo', modinfo({ vermagic: '5.10.0 SMP ' })]])],
+    [
+      'meta',
+      JSON.stringify({
+        modules: [{ name: 'foo', version: '1', ko: [{ dest: 'foo.ko', blob: 0 }] }],
+        extras: [],
+      }),
+    ],
+  ]);
+  const cell = await packaged({ 'collect.py': { stdout: other } });
+  expect(cell.modules).toMatchObject([{ packed: null, result: { verdict: 'failed', fault: 'module' } }]);
+  expect(cell.modules[0]!.result.reason).toContain('5.10.0');
+});
+
+const verified = async (answer: Answer) => {
+  const cell = await verify(await packaged({ 'verify.py': answer }));
+  return resultsOf(cell)[0]!;
+};
+
+it('verify leaves a module built that loads, or that its own init function refuses', async () => {
+  expect(await verified({ stdout: rows('load foo loaded') })).toMatchObject({
+    verdict: 'built',
+    reason: null,
+  });
+  expect(await verified({ stdout: rows('load foo refused No such device') })).toMatchObject({
+    verdict: 'built',
+    reason: 'installs; not loaded: foo: No such device',
+  });
+});
+
+it.each<[string, Answer, string]>([
+  ['does not load', { code: 1, stdout: rows('load foo bad taints') }, 'foo does not load (bad): taints'],
+  ['is not reported', { stdout: '' }, 'foo does not load (missing): '],
+  ['does not install', { code: 7, stdout: rows('error depends on bar') }, 'depends on bar'],
+  ['leaves files', { code: 11, stdout: rows('load foo loaded', 'error left x') }, 'left x'],
+])('verify fails a module that %s', async (_, answer, reason) => {
+  expect(await verified(answer)).toMatchObject({ verdict: 'failed', fault: 'module', reason });
+});
+
+it('verify throws what says nothing of the module, and does nothing where it is not wanted', async () => {
+  await expect(verified({ code: 20 })).rejects.toMatchObject({ fault: 'transient' });
+  const cell = await packaged({ 'verify.py': { code: 20 } }, { verify: false });
+  expect(await verify(cell)).toEqual({ ...cell, verified: false });
+});
+
+it('a module of another cell serves the proof and is in no result', async () => {
+  const cell = await packaged(
+    {
+      'build.sh': built('dependency lib 1 built lib.ko', 'module foo 1 failed no'),
+      'collect.py': { stdout: collected('foo', 'lib') },
+    },
+    {},
+    ['lib'],
+  );
+  expect(cell.modules.map(({ ownedByOtherCell, packed }) => [ownedByOtherCell, packed !== null])).toEqual([
+    [true, true],
+    [false, false],
+  ]);
+  expect(resultsOf(cell).map(({ module }) => module)).toEqual(['foo']);
+  const { results, records } = await deliver({ ...cell, verified: true });
+  expect(records).toEqual([]);
+  expect(results).toMatchObject([{ module: 'foo', verdict: 'failed', package: null }]);
+  const [log] = readdirSync(join(tmp, 'out'));
+  expect(results[0]!.log).toBe(join(tmp, 'out', log!));
+  expect(readFileSync(join(tmp, 'out', log!), 'utf8')).toBe('make says\n');
+});
