@@ -39,6 +39,7 @@ const code = await runCli(process.argv.slice(2), {
   env: process.env,
   cwd: process.cwd(),
   signal: controller.signal,
+  interrupt: () => process.emit('SIGINT', 'SIGINT'),
 });
 // Not by running dry: a forgotten handle must not hang the shell. The empty writes wait for a slow pipe.
 await new Promise((resolve) => process.stdout.write('', resolve));

@@ -4,7 +4,6 @@ interface Process {
   on(event: string, listener: () => void): unknown;
   off(event: string, listener: () => void): unknown;
   exit(code: number): unknown;
-  stderr: { write(text: string): unknown };
 }
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
@@ -16,13 +15,9 @@ const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 export function onSignals(target: Process, controller: AbortController): () => void {
   const handlers = SIGNALS.map((name) => {
     const handler = (): void => {
+      if (!controller.signal.aborted) controller.abort(new Dkms2binError('interrupted', 'Interrupted'));
       // A closed terminal sends SIGHUP and then often SIGTERM or SIGINT too: SIGHUP never counts as the second.
-      if (controller.signal.aborted) {
-        if (name !== 'SIGHUP') target.exit(EXIT_CODE.interrupted);
-        return;
-      }
-      if (name !== 'SIGHUP') target.stderr.write('\ndkms2bin: stopping… (once more to leave at once)\n');
-      controller.abort(new Dkms2binError('interrupted', 'Interrupted'));
+      else if (name !== 'SIGHUP') target.exit(EXIT_CODE.interrupted);
     };
     target.on(name, handler);
     return [name, handler] as const;

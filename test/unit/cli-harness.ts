@@ -109,6 +109,7 @@ export async function cli(
     env: options.env ?? {},
     cwd: '/home/user/project',
     signal: options.signal ?? new AbortController().signal,
+    interrupt: unexpected,
   });
   return { code, stdout: stdout.text, stderr: stderr.text, requests };
 }
