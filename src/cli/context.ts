@@ -12,6 +12,6 @@ export interface CliContext {
   cwd: string;
   /** Aborted by the first SIGINT, SIGTERM or SIGHUP. */
   signal: AbortSignal;
-  /** Does what SIGINT does: for a Ctrl-C that comes as a character. */
+  /** Does what SIGINT does: for a Ctrl-C that came as a character. */
   interrupt: () => void;
 }

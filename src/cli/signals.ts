@@ -1,3 +1,5 @@
+import { closeSync } from 'node:fs';
+import { isatty } from 'node:tty';
 import { Dkms2binError, EXIT_CODE } from '../model/errors.js';
 
 interface Process {
@@ -25,4 +27,15 @@ export function onSignals(target: Process, controller: AbortController): () => v
   return () => {
     for (const [name, handler] of handlers) target.off(name, handler);
   };
+}
+
+/**
+ * Makes the exit code hold after the terminal was closed. At its exit Node.js puts back the modes of the terminals it was
+ * started on, and aborts (SIGABRT) when one of them is gone.
+ */
+export function outliveTerminal(): void {
+  const terminals = [0, 1, 2].filter((fd) => isatty(fd));
+  process.on('exit', () => {
+    for (const fd of terminals) if (!isatty(fd)) closeSync(fd);
+  });
 }

@@ -40,11 +40,8 @@ export async function joinProgram(file: string, args: string[], signal: AbortSig
     stdout.on('resize', resize);
     return {
       typed: (bytes) => pty.write(bytes),
-      ended: () => {
-        if (stdin.isTTY) hangUp(new Dkms2binError('interrupted', 'The terminal was closed'));
-        // A script that feeds us ends its shell the way a user does: with Ctrl-D.
-        else pty.write('\x04');
-      },
+      // A script that feeds us ends its shell the way a user does: with Ctrl-D.
+      ended: () => pty.write('\x04'),
       stopped: hangUp,
     };
   });
@@ -71,10 +68,7 @@ export async function joinConsole(socket: Socket, signal: AbortSignal): Promise<
           done();
           return bytes.subarray(at + 1);
         },
-        ended: () => {
-          if (stdin.isTTY) done();
-          else socket.end();
-        },
+        ended: () => socket.end(),
         stopped: fail,
       };
     });

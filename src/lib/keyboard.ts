@@ -1,3 +1,4 @@
+import { Dkms2binError } from '../model/errors.js';
 import { run } from './exec.js';
 
 /** Standard input; a stream that is no terminal works, too. */
@@ -11,9 +12,9 @@ export type Keyboard = NodeJS.ReadableStream & {
 interface Listener {
   /** What is typed as bytes, Ctrl-C and Ctrl-D among them. What the dialogue does not take is left to the next one. */
   typed: (bytes: Buffer) => Buffer | void;
-  /** The terminal was closed, or the input is at its end. */
+  /** The input is at its end; never on a terminal, where Ctrl-D is a key. */
   ended: () => void;
-  /** The signal aborted: the dialogue has to end now. */
+  /** The signal aborted, or the terminal was closed: the dialogue has to end now. */
   stopped: (reason: Error) => void;
 }
 
@@ -60,7 +61,10 @@ async function hold<T>(
     if (rest && rest.length > 0) left.push(rest);
   };
   // Reading from a terminal that was closed is an error, as is setting its mode.
-  const ended = (): void => listener?.ended();
+  const ended = (): void => {
+    if (raw) listener?.stopped(new Dkms2binError('interrupted', 'The terminal was closed'));
+    else listener?.ended();
+  };
   const stopped = (): void => listener?.stopped(signal.reason as Error);
   keyboard.on('end', ended).on('error', ended);
   signal.addEventListener('abort', stopped);

@@ -21,14 +21,13 @@ interface Options {
   standIn?: boolean;
   /** No shell around the command: it leads the terminal's session itself, as when a terminal runs nothing else. */
   bare?: boolean;
-  columns?: number;
-  rows?: number;
 }
 
 /** The command on a pseudo-terminal of its own, driven from outside as by a person. */
 export class Terminal implements AsyncDisposable {
   /** All that was written, with its control sequences. */
   text = '';
+  readonly columns = 100;
   #seen = 0;
   readonly #pty: IPty;
   readonly #exit: Promise<number>;
@@ -37,7 +36,7 @@ export class Terminal implements AsyncDisposable {
   private constructor(
     readonly dir: string,
     args: readonly string[],
-    { env, standIn, bare, columns = 100, rows = 30 }: Options,
+    { env, standIn, bare }: Options,
   ) {
     if (!existsSync(MAIN)) throw new Error('dist/main.js is missing: npm run build');
     const command = [process.execPath, ...(standIn ? ['--import', here('stand-in.mjs')] : []), MAIN, ...args];
@@ -45,7 +44,7 @@ export class Terminal implements AsyncDisposable {
     // Live lines, not those for a log.
     const { CI: _, ...ours } = process.env;
     this.#pty = spawn(file, words, {
-      ...{ name: 'xterm-256color', cols: columns, rows, cwd: dir },
+      ...{ name: 'xterm-256color', cols: this.columns, rows: 30, cwd: dir },
       env: { ...ours, FRAME: dir, DKMS2BIN_TEST_DIST: dirname(MAIN), ...env },
     });
     this.#pty.onData((data) => (this.text += data));
@@ -61,7 +60,7 @@ export class Terminal implements AsyncDisposable {
     return new Terminal(await mkdtemp(join(tmpdir(), 'dk2b-pty-')), args, options);
   }
 
-  type(text: string): void {
+  type(text: string | Buffer): void {
     this.#pty.write(text);
   }
 
@@ -79,6 +78,27 @@ export class Terminal implements AsyncDisposable {
     this.#pty.kill(signal);
   }
 
+  /** What a person sees now, as far as the sequences go that live lines use; for a terminal that kept its size. */
+  get screen(): string[] {
+    const lines = [''];
+    let [row, column] = [0, 0];
+    const put = (char: string): void => {
+      if (column === this.columns) [row, column] = [row + 1, 0];
+      const line = (lines[row] ?? '').padEnd(column);
+      lines[row] = line.slice(0, column) + char + line.slice(column + 1);
+      column += 1;
+    };
+    for (const [part] of this.text.matchAll(/\x1b\[\d*[A-Z]|[^]/gu)) {
+      if (part === '\r') column = 0;
+      else if (part === '\n') row += 1;
+      else if (part === '\x1b[J') lines.splice(row, Infinity, (lines[row] ?? '').slice(0, column));
+      else if (part === '\x1b[K') lines[row] = (lines[row] ?? '').slice(0, column);
+      else if (part.endsWith('A') && part.length > 1) row = Math.max(0, row - Number(part.slice(2, -1)));
+      else if (part >= ' ') put(part);
+    }
+    return Array.from(lines, (line) => line ?? '');
+  }
+
   /** Until `pattern` stands in what came since the last wait. */
   async wait(pattern: RegExp, seconds = 20): Promise<RegExpExecArray> {
     const end = Date.now() + seconds * 1000;
@@ -88,7 +108,8 @@ export class Terminal implements AsyncDisposable {
         this.#seen += found.index + found[0].length;
         return found;
       }
-      if (this.#over || Date.now() > end) throw new Error(`no ${String(pattern)} on the terminal:\n${this.text}`);
+      if (this.#over || Date.now() > end)
+        throw new Error(`no ${String(pattern)} on the terminal:\n${this.screen.join('\n')}`);
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
   }
@@ -97,7 +118,10 @@ export class Terminal implements AsyncDisposable {
   async ended(seconds = 20): Promise<number> {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new Error(`it does not end:\n${this.text}`)), seconds * 1000);
+      timer = setTimeout(
+        () => reject(new Error(`it does not end:\n${this.screen.join('\n')}`)),
+        seconds * 1000,
+      );
     });
     return Promise.race([this.#exit, late]).finally(() => clearTimeout(timer));
   }

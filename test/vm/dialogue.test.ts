@@ -25,8 +25,13 @@ afterAll(async () => {
 const MINUTES = 60;
 const PROMPT = /root@[^\n]*# $/;
 
+/** No control sequences around what is typed. */
+const PLAIN = "bind 'set enable-bracketed-paste off'";
+
 async function useShell(shell: Terminal): Promise<void> {
   await shell.wait(/then run dkms2bin-rebuild\r+\n/, 2 * MINUTES);
+  await shell.wait(PROMPT, MINUTES);
+  shell.type(`${PLAIN}\r`);
   await shell.wait(PROMPT, MINUTES);
   shell.type('pwd; uname -r\r');
   await shell.wait(/\n\/var\/lib\/dkms\/dk2b-broken\/1\.0\/build\r/, MINUTES);
@@ -67,6 +72,8 @@ test('one VM: the offered login, its rebuild, a second login, and the console', 
   await serial.wait(/Ctrl-\] to leave/, MINUTES);
   serial.type('\r');
   await serial.wait(PROMPT, 2 * MINUTES);
+  serial.type(`${PLAIN}\r`);
+  await serial.wait(PROMPT, MINUTES);
   serial.type('sleep 600\r');
   await serial.wait(/sleep 600\r/, MINUTES);
   serial.type('\x03');

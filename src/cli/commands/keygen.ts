@@ -33,7 +33,10 @@ export const keygen = command({
   },
 });
 
-async function passphraseFor(options: OptionsOf<'keygen'>, context: CommandContext): Promise<string | undefined> {
+async function passphraseFor(
+  options: OptionsOf<'keygen'>,
+  context: CommandContext,
+): Promise<string | undefined> {
   if (!options.encrypt && options.passphraseFile === undefined) return undefined;
   const found = await findPassphrase('Passphrase of the new key: ', {
     cwd: context.cwd,

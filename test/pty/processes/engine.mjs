@@ -1,6 +1,6 @@
 // An engine without VMs for the command in a terminal. What a module does is its name: `broken` fails and offers a login to
-// DKMS2BIN_TEST_RUN's VM, `locked` asks for a passphrase, `long` runs until it is stopped and then cleans up for
-// DKMS2BIN_TEST_CLEANUP milliseconds. The login is the real one.
+// DKMS2BIN_TEST_RUN's VM, `locked` asks for a passphrase, `long` and `table` run until they are stopped and then clean up for
+// DKMS2BIN_TEST_CLEANUP milliseconds, `table` with a matrix's live view. The login is the real one.
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
@@ -45,13 +45,23 @@ export const engine = {
         const label = `${cell.source} ${cell.kernel}`;
         context.emit({ type: 'phase', state: 'start', phase: 'build', cell: label });
         if (cell.source.startsWith('long')) await long(context, label);
-        if (cell.source.startsWith('locked'))
-          context.emit({ type: 'note', level: 'info', message: `passphrase has ${(await context.askPassphrase('Passphrase: ')).length} letters` });
+        if (cell.source.startsWith('table')) {
+          const { source, kernel, distro } = cell;
+          context.emit({
+            type: 'matrix',
+            cells: [{ cell: label, source, kernel, distro, seconds: null, outcomes: [] }],
+          });
+          context.emit({ type: 'turn', cell: label, worker: 'here' });
+          await long(context, label);
+        }
+        if (cell.source.startsWith('locked')) {
+          const { length } = await context.askPassphrase('Passphrase: ');
+          context.emit({ type: 'note', level: 'warn', message: `it has ${length} letters` });
+        }
         if (cell.source.startsWith('broken')) await broken(context);
         return resultOf(cell, 'failed', 'it is made to fail');
       }),
     );
     return { run: 'r1', accelerator: 'tcg', cells: results };
   },
-  planMatrix: async (request, matrix) => ({ request, matrix, cells: [] }),
 };
