@@ -46,6 +46,15 @@ export default defineConfig({
       },
       {
         test: {
+          // The command on a pseudo-terminal, driven from outside.
+          name: 'pty',
+          include: ['test/pty/**/*.test.ts'],
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+        },
+      },
+      {
+        test: {
           name: 'package',
           include: ['test/package/**/*.test.ts'],
           testTimeout: 5 * 60_000,

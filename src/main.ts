@@ -2,7 +2,7 @@
 import { delimiter } from 'node:path';
 import { errorText, runCli } from './cli/run.js';
 import { engine } from './cli/services.js';
-import { onSignals } from './cli/signals.js';
+import { onSignals, outliveTerminal } from './cli/signals.js';
 import { EXIT, EXIT_CODE } from './model/errors.js';
 import { passphraseFromEnv } from './lib/passphrase.js';
 
@@ -28,6 +28,7 @@ const bug = (error: unknown): void => {
 process.on('uncaughtException', bug);
 process.on('unhandledRejection', bug);
 
+outliveTerminal();
 const controller = new AbortController();
 onSignals(process, controller);
 
@@ -39,6 +40,7 @@ const code = await runCli(process.argv.slice(2), {
   env: process.env,
   cwd: process.cwd(),
   signal: controller.signal,
+  interrupt: () => process.emit('SIGINT', 'SIGINT'),
 });
 // Not by running dry: a forgotten handle must not hang the shell. The empty writes wait for a slow pipe.
 await new Promise((resolve) => process.stdout.write('', resolve));

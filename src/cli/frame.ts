@@ -94,6 +94,8 @@ async function configFor(
 async function performOnce(one: Command, asked: Asked, context: CliContext): Promise<number> {
   const { json, quiet, verbose }: { json?: boolean; quiet?: boolean; verbose?: boolean } = asked.options;
   const ui = createUi(context.stderr, { level: levelOf(quiet, verbose) }, context.env);
+  const stopping = (): void => ui.say('stopping… (Ctrl-C once more to leave at once)');
+  context.signal.addEventListener('abort', stopping, { once: true });
   let answered = false;
   const answer: CommandContext['answer'] = (document, text) => {
     ui.close();
@@ -106,6 +108,7 @@ async function performOnce(one: Command, asked: Asked, context: CliContext): Pro
     if (json && !answered) tellError(one, error, context);
     throw error;
   } finally {
+    context.signal.removeEventListener('abort', stopping);
     ui.close();
   }
 }

@@ -132,7 +132,8 @@ export class CellRunner implements AsyncDisposable {
       keepFailed: request.keepFailed,
       timeoutMs: request.timeoutSeconds * 1000,
       ...(onFailure && {
-        onFailure: (run) => onFailure({ id: run.record.id, login: () => loginToRun(run.record, run.dir) }),
+        onFailure: (run) =>
+          onFailure({ id: run.record.id, login: () => loginToRun(run.record, run.dir, { signal }) }),
       }),
     };
   }

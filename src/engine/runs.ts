@@ -4,7 +4,8 @@ import { bootExisting, type BootSpec } from '../environment/boot.js';
 import { listRunDirs, RunDir, type RunRecord, type RunState } from '../cell/run-dir.js';
 import { Dkms2binError } from '../model/errors.js';
 import { sshArgs } from '../guest/ssh.js';
-import { interactive } from '../guest/login.js';
+import type { Vm } from '../vm/vm.js';
+import { joinConsole, joinProgram } from '../guest/login.js';
 
 export interface RunInfo {
   id: string;
@@ -51,7 +52,7 @@ export async function login(
   options: { serial: boolean; signal: AbortSignal },
 ): Promise<void> {
   const found = await find(id);
-  if (found.state === 'running') return loginToRun(found.record, found.dir, options.serial);
+  if (found.state === 'running') return loginToRun(found.record, found.dir, options);
   const run = await RunDir.open(found.record.id);
   if (!run?.record.vm) {
     throw new Dkms2binError('usage', `Run ${found.record.id} has no disk to boot`);
@@ -64,22 +65,47 @@ export async function login(
     await using booted = await bootExisting(run.dir, spec, { signal: options.signal, emit });
     const live = { socketDir: booted.vm.socketDir, sshPort: booted.vm.sshPort };
     await run.save({ live });
-    await booted.vm.alive(loginToRun(run.record, run.dir, options.serial));
+    await whileAlive(booted.vm, options.signal, (signal) =>
+      loginToRun(run.record, run.dir, { serial: options.serial, signal }),
+    );
     await booted.guest.text('sync', 60_000).catch(() => undefined);
   } finally {
     await run.close();
   }
 }
 
-/** A shell in the running VM of `record`. Resolves when the user leaves it. */
-export async function loginToRun(record: RunRecord, dir: string, serial = false): Promise<void> {
+/** A session in `vm`, ended by `signal` and by the VM's death; not before it has let go of the terminal is that told. */
+async function whileAlive(
+  vm: Pick<Vm, 'alive'>,
+  signal: AbortSignal,
+  session: (signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  const dead = new AbortController();
+  const held = session(AbortSignal.any([signal, dead.signal]));
+  try {
+    await vm.alive(held);
+  } catch (error) {
+    dead.abort(error);
+    await held.catch(() => undefined);
+    throw error;
+  }
+}
+
+/** A shell in the running VM of `record`, or its console. Resolves when the user leaves it, rejects when `signal` aborts. */
+export async function loginToRun(
+  record: RunRecord,
+  dir: string,
+  { serial = false, signal }: { serial?: boolean; signal: AbortSignal },
+): Promise<void> {
   if (!record.live) throw new Dkms2binError('usage', `Run ${record.id} has no running VM yet`);
   if (serial) {
-    await interactive({ socket: createConnection(join(record.live.socketDir, 'console')) });
+    await joinConsole(createConnection(join(record.live.socketDir, 'console')), signal);
     return;
   }
   const args = sshArgs(dir, record.live.sshPort);
-  await interactive({ file: 'ssh', args: ['-tt', ...args, 'sudo -i'] });
+  if (process.stdin.isTTY)
+    process.stderr.write('exit or Ctrl-D ends the shell; if it does not answer: Enter, then ~.\n');
+  await joinProgram('ssh', ['-tt', ...args, 'sudo -i'], signal);
 }
 
 async function find(id: string | undefined): Promise<RunState> {

@@ -8,6 +8,7 @@ export function withNdjson(ui: Ui, write: (line: string) => void, now: () => num
       write(`${JSON.stringify({ time: new Date(now()).toISOString(), ...event })}\n`);
       ui.emit(event);
     },
+    say: (text) => ui.say(text),
     pause: () => ui.pause(),
     resume: () => ui.resume(),
     close: () => ui.close(),

@@ -43,6 +43,9 @@ export function plainUi(output: Output, options: UiOptions): Ui {
       const count = matrix && event.type === 'cell' ? ` [${matrix.done}/${matrix.total}]` : '';
       if (line !== null) say(`${line}${count}`);
     },
+    say(text) {
+      if (!closed) say(text);
+    },
     pause() {
       held ??= [];
     },

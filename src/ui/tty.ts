@@ -21,8 +21,9 @@ class TtyUi implements Ui {
   readonly #started: number;
   readonly #work: LiveWork;
   #matrix: MatrixView | null = null;
-  /** Live lines on the terminal. */
-  #drawn = 0;
+  /** Live lines on the terminal, and its width when they were drawn. */
+  #drawn: string[] = [];
+  #columns = 0;
   #lastDraw = -Infinity;
   #dirty = false;
   #timer: NodeJS.Timeout | null = null;
@@ -54,6 +55,10 @@ class TtyUi implements Ui {
     if (line !== null) this.#stay(line);
   };
 
+  say(text: string): void {
+    if (!this.#closed) this.#stay(text);
+  }
+
   pause(): void {
     if (this.#paused) return;
     this.#stop();
@@ -82,7 +87,8 @@ class TtyUi implements Ui {
     this.#timer ??= setInterval(() => {
       // Clocks move once a second even when nothing is told.
       const moving = this.#matrix !== null || this.#work.busy;
-      if (this.#dirty || (moving && this.#now() - this.#lastDraw >= 1000)) {
+      const resized = this.#drawn.length > 0 && this.#columns !== (this.output.columns ?? 80);
+      if (this.#dirty || resized || (moving && this.#now() - this.#lastDraw >= 1000)) {
         this.#dirty = false;
         this.#draw();
       }
@@ -108,7 +114,8 @@ class TtyUi implements Ui {
     const lines = this.#lines();
     const text = `${this.#erase()}${above}${lines.map((line) => `${line}\n`).join('')}`;
     if (text !== '') this.output.write(text);
-    this.#drawn = lines.length;
+    this.#drawn = lines;
+    this.#columns = this.output.columns ?? 80;
     this.#lastDraw = this.#now();
   }
 
@@ -134,11 +141,15 @@ class TtyUi implements Ui {
   }
 
   #erase(): string {
-    return this.#drawn === 0 ? '' : `\x1b[${this.#drawn}A\r\x1b[J`;
+    if (this.#drawn.length === 0) return '';
+    // A terminal that became narrower has wrapped them.
+    const columns = this.output.columns ?? 80;
+    const rows = this.#drawn.map((line) => Math.max(1, Math.ceil([...line].length / columns)));
+    return `\x1b[${rows.reduce((sum, count) => sum + count, 0)}A\r\x1b[J`;
   }
 
   #wipe(): void {
-    if (this.#drawn > 0) this.output.write(this.#erase());
-    this.#drawn = 0;
+    if (this.#drawn.length > 0) this.output.write(this.#erase());
+    this.#drawn = [];
   }
 }

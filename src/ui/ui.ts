@@ -14,6 +14,8 @@ export interface Output {
 /** Consumes events and shows them. Between pause() and resume() the terminal belongs to somebody else. */
 export interface Ui {
   emit: Emit;
+  /** A line of the command's own, told at every level. */
+  say(text: string): void;
   pause(): void;
   resume(): void;
   /** Leaves the terminal clean; events after it are dropped. */

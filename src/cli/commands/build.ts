@@ -120,6 +120,9 @@ function offerLogin(ui: Ui, context: CliContext): NonNullable<BuildContext['onFa
         context.stderr.write(`The build failed; its VM is kept as ${oneLine(run.id)}.\n`);
         if (await askYes('Log in to the VM now? [Y/n] ', context)) await run.login();
       } catch (error) {
+        if (context.signal.aborted) return;
+        // Ctrl-C at the question, or a closed terminal.
+        if (error instanceof Dkms2binError && error.fault === 'interrupted') return context.interrupt();
         // A login that fails must not turn a failed module into something else.
         context.stderr.write(`dkms2bin: could not log in: ${oneLine(messageOf(error))}\n`);
       } finally {

@@ -4,8 +4,7 @@ import { Dkms2binError } from '../../model/errors.js';
 import { findPassphrase, PASSPHRASE_HINT } from '../../lib/passphrase.js';
 import { quote } from '../../lib/text.js';
 import { askSecret } from '../ask.js';
-import type { CliContext } from '../context.js';
-import { command } from '../frame.js';
+import { command, type CommandContext } from '../frame.js';
 import type { OptionsOf } from '../../options/table.js';
 
 export const keygen = command({
@@ -34,7 +33,10 @@ export const keygen = command({
   },
 });
 
-async function passphraseFor(options: OptionsOf<'keygen'>, context: CliContext): Promise<string | undefined> {
+async function passphraseFor(
+  options: OptionsOf<'keygen'>,
+  context: CommandContext,
+): Promise<string | undefined> {
   if (!options.encrypt && options.passphraseFile === undefined) return undefined;
   const found = await findPassphrase('Passphrase of the new key: ', {
     cwd: context.cwd,
@@ -45,7 +47,7 @@ async function passphraseFor(options: OptionsOf<'keygen'>, context: CliContext):
   throw new Dkms2binError('usage', 'The passphrase for the new key is missing', { hint: PASSPHRASE_HINT });
 }
 
-async function askTwice(question: string, context: CliContext): Promise<string> {
+async function askTwice(question: string, context: CommandContext): Promise<string> {
   const first = await askSecret(question, context);
   if (first === (await askSecret('The same passphrase again: ', context))) return first;
   throw new Dkms2binError('usage', 'The two passphrases differ');

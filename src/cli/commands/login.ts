@@ -12,7 +12,8 @@ export const login = command({
       completes: 'runs',
     },
   ],
-  notes: 'In the shell, dkms2bin-rebuild runs the same build command again. Leave it with exit or Ctrl-D.',
+  notes:
+    'In the shell, dkms2bin-rebuild runs the same build command again. Leave it with exit or Ctrl-D, and with Enter, ~ and . when the guest does not answer. Ctrl-] leaves the console that --serial opens.',
   run: async ({ words: [run], options: { serial } }, { engine, signal }) =>
     engine.login(run, { serial, signal }),
 });

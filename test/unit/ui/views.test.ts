@@ -83,6 +83,29 @@ describe('tty', () => {
   beforeEach(() => void vi.useFakeTimers());
   afterEach(() => void vi.useRealTimers());
 
+  test('a narrower terminal has wrapped the lines: all their rows are wiped, and they are drawn at once', () => {
+    const out = new Screen();
+    const ui = ttyUi(out, { level: 'normal' });
+    ui.emit({ type: 'phase', state: 'start', phase: 'build', cell: 'a'.repeat(75) });
+    vi.advanceTimersByTime(100);
+    out.columns = 40;
+    out.text = '';
+    vi.advanceTimersByTime(100);
+    expect(out.text).toMatch(/^\x1b\[3A\r\x1b\[Ja{38}…\n$/);
+    ui.close();
+  });
+
+  test('a line of the command itself stays above the live ones, and waits while they are paused', () => {
+    const out = new Screen();
+    const ui = ttyUi(out, { level: 'quiet' });
+    ui.say('stopping…');
+    ui.pause();
+    ui.say('held');
+    expect(out.text).toMatch(/^\[ 0:00\] stopping…\n$/);
+    ui.close();
+    expect(out.text).toMatch(/\] held\n$/);
+  });
+
   test('redraws at most ten times a second, within the width, and leaves nothing behind', () => {
     const out = new Screen();
     out.columns = 40;
