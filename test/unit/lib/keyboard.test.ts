@@ -1,6 +1,6 @@
 import { PassThrough } from 'node:stream';
 import { expect, test } from 'vitest';
-import { lendKeyboard, type Keyboard } from '../../src/lib/keyboard.js';
+import { lendKeyboard, type Keyboard } from '../../../src/lib/keyboard.js';
 
 function keyboard(): { keys: PassThrough & Keyboard; modes: boolean[] } {
   const modes: boolean[] = [];
