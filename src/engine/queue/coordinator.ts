@@ -4,18 +4,20 @@ import type { Redis } from 'ioredis';
 import PQueue from 'p-queue';
 import type { CellResult } from '../../model/cell.js';
 import { Dkms2binError } from '../../model/errors.js';
+import { wordsOf } from '../../model/forms.js';
 import type { Store } from '../../lib/object-store/index.js';
 import { errorResult } from '../error-result.js';
 import type { ExecutorContext } from '../executor.js';
 import { cellLabel } from '../plan/planned-cell.js';
 import type { BuildPlan, PlannedCell } from '../plan/types.js';
-import { publishDelivery } from './delivery.js';
+import { publishDelivery, requireAskedFor } from './delivery.js';
 import type { Jobs, NamedJob } from './jobs.js';
 import { byNeed, Lane, outstanding, type Outstanding, type QueuedJob } from './lanes.js';
 import { nobodyFor } from './needs.js';
 import { CoordinatorPresence, livingWorkers, unwanted } from './presence.js';
 import {
   CANCELLED,
+  isNonsense,
   jsonOf,
   NAMES,
   parseDelivery,
@@ -166,7 +168,13 @@ export class Coordinator {
   /** Looks how a job stands, and takes its result when it has one. */
   async #look(out: Outstanding): Promise<void> {
     if (!this.#waitsFor(out)) return;
-    const job = await out.lane.find(out.job.id);
+    let job: QueuedJob | undefined;
+    try {
+      job = await out.lane.find(out.job.id);
+    } catch (error) {
+      if (!isNonsense(error)) throw error;
+      return this.#refuse(out, 'unknown', 'what Redis holds of it makes no sense');
+    }
     if (!this.#waitsFor(out)) return;
     // Cancelled by somebody who did not know of us, or lost with the server's memory.
     if (!job) return out.lane.add([out]);
@@ -177,21 +185,42 @@ export class Coordinator {
       if (worker !== null) this.#begun(out, worker);
       return;
     }
-    const delivery = parseDelivery(job.returnvalue);
-    if (!delivery) {
+    // A reason may be of an earlier try.
+    if ((job.returnvalue as unknown) === null) {
       // Also when another run cancelled it a moment before this one wanted it.
       if (first || job.failedReason === CANCELLED) return this.#again(out, job);
-      const error = new Dkms2binError('transient', job.failedReason || 'The cell failed without a reason');
+      const reason = wordsOf((job.failedReason as string | undefined) ?? '').slice(0, 16 * 1024);
+      const error = new Dkms2binError('transient', reason || 'The cell failed without a reason');
       return this.#endOut(out, (cell) => [errorResult(cell, error)], {
         ...NOWHERE,
         worker: worker ?? 'unknown',
       });
+    }
+    let delivery: Delivery;
+    try {
+      delivery = parseDelivery(job.returnvalue);
+      requireAskedFor(delivery, out.job.data, this.means.jobs.formOf(out.cells[0]));
+    } catch (error) {
+      if (!(error instanceof Dkms2binError)) throw error;
+      // What an earlier run was given may be of a worker that is long gone.
+      if (first) return this.#again(out, job);
+      return this.#refuse(out, worker ?? 'unknown', error.message);
     }
     const old =
       first && (this.plan.request.force || delivery.results.some(({ verdict }) => verdict === 'error'));
     if (old) return this.#again(out, job);
     out.ending = true;
     void this.#deliveries.add(() => this.#take(out, job, delivery).catch(this.#fail));
+  }
+
+  /** Ends the cells of a job with an error that says what the worker did. */
+  async #refuse(out: Outstanding, worker: string, why: string): Promise<void> {
+    const error = new Dkms2binError(
+      'transient',
+      `Worker ${worker} delivered what this cell did not ask for: ${why}`,
+      { hint: 'Look at that machine, and at who can write to Redis. With --force the cell is built again.' },
+    );
+    return this.#endOut(out, (cell) => [errorResult(cell, error)], { ...NOWHERE, worker });
   }
 
   /** Has a finished job built once more. */
@@ -225,7 +254,7 @@ export class Coordinator {
       }
       this.context.emit({
         ...{ type: 'note', level: 'warn' },
-        ...{ message: `${job.name}: ${error.message}`, cell: job.name },
+        ...{ message: `${cellLabel(out.cells[0])}: ${error.message}`, cell: cellLabel(out.cells[0]) },
       });
       // Gone from the store, or spoilt there: only building it anew brings it back.
       const lost = error.fault === 'not-found' || error.message.includes('another content');
