@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net';
 import { Dkms2binError } from '../model/errors.js';
-import { environment, standardVariable } from '../lib/variables.js';
+import { childEnvironment, standardVariable } from '../lib/variables.js';
 
 /** The key that ends a console session, as telnet has it: Ctrl-]. */
 const ESCAPE = 0x1d;
@@ -33,7 +33,7 @@ export async function interactive(
       cols: stdout.columns ?? 80,
       rows: stdout.rows ?? 24,
       cwd: process.cwd(),
-      env: environment(),
+      env: childEnvironment(),
     });
     const resize = (): void => pty.resize(stdout.columns ?? 80, stdout.rows ?? 24);
     stdout.on('resize', resize);
