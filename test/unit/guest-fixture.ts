@@ -43,9 +43,15 @@ export function standInGuest(answers: Partial<Record<ProgramName, Answer>>): { g
     exec: async (command, { input, stdout, stderr }) => {
       const name = nameOf(command);
       const bytes = bytesOf(input);
-      calls.push({ name, text: 'python' in command ? command.python : bytes.toString(), input: bytes });
+      const sent = 'python' in command ? command.python : bytes.toString();
+      const [, nonce = ''] = /^(?:NONCE=")?([0-9a-f]{32})"?\n/.exec(sent) ?? [];
+      const text = nonce === '' ? sent : sent.slice(sent.indexOf('\n') + 1);
+      calls.push({ name, text, input: bytes });
       const answer = answers[name as ProgramName];
-      await new Promise<void>((resolve) => stdout.end(answer?.stdout ?? '', resolve));
+      const said = answer?.stdout ?? '';
+      const known =
+        typeof said === 'string' ? said.replaceAll(/^@@dkms2bin /gm, `@@dkms2bin:${nonce} `) : said;
+      await new Promise<void>((resolve) => stdout.end(known, resolve));
       await new Promise<void>((resolve) => stderr.end(resolve));
       return { code: answer?.code ?? 0, timedOut: false };
     },

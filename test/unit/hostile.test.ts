@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import * as forms from '../../src/model/forms.js';
 import { checkModuleName, checkModuleVersion } from '../../src/distro/package-names.js';
 import { checkRelease } from '../../src/distro/release.js';
+import { Guest } from '../../src/guest/guest.js';
 import { requireAskedFor } from '../../src/engine/queue/delivery.js';
 import { parseDelivery, parseJob } from '../../src/engine/queue/protocol.js';
 import { changedAt, corpus, DELIVERY, JOB } from '../hostile/corpus.js';
@@ -113,4 +114,54 @@ describe('a delivery', () => {
       expect(() => requireAskedFor(parseDelivery(bad), job, 'deb')).toThrow(answer);
     },
   );
+});
+
+describe('what a package prints', () => {
+  /** A guest whose program prints these pieces; NONCE in them is the run's own. */
+  const printing = (...pieces: string[]): Guest =>
+    new Guest({
+      alive: (work) => work,
+      transport: {
+        exec: async (_, { input, stdout, stderr }) => {
+          const nonce = String(input).slice(0, 32);
+          for (const piece of pieces) stdout.write(piece.replaceAll('NONCE', nonce));
+          await new Promise<void>((resolve) => stdout.end(resolve));
+          await new Promise<void>((resolve) => stderr.end(resolve));
+          return { code: 0, timedOut: false };
+        },
+        close: () => Promise.resolve(),
+      },
+    });
+  const RUN = { timeoutMs: 1000 };
+
+  interface Print {
+    what: string;
+    text: string;
+    /** Letters before the text, on the same line. */
+    fill: number;
+    times: number;
+    answer: object[];
+  }
+  test.each(corpus<Print>('prints').map((row) => [row.what, row] as const))(
+    'is no report: %s',
+    async (_, { text, fill, times, answer }) => {
+      const line = `${`${'x'.repeat(fill)}${text}`.repeat(times)}\n`;
+      expect((await printing(line).script('settle.sh', {}, RUN)).reports).toEqual(answer);
+      // Also when it knew the word, and in whatever pieces it comes.
+      if (fill === 0) return;
+      const knowing = line.replaceAll('@@dkms2bin', '@@dkms2bin:NONCE');
+      const pieces = knowing.match(/[^]{1,5000}/g)!;
+      for (const said of [[knowing], pieces])
+        expect((await printing(...said).script('settle.sh', {}, RUN)).reports).toEqual(answer);
+    },
+  );
+
+  test('a cut line marks where it goes on; the next line is a report again', async () => {
+    const lines: string[] = [];
+    const long = 'y'.repeat(20_000);
+    const guest = printing(long, '@@dkms2bin:NONCE a b\n', '@@dkms2bin:NONCE c d\n');
+    const { reports } = await guest.script('settle.sh', {}, { ...RUN, onLine: (line) => lines.push(line) });
+    expect(reports).toEqual([{ key: 'c', value: 'd' }]);
+    expect(lines.map((line) => line.slice(0, 13))).toEqual(['y'.repeat(13), '… @@dkms2bin:']);
+  });
 });

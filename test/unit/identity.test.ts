@@ -126,7 +126,9 @@ describe('the id of a job', () => {
     const other = { ...job, kernelPackages: [{ file: 'k.deb', sha256: 'c'.repeat(64) }] };
     expect(jobIdOf(job, null)).toMatch(/^cell-[0-9a-f]{40}$/);
     expect(jobIdOf(other, null)).not.toBe(jobIdOf(job, null));
-    expect(jobIdOf({ ...job, need: { ...job.need, signer: 'f'.repeat(64) } }, null)).not.toBe(jobIdOf(job, null));
+    expect(jobIdOf({ ...job, need: { ...job.need, signer: 'f'.repeat(64) } }, null)).not.toBe(
+      jobIdOf(job, null),
+    );
   });
 
   test('names and patience are none of it', () => {
