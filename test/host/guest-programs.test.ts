@@ -300,6 +300,23 @@ describe('install-kernel-apt.sh', () => {
     expect(calls()).toEqual(['install']);
   });
 
+  test.each([
+    ['ARCHIVE_URI', 'http://mirror.example/debian trixie main\ndeb [trusted=yes] http://evil.example ./'],
+    ['ARCHIVE_URI', 'http://mirror.example/ [trusted=yes]'],
+    ['ARCHIVE_URI', 'file:///etc'],
+    ['ARCHIVE_URI', 'http://mirror.example/\u001b'],
+    ['SUITE', '-o=Dir::Etc=/tmp'],
+    ['SUITE', 'a\nb'],
+    ['ARCHIVE_SUITE', '../../x'],
+    ['ARCHIVE_COMPONENTS', 'main]'],
+  ])('refuses %s %j', async (name, value) => {
+    apt('');
+    const { code, rows } = await install({ [name]: value });
+    expect(rows).toEqual([expect.stringContaining(`error ${name} `)]);
+    expect(code).toBe(2);
+    expect(existsSync(join(root, 'calls'))).toBe(false);
+  });
+
   test('without an initramfs of the distro it asks for the program that makes one', async () => {
     apt(
       `case " $* " in *" initramfs-tools "*) echo 'E: Unable to locate package initramfs-tools'; exit 100 ;; esac`,

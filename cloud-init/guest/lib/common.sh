@@ -23,6 +23,20 @@ check_release() {
   case $RELEASE in '' | *[!A-Za-z0-9.+~_-]*) fail "$E_INPUT" "RELEASE is not a kernel release: '$RELEASE'" ;; esac
 }
 
+# check_url NAME VALUE: nothing, or an http URL that stays one word in whatever file or command it comes to. Brackets are for
+# addresses, $ and braces for the variables of dnf.
+check_url() {
+  case $2 in
+    '') ;;
+    http://?* | https://?*) case $2 in *[!]A-Za-z0-9[/?\&=+._~%:,@\$\{\}-]*) fail "$E_INPUT" "$1 is not a URL: '$2'" ;; esac ;;
+    *) fail "$E_INPUT" "$1 is not an http URL: '$2'" ;;
+  esac
+}
+# check_words NAME VALUE: suites and components, with blanks between.
+check_words() {
+  case $2 in *[!A-Za-z0-9._~/\ -]* | -* | *' -'* | *..*) fail "$E_INPUT" "$1 has a word that cannot be used: '$2'" ;; esac
+}
+
 # --- one run of a package manager ---------------------------------------------------------------------------------------
 # The program defines, for its package manager:
 #   judge CODE       sets outcome to ok, missing, stale, network, space or other, by the exit code and by $log
