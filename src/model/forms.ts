@@ -20,7 +20,10 @@ export const PackageName = form(/^[A-Za-z0-9][A-Za-z0-9+._-]*$/, 128, 'a package
 /** Of a package or a module. */
 export const Version = form(/^[A-Za-z0-9][A-Za-z0-9+._~^:-]*$/, 128, 'a version');
 
-/** A word of an apt source line after its URL: `bookworm-backports`, `stable/updates`. */
+/**
+ * A word of an apt source line after its URL: `bookworm-backports`, `stable/updates`.
+ * @internal
+ */
 export const SuiteWord = form(
   /^[A-Za-z0-9][A-Za-z0-9._~-]*(?:\/[A-Za-z0-9][A-Za-z0-9._~-]*)*$/,
   100,
@@ -30,7 +33,11 @@ export const SuiteWord = form(
 /** Catalogue id, such as `debian-12`. */
 export const DistroId = form(/^[a-z0-9][a-z0-9._-]*$/, 64, 'a distro of the catalogue');
 
-/** http or https, in printable ASCII that no shell, sources line or repository file reads another way; no user, no password. */
+/**
+ * http or https, in printable ASCII that no shell, sources line or repository file reads another way; no user, no
+ * password.
+ * @internal
+ */
 export const HttpUrl = form(
   /^https?:\/\/(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::\d{1,5})?(?:[/?][A-Za-z0-9/?&=+._~%:,@-]*)?$/,
   2048,

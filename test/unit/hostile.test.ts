@@ -123,7 +123,7 @@ describe('what a package prints', () => {
       alive: (work) => work,
       transport: {
         exec: async (_, { input, stdout, stderr }) => {
-          const nonce = String(input).slice(0, 32);
+          const nonce = (input as string).slice(0, 32);
           for (const piece of pieces) stdout.write(piece.replaceAll('NONCE', nonce));
           await new Promise<void>((resolve) => stdout.end(resolve));
           await new Promise<void>((resolve) => stderr.end(resolve));

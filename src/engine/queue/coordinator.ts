@@ -4,28 +4,18 @@ import type { Redis } from 'ioredis';
 import PQueue from 'p-queue';
 import type { CellResult } from '../../model/cell.js';
 import { Dkms2binError } from '../../model/errors.js';
-import { wordsOf } from '../../model/forms.js';
 import type { Store } from '../../lib/object-store/index.js';
 import { errorResult } from '../error-result.js';
 import type { ExecutorContext } from '../executor.js';
 import { cellLabel } from '../plan/planned-cell.js';
 import type { BuildPlan, PlannedCell } from '../plan/types.js';
-import { publishDelivery, requireAskedFor } from './delivery.js';
+import { publishDelivery } from './delivery.js';
+import { reasonOf, standingOf } from './ends.js';
 import type { Jobs, NamedJob } from './jobs.js';
 import { byNeed, Lane, outstanding, type Outstanding, type QueuedJob } from './lanes.js';
 import { nobodyFor } from './needs.js';
 import { CoordinatorPresence, livingWorkers, unwanted } from './presence.js';
-import {
-  CANCELLED,
-  isNonsense,
-  jsonOf,
-  NAMES,
-  parseDelivery,
-  parseTold,
-  workerOf,
-  type Delivery,
-  type WorkerInfo,
-} from './protocol.js';
+import { CANCELLED, jsonOf, NAMES, parseTold, workerOf, type Delivery, type WorkerInfo } from './protocol.js';
 import { forAMoment, type Timing } from './timing.js';
 
 /** What a run works with. */
@@ -168,59 +158,51 @@ export class Coordinator {
   /** Looks how a job stands, and takes its result when it has one. */
   async #look(out: Outstanding): Promise<void> {
     if (!this.#waitsFor(out)) return;
-    let job: QueuedJob | undefined;
-    try {
-      job = await out.lane.find(out.job.id);
-    } catch (error) {
-      if (!isNonsense(error)) throw error;
-      return this.#refuse(out, 'unknown', 'what Redis holds of it makes no sense');
-    }
+    const now = await standingOf(out, this.means.jobs.formOf(out.cells[0]));
     if (!this.#waitsFor(out)) return;
     // Cancelled by somebody who did not know of us, or lost with the server's memory.
-    if (!job) return out.lane.add([out]);
+    if (now.is === 'gone') return out.lane.add([out]);
+    if (now.is === 'nonsense') return this.#refuse(out, 'unknown', 'what Redis holds of it makes no sense');
+    const { job } = now;
     const first = out.fresh;
     out.fresh = false;
-    const worker = workerOf(job.progress);
-    if (job.finishedOn === undefined) {
-      if (worker !== null) this.#begun(out, worker);
-      return;
+    const worker = workerOf(job.progress) ?? 'unknown';
+    switch (now.is) {
+      case 'open':
+        if (worker !== 'unknown') this.#begun(out, worker);
+        return;
+      case 'failed':
+        // Also when another run cancelled it a moment before this one wanted it.
+        if (first || job.failedReason === CANCELLED) return this.#again(out, job);
+        return this.#endBadly(out, worker, new Dkms2binError('transient', reasonOf(job)));
+      case 'refused':
+        // What an earlier run was given may be of a worker that is long gone.
+        return first ? this.#again(out, job) : this.#refuse(out, worker, now.why);
+      case 'delivered':
+        return this.#delivered(out, now, first);
     }
-    // A reason may be of an earlier try.
-    if ((job.returnvalue as unknown) === null) {
-      // Also when another run cancelled it a moment before this one wanted it.
-      if (first || job.failedReason === CANCELLED) return this.#again(out, job);
-      const reason = wordsOf((job.failedReason as string | undefined) ?? '').slice(0, 16 * 1024);
-      const error = new Dkms2binError('transient', reason || 'The cell failed without a reason');
-      return this.#endOut(out, (cell) => [errorResult(cell, error)], {
-        ...NOWHERE,
-        worker: worker ?? 'unknown',
-      });
-    }
-    let delivery: Delivery;
-    try {
-      delivery = parseDelivery(job.returnvalue);
-      requireAskedFor(delivery, out.job.data, this.means.jobs.formOf(out.cells[0]));
-    } catch (error) {
-      if (!(error instanceof Dkms2binError)) throw error;
-      // What an earlier run was given may be of a worker that is long gone.
-      if (first) return this.#again(out, job);
-      return this.#refuse(out, worker ?? 'unknown', error.message);
-    }
-    const old =
-      first && (this.plan.request.force || delivery.results.some(({ verdict }) => verdict === 'error'));
-    if (old) return this.#again(out, job);
+  }
+
+  async #delivered(
+    out: Outstanding,
+    { job, delivery }: { job: QueuedJob; delivery: Delivery },
+    first: boolean,
+  ): Promise<void> {
+    const isError = delivery.results.some(({ verdict }) => verdict === 'error');
+    if (first && (this.plan.request.force || isError)) return this.#again(out, job);
     out.ending = true;
     void this.#deliveries.add(() => this.#take(out, job, delivery).catch(this.#fail));
   }
 
+  async #endBadly(out: Outstanding, worker: string, error: Dkms2binError): Promise<void> {
+    return this.#endOut(out, (cell) => [errorResult(cell, error)], { ...NOWHERE, worker });
+  }
+
   /** Ends the cells of a job with an error that says what the worker did. */
   async #refuse(out: Outstanding, worker: string, why: string): Promise<void> {
-    const error = new Dkms2binError(
-      'transient',
-      `Worker ${worker} delivered what this cell did not ask for: ${why}`,
-      { hint: 'Look at that machine, and at who can write to Redis. With --force the cell is built again.' },
-    );
-    return this.#endOut(out, (cell) => [errorResult(cell, error)], { ...NOWHERE, worker });
+    const message = `Worker ${worker} delivered what this cell did not ask for: ${why}`;
+    const hint = 'Look at that machine, and at who can write to Redis. With --force the cell is built again.';
+    return this.#endBadly(out, worker, new Dkms2binError('transient', message, { hint }));
   }
 
   /** Has a finished job built once more. */
@@ -247,10 +229,7 @@ export class Coordinator {
       if (!(error instanceof Dkms2binError) || error.fault === 'usage' || error.fault === 'host') throw error;
       out.troubles += 1;
       if (out.troubles >= MAX_TROUBLES) {
-        return this.#endOut(out, (cell) => [errorResult(cell, error)], {
-          ...NOWHERE,
-          worker: delivery.worker,
-        });
+        return this.#endBadly(out, delivery.worker, error);
       }
       this.context.emit({
         ...{ type: 'note', level: 'warn' },
@@ -360,8 +339,7 @@ export class Coordinator {
     const cells = lane.giveUp();
     for (const out of outs) out.ending = true;
     await this.#cancel(outs);
-    for (const out of outs)
-      await this.#endOut(out, (cell) => [errorResult(cell, error)], { ...NOWHERE, worker: hostname() });
+    for (const out of outs) await this.#endBadly(out, hostname(), error);
     for (const cell of cells) await this.#endCell(cell, errorResult(cell, error));
   }
 

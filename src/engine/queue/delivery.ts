@@ -39,43 +39,50 @@ export async function packDelivery(
  * those rows call for by the names that they must have, no other. `form` is that of the distro's packages.
  */
 export function requireAskedFor(delivery: Delivery, job: CellJob, form: PackageForm): void {
-  const refuse = (why: string): never => {
-    throw new Dkms2binError('transient', why);
-  };
-  const there = new Set<string>();
-  for (const { name } of delivery.files) {
-    if (there.has(name)) refuse(`the file ${name} comes twice`);
-    there.add(name);
-  }
-  const allowed = new Set<string>();
-  const seen = new Set<string>();
-  for (const row of delivery.results) {
-    const id = `${row.module} ${row.version ?? ''}`;
-    if (seen.has(id)) refuse(`${id} has two results`);
-    seen.add(id);
-    requireOwnRow(row, job, refuse);
-    const names = namesOf(row, job, form, refuse);
-    for (const [name, wanted] of [
-      [row.package, names?.package],
-      [row.log, names?.log],
-    ] as const) {
-      if (name === null) continue;
-      if (name !== wanted) refuse(`the file of ${id} is called ${name}, not ${wanted ?? 'anything'}`);
-      if (!there.has(name)) refuse(`the file ${name} is missing`);
-    }
-    if (row.log !== null) allowed.add(row.log);
-    if (row.package === null || !names) continue;
-    for (const name of [names.package, ...names.others])
-      for (const each of [name, provenancePath(name), sbomPath(name)]) allowed.add(each);
-  }
+  const { files, results } = delivery;
+  const names = files.map(({ name }) => name);
+  const there = new Set(names);
+  requireEachOnce(names, (name) => `the file ${name} comes twice`);
+  const modules = results.map(({ module, version }) => `${module} ${version ?? ''}`);
+  requireEachOnce(modules, (module) => `${module} has two results`);
+  const allowed = new Set(results.flatMap((row) => askedFor(row, there, job, form)));
   for (const name of there) if (!allowed.has(name)) refuse(`nobody asked for the file ${name}`);
 }
 
+function refuse(why: string): never {
+  throw new Dkms2binError('transient', why);
+}
+
+function requireEachOnce(texts: readonly string[], why: (text: string) => string): void {
+  const twice = texts.find((text, at) => texts.indexOf(text) !== at);
+  if (twice !== undefined) refuse(why(twice));
+}
+
+/** The files that a row of a result calls for, or may bring along. */
+function askedFor(row: Row, there: ReadonlySet<string>, job: CellJob, form: PackageForm): string[] {
+  requireOwnRow(row, job);
+  const names = namesOf(row, job, form);
+  const named = [
+    [row.package, names?.package],
+    [row.log, names?.log],
+  ] as const;
+  for (const [name, wanted] of named) {
+    if (name === null) continue;
+    if (name !== wanted)
+      refuse(`the file of ${row.module} ${row.version ?? ''} is called ${name}, not ${wanted ?? 'anything'}`);
+    if (!there.has(name)) refuse(`the file ${name} is missing`);
+  }
+  const packages = row.package === null || !names ? [] : [names.package, ...names.others];
+  return [
+    ...(row.log === null ? [] : [row.log]),
+    ...packages.flatMap((name) => [name, provenancePath(name), sbomPath(name)]),
+  ];
+}
+
 type Row = Delivery['results'][number];
-type Refuse = (why: string) => never;
 
 /** A row says of the job's own kernel what its verdict allows. */
-function requireOwnRow(row: Row, { kernel, need }: CellJob, refuse: Refuse): void {
+function requireOwnRow(row: Row, { kernel, need }: CellJob): void {
   if (row.kernel !== kernel.release || row.distro !== need.distro || row.arch !== need.arch)
     refuse(`a result is for ${row.kernel} of ${row.distro}, ${row.arch}`);
   const isBuilt = row.verdict === 'built';
@@ -91,7 +98,6 @@ function namesOf(
   { module, version }: Row,
   { kernel, need, nameStyle }: CellJob,
   form: PackageForm,
-  refuse: Refuse,
 ): ModuleFiles | null {
   if (version === null) return null;
   try {

@@ -181,8 +181,7 @@ class CellWorker {
   /** Undefined for none, and for one that makes no sense: its lock runs out, and BullMQ gives it up. */
   async #nextJob(worker: Worker<CellJob, Delivery>): Promise<Job<CellJob, Delivery> | undefined> {
     try {
-      const job = await worker.getNextJob(this.#token, { block: false });
-      return job as Job<CellJob, Delivery> | undefined;
+      return await worker.getNextJob(this.#token, { block: false });
     } catch (error) {
       if (!isNonsense(error)) throw error;
       this.#note('warn', `The queue ${worker.name} holds a job that makes no sense`);
