@@ -24,6 +24,10 @@ ARCHIVE_COMPONENTS=${ARCHIVE_COMPONENTS:-main} ARCHIVE_KEYRING=${ARCHIVE_KEYRING
 KERNEL_PACKAGE_DIR=${KERNEL_PACKAGE_DIR:-}
 
 check_release
+check_url ARCHIVE_URI "$ARCHIVE_URI"
+check_words SUITE "$SUITE"
+check_words ARCHIVE_SUITE "$ARCHIVE_SUITE"
+check_words ARCHIVE_COMPONENTS "$ARCHIVE_COMPONENTS"
 case $VARIANT in build | runtime) ;; *) fail "$E_INPUT" "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
 
 work=$(mktemp -d) || fail "$E_DISK_FULL" 'no temporary folder'

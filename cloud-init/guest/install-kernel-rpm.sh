@@ -36,6 +36,12 @@ TOOLCHAIN_NEEDS=${TOOLCHAIN_NEEDS:-} REPOS=${REPOS:-} PROXY=${PROXY:-} KERNEL_PA
 TRIES=${TRIES:-3} PAUSE=${PAUSE:-5}
 
 check_release
+check_url PROXY "$PROXY"
+while IFS= read -r line; do
+  [ -n "$line" ] || continue
+  case ${line%%=*} in '' | *[!A-Za-z0-9._!-]*) fail "$E_INPUT" "REPOS names a repository that cannot be: '$line'" ;; esac
+  check_url REPOS "${line#*=}"
+done <<<"$REPOS"
 case $VARIANT in build | runtime) ;; *) fail "$E_INPUT" "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
 case "$IMAGE_PACKAGES $MODULE_PACKAGES $EXTRA_PACKAGES $HEADER_PACKAGES ${TOOLCHAIN-} $TOOLCHAIN_REPO $TOOLCHAIN_NEEDS $VERSION_PREFIX" in
   *[!A-Za-z0-9.+~_\ ^-]*) fail "$E_INPUT" 'a package name has a character that none has' ;;

@@ -171,7 +171,13 @@ async function installPackages(context: Context, concessions: Concessions): Prom
       tar,
       ...(await sourceLines({ ...request, extraSuites }, components)),
     ],
-    { cancelSignal: request.signal, dieWithParent: true, cwd: scratch, env: { ...SBIN, TMPDIR: tmpdir } },
+    {
+      cancelSignal: request.signal,
+      dieWithParent: true,
+      cwd: scratch,
+      env: { ...SBIN, TMPDIR: tmpdir },
+      network: true,
+    },
   );
 }
 

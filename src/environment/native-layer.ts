@@ -20,6 +20,7 @@ import { ROOT_OFFSET } from './bootstrap-disk.js';
 import { debugfsCommands } from './debugfs.js';
 import { writeDelta } from './delta.js';
 import { phase } from './phase.js';
+import { childEnvironment } from '../lib/variables.js';
 
 export interface NativeLayerRequest {
   arch: Arch;
@@ -122,7 +123,15 @@ async function install(request: NativeLayerRequest, work: Work): Promise<GuestOu
       ...['--pdeathsig', 'KILL', '--', ...namespace],
       ...['bash', script, scratch, root, release, fileSystemOf(raw)],
     ],
-    { reject: false, all: true, buffer: false, cancelSignal: signal, killSignal: 'SIGKILL', env: SBIN },
+    {
+      reject: false,
+      all: true,
+      buffer: false,
+      cancelSignal: signal,
+      killSignal: 'SIGKILL',
+      env: childEnvironment(SBIN, true),
+      extendEnv: false,
+    },
   );
   for await (const line of child.iterable({ from: 'all' })) {
     const text = plain(String(line));

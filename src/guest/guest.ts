@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
 import { PassThrough, Transform, Writable, type Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -14,7 +15,7 @@ export interface GuestOutput {
   code: number;
   /** Last lines of what was printed, control bytes removed. */
   tail: string;
-  /** `@@dkms2bin KEY VALUE` lines of the guest's scripts, in order. */
+  /** `@@dkms2bin:NONCE KEY VALUE` lines of the guest's scripts, in order. */
   reports: { key: string; value: string }[];
 }
 
@@ -64,11 +65,14 @@ export class Guest {
     vars: Variables,
     options: ScriptRun & { input?: Buffer },
   ): Promise<GuestOutput> {
-    const { command, input } = await commandOf(name, vars, options.input);
+    const nonce = randomBytes(16).toString('hex');
+    const { command, input } = await commandOf(name, vars, { nonce, input: options.input });
+    const form = new RegExp(`^@@dkms2bin:${nonce} (\\S{1,64}) ?(.*)$`);
     const reports: GuestOutput['reports'] = [];
     const tail: string[] = [];
-    const sink = (line: string): void => {
-      const [, key, value = ''] = /^@@dkms2bin (\S{1,64}) ?(.*)$/.exec(line) ?? [];
+    const sink = (line: string, whole: boolean): void => {
+      // What a line goes on with after it was cut is never a report.
+      const [, key, value = ''] = (whole && form.exec(line)) || [];
       if (key !== undefined && reports.length < MAX_REPORTS) {
         reports.push({ key, value: plain(value) });
         return;
@@ -112,7 +116,7 @@ export class Guest {
   ): Promise<{ stdout: Readable; done: Promise<void> }> {
     const stdout = new PassThrough();
     const stderr = new Collector(MAX_TEXT);
-    const { command, input } = await commandOf(name, vars, bytes);
+    const { command, input } = await commandOf(name, vars, { nonce: '', input: bytes });
     const running = this.#exec(command, {
       ...(input === undefined ? {} : { input }),
       stdout,
@@ -168,18 +172,22 @@ export class Guest {
   }
 }
 
+/** `nonce` is the word in front of its result lines; a program that has none gets an empty one. */
 async function commandOf(
   name: ProgramName,
   vars: Variables,
-  input: Buffer | undefined,
+  { nonce, input }: { nonce: string; input: Buffer | undefined },
 ): Promise<{ command: Command; input: string | Buffer | undefined }> {
-  const text = await programText(name, vars);
-  if (name.endsWith('.py')) return { command: { python: text }, input };
-  // Stored as a file, because a child that reads stdin must not eat the script.
+  if (name.endsWith('.py')) {
+    return { command: { python: await programText(name, { NONCE: nonce, ...vars }) }, input };
+  }
+  // Stored as a file, because a child that reads stdin must not eat the script. The nonce is not in it: whatever runs in the
+  // guest can read the file.
   const path = `${GUEST_DIR}/${name}`;
+  const keep = `IFS= read -r nonce && mkdir -p ${GUEST_DIR} && cat > ${path}`;
   return {
-    command: { sh: `mkdir -p ${GUEST_DIR} && cat > ${path} && exec bash ${path} </dev/null 2>&1` },
-    input: text,
+    command: { sh: `${keep} && exec bash ${path} </dev/null 2>&1 9<<END\n$nonce\nEND\n` },
+    input: `${nonce}\n${await programText(name, vars)}`,
   };
 }
 
@@ -218,12 +226,20 @@ class Collector extends Writable {
   }
 }
 
-/** Splits text into lines. A guest that never ends its line must not fill our memory. */
+/** What stands before the rest of a line that was too long. */
+const CONTINUED = '… ';
+
+/**
+ * Splits text into lines. A guest that never ends its line must not fill our memory: a long one comes in pieces, of which only
+ * the first may be `whole`, and only when there is no other.
+ */
 class Lines extends Writable {
   #rest = '';
+  /** A piece of the line that is being read has been given away. */
+  #cut = false;
   readonly #decoder = new StringDecoder('utf8');
 
-  constructor(private readonly sink: (line: string) => void) {
+  constructor(private readonly sink: (line: string, whole: boolean) => void) {
     super();
   }
 
@@ -231,9 +247,9 @@ class Lines extends Writable {
     this.#rest += this.#decoder.write(chunk);
     const lines = this.#rest.split('\n');
     this.#rest = lines.pop() ?? '';
-    for (const line of lines) this.sink(line.slice(0, MAX_LINE));
+    for (const line of lines) this.#give(line, true);
     if (this.#rest.length > MAX_LINE) {
-      this.sink(this.#rest.slice(0, MAX_LINE));
+      this.#give(this.#rest, false);
       this.#rest = '';
     }
     callback();
@@ -241,8 +257,15 @@ class Lines extends Writable {
 
   override _final(callback: () => void): void {
     this.#rest += this.#decoder.end();
-    if (this.#rest !== '') this.sink(this.#rest);
+    if (this.#rest !== '') this.#give(this.#rest, true);
     callback();
+  }
+
+  /** Of a piece that is too long itself the end is left out. */
+  #give(text: string, ends: boolean): void {
+    const whole = !this.#cut && ends && text.length <= MAX_LINE;
+    if (text !== '' || !this.#cut) this.sink((this.#cut ? CONTINUED : '') + text.slice(0, MAX_LINE), whole);
+    this.#cut = !ends;
   }
 }
 

@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net';
 import { Dkms2binError } from '../model/errors.js';
 import { lendKeyboard } from '../lib/keyboard.js';
-import { environment, standardVariable } from '../lib/variables.js';
+import { childEnvironment, standardVariable } from '../lib/variables.js';
 
 /** The key that ends a console session, as telnet has it: Ctrl-]. */
 const ESCAPE = 0x1d;
@@ -17,7 +17,13 @@ export async function joinProgram(file: string, args: string[], signal: AbortSig
     const size = (): [columns: number, rows: number] => [stdout.columns ?? 80, stdout.rows ?? 24];
     const [cols, rows] = size();
     const pty = spawn(file, args, {
-      ...{ name: standardVariable('TERM') ?? 'xterm', cols, rows, cwd: process.cwd(), env: environment() },
+      ...{
+        name: standardVariable('TERM') ?? 'xterm',
+        cols,
+        rows,
+        cwd: process.cwd(),
+        env: childEnvironment(),
+      },
       // Bytes: a character may come in two pieces.
       encoding: null,
     });

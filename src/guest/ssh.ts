@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Dkms2binError } from '../model/errors.js';
 import { missingTool } from '../lib/exec.js';
 import { plain, quote } from '../lib/text.js';
+import { childEnvironment } from '../lib/variables.js';
 import { GUEST_USER } from './keys.js';
 import { endOf, type Command, type Ended, type ExecIo, type Transport } from './transport.js';
 
@@ -38,6 +39,9 @@ export function sshArgs(keyDir: string, port: number, controlPath?: string): str
   ];
 }
 
+/** How every ssh is started. */
+const settings = () => ({ reject: false, env: childEnvironment(), extendEnv: false }) as const;
+
 export interface SshOptions {
   port: number;
   /** Holds `id` and `known_hosts`, see `makeKeys`. */
@@ -63,7 +67,7 @@ export class SshTransport implements Transport {
     while (Date.now() < end) {
       const result = await alive(
         execa('ssh', [...this.#args, 'true'], {
-          reject: false,
+          ...settings(),
           stdin: 'ignore',
           timeout: Math.max(5000, end - Date.now()),
           forceKillAfterDelay: 3000,
@@ -89,7 +93,7 @@ export class SshTransport implements Transport {
     const { input } = io;
     const words = 'sh' in command ? `sh -c ${quote(command.sh)}` : `python3 -I -c ${quote(command.python)}`;
     const child = execa('ssh', [...this.#args, `sudo -n ${words}`], {
-      reject: false,
+      ...settings(),
       buffer: false,
       timeout: io.timeoutMs,
       forceKillAfterDelay: 3000,
@@ -110,7 +114,7 @@ export class SshTransport implements Transport {
 
   /** Ends the multiplexed connection. */
   async close(): Promise<void> {
-    await execa('ssh', ['-O', 'exit', ...this.#args], { reject: false, stdio: 'ignore', timeout: 5000 });
+    await execa('ssh', ['-O', 'exit', ...this.#args], { ...settings(), stdio: 'ignore', timeout: 5000 });
   }
 }
 

@@ -1,5 +1,6 @@
 import { execa, type Options, type Result } from 'execa';
 import { Dkms2binError, type Fault } from '../model/errors.js';
+import { childEnvironment } from './variables.js';
 
 /** Debian package that brings a host tool, for the error's remedy. */
 const PACKAGE_OF: Record<string, string> = {
@@ -35,7 +36,11 @@ export interface ExecResult {
   stderr: string;
 }
 
-export type RunOptions = Pick<Options, 'cwd' | 'env' | 'input' | 'cancelSignal' | 'timeout'> & {
+export type RunOptions = Pick<Options, 'cwd' | 'input' | 'cancelSignal' | 'timeout'> & {
+  /** Beside the few variables that every child gets. */
+  env?: Readonly<Record<string, string | undefined>>;
+  /** It downloads: it gets the proxies that the environment names. */
+  network?: boolean;
   /** Ends the command when this process is killed: for commands that run for minutes and clean up on SIGTERM. */
   dieWithParent?: boolean;
   /** The command's file descriptors 3, 4, …: bytes it can read there once, or an open file. For what must not be an argument. */
@@ -115,7 +120,7 @@ class Capped {
 /** The one place that starts a command. */
 function start(
   [file = '', ...args]: readonly string[],
-  { dieWithParent, fds = [], fault: _, cancelSignal, ...rest }: RunOptions,
+  { dieWithParent, fds = [], fault: _, cancelSignal, env, network, ...rest }: RunOptions,
   asBytes: boolean,
 ) {
   const [command, ...words] = dieWithParent
@@ -123,6 +128,8 @@ function start(
     : [file, ...args];
   return execa(command, words, {
     ...rest,
+    env: childEnvironment(env, network),
+    extendEnv: false,
     // Not through execa: in its error it would quote all of it as text, which for 64 MiB of zeros ends the process.
     ...(asBytes && { buffer: { stdout: false } }),
     reject: false,

@@ -3,6 +3,7 @@ import { mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
 import { missingTool } from './exec.js';
+import { childEnvironment } from './variables.js';
 
 export interface Lock extends AsyncDisposable {
   release(): Promise<void>;
@@ -27,6 +28,7 @@ export async function lock(path: string, mode: LockMode, options: LockOptions): 
   const args = [mode === 'exclusive' ? '-x' : '-s', ...(options.wait ? [] : ['-n']), path];
   const child = spawn('flock', [...args, 'sh', '-c', 'echo locked; exec cat >/dev/null'], {
     stdio: ['pipe', 'pipe', 'ignore'],
+    env: childEnvironment(),
     // Its own process group: a Ctrl-C on the terminal must not drop the lock before the work it guards has ended.
     detached: true,
   });

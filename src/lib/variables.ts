@@ -58,5 +58,29 @@ export function takeVariable(name: keyof typeof VARIABLES): string | undefined {
   return value;
 }
 
-/** The whole environment, for a child that is to have it. */
+/**
+ * What children need of this process's environment. The rest stays here: passwords and access keys of this tool and of others,
+ * which everybody who may look at a child's environment could read.
+ */
+const INHERITED = [
+  /^(?:PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_[A-Z]+|TERM|COLORTERM|TZ|TMPDIR|XDG_[A-Z_]+|SOURCE_DATE_EPOCH)$/,
+  // Where openssl finds its modules, and the library of a token.
+  /^(?:OPENSSL_(?:CONF|ENGINES|MODULES)|SSL_CERT_(?:FILE|DIR)|[A-Z0-9_]*PKCS11_[A-Z_]*(?:MODULE|PATH|CONF)|SOFTHSM2_CONF)$/,
+];
+const PROXIES = /^(?:https?_proxy|HTTPS_PROXY|(?:all|no)_proxy|(?:ALL|NO)_PROXY)$/;
+
+/**
+ * The environment of a child process: what it needs of this one, and what its caller adds. Proxies, whose URLs may hold a
+ * password, only for a child that downloads (`network`).
+ */
+export function childEnvironment(
+  more: Readonly<Record<string, string | undefined>> = {},
+  network = false,
+): NodeJS.ProcessEnv {
+  const forms = network ? [...INHERITED, PROXIES] : INHERITED;
+  const kept = Object.entries(process.env).filter(([name]) => forms.some((form) => form.test(name)));
+  return { ...Object.fromEntries(kept), ...more };
+}
+
+/** The whole environment of this process. */
 export const environment = (): NodeJS.ProcessEnv => process.env;

@@ -41,16 +41,20 @@ export const EXIT_CODE: Readonly<Record<Fault, number>> = { ...EXIT };
  */
 export const EXIT_ORDER = [130, 4, 3, 2, 5, 1] as const;
 
-/** An error for a person: `message` says what happened and where, `hint` the next step. Never shown with a stack. */
+/** Text whose URLs have no user and no password. */
+const withoutPasswords = (text: string): string =>
+  text.replaceAll(/\b([a-z][a-z0-9+.-]*:\/\/)[^\s/?#@"'<>]*@/gi, '$1');
+
+/** An error for a person: `message` says what happened and where, `hint` the next step. Never shown with a stack, nor a URL with its password. */
 export class Dkms2binError extends Error {
   override readonly name = 'Dkms2binError';
   readonly fault: Fault;
   readonly hint: string | undefined;
 
   constructor(fault: Fault, message: string, options: { hint?: string; cause?: unknown } = {}) {
-    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    super(withoutPasswords(message), options.cause === undefined ? undefined : { cause: options.cause });
     this.fault = fault;
-    this.hint = options.hint;
+    this.hint = options.hint === undefined ? undefined : withoutPasswords(options.hint);
   }
 
   get exitCode(): number {

@@ -6,6 +6,7 @@ import { Dkms2binError } from '../model/errors.js';
 import { missingTool } from '../lib/exec.js';
 import { plain } from '../lib/text.js';
 import { PROBE_EXIT, probeRom } from './probe-guest.js';
+import { childEnvironment } from '../lib/variables.js';
 
 export type AccelName = 'kvm' | 'tcg';
 
@@ -40,7 +41,8 @@ export async function runProbeGuest(options: {
       ],
       {
         cwd: folder,
-        env: { LC_ALL: 'C' },
+        env: childEnvironment({ LC_ALL: 'C' }),
+        extendEnv: false,
         stdin: 'ignore',
         reject: false,
         cancelSignal: options.signal,

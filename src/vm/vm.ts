@@ -10,6 +10,7 @@ import { Dkms2binError, messageOf } from '../model/errors.js';
 import { missingTool } from '../lib/exec.js';
 import { socketParent } from '../lib/paths.js';
 import { plain } from '../lib/text.js';
+import { childEnvironment } from '../lib/variables.js';
 import { qemuArgs, type VmConfig } from './args.js';
 import { Qmp } from './qmp.js';
 
@@ -249,6 +250,7 @@ function startQemu(config: VmConfig, log: string): Qemu {
   // pdeathsig ends QEMU even when this process is killed with SIGKILL; the parent is node's main thread.
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', program, ...qemuArgs(config)], {
     stdio: ['ignore', 'ignore', stderr],
+    env: childEnvironment(),
     detached: true,
   });
   closeSync(stderr);

@@ -14,7 +14,7 @@ async function expectWhole(bench: Bench, plan: BuildPlan, run: Run): Promise<voi
   const packages = [...published].filter(([name]) => name.endsWith('.deb'));
   expect(packages).toHaveLength(plan.cells.filter(({ source }) => source.startsWith('good')).length);
   for (const [name, content] of packages)
-    expect(content).toBe(`package of ${name.slice(0, -4).replace('_', ' × ')}`);
+    expect(content).toBe(`package of ${name.replace('_1-', ' × ').replace('_x86_64.deb', '')}`);
   expect([...published.keys()].filter((name) => name.startsWith('.'))).toEqual([]);
 }
 

@@ -23,7 +23,7 @@ describe.skipIf(missing !== null)(`a queue${missing ? ` (${missing})` : ''}`, ()
     const published = await bench.published();
     expect([...published.keys()].filter((name) => name.endsWith('.deb'))).toHaveLength(4);
     expect([...published.keys()].filter((name) => name.endsWith('.log'))).toHaveLength(8);
-    expect(published.get('good_6.1.0-1-amd64.deb')).toBe('package of good × 6.1.0-1-amd64');
+    expect(published.get('good_1-6.1.0-1-amd64_x86_64.deb')).toBe('package of good × 6.1.0-1-amd64');
     const begun = (await bench.traced()).filter((line) => line.startsWith('begin'));
     expect(begun).toHaveLength(8);
     expect(run.begun).toHaveLength(8);

@@ -1,4 +1,26 @@
 # Of build.sh: one module's build by dkms, and what came of it. Sets verdict and reason of its NAME/VERSION.
+# What a compiler says of a machine that cannot go on is no error of the source. It decides nothing by itself: whether memory or
+# disk ran out, the kernel knows.
+MACHINE='Killed|virtual memory exhausted|Cannot allocate memory|out of memory|No space left on device'
+compiler_error() { grep -E '(^|[^[:alnum:]_])(fatal )?error: ' "$1" 2>/dev/null | grep -q -v -E "$MACHINE"; } # LOG
+# Sets oom_kills to the number of processes that this kernel has ended for want of memory.
+count_oom_kills() {
+  local key value
+  oom_kills=''
+  while read -r key value; do
+    if [ "$key" = oom_kill ]; then oom_kills=$value; return; fi
+  done </proc/vmstat
+  # Linux before 4.13 does not count.
+  oom_kills=$(dmesg 2>/dev/null | grep -c -E 'Out of memory: Kill|Memory cgroup out of memory: Kill')
+}
+# Whether a file system that a build writes to has no room: what a failed build removed again is left out by the margin.
+disk_full() {
+  local blocks size files all
+  while read -r blocks size files all; do
+    if [ $((blocks * size)) -lt $((32 * 1024 * 1024)) ] || { [ "$all" -gt 0 ] && [ "$files" -lt 100 ]; }; then return 0; fi
+  done < <(stat -f -c '%a %S %d %c' "$tree" /tmp 2>/dev/null)
+  return 1
+}
 first_error() { # LOG: compiler, then linker and modpost, then make
   grep -m 1 -E '(^|[^[:alnum:]_])(fatal )?error: ' "$1" 2>/dev/null ||
     grep -m 1 -E '^ERROR:|ERROR: modpost|undefined reference|FATAL: modpost' "$1" 2>/dev/null ||
@@ -19,7 +41,7 @@ find_dependency() { # NAME → NAME/VERSION: what the request brought, else the 
 }
 
 build_one() { # ID PATH-SO-FAR
-  local id=$1 path=$2 name=${1%/*} version=${1#*/} conf key dep dep_id log out code start end base why first folder file line made
+  local id=$1 path=$2 name=${1%/*} version=${1#*/} conf key dep dep_id log out code start end base why first folder file line made kills
   [ -z "${verdict[$id]:-}" ] || return 0
   on_path[$id]=1
   read_conf "$tree/$id/source"
@@ -62,6 +84,8 @@ build_one() { # ID PATH-SO-FAR
   echo "dkms build $id for $RELEASE, $JOBS job(s)"
   tail -q -n +1 -F -s 0.5 "$log" 2>/dev/null > >(exec sed -u 's/^@@dkms2bin/ &/') &
   stream=$!
+  count_oom_kills
+  kills=$oom_kills
   start=$EPOCHREALTIME
   DKMS2BIN_DEBUG=$folder/debug PATH=$PATH_OF_TOOLS dkms build -m "$name" -v "$version" -k "$RELEASE" -j "$JOBS" </dev/null >"$state/dkms.out" 2>&1
   code=$?
@@ -105,11 +129,13 @@ build_one() { # ID PATH-SO-FAR
   if [ "$code" -eq 77 ] || { [ "$code" -eq 9 ] && grep -q BUILD_EXCLUSIVE "$state/dkms.out"; }; then
     out=$(exclusive_reason "$conf")
     finish "$id" skipped "${out:-a BUILD_EXCLUSIVE directive of its dkms.conf does not match this kernel}"
-  elif grep -qE 'No space left on device' "$log" "$state/dkms.out"; then
-    finish "$id" error "the guest's disk is full (No space left on device)"
-  elif [ "$code" -ge 129 ] || grep -qE '(^|[^[:alpha:]])Killed($| signal|[^[:alpha:]])|virtual memory exhausted|Cannot allocate memory|out of memory allocating' "$log" "$state/dkms.out"; then
+  elif ! compiler_error "$log" && { [ "$code" -eq 137 ] || { count_oom_kills; [ "$oom_kills" -gt "$kills" ]; }; }; then
     finish "$id" error "the guest ran out of memory (a compiler was killed): give it more memory or fewer jobs"
-  elif [ "$code" -eq 21 ] || grep -qi 'kernel headers for kernel .* cannot be found' "$state/dkms.out"; then
+  elif ! compiler_error "$log" && disk_full; then
+    finish "$id" error "the guest's disk is full (No space left on device)"
+  elif [ "$code" -ge 129 ]; then
+    finish "$id" error "dkms was ended by signal $((code - 128))"
+  elif [ "$code" -eq 21 ] || [ ! -e "/lib/modules/$RELEASE/build/Makefile" ]; then
     finish "$id" error "no kernel headers for $RELEASE"
   elif [ "$code" -eq 13 ]; then
     finish "$id" error "${why:-a build dependency is missing}"

@@ -9,7 +9,7 @@ conf_of() {
     set +u
     # shellcheck disable=SC2034 # dkms.conf may use them
     kernelver=$RELEASE kernel_source_dir=/lib/modules/$RELEASE/build dkms_tree=$tree source_tree=/usr/src
-    unset PACKAGE_NAME PACKAGE_VERSION BUILD_DEPENDS "${!BUILD_EXCLUSIVE_@}" OBSOLETE_BY POST_ADD
+    unset NONCE PACKAGE_NAME PACKAGE_VERSION BUILD_DEPENDS "${!BUILD_EXCLUSIVE_@}" OBSOLETE_BY POST_ADD
     cd "$1" || exit 1
     exec 3>&1
     # shellcheck disable=SC1091

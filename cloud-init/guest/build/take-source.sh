@@ -8,7 +8,7 @@ apt_offline() {
 }
 install_debs() {
   if apt_offline "$@" | tee "$state/apt.log" | sed -u '$a\'; [ "${PIPESTATUS[0]}" -eq 0 ]; then return 0; fi
-  grep -q 'No space left on device' "$state/apt.log" && fail "$E_DISK_FULL" "the guest's disk is full"
+  disk_full && fail "$E_DISK_FULL" "the guest's disk is full"
   fail "$E_NOT_INSTALLED" "the package did not install: $(grep -E '^(E:|dpkg: error)|^ .*Depends' "$state/apt.log" | head -n 3 | tr '\n' ' ')"
 }
 
@@ -17,7 +17,7 @@ fsys_tar() { case $1 in *.deb) dpkg-deb --fsys-tarfile "$1" ;; *) cat "$1" ;; es
 unpack_package() { # FILE: a .deb, or a tar of all files of an .rpm
   fsys_tar "$1" | tar -C / -xv --quoting-style=literal --keep-directory-symlink --no-overwrite-dir -f - >"$state/files" 2>"$state/tar.log"
   case ${PIPESTATUS[*]} in '0 0') return 0 ;; esac
-  grep -q 'No space left' "$state/tar.log" && fail "$E_DISK_FULL" "the guest's disk is full"
+  disk_full && fail "$E_DISK_FULL" "the guest's disk is full"
   fail "$E_NOT_INSTALLED" "the package did not unpack: $(head -n 1 "$state/tar.log")"
 }
 
@@ -80,7 +80,7 @@ take_tree() { # TAR
   [ ! -e "$unpacked" ] || rm -rf "$unpacked"
   mkdir -p "$unpacked"
   tar -C "$unpacked" --no-same-owner -xf "$1" 2>"$state/tar.log" || {
-    grep -q 'No space left' "$state/tar.log" && fail "$E_DISK_FULL" "the guest's disk is full"
+    disk_full && fail "$E_DISK_FULL" "the guest's disk is full"
     fail "$E_INPUT" "cannot unpack $1: $(head -n 1 "$state/tar.log")"
   }
   if [ -f "$unpacked/dkms.conf" ]; then unpack_source "$unpacked"

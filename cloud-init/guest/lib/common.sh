@@ -7,14 +7,34 @@ set -u
 export HOME=/root
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
+# A word that only the host and this program know: without it nothing that a package prints is a result line. It comes on
+# descriptor 9, which no child inherits; without a host that gives one there is none.
+NONCE=''
+{ read -r NONCE <&9; } 2>/dev/null
+exec 9<&-
+
 # Every process that starts costs 50 to 100 ms under emulation: builtins wherever the common path goes.
 # say KEY TEXT…: a result line.
-say() { local key=$1 text; shift; text=${*//[$'\n\t\r']/ }; printf '@@dkms2bin %s %s\n' "$key" "${text:0:2000}"; }
+say() { local key=$1 text; shift; text=${*//[$'\n\t\r']/ }; printf '@@dkms2bin%s %s %s\n' "${NONCE:+:$NONCE}" "$key" "${text:0:2000}"; }
 # fail CODE TEXT…: the last one.
 fail() { local code=$1; shift; say error "$*"; exit "$code"; }
 
 check_release() {
   case $RELEASE in '' | *[!A-Za-z0-9.+~_-]*) fail "$E_INPUT" "RELEASE is not a kernel release: '$RELEASE'" ;; esac
+}
+
+# check_url NAME VALUE: nothing, or an http URL that stays one word in whatever file or command it comes to. Brackets are for
+# addresses, $ and braces for the variables of dnf.
+check_url() {
+  case $2 in
+    '') ;;
+    http://?* | https://?*) case $2 in *[!]A-Za-z0-9[/?\&=+._~%:,@\$\{\}-]*) fail "$E_INPUT" "$1 is not a URL: '$2'" ;; esac ;;
+    *) fail "$E_INPUT" "$1 is not an http URL: '$2'" ;;
+  esac
+}
+# check_words NAME VALUE: suites and components, with blanks between.
+check_words() {
+  case $2 in *[!A-Za-z0-9._~/\ -]* | -* | *' -'* | *..*) fail "$E_INPUT" "$1 has a word that cannot be used: '$2'" ;; esac
 }
 
 # --- one run of a package manager ---------------------------------------------------------------------------------------

@@ -29,7 +29,9 @@ PROPRIETARY, OUT_OF_TREE, UNSIGNED = 1 << 0, 1 << 12, 1 << 13
 
 
 def say(key, text):
-    print("@@dkms2bin %s %s" % (key, " ".join(text.split())[:2000]), flush=True)
+    # The host's word for this run: see common.sh.
+    nonce = globals().get("NONCE", "")
+    print("@@dkms2bin%s %s %s" % (nonce and ":" + nonce, key, " ".join(text.split())[:2000]), flush=True)
 
 
 def show(text):

@@ -10,20 +10,12 @@ import type { ExecutorContext } from '../executor.js';
 import { cellLabel } from '../plan/planned-cell.js';
 import type { BuildPlan, PlannedCell } from '../plan/types.js';
 import { publishDelivery } from './delivery.js';
+import { reasonOf, standingOf } from './ends.js';
 import type { Jobs, NamedJob } from './jobs.js';
 import { byNeed, Lane, outstanding, type Outstanding, type QueuedJob } from './lanes.js';
 import { nobodyFor } from './needs.js';
 import { CoordinatorPresence, livingWorkers, unwanted } from './presence.js';
-import {
-  CANCELLED,
-  jsonOf,
-  NAMES,
-  parseDelivery,
-  parseTold,
-  workerOf,
-  type Delivery,
-  type WorkerInfo,
-} from './protocol.js';
+import { CANCELLED, jsonOf, NAMES, parseTold, workerOf, type Delivery, type WorkerInfo } from './protocol.js';
 import { forAMoment, type Timing } from './timing.js';
 
 /** What a run works with. */
@@ -166,32 +158,51 @@ export class Coordinator {
   /** Looks how a job stands, and takes its result when it has one. */
   async #look(out: Outstanding): Promise<void> {
     if (!this.#waitsFor(out)) return;
-    const job = await out.lane.find(out.job.id);
+    const now = await standingOf(out, this.means.jobs.formOf(out.cells[0]));
     if (!this.#waitsFor(out)) return;
     // Cancelled by somebody who did not know of us, or lost with the server's memory.
-    if (!job) return out.lane.add([out]);
+    if (now.is === 'gone') return out.lane.add([out]);
+    if (now.is === 'nonsense') return this.#refuse(out, 'unknown', 'what Redis holds of it makes no sense');
+    const { job } = now;
     const first = out.fresh;
     out.fresh = false;
-    const worker = workerOf(job.progress);
-    if (job.finishedOn === undefined) {
-      if (worker !== null) this.#begun(out, worker);
-      return;
+    const worker = workerOf(job.progress) ?? 'unknown';
+    switch (now.is) {
+      case 'open':
+        if (worker !== 'unknown') this.#begun(out, worker);
+        return;
+      case 'failed':
+        // Also when another run cancelled it a moment before this one wanted it.
+        if (first || job.failedReason === CANCELLED) return this.#again(out, job);
+        return this.#endBadly(out, worker, new Dkms2binError('transient', reasonOf(job)));
+      case 'refused':
+        // What an earlier run was given may be of a worker that is long gone.
+        return first ? this.#again(out, job) : this.#refuse(out, worker, now.why);
+      case 'delivered':
+        return this.#delivered(out, now, first);
     }
-    const delivery = parseDelivery(job.returnvalue);
-    if (!delivery) {
-      // Also when another run cancelled it a moment before this one wanted it.
-      if (first || job.failedReason === CANCELLED) return this.#again(out, job);
-      const error = new Dkms2binError('transient', job.failedReason || 'The cell failed without a reason');
-      return this.#endOut(out, (cell) => [errorResult(cell, error)], {
-        ...NOWHERE,
-        worker: worker ?? 'unknown',
-      });
-    }
-    const old =
-      first && (this.plan.request.force || delivery.results.some(({ verdict }) => verdict === 'error'));
-    if (old) return this.#again(out, job);
+  }
+
+  async #delivered(
+    out: Outstanding,
+    { job, delivery }: { job: QueuedJob; delivery: Delivery },
+    first: boolean,
+  ): Promise<void> {
+    const isError = delivery.results.some(({ verdict }) => verdict === 'error');
+    if (first && (this.plan.request.force || isError)) return this.#again(out, job);
     out.ending = true;
     void this.#deliveries.add(() => this.#take(out, job, delivery).catch(this.#fail));
+  }
+
+  async #endBadly(out: Outstanding, worker: string, error: Dkms2binError): Promise<void> {
+    return this.#endOut(out, (cell) => [errorResult(cell, error)], { ...NOWHERE, worker });
+  }
+
+  /** Ends the cells of a job with an error that says what the worker did. */
+  async #refuse(out: Outstanding, worker: string, why: string): Promise<void> {
+    const message = `Worker ${worker} delivered what this cell did not ask for: ${why}`;
+    const hint = 'Look at that machine, and at who can write to Redis. With --force the cell is built again.';
+    return this.#endBadly(out, worker, new Dkms2binError('transient', message, { hint }));
   }
 
   /** Has a finished job built once more. */
@@ -218,14 +229,11 @@ export class Coordinator {
       if (!(error instanceof Dkms2binError) || error.fault === 'usage' || error.fault === 'host') throw error;
       out.troubles += 1;
       if (out.troubles >= MAX_TROUBLES) {
-        return this.#endOut(out, (cell) => [errorResult(cell, error)], {
-          ...NOWHERE,
-          worker: delivery.worker,
-        });
+        return this.#endBadly(out, delivery.worker, error);
       }
       this.context.emit({
         ...{ type: 'note', level: 'warn' },
-        ...{ message: `${job.name}: ${error.message}`, cell: job.name },
+        ...{ message: `${cellLabel(out.cells[0])}: ${error.message}`, cell: cellLabel(out.cells[0]) },
       });
       // Gone from the store, or spoilt there: only building it anew brings it back.
       const lost = error.fault === 'not-found' || error.message.includes('another content');
@@ -331,8 +339,7 @@ export class Coordinator {
     const cells = lane.giveUp();
     for (const out of outs) out.ending = true;
     await this.#cancel(outs);
-    for (const out of outs)
-      await this.#endOut(out, (cell) => [errorResult(cell, error)], { ...NOWHERE, worker: hostname() });
+    for (const out of outs) await this.#endBadly(out, hostname(), error);
     for (const cell of cells) await this.#endCell(cell, errorResult(cell, error));
   }
 

@@ -1,10 +1,16 @@
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { provenancePath } from '../../attest/provenance.js';
+import { sbomPath } from '../../attest/sbom.js';
+import type { PackageForm } from '../../distro/row.js';
 import type { CellResult } from '../../model/cell.js';
+import { Dkms2binError, messageOf } from '../../model/errors.js';
+import { wordsOf } from '../../model/forms.js';
+import { moduleFiles, type ModuleFiles } from '../../pack/file-names.js';
 import { writeAtomic } from '../../lib/atomic-write.js';
 import type { Store } from '../../lib/object-store/index.js';
 import type { CellBuilt } from './task.js';
-import type { Delivery } from './protocol.js';
+import type { CellJob, Delivery } from './protocol.js';
 
 /** Puts what a worker made, all files of `outDir`, into the store. */
 export async function packDelivery(
@@ -20,11 +26,85 @@ export async function packDelivery(
   const bare = (path: string | null): string | null => path && basename(path);
   const results = built.results.map((result) => ({
     ...result,
+    reason: result.reason === null ? null : wordsOf(result.reason),
     package: bare(result.package),
     log: bare(result.log),
     kept: null,
   }));
   return { results, files, worker, accelerator: built.accelerator, seconds: built.seconds };
+}
+
+/**
+ * Throws fault `transient` unless a delivery is what its job asks for: rows of its kernel, each module once, and the files that
+ * those rows call for by the names that they must have, no other. `form` is that of the distro's packages.
+ */
+export function requireAskedFor(delivery: Delivery, job: CellJob, form: PackageForm): void {
+  const { files, results } = delivery;
+  const names = files.map(({ name }) => name);
+  const there = new Set(names);
+  requireEachOnce(names, (name) => `the file ${name} comes twice`);
+  const modules = results.map(({ module, version }) => `${module} ${version ?? ''}`);
+  requireEachOnce(modules, (module) => `${module} has two results`);
+  const allowed = new Set(results.flatMap((row) => askedFor(row, there, job, form)));
+  for (const name of there) if (!allowed.has(name)) refuse(`nobody asked for the file ${name}`);
+}
+
+function refuse(why: string): never {
+  throw new Dkms2binError('transient', why);
+}
+
+function requireEachOnce(texts: readonly string[], why: (text: string) => string): void {
+  const twice = texts.find((text, at) => texts.indexOf(text) !== at);
+  if (twice !== undefined) refuse(why(twice));
+}
+
+/** The files that a row of a result calls for, or may bring along. */
+function askedFor(row: Row, there: ReadonlySet<string>, job: CellJob, form: PackageForm): string[] {
+  requireOwnRow(row, job);
+  const names = namesOf(row, job, form);
+  const named = [
+    [row.package, names?.package],
+    [row.log, names?.log],
+  ] as const;
+  for (const [name, wanted] of named) {
+    if (name === null) continue;
+    if (name !== wanted)
+      refuse(`the file of ${row.module} ${row.version ?? ''} is called ${name}, not ${wanted ?? 'anything'}`);
+    if (!there.has(name)) refuse(`the file ${name} is missing`);
+  }
+  const packages = row.package === null || !names ? [] : [names.package, ...names.others];
+  return [
+    ...(row.log === null ? [] : [row.log]),
+    ...packages.flatMap((name) => [name, provenancePath(name), sbomPath(name)]),
+  ];
+}
+
+type Row = Delivery['results'][number];
+
+/** A row says of the job's own kernel what its verdict allows. */
+function requireOwnRow(row: Row, { kernel, need }: CellJob): void {
+  if (row.kernel !== kernel.release || row.distro !== need.distro || row.arch !== need.arch)
+    refuse(`a result is for ${row.kernel} of ${row.distro}, ${row.arch}`);
+  const isBuilt = row.verdict === 'built';
+  if (isBuilt !== (row.package !== null))
+    refuse(`${row.module} is ${row.verdict} ${isBuilt ? 'without' : 'with'} a package`);
+  const faulty = row.verdict === 'failed' || row.verdict === 'error';
+  if (faulty !== (row.fault !== null))
+    refuse(`${row.module} is ${row.verdict} ${faulty ? 'by nobody' : 'by fault'}`);
+}
+
+/** Null for a row without a version, which has no files. */
+function namesOf(
+  { module, version }: Row,
+  { kernel, need, nameStyle }: CellJob,
+  form: PackageForm,
+): ModuleFiles | null {
+  if (version === null) return null;
+  try {
+    return moduleFiles({ module, version, release: kernel.release, arch: need.arch }, nameStyle, form);
+  } catch (error) {
+    return refuse(messageOf(error));
+  }
 }
 
 /**

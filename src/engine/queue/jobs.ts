@@ -5,18 +5,20 @@ import type { ModuleSource } from '../../model/cell.js';
 import { Dkms2binError } from '../../model/errors.js';
 import type { PlanContext } from '../../model/context.js';
 import { cacheDir } from '../../lib/paths.js';
-import { redact } from '../../lib/proxy.js';
+import type { Emit } from '../../model/events.js';
+import { plainFileName } from '../../model/forms.js';
 import type { Store } from '../../lib/object-store/index.js';
 import { findDkmsPackage } from '../../distro/dkms-package.js';
 import { fetchKernelPackage } from '../../distro/kernel-package.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../../distro/catalogue.js';
+import { packageForm, type PackageForm } from '../../distro/row.js';
 import type { BuildPlan, PlannedCell } from '../plan/types.js';
 import type { BuildRequest } from '../../options/request.js';
 import { once } from '../once.js';
 import { otherSourcesOf } from '../plan/planned-cell.js';
 import { fingerprintOf } from '../signer.js';
 import { shareSource } from './sources.js';
-import { jobIdOf, type CellJob, type Need, type SharedSource } from './protocol.js';
+import { jobIdOf, parseJob, type CellJob, type Need, type SharedSource } from './protocol.js';
 
 export interface NamedJob {
   id: string;
@@ -59,12 +61,18 @@ export class Jobs {
   /** Throws fault `usage` for a request with what only a worker can know. */
   static async of(plan: BuildPlan, means: Means): Promise<Jobs> {
     requireShareable(plan.request);
+    noteOwn(plan.request, means.emit);
     return new Jobs(plan, means, await loadCatalogue(), await fingerprintOf(plan.request));
   }
 
   needOf({ distro, arch }: PlannedCell): Need {
     const { accel } = this.plan.request;
     return { distro, arch, accelerator: accel === 'auto' ? null : accel, signer: this.signer };
+  }
+
+  /** Of the packages that a cell makes. */
+  formOf({ distro }: PlannedCell): PackageForm {
+    return packageForm(findRow(this.rows, distro));
   }
 
   async jobOf(cell: PlannedCell): Promise<NamedJob> {
@@ -76,19 +84,21 @@ export class Jobs {
     const data: CellJob = {
       source: source.kind === 'repo' && found ? { ...source, version: found.version } : source,
       otherSources,
-      target: cell.target,
+      kernel: {
+        release: cell.kernel,
+        ...(cell.packageVersion !== null && { packageVersion: cell.packageVersion }),
+      },
       kernelPackages: await (this.#kernelPackages ??= this.#shareKernelPackages()),
       need: this.needOf(cell),
       image: request.image as CellJob['image'],
-      ...(request.mirror !== undefined && { mirror: request.mirror }),
-      ...(request.archive !== undefined && { archive: request.archive }),
       nameStyle: request.nameStyle,
       verify: request.verify,
       debugSymbols: request.debugSymbols,
       checkReproducible: request.checkReproducible,
       timeoutSeconds: request.timeoutSeconds,
     };
-    return { id: jobIdOf(data, found?.sha256 ?? null), data };
+    // What no worker would take is told here.
+    return { id: jobIdOf(data, found?.sha256 ?? null), data: parseJob(data) };
   }
 
   /** A source with those that it needs. The index has seen to it that a distro's package needs no other. */
@@ -139,7 +149,7 @@ export class Jobs {
         path = join(dir, 'kernel', file);
         await fetchKernelPackage(each, path, { emit, signal, proxy });
       }
-      shared.push({ file, sha256: (await store.put(path, signal)).sha256 });
+      shared.push({ file: plainFileName(file), sha256: (await store.put(path, signal)).sha256 });
     }
     return shared;
   }
@@ -147,7 +157,7 @@ export class Jobs {
 
 /** Keys and passwords stay where they are used. */
 function requireShareable(request: BuildRequest): void {
-  const { signKey, provenanceKey, passphraseFile, mirror, archive, image, debug, keepFailed } = request;
+  const { signKey, provenanceKey, passphraseFile, image, debug, keepFailed } = request;
   const only = (option: string, why: string): Dkms2binError =>
     new Dkms2binError('usage', `${option} cannot be used with --queue: ${why}`, {
       hint: 'Give it to `dkms2bin worker` instead.',
@@ -162,8 +172,15 @@ function requireShareable(request: BuildRequest): void {
       hint: 'Build the cell on this machine to look at its VM.',
     });
   }
-  for (const [option, url] of Object.entries({ '--mirror': mirror, '--archive': archive })) {
-    if (url !== undefined && redact(url) !== new URL(url).href)
-      throw only(`${option} with a password`, 'jobs hold no passwords');
-  }
+}
+
+/** A job does not say where workers get kernels and packages from: else whoever writes to the queue could. */
+function noteOwn({ mirror, archive }: BuildRequest, emit: Emit): void {
+  const given = [
+    ...(mirror === undefined ? [] : ['--mirror']),
+    ...(archive === undefined ? [] : ['--archive']),
+  ];
+  if (given.length === 0) return;
+  const message = `${given.join(' and ')} ${given.length === 1 ? 'counts' : 'count'} for this machine; workers use their own`;
+  emit({ type: 'note', level: 'warn', message });
 }

@@ -3,6 +3,17 @@ import { identityOf, type SourceContent } from '../../cell/identity.js';
 import { identityOptions } from '../../options/request.js';
 import { ARCHES } from '../../model/cell.js';
 import { Dkms2binError } from '../../model/errors.js';
+import {
+  DistroId,
+  FileName,
+  Label,
+  PackageName,
+  Release,
+  Sha256,
+  Version,
+  Words,
+  wordsOf,
+} from '../../model/forms.js';
 import { Cell } from '../../model/result-schema.js';
 import { stage } from '../../model/stages.js';
 import { packageVersion } from '../../lib/paths.js';
@@ -12,16 +23,13 @@ import { packageVersion } from '../../lib/paths.js';
  * read all of it. Whoever can write there may say anything, so all of it is read through these forms.
  */
 
-const need = z.object({
-  distro: z.string(),
+const need = z.strictObject({
+  distro: DistroId,
   arch: z.enum(ARCHES),
   /** Null: any. */
   accelerator: z.enum(['kvm', 'tcg']).nullable(),
   /** Fingerprint of the certificate that the worker has to sign with; null: the modules stay unsigned. */
-  signer: z
-    .string()
-    .regex(/^[0-9a-f]+$/)
-    .nullable(),
+  signer: Sha256.nullable(),
 });
 
 /** What a queue's cells ask of a worker. */
@@ -30,45 +38,41 @@ export type Need = z.infer<typeof need>;
 /** A queue's need, as Redis has it; null for what is none. */
 export const parseNeed = (text: string): Need | null => read(need, text);
 
-const HEX = z.string().regex(/^[0-9a-f]{64}$/);
-/** A file's own name: it becomes a path on another machine. */
-const FILE = z
-  .string()
-  .regex(/^[^/\0]+$/)
-  .refine((name) => name !== '.' && name !== '..');
-
 const source = z.discriminatedUnion('kind', [
-  z.object({ kind: z.literal('repo'), text: z.string(), name: z.string(), version: z.string().optional() }),
-  z.object({ kind: z.enum(['deb', 'rpm', 'tarball', 'folder']), text: z.string(), file: FILE, sha256: HEX }),
+  z.strictObject({ kind: z.literal('repo'), text: Label, name: PackageName, version: Version.optional() }),
+  z.strictObject({
+    kind: z.enum(['deb', 'rpm', 'tarball', 'folder']),
+    text: Label,
+    file: FileName,
+    sha256: Sha256,
+  }),
 ]);
 
 /** A module's source as a job names it: a local one lies in the store, a folder as its tar. */
 export type SharedSource = z.infer<typeof source>;
 
-const job = z.object({
+/** A list longer than this is an attack. */
+const MAX_ENTRIES = 1000;
+const MAX_TIMEOUT_SECONDS = 30 * 86_400;
+
+const job = z.strictObject({
   source,
   /** What this source's BUILD_DEPENDS name. */
-  otherSources: z.array(source),
-  target: z.object({
-    release: z.string(),
-    distro: z.string(),
-    arch: z.enum(ARCHES),
-    packageVersion: z.string().optional(),
-    suite: z.string().optional(),
-    archive: z.object({ uri: z.string(), suite: z.string() }).optional(),
-    files: z.array(z.object({ url: z.string(), sha256: z.string().optional() })).optional(),
+  otherSources: z.array(source).max(MAX_ENTRIES),
+  /** Where it comes from is the worker's own affair: it looks in its own catalogue, mirrors and archives. */
+  kernel: z.strictObject({
+    release: Release,
+    /** The distro's version of the image package; absent when only files were given that do not tell. */
+    packageVersion: Version.optional(),
   }),
-  kernelPackages: z.array(z.object({ file: FILE, sha256: HEX })),
+  kernelPackages: z.array(z.strictObject({ file: FileName, sha256: Sha256 })).max(MAX_ENTRIES),
   need,
-  /** `auto`, `official` or `bootstrap`. */
   image: z.enum(['auto', 'official', 'bootstrap']),
-  mirror: z.string().optional(),
-  archive: z.string().optional(),
   nameStyle: z.enum(['release', 'dkms']),
   verify: z.boolean(),
   debugSymbols: z.boolean(),
   checkReproducible: z.boolean(),
-  timeoutSeconds: z.number(),
+  timeoutSeconds: z.number().positive().max(MAX_TIMEOUT_SECONDS),
 });
 
 /** All that a worker has to know of a cell. */
@@ -77,10 +81,13 @@ export type CellJob = z.infer<typeof job>;
 /** Throws fault `usage` for what is no job. */
 export function parseJob(data: unknown): CellJob {
   const { data: parsed, error } = job.safeParse(data);
-  if (error)
-    throw new Dkms2binError('usage', `The queue holds a job that cannot be read: ${z.prettifyError(error)}`);
-  return parsed;
+  if (!error) return parsed;
+  const why = wordsOf(z.prettifyError(error)).slice(0, 2000);
+  throw new Dkms2binError('usage', `The queue holds a job that cannot be read: ${why}`);
 }
+
+/** The cell of a job in words. */
+export const labelOf = ({ source: { text }, kernel }: CellJob): string => `${text} × ${kernel.release}`;
 
 /**
  * A cell's name in the queue: the same inputs are the same job, whoever asks for them and when. `sourceDigest` is what
@@ -94,7 +101,7 @@ export function jobIdOf(job: CellJob, sourceDigest: string | null): string {
   };
   const identity = identityOf({
     sources: [job.source, ...job.otherSources].map(contentOf),
-    target: job.target,
+    target: { ...job.kernel, distro: job.need.distro, arch: job.need.arch },
     signer: job.need.signer,
     options: identityOptions(job),
     order: job,
@@ -105,29 +112,55 @@ export function jobIdOf(job: CellJob, sourceDigest: string | null): string {
   return `cell-${identity.slice(0, 40)}`;
 }
 
-const delivery = z.object({
+const delivery = z.strictObject({
   /** Paths are names in `files`. */
-  results: z.array(Cell.extend({ package: FILE.nullable(), log: FILE.nullable() })),
+  results: z
+    .array(
+      z.strictObject({
+        ...Cell.shape,
+        // An error's row is called what its source is.
+        module: Label,
+        version: Version.nullable(),
+        kernel: Release,
+        distro: DistroId,
+        reason: Words.nullable(),
+        package: FileName.nullable(),
+        log: FileName.nullable(),
+        phases: z.record(Label, z.number().nonnegative()),
+        kept: z.null(),
+      }),
+    )
+    .min(1)
+    .max(MAX_ENTRIES),
   /** What the worker made, by its name in the out-dir. */
-  files: z.array(z.object({ name: FILE, sha256: HEX, size: z.number().int() })),
-  worker: z.string(),
-  accelerator: z.string().nullable(),
-  seconds: z.number(),
+  files: z
+    .array(z.strictObject({ name: FileName, sha256: Sha256, size: z.number().int().nonnegative() }))
+    .max(10 * MAX_ENTRIES),
+  worker: Label,
+  accelerator: z
+    .string()
+    .regex(/^(?:kvm|tcg)$/)
+    .nullable(),
+  seconds: z.number().nonnegative(),
 });
 
 /** How a cell ended. */
 export type Delivery = z.infer<typeof delivery>;
 
-/** Null for what is none. */
-export const parseDelivery = (data: unknown): Delivery | null => delivery.safeParse(data).data ?? null;
+/** Throws fault `transient` for what is none; whether it is this cell's, `requireAskedFor` says. */
+export function parseDelivery(data: unknown): Delivery {
+  const { data: parsed, error } = delivery.safeParse(data);
+  if (!error) return parsed;
+  throw new Dkms2binError('transient', wordsOf(z.prettifyError(error)).slice(0, 2000));
+}
 
 const workerInfo = z.object({
-  name: z.string(),
-  version: z.string(),
-  distros: z.array(z.string()),
-  arches: z.array(z.string()),
-  accelerator: z.string(),
-  signer: z.string().nullable(),
+  name: Label,
+  version: Label,
+  distros: z.array(DistroId).max(MAX_ENTRIES),
+  arches: z.array(Label).max(MAX_ENTRIES),
+  accelerator: Label,
+  signer: Sha256.nullable(),
   /** VMs at once. */
   vms: z.number().int().nonnegative(),
   /** Cells that it builds now. */
@@ -140,20 +173,20 @@ export type WorkerInfo = z.infer<typeof workerInfo>;
 /** Null for what is none. */
 export const parseWorkerInfo = (text: string): WorkerInfo | null => read(workerInfo, text);
 
-const progress = z.object({ worker: z.string() });
+const progress = z.object({ worker: Label });
 
 /** The worker that a job's progress names; null while none has begun. */
 export const workerOf = (data: unknown): string | null => progress.safeParse(data).data?.worker ?? null;
 
 const told = z.discriminatedUnion('type', [
-  z.object({ type: z.literal('begun'), worker: z.string() }),
+  z.object({ type: z.literal('begun'), worker: Label }),
   z.object({
     type: z.literal('phase'),
     state: z.enum(['start', 'end']),
-    phase: stage,
-    seconds: z.number().optional(),
+    phase: stage.refine((name) => Label.safeParse(name).success),
+    seconds: z.number().nonnegative().optional(),
   }),
-  z.object({ type: z.literal('output'), lines: z.array(z.string()) }),
+  z.object({ type: z.literal('output'), lines: z.array(z.string().transform(wordsOf)).max(MAX_ENTRIES) }),
   z.object({ type: z.literal('done') }),
 ]);
 
@@ -162,6 +195,10 @@ export type Told = z.infer<typeof told>;
 
 /** Null for what is none. */
 export const parseTold = (text: string): Told | null => read(told, text);
+
+/** Whether BullMQ choked on what Redis holds of a job: no JSON, or JSON of another kind. */
+export const isNonsense = (error: unknown): boolean =>
+  error instanceof SyntaxError || error instanceof TypeError;
 
 /** JSON text in a form; null for what is neither. */
 function read<T>(form: z.ZodType<T>, text: string): T | null {

@@ -3,6 +3,7 @@ import { basename, join } from 'node:path';
 import { folderTar, localDigest } from '../../cell/source.js';
 import type { ModuleSource } from '../../model/cell.js';
 import { Dkms2binError } from '../../model/errors.js';
+import { plainFileName } from '../../model/forms.js';
 import { run } from '../../lib/exec.js';
 import type { Store } from '../../lib/object-store/index.js';
 import type { SharedSource } from './protocol.js';
@@ -16,7 +17,7 @@ export async function shareSource(
 ): Promise<SharedSource> {
   if (source.kind === 'repo') return source;
   const { kind, text, path } = source;
-  const file = basename(path) || 'source';
+  const file = plainFileName(basename(path));
   if (kind !== 'folder') return { kind, text, file, sha256: (await store.put(path, signal)).sha256 };
   const digest = await localDigest(source, signal);
   const tar = join(dir, `${digest}.tar`);

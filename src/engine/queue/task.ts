@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import type { CellResult, ModuleSource } from '../../model/cell.js';
 import type { PlanContext } from '../../model/context.js';
 import type { Store } from '../../lib/object-store/index.js';
-import { parseJob, type CellJob } from './protocol.js';
+import { labelOf, type CellJob } from './protocol.js';
 import { fetchSource } from './sources.js';
 
 /** One cell as the builder gets it: all files are on this machine. */
@@ -28,14 +28,13 @@ export interface CellBuilt {
 /** Builds one cell. When `signal` is aborted its VM ends, and it rejects. */
 export type CellBuilder = (task: CellTask, turn: PlanContext) => Promise<CellBuilt>;
 
-/** Fetches what a job names into the new folder `dir`. Throws fault `usage` for a job that is none. */
+/** Fetches what a job names into the new folder `dir`. */
 export async function fetchTask(
-  { name, data }: { name: string; data: unknown },
+  job: CellJob,
   { dir, store, signal }: { dir: string; store: Store; signal: AbortSignal },
 ): Promise<CellTask> {
   const outDir = join(dir, 'out');
   await mkdir(outDir, { recursive: true });
-  const job = parseJob(data);
   const otherSources: ModuleSource[] = [];
   for (const [at, each] of job.otherSources.entries()) {
     otherSources.push(await fetchSource(each, store, join(dir, `other-source-${at}`), signal));
@@ -48,5 +47,5 @@ export async function fetchTask(
     await store.get(sha256, path, signal);
     kernelPackages.push(path);
   }
-  return { label: name, job, source, otherSources, kernelPackages, outDir };
+  return { label: labelOf(job), job, source, otherSources, kernelPackages, outDir };
 }

@@ -1,5 +1,6 @@
 import type { Job } from 'bullmq';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
+import { wordsOf } from '../../model/forms.js';
 import type { CellJob, Delivery } from './protocol.js';
 import type { Timing } from './timing.js';
 
@@ -28,6 +29,11 @@ export class Turn implements Disposable {
 
   get id(): string {
     return this.job.id ?? '';
+  }
+
+  /** The cell as its coordinator calls it. */
+  get label(): string {
+    return wordsOf(this.job.name).slice(0, 500);
   }
 
   /** Aborted when the cell is ended before its time. */

@@ -1,3 +1,4 @@
+import type { KernelTarget } from '../../model/cell.js';
 import type { BuildContext } from '../../model/context.js';
 import { Dkms2binError } from '../../model/errors.js';
 import { newRunId } from '../../lib/run-id.js';
@@ -11,6 +12,7 @@ import { localExecutor } from '../local.js';
 import { archOfRequest } from '../plan/plan.js';
 import { plannedCell } from '../plan/planned-cell.js';
 import { fingerprintOf, signerOf } from '../signer.js';
+import { Kernels } from './kernels.js';
 import type { CellBuilder, CellTask } from './task.js';
 import { runWorker, type WorkerOptions } from './worker.js';
 
@@ -67,8 +69,10 @@ function askOnce(context: BuildContext): BuildContext {
 }
 
 function builder(own: BuildRequest, context: BuildContext): CellBuilder {
+  const kernels = new Kernels(own);
   return async (task, { emit, signal }) => {
-    const plan = planOf(own, task);
+    const target = await kernels.targetOf(task.job, task.kernelPackages, { emit, signal });
+    const plan = planOf(own, task, target);
     let done: CellDone | undefined;
     await localExecutor(newRunId(), { ...context, emit, signal }).run(plan, {
       ...{ emit, signal },
@@ -88,17 +92,15 @@ function builder(own: BuildRequest, context: BuildContext): CellBuilder {
 function planOf(
   own: BuildRequest,
   { job, source, otherSources, kernelPackages, outDir }: CellTask,
+  target: KernelTarget,
 ): BuildPlan {
-  const { target, need, image, nameStyle, verify, debugSymbols, checkReproducible, timeoutSeconds } = job;
+  const { need, image, nameStyle, verify, debugSymbols, checkReproducible, timeoutSeconds } = job;
   const { signKey, signCert, ...rest } = own;
-  const { mirror = own.mirror, archive = own.archive } = job;
   const request: BuildRequest = {
     ...rest,
     ...{ dkms: [source.text], kernels: [target.release], arch: need.arch, kernelPackages, outDir },
     ...{ image, nameStyle, verify, debugSymbols, checkReproducible, timeoutSeconds },
     ...{ jobs: 1, force: false, debug: false, keepFailed: false },
-    ...(mirror !== undefined && { mirror }),
-    ...(archive !== undefined && { archive }),
     ...(need.signer !== null && signKey !== undefined && signCert !== undefined && { signKey, signCert }),
   };
   return { request, cells: [plannedCell(source, target, request)], otherSources: [source, ...otherSources] };

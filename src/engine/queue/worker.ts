@@ -8,15 +8,18 @@ import type { CellResult } from '../../model/cell.js';
 import type { PlanContext } from '../../model/context.js';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
 import type { Emit } from '../../model/events.js';
+import { wordsOf } from '../../model/forms.js';
 import { packageVersion } from '../../lib/paths.js';
 import { scratch } from '../../lib/scratch.js';
 import { openStore, type Store } from '../../lib/object-store/index.js';
 import { packDelivery } from './delivery.js';
-import { canDo } from './needs.js';
+import { canDo, queueOf } from './needs.js';
 import { freeName, unwanted, WorkerPresence } from './presence.js';
 import {
   CANCELLED,
+  isNonsense,
   NAMES,
+  parseJob,
   parseNeed,
   PREFIX,
   type CellJob,
@@ -159,12 +162,11 @@ class CellWorker {
     const first = this.#next % Math.max(1, queues.length);
     for (const [at, worker] of [...queues.slice(first), ...queues.slice(0, first)].entries()) {
       const since = Date.now();
-      const job = (await worker.getNextJob(this.#token, { block: false })) as
-        Job<CellJob, Delivery> | undefined;
+      const job = await this.#nextJob(worker);
       if (!job) continue;
       this.#next = first + at + 1;
       const work = this.#work(job, since).catch((error: unknown) => {
-        this.#note('warn', `${job.name}: ${messageOf(error)}`);
+        this.#note('warn', `${wordsOf(job.name)}: ${messageOf(error)}`);
       });
       this.#working.add(work);
       void work.finally(() => {
@@ -174,6 +176,17 @@ class CellWorker {
       return true;
     }
     return false;
+  }
+
+  /** Undefined for none, and for one that makes no sense: its lock runs out, and BullMQ gives it up. */
+  async #nextJob(worker: Worker<CellJob, Delivery>): Promise<Job<CellJob, Delivery> | undefined> {
+    try {
+      return await worker.getNextJob(this.#token, { block: false });
+    } catch (error) {
+      if (!isNonsense(error)) throw error;
+      this.#note('warn', `The queue ${worker.name} holds a job that makes no sense`);
+      return undefined;
+    }
   }
 
   /** Until somebody says that there is work, or for a while: messages can be lost. */
@@ -198,7 +211,8 @@ class CellWorker {
       return this.#tell(turn.id, { type: 'done' });
     }
     this.#turns.set(turn.id, turn);
-    const dir = join(this.means.dir, `${turn.id}-${randomUUID().slice(0, 8)}`);
+    // Not by the job's id: that is what somebody wrote into Redis.
+    const dir = join(this.means.dir, randomUUID());
     try {
       await this.#build(turn, dir);
     } finally {
@@ -232,7 +246,11 @@ class CellWorker {
   async #made(turn: Turn, dir: string): Promise<Delivery> {
     const { signal } = turn;
     const { store } = this.means;
-    const task = await fetchTask(turn.job, { dir, store, signal });
+    const job = parseJob(turn.job.data);
+    // Who can write to Redis can put a job into any queue.
+    if (!canDo(this.#info(), job.need) || queueOf(job.need) !== turn.job.queueName)
+      throw new Dkms2binError('usage', 'The queue holds a job that is in the wrong queue');
+    const task = await fetchTask(job, { dir, store, signal });
     const built = await this.#toldOf(turn.id, (emit) => this.options.build(task, { emit, signal }));
     signal.throwIfAborted();
     return packDelivery(built, { worker: this.options.name, outDir: task.outDir, store, signal });
@@ -252,22 +270,22 @@ class CellWorker {
     const { job } = turn;
     switch (turn.endedBy) {
       case 'lost':
-        return this.#note('warn', `${job.name}: its lock is lost, so another worker has it; stopped here`);
+        return this.#note('warn', `${turn.label}: its lock is lost, so another worker has it; stopped here`);
       case 'stopped':
         // A server that is away gives the cell to another worker when the lock has run out.
         if (this.means.redis.status !== 'ready') return;
         await job.moveToWait(this.#token);
         await this.means.redis.publish(NAMES.wake, job.queueName);
-        return this.#note('info', `${job.name}: given back`);
+        return this.#note('info', `${turn.label}: given back`);
       case 'cancelled':
         await job.moveToFailed(new UnrecoverableError(CANCELLED), this.#token);
         await job.remove().catch(() => undefined);
         await this.#tell(turn.id, { type: 'done' });
-        return this.#note('info', `${job.name}: cancelled`);
+        return this.#note('info', `${turn.label}: cancelled`);
       case null: {
         const own = error instanceof Dkms2binError;
         const reason = own ? error.message : `internal error: ${messageOf(error)}`;
-        this.#note('warn', `${job.name}: ${reason}`);
+        this.#note('warn', `${turn.label}: ${reason}`);
         if (own && error.fault === 'host') this.#rest(reason);
         const again = !own || isPassing(error.fault);
         const told = again ? new Error(reason) : new UnrecoverableError(reason);
@@ -282,7 +300,7 @@ class CellWorker {
       await move();
     } catch (error) {
       // The lock went in the last moment: the result does not count.
-      return this.#note('warn', `${turn.job.name}: not delivered: ${messageOf(error)}`);
+      return this.#note('warn', `${turn.label}: not delivered: ${messageOf(error)}`);
     }
     await this.#tell(turn.id, { type: 'done' });
   }

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { checkModuleName, checkModuleVersion } from '../../distro/package-names.js';
+import { Dkms2binError } from '../../model/errors.js';
 import type { Guest, GuestOutput, ScriptRun } from '../guest.js';
 import { readEnd } from '../protocol.js';
 import { sourceVariables, type PushedSource } from './pushed-source.js';
@@ -60,13 +61,26 @@ export async function runBuild(
   return reports;
 }
 
-/** The rows of modules; one whose verdict is none is no row. Throws fault `module` for a name or version that cannot be used. */
+const KEYS = ['source-package', 'module', 'dependency', 'build-seconds', 'first-error', 'error'];
+
+/**
+ * The rows of modules. Throws fault `module` for a name or version that cannot be used, `transient` for rows that the program
+ * does not print: it is not the program that printed them.
+ */
 function readModuleReports({ reports }: Pick<GuestOutput, 'reports'>): ModuleReport[] {
+  const seen = new Set<string>();
   return reports.flatMap(({ key, value }) => {
-    if (key !== 'module' && key !== 'dependency') return [];
     const [name = '', version = '', said, ...reason] = value.split(' ');
-    const verdict = VERDICT.safeParse(said);
-    if (!verdict.success) return [];
+    const isModule = key === 'module' || key === 'dependency';
+    // One result for a module, one time, one first error.
+    const what = `${isModule ? 'result' : key} ${isModule ? `${name}/${version}` : name}`;
+    const verdict = isModule ? VERDICT.safeParse(said).data : undefined;
+    if (!KEYS.includes(key) || seen.has(what) || (isModule && verdict === undefined)) {
+      const row = `${key} ${value}`.slice(0, 200);
+      throw new Dkms2binError('transient', `The guest reports what makes no sense: ${row}`);
+    }
+    seen.add(what);
+    if (verdict === undefined) return [];
     const id = `${name}/${version} `;
     const about = (what: string): string | undefined =>
       reports.find((each) => each.key === what && each.value.startsWith(id))?.value.slice(id.length);
@@ -75,7 +89,7 @@ function readModuleReports({ reports }: Pick<GuestOutput, 'reports'>): ModuleRep
     return {
       name: checkModuleName(name),
       version: checkModuleVersion(version),
-      verdict: verdict.data,
+      verdict,
       reason: reason.join(' '),
       dependency: key === 'dependency',
       ...(firstError ? { firstError } : {}),

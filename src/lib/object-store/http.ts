@@ -1,6 +1,6 @@
 import { createReadStream } from 'node:fs';
 import { rm, stat } from 'node:fs/promises';
-import { got, HTTPError, RequestError } from 'got';
+import { got, HTTPError } from 'got';
 import { download, fetchSmall } from '../download.js';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
 import type { Emit } from '../../model/events.js';
@@ -72,9 +72,7 @@ export function httpStore(url: string, emit: Emit): Store {
 
 function storeError(error: unknown, where: string): Dkms2binError {
   const refused = error instanceof HTTPError && [401, 403, 405].includes(error.response.statusCode);
-  const text = error instanceof RequestError ? redactAll(error.message) : messageOf(error);
+  // got quotes the URL that it asked for, which an error shows without password.
+  const text = messageOf(error);
   return new Dkms2binError(refused ? 'usage' : 'transient', `${where}: ${text}`, { cause: error });
 }
-
-/** got quotes the URL that it asked for. */
-const redactAll = (text: string): string => text.replaceAll(/https?:\/\/\S+/g, (url) => redact(url));

@@ -3,6 +3,7 @@ import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, wr
 import { release, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { corpus } from '../../hostile/corpus.js';
 import { programText, type ProgramName, type Variables } from '../../../src/guest/program.js';
 
 // The guest's programs, put together as the host sends them and run here on a root folder of their own, with stand-ins for the
@@ -13,6 +14,7 @@ let root: string;
 beforeEach(() => {
   root = mkdtempSync(join(tmpdir(), 'dkms2bin-test-'));
   put('proc/sys/kernel/osrelease', `${KERNEL}\n`);
+  put('proc/vmstat', 'nr_free_pages 1\noom_kill 3\n');
   put('proc/net/route', 'Iface\tDestination\neth0\t00000000\n');
   put(`lib/modules/${KERNEL}/build/Makefile`, '');
   for (const folder of ['usr/src', 'usr/local/bin', 'etc/profile.d'])
@@ -111,16 +113,50 @@ describe('build.sh', () => {
       'failed foo.c:1: error: no',
     ],
     ['a directive that excludes the kernel', 'exit 77', 0, 'skipped a BUILD_EXCLUSIVE directive'],
-    ['a full disk', 'echo "No space left on device"; exit 10', 6, "error the guest's disk is full"],
-    ['a killed compiler', 'exit 137', 6, 'error the guest ran out of memory'],
+    [
+      'a full disk',
+      'echo "cc1: fatal error: error writing to /tmp/x.s: No space left on device" >>"$tree/$module/$version/build/make.log"; touch "$tree/../full"; exit 10',
+      6,
+      "error the guest's disk is full",
+    ],
+    ['a killed dkms', 'exit 137', 6, 'error the guest ran out of memory'],
+    [
+      'a compiler that the kernel killed',
+      'echo "gcc: fatal error: Killed signal terminated program cc1" >>"$tree/$module/$version/build/make.log"; echo "oom_kill 4" >"$tree/../../../proc/vmstat"; exit 10',
+      6,
+      'error the guest ran out of memory',
+    ],
+    [
+      'a compiler error beside a process that the kernel killed',
+      'echo "foo.c:1: error: no" >>"$tree/$module/$version/build/make.log"; echo "oom_kill 4" >"$tree/../../../proc/vmstat"; exit 10',
+      1,
+      'failed foo.c:1: error: no',
+    ],
+    ['a dkms that somebody ended', 'exit 143', 6, 'error dkms was ended by signal 15'],
   ])('tells %s from the others', async (_, end, expected, row) => {
     dkms(end);
+    put(
+      'bin/stat',
+      `#!/bin/sh\nif [ -e '${root}/var/lib/full' ]; then echo 10 4096 5000 9000; else echo 99999999 4096 5000 9000; fi`,
+      0o755,
+    );
     const { code, rows, said } = await build({ SRC: source('foo', '') });
     expect(
       rows.find((each) => each.startsWith('module ')),
       said,
     ).toMatch(new RegExp(`^module foo 1\\.0 ${row}`));
     expect(code).toBe(expected);
+  });
+
+  test.each(
+    corpus<{ what: string; input: string[] }>('make-logs').map((row) => [row.what, row.input] as const),
+  )('is not deceived by %s: %j', async (_, lines) => {
+    const words = lines.map((line) => `'${line.replaceAll("'", `'\\''`)}'`).join(' ');
+    dkms(`printf '%s\\n' ${words} | tee -a "$tree/$module/$version/build/make.log"; exit 10`);
+    const { code, rows, said } = await build({ SRC: source('foo', '') });
+    expect(rows.filter((row) => row.startsWith('module ')).length, said).toBe(1);
+    expect(rows.at(-1), said).toMatch(/^module foo 1\.0 failed /);
+    expect(code).toBe(1);
   });
 
   test.each<[string, Variables, number]>([
@@ -262,6 +298,23 @@ describe('install-kernel-apt.sh', () => {
     apt(does);
     expect(await install()).toMatchObject({ code: expected });
     expect(calls()).toEqual(['install']);
+  });
+
+  test.each([
+    ['ARCHIVE_URI', 'http://mirror.example/debian trixie main\ndeb [trusted=yes] http://evil.example ./'],
+    ['ARCHIVE_URI', 'http://mirror.example/ [trusted=yes]'],
+    ['ARCHIVE_URI', 'file:///etc'],
+    ['ARCHIVE_URI', 'http://mirror.example/\u001b'],
+    ['SUITE', '-o=Dir::Etc=/tmp'],
+    ['SUITE', 'a\nb'],
+    ['ARCHIVE_SUITE', '../../x'],
+    ['ARCHIVE_COMPONENTS', 'main]'],
+  ])('refuses %s %j', async (name, value) => {
+    apt('');
+    const { code, rows } = await install({ [name]: value });
+    expect(rows).toEqual([expect.stringContaining(`error ${name} `)]);
+    expect(code).toBe(2);
+    expect(existsSync(join(root, 'calls'))).toBe(false);
   });
 
   test('without an initramfs of the distro it asks for the program that makes one', async () => {

@@ -26,13 +26,14 @@ const { trace, seconds, name } = setting;
 const note = (what: string, cell: string): void => appendFileSync(trace, `${what} ${name} ${cell}\n`);
 
 const build: CellBuilder = async ({ label, job, source, outDir }, { emit, signal }) => {
-  const { target, need } = job;
+  const { kernel, need } = job;
+  const { release } = kernel;
   note('begin', label);
   emit({ type: 'phase', state: 'start', phase: 'dkms', cell: label });
   emit({ type: 'output', cell: label, line: `compiling on ${name}` });
-  const file = `${source.text.replaceAll('/', '_')}_${target.release}`;
+  const file = `${source.text}_1-${release}_${need.arch}`;
   try {
-    if (source.text.includes('flaky') && !(await firstTime(join(trace, '..', `flaky-${target.release}`)))) {
+    if (source.text.includes('flaky') && !(await firstTime(join(trace, '..', `flaky-${release}`)))) {
       throw new Dkms2binError('transient', 'the mirror is away');
     }
     const child = 'sleep "$0"; printf "%s" "$1" >"$2"; printf log >"$3"';
@@ -58,7 +59,7 @@ const build: CellBuilder = async ({ label, job, source, outDir }, { emit, signal
   note('made', label);
   const bad = source.text.includes('broken');
   const result = {
-    ...{ module: source.text, version: '1', kernel: target.release, distro: need.distro, arch: need.arch },
+    ...{ module: source.text, version: '1', kernel: release, distro: need.distro, arch: need.arch },
     ...{ phases: { dkms: seconds }, kept: null, log: join(outDir, `${file}.log`) },
   };
   if (bad) await run('rm', [join(outDir, `${file}.deb`)]);

@@ -115,7 +115,7 @@ describe('the id of a job', () => {
   const job: CellJob = {
     source: { kind: 'folder', text: './a', file: 'a', sha256: 'a'.repeat(64) },
     otherSources: [],
-    target,
+    kernel: { release: target.release },
     kernelPackages: [{ file: 'k.deb', sha256: 'b'.repeat(64) }],
     need: { distro: 'debian-12', arch: 'x86_64', accelerator: null, signer: null },
     ...{ image: 'auto', nameStyle: 'release', verify: true, debugSymbols: false },
@@ -126,7 +126,9 @@ describe('the id of a job', () => {
     const other = { ...job, kernelPackages: [{ file: 'k.deb', sha256: 'c'.repeat(64) }] };
     expect(jobIdOf(job, null)).toMatch(/^cell-[0-9a-f]{40}$/);
     expect(jobIdOf(other, null)).not.toBe(jobIdOf(job, null));
-    expect(jobIdOf({ ...job, need: { ...job.need, signer: 'f' } }, null)).not.toBe(jobIdOf(job, null));
+    expect(jobIdOf({ ...job, need: { ...job.need, signer: 'f'.repeat(64) } }, null)).not.toBe(
+      jobIdOf(job, null),
+    );
   });
 
   test('names and patience are none of it', () => {

@@ -46,7 +46,7 @@ test('nothing is published of a delivery with a file that is not in the store', 
   const store = await openStore(join(dir, 'store'), { emit: () => undefined });
   const delivery = {
     ...{
-      results: [{ ...RESULT, package: 'm.deb', log: null }],
+      results: [{ ...RESULT, package: 'm.deb', log: null, kept: null }],
       worker: 'one',
       accelerator: null,
       seconds: 1,

@@ -69,9 +69,18 @@ describe('build', () => {
     ]);
   });
 
-  it('takes no row with an unknown verdict for one', async () => {
-    const stdout = rows('module foo 1 splendid', 'module', 'module foo 1 skipped BUILD_EXCLUSIVE');
-    expect(await build({ stdout })).toMatchObject([{ verdict: 'skipped', reason: 'BUILD_EXCLUSIVE' }]);
+  it.each([
+    ['an unknown verdict', ['module foo 1 splendid']],
+    ['no verdict', ['module foo 1 built foo.ko', 'module']],
+    ['two verdicts for one module', ['module foo 1 failed x', 'module foo 1 built foo.ko']],
+    ['a module that is its own dependency', ['dependency foo 1 built foo.ko', 'module foo 1 built foo.ko']],
+    ['two first errors', ['first-error foo/1 a', 'first-error foo/1 b', 'module foo 1 failed a']],
+    ['an unknown key', ['load foo loaded', 'module foo 1 built foo.ko']],
+  ])('refuses rows with %s', async (_, said) => {
+    await expect(build({ stdout: rows(...said) })).rejects.toMatchObject({
+      fault: 'transient',
+      message: expect.stringMatching(/^The guest reports what makes no sense: /) as string,
+    });
   });
 
   it.each(['../etc 1 built', 'foo ../1 built', '-rf 1 built'])(
