@@ -4,9 +4,8 @@
  *
  * @packageDocumentation
  */
-export type { BuildContext } from './engine/cells.js';
 export { build } from './engine/local.js';
-export { plan, type PlanContext } from './engine/plan/plan.js';
+export { plan } from './engine/plan/plan.js';
 export {
   bisect,
   planBisect,
@@ -37,4 +36,5 @@ export type { BuildRequest } from './options/request.js';
 export type { Arch, CellResult, KernelTarget, ModuleSource, Verdict } from './model/cell.js';
 export type { MatrixCell, MatrixKernel, MatrixRun, Outcome } from './model/matrix.js';
 export { Dkms2binError, EXIT_CODE, type Fault } from './model/errors.js';
+export type { BuildContext, PlanContext } from './model/context.js';
 export type { Emit, Event } from './model/events.js';

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Brings a DKMS source package and all it depends on into the guest's apt cache, while the network is still there.
-# Runs none of the package's code. Run as root, through `bash -s`.
+# Runs none of the package's code. Run as root, after lib/common.sh and lib/apt.sh.
 #
 # Variables: KIND (repo|deb|rpm|folder|tarball), NAME (package or module name), VERSION (may be empty; a trailing ~ means
 #   "starts with"), SRC (path in the guest of the pushed file, or of a folder's or an .rpm's tar; empty for repo), EXTRA (words KIND:SRC,
@@ -11,20 +11,13 @@
 # Result lines: @@dkms2bin KEY VALUE with KEY one of package, package-version, source-package, depends (a build
 #   dependency's package that came along), near (a name or version that exists), error
 #
-# Exit codes: 0 done · 2 bad variables or unreadable file · 3 not found · 5 network or mirror fault · 8 no space left ·
-#   9 apt failed for another reason
-set -u
-export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+# Exit codes (lib/exit-codes.sh): DONE INPUT NOT_FOUND NETWORK DISK_FULL PACKAGE_MANAGER
 KIND=${KIND:-} NAME=${NAME:-} VERSION=${VERSION:-} SRC=${SRC:-} EXTRA=${EXTRA:-} BROUGHT=${BROUGHT:-}
 
-say() { local key=$1; shift; printf '@@dkms2bin %s %s\n' "$key" "$(printf '%s' "$*" | tr '\n\t' '  ')"; }
-fail() { local code=$1; shift; say error "$*"; exit "$code"; }
-
-work=$(mktemp -d) || fail 8 'no temporary folder'
+work=$(mktemp -d) || fail "$E_DISK_FULL" 'no temporary folder'
 trap 'rm -rf "$work"' EXIT
-aptlog=$work/apt.log
-apt_opts=(-y --no-install-recommends -o Acquire::Retries=3 -o Acquire::http::Timeout=60 -o DPkg::Lock::Timeout=300
-  -o Acquire::Languages=none -o Dpkg::Use-Pty=0 -o APT::Keep-Downloaded-Packages=true -o Binary::apt-get::APT::Keep-Downloaded-Packages=true)
+log=$work/apt.log
+apt_opts+=(-o APT::Keep-Downloaded-Packages=true -o Binary::apt-get::APT::Keep-Downloaded-Packages=true)
 # An image may clean the cache after each install (docker-clean, cloud-init); what we fetch has to stay.
 mkdir -p /etc/apt/apt.conf.d /var/cache/apt/archives/partial /var/lib/dkms2bin
 : >/var/lib/dkms2bin/fetched-depends
@@ -37,42 +30,8 @@ while ! grep -q '^[^[:space:]]*[[:space:]]00000000' /proc/net/route && [ "$tries
   sleep 0.5
 done
 
-verdict=ok
-classify() {
-  if grep -qiE 'No space left on device|not have enough free space' "$aptlog"; then verdict=space
-  elif grep -qiE '^E: (Unable to locate package|Version .* was not found|Couldn.t find any package)|has no installation candidate|^E: Unable to correct problems|unmet dependencies' "$aptlog"; then verdict=missing
-  elif grep -qiE '404 +Not Found' "$aptlog"; then verdict=stale
-  elif grep -qiE 'Hash Sum mismatch|File has unexpected size|Failed to fetch|Temporary failure|Could not (resolve|connect)|Connection (failed|timed out|reset|refused)|Mirror sync|50[0-9] +[A-Z]|Unable to connect|Some index files failed' "$aptlog"; then verdict=network
-  else verdict=other; fi
-}
-apt_run() {
-  apt-get "${apt_opts[@]}" "$@" </dev/null 2>&1 | tee "$aptlog" | sed -u '$a\'
-  if [ "${PIPESTATUS[0]}" -eq 0 ] && ! grep -q '^W: Failed to fetch' "$aptlog"; then verdict=ok; return 0; fi
-  classify; return 1
-}
-give_up() {
-  local why; why=$(grep -E '^(E|W|Err)[: ]' "$aptlog" | head -n 3 | tr '\n' ' ')
-  case $verdict in
-    space) fail 8 "the guest's disk is full: $why" ;;
-    network | stale) fail 5 "the mirror did not deliver: $why" ;;
-    missing) fail 3 "not installable: $why $(grep -E '^ .*(Depends|Conflicts)' "$aptlog" | head -n 3 | tr '\n' ' ')" ;;
-    *) fail 9 "apt failed: ${why:-$(tail -n 2 "$aptlog" | tr '\n' ' ')}" ;;
-  esac
-}
-updated=
-apt_update() {
-  [ -z "$updated" ] || return 0
-  apt_run update || give_up
-  updated=1
-}
 # Downloads with all dependencies, nothing is unpacked or run.
-download() {
-  apt_run install --download-only "$@" && return 0
-  case $verdict in
-    missing | stale) if [ -z "$updated" ]; then apt_update; apt_run install --download-only "$@" && return 0; fi ;;
-  esac
-  return 1
-}
+download() { try apt-get "${apt_opts[@]}" install --download-only "$@"; }
 versions_of() { apt-cache madison "$1" 2>/dev/null | awk -F'|' '{gsub(/ /, "", $2); print $2}' | uniq; }
 # The first (newest) version that is VERSION, with or without Debian revision and epoch, or starts with it.
 match_version() {
@@ -98,7 +57,7 @@ fetch_build_depends() {
       [ -n "$(versions_of "$package")" ] || continue
       echo "build dependency $dep: $package"
       if download "$package"; then echo "$package" >>/var/lib/dkms2bin/fetched-depends; say depends "$package $(match_version '' "$package")"; break; fi
-      case $verdict in missing) ;; *) give_up ;; esac
+      case $outcome in missing) ;; *) give_up ;; esac
     done
   done <"$work/depends"
 }
@@ -109,11 +68,11 @@ confs_of_deb() {
   fetch_build_depends "$work/confs"
 }
 confs_of_tree() { # TAR or FOLDER
-  [ -f "$1" ] || [ -d "$1" ] || fail 2 "no such file: $1"
+  [ -f "$1" ] || [ -d "$1" ] || fail "$E_INPUT" "no such file: $1"
   if [ -d "$1" ]; then find "$1" -maxdepth 3 -name dkms.conf -exec cat {} + >"$work/confs"
   else
-    tar -tf "$1" >"$work/all" 2>"$work/err" || fail 2 "not a tar archive that tar can read: $(head -n 1 "$work/err")"
-    grep -E '(^|/)dkms\.conf$' "$work/all" >"$work/members" || fail 2 'no dkms.conf in the archive'
+    tar -tf "$1" >"$work/all" 2>"$work/err" || fail "$E_INPUT" "not a tar archive that tar can read: $(head -n 1 "$work/err")"
+    grep -E '(^|/)dkms\.conf$' "$work/all" >"$work/members" || fail "$E_INPUT" 'no dkms.conf in the archive'
     tar -xOf "$1" -T "$work/members" >"$work/confs" 2>/dev/null
   fi
   fetch_build_depends "$work/confs"
@@ -132,7 +91,7 @@ done
 
 case $KIND in
   repo)
-    case $NAME in '' | -* | *[!a-z0-9+.-]*) fail 2 "not a package name: '$NAME'" ;; esac
+    case $NAME in '' | -* | *[!a-z0-9+.-]*) fail "$E_INPUT" "not a package name: '$NAME'" ;; esac
     version=$(match_version "$VERSION" "$NAME")
     if [ -z "$version" ]; then
       apt_update
@@ -142,16 +101,16 @@ case $KIND in
       known=$(versions_of "$NAME" | tr '\n' ' ')
       if [ -n "$known" ]; then
         for v in $known; do say near "$NAME=$v"; done
-        fail 3 "$NAME has no version $VERSION here; there is $known"
+        fail "$E_NOT_FOUND" "$NAME has no version $VERSION here; there is $known"
       fi
       # Nearest names: same stem first, then whatever ends in -dkms and shares the first letters.
       stem=${NAME%-dkms}
       { apt-cache pkgnames | grep -F -- "$stem" | grep -- '-dkms$'; apt-cache pkgnames "$(printf '%.3s' "$stem")" | grep -- '-dkms$'; } |
         awk '!seen[$0]++' | head -n 8 | while read -r near; do say near "$near"; done
-      fail 3 "no package $NAME in the guest's package sources"
+      fail "$E_NOT_FOUND" "no package $NAME in the guest's package sources"
     fi
     if ! download "$NAME=$version"; then
-      [ "$verdict" = stale ] || give_up
+      [ "$outcome" = stale ] || give_up
       version=$(match_version "$VERSION" "$NAME")
       download "$NAME=$version" || give_up
     fi
@@ -161,7 +120,7 @@ case $KIND in
     for file in /var/cache/apt/archives/"$NAME"_*.deb; do [ -f "$file" ] && confs_of_deb "$file"; done
     ;;
   deb)
-    package=$(dpkg-deb -f "$SRC" Package 2>&1) || fail 2 "not a Debian package: $SRC: $package"
+    package=$(dpkg-deb -f "$SRC" Package 2>&1) || fail "$E_INPUT" "not a Debian package: $SRC: $package"
     version=$(dpkg-deb -f "$SRC" Version)
     source=$(dpkg-deb -f "$SRC" Source | sed 's/ .*//')
     download "$(readlink -f "$SRC")" ${debs[@]+"${debs[@]}"} || give_up
@@ -171,6 +130,6 @@ case $KIND in
     confs_of_deb "$SRC"
     ;;
   folder | tarball | rpm) confs_of_tree "$SRC" ;;
-  *) fail 2 "KIND must be repo, deb, rpm, folder or tarball, not '$KIND'" ;;
+  *) fail "$E_INPUT" "KIND must be repo, deb, rpm, folder or tarball, not '$KIND'" ;;
 esac
-exit 0
+exit "$E_DONE"

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Installs one exact kernel in a guest that has apt, with its headers and the DKMS toolchain or alone. Run as root, through `bash -s`.
+# Installs one exact kernel in a guest that has apt, with its headers and the DKMS toolchain or alone. Run as root,
+# after lib/common.sh and lib/apt.sh.
 #
 # Variables (put in front by the host, quoted):
 #   RELEASE             what `uname -r` shall print, e.g. 6.1.0-56-amd64
@@ -17,74 +18,27 @@
 #   of the variant runtime, unless the package sources lack the headers: toolchain PACKAGES KIB BYTES, what the headers and dkms
 #   would take with all that apt would install along: packages, installed size, download
 #
-# Exit codes: 0 done · 2 bad variables · 3 kernel or headers not found · 5 network or mirror fault, worth a retry ·
-#   8 no space left · 9 apt or dpkg failed for another reason · 10 the initramfs could not be made
-# shellcheck disable=SC1003
-set -u
-export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+# Exit codes (lib/exit-codes.sh): DONE INPUT NOT_FOUND NETWORK DISK_FULL PACKAGE_MANAGER INITRAMFS
 RELEASE=${RELEASE:-} VARIANT=${VARIANT:-build} SUITE=${SUITE:-} ARCHIVE_URI=${ARCHIVE_URI:-} ARCHIVE_SUITE=${ARCHIVE_SUITE:-}
 ARCHIVE_COMPONENTS=${ARCHIVE_COMPONENTS:-main} ARCHIVE_KEYRING=${ARCHIVE_KEYRING:-/usr/share/keyrings/debian-archive-keyring.gpg}
 KERNEL_PACKAGE_DIR=${KERNEL_PACKAGE_DIR:-}
 
-say() { local key=$1; shift; printf '@@dkms2bin %s %s\n' "$key" "$(printf '%s' "$*" | tr '\n\t' '  ')"; }
-fail() { local code=$1; shift; say error "$*"; exit "$code"; }
+check_release
+case $VARIANT in build | runtime) ;; *) fail "$E_INPUT" "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
 
-case $RELEASE in '' | *[!A-Za-z0-9.+~_-]*) fail 2 "RELEASE is not a kernel release: '$RELEASE'" ;; esac
-case $VARIANT in build | runtime) ;; *) fail 2 "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
-
-work=$(mktemp -d) || fail 8 'no temporary folder'
+work=$(mktemp -d) || fail "$E_DISK_FULL" 'no temporary folder'
 list=/etc/apt/sources.list.d/dkms2bin-archive.list
 cleanup() { rm -rf "$work"; rm -f "$list" /etc/dpkg/dpkg.cfg.d/dkms2bin-tmp; }
 trap cleanup EXIT
-aptlog=$work/apt.log
+log=$work/apt.log
+apt_opts+=(-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold -o APT::Get::Assume-Yes=true)
 
-apt_opts=(-y --no-install-recommends -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold
-  -o Dpkg::Use-Pty=0 -o Acquire::Retries=3 -o Acquire::http::Timeout=60 -o DPkg::Lock::Timeout=300
-  -o Acquire::Languages=none -o APT::Get::Assume-Yes=true)
-
-# Prints nothing; sets verdict to ok, missing, network, space or other, by what apt said.
-verdict=ok
-classify() {
-  if grep -qiE 'No space left on device|not have enough free space' "$aptlog"; then verdict=space
-  elif grep -qiE '^E: (Unable to locate package|Version .* was not found|Couldn.t find any package)|has no installation candidate|^E: Unable to correct problems|unmet dependencies' "$aptlog"; then verdict=missing
-  elif grep -qiE '404 +Not Found' "$aptlog"; then verdict=stale
-  elif grep -qiE 'Hash Sum mismatch|File has unexpected size|Failed to fetch|Temporary failure|Could not (resolve|connect)|Connection (failed|timed out|reset|refused)|Mirror sync|50[0-9] +[A-Z]|Unable to connect|Some index files failed' "$aptlog"; then verdict=network
-  else verdict=other; fi
-}
-apt_run() {
-  apt-get "${apt_opts[@]}" "$@" </dev/null 2>&1 | tee "$aptlog" | sed -u '$a\'
-  if [ "${PIPESTATUS[0]}" -eq 0 ] && ! grep -q '^W: Failed to fetch' "$aptlog"; then verdict=ok; return 0; fi
-  classify; return 1
-}
-updated=
-apt_update() {
-  [ -z "$updated" ] || return 0
-  apt_run update
-  case $verdict in ok) updated=1; return 0 ;; esac
-  return 1
-}
-give_up() {
-  local why; why=$(grep -E '^(E|W|Err)[: ]' "$aptlog" | head -n 3 | tr '\n' ' ')
-  case $verdict in
-    space) fail 8 "the guest's disk is full: $why" ;;
-    missing) return 0 ;;
-    network | stale) fail 5 "the mirror did not deliver: $why" ;;
-    *) fail 9 "apt failed: ${why:-$(tail -n 2 "$aptlog" | tr '\n' ' ')}" ;;
-  esac
-}
 # Installs the packages; refreshes the lists once when they are missing or stale. Returns 1 if they do not exist.
 apt_install() {
-  apt_run install "$@" && return 0
-  case $verdict in
-    missing | stale)
-      if [ -z "$updated" ]; then
-        apt_update || { [ "$verdict" = missing ] || give_up; }
-        apt_run install "$@" && return 0
-      fi
-      # Only now: -t would take the toolchain from that suite (backports) as well.
-      if [ -n "$SUITE" ] && [ "$verdict" = missing ]; then apt_run install -t "$SUITE" "$@" && return 0; fi ;;
-  esac
-  give_up
+  try apt-get "${apt_opts[@]}" install "$@" && return 0
+  # Only now: -t would take the toolchain from that suite (backports) as well.
+  if [ -n "$SUITE" ] && [ "$outcome" = missing ]; then once apt-get "${apt_opts[@]}" install -t "$SUITE" "$@" && return 0; fi
+  [ "$outcome" = missing ] || give_up
   return 1
 }
 package_known() { apt-cache show "$1" 2>/dev/null | grep -q "^Package: "; }
@@ -117,10 +71,10 @@ headers_installed() { [ -z "$headers" ] || [ -n "$(installed_version "$headers")
 # --- which packages --------------------------------------------------------------------------------------------------
 wanted=()
 if [ -n "$KERNEL_PACKAGE_DIR" ]; then
-  [ -d "$KERNEL_PACKAGE_DIR" ] || fail 2 "KERNEL_PACKAGE_DIR is not a folder: $KERNEL_PACKAGE_DIR"
+  [ -d "$KERNEL_PACKAGE_DIR" ] || fail "$E_INPUT" "KERNEL_PACKAGE_DIR is not a folder: $KERNEL_PACKAGE_DIR"
   for file in "$KERNEL_PACKAGE_DIR"/*.deb; do
     [ -f "$file" ] || continue
-    package=$(dpkg-deb -f "$file" Package) || fail 3 "not a Debian package: $file"
+    package=$(dpkg-deb -f "$file" Package) || fail "$E_NOT_FOUND" "not a Debian package: $file"
     case $package in
       linux-image-"$RELEASE" | linux-image-"$RELEASE"-unsigned | linux-image-unsigned-"$RELEASE") image=$package ;;
       *-dbg | *-dbgsym | linux-libc-dev) continue ;;
@@ -128,7 +82,7 @@ if [ -n "$KERNEL_PACKAGE_DIR" ]; then
     esac
     wanted+=("$(readlink -f "$file")")
   done
-  [ -n "$image" ] || package_known "linux-image-$RELEASE" || fail 3 "no linux-image-$RELEASE among the kernel package files"
+  [ -n "$image" ] || package_known "linux-image-$RELEASE" || fail "$E_NOT_FOUND" "no linux-image-$RELEASE among the kernel package files"
   [ -n "$image" ] || { image=linux-image-$RELEASE; wanted+=("$image"); }
   [ -z "$headers" ] || printf '%s\n' "${wanted[@]}" | grep -q "/${headers}[_=]" || wanted+=("$headers")
 else
@@ -140,7 +94,7 @@ else
     [ ! -f "$ARCHIVE_KEYRING" ] || signed=" signed-by=$ARCHIVE_KEYRING"
     printf 'deb [check-valid-until=no%s] %s %s %s\n' "$signed" "$ARCHIVE_URI" "$ARCHIVE_SUITE" "$ARCHIVE_COMPONENTS" >"$list"
     if ! package_known "linux-image-$RELEASE" || ! headers_known; then
-      apt_update || { [ "$verdict" = missing ] || give_up; }
+      apt_update
     fi
   fi
   pick_image() {
@@ -151,7 +105,7 @@ else
     else return 1; fi
   }
   if ! pick_image || ! headers_known; then
-    apt_update || { [ "$verdict" = missing ] || give_up; }
+    apt_update
     pick_image
   fi
   if [ -z "$image" ] || ! headers_known; then
@@ -159,8 +113,8 @@ else
     { echo "$RELEASE"; apt-cache pkgnames linux-image- | sed -nE 's/^linux-image-([0-9]+\.[0-9]+\.[0-9].*)$/\1/p' | grep -vE -- '-(dbg|unsigned|template)$'; } |
       grep -- "[0-9]-${RELEASE##*[0-9]-}\$" | sort -uV | grep -xF -B 5 -A 5 -- "$RELEASE" | grep -vxF -- "$RELEASE" |
       while read -r near; do say near "$near"; done
-    if [ -n "$image" ]; then fail 3 "$image exists but $headers does not"; fi
-    fail 3 "no linux-image-$RELEASE in the guest's package sources"
+    if [ -n "$image" ]; then fail "$E_NOT_FOUND" "$image exists but $headers does not"; fi
+    fail "$E_NOT_FOUND" "no linux-image-$RELEASE in the guest's package sources"
   fi
   wanted=("$image" ${headers:+"$headers"})
 fi
@@ -194,7 +148,7 @@ case $RELEASE in
 esac
 
 echo "installing ${wanted[*]} ${toolchain[*]-}"
-apt_install "${wanted[@]}" ${toolchain[@]+"${toolchain[@]}"} || fail 3 "not installable: $(grep -E '^(E:| .*(Depends|Conflicts|but ))' "$aptlog" | head -n 4 | tr '\n' ' ')"
+apt_install "${wanted[@]}" ${toolchain[@]+"${toolchain[@]}"} || give_up
 
 # dkms before 3.0 has no framework.conf.d, and before 3.0.4 no sign_file: there it signs only with keys an admin made.
 if [ -f /etc/dkms/framework.conf ] && ! grep -qs 'framework.conf.d' "$(command -v dkms)"; then
@@ -202,16 +156,16 @@ if [ -f /etc/dkms/framework.conf ] && ! grep -qs 'framework.conf.d' "$(command -
 fi
 
 vmlinuz=/boot/vmlinuz-$RELEASE initrd=/boot/initrd.img-$RELEASE
-[ -f "$vmlinuz" ] || fail 3 "$image brought no $vmlinuz"
-[ -z "$headers" ] || [ -e "/lib/modules/$RELEASE/build/Makefile" ] || fail 3 "$headers brought no /lib/modules/$RELEASE/build"
+[ -f "$vmlinuz" ] || fail "$E_NOT_FOUND" "$image brought no $vmlinuz"
+[ -z "$headers" ] || [ -e "/lib/modules/$RELEASE/build/Makefile" ] || fail "$E_NOT_FOUND" "$headers brought no /lib/modules/$RELEASE/build"
 if [ ! -s "$initrd" ]; then
   if ! command -v update-initramfs >/dev/null; then
-    apt_install initramfs-tools || fail 10 'no initramfs-tools in the package sources'
+    apt_install initramfs-tools || fail "$E_INITRAMFS" 'no initramfs-tools in the package sources'
   fi
   [ -s "$initrd" ] || update-initramfs -c -k "$RELEASE" 2>&1 | sed -u '$a\'
-  [ -s "$initrd" ] || fail 10 "update-initramfs failed for $RELEASE"
+  [ -s "$initrd" ] || fail "$E_INITRAMFS" "update-initramfs failed for $RELEASE"
 fi
-[ -s "$initrd" ] || fail 10 "no $initrd"
+[ -s "$initrd" ] || fail "$E_INITRAMFS" "no $initrd"
 [ -e "/lib/modules/$RELEASE/modules.dep" ] || depmod "$RELEASE"
 
 # What headers and dkms would take, as a person installs them: with what they recommend, as is every distro's default.

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs one exact kernel in a guest that has dnf, yum or zypper, with its headers and the DKMS toolchain or alone. Run as
-# root, through `bash -s`. install-kernel-apt.sh is its twin: same result lines, same exit codes.
+# root, after lib/common.sh. install-kernel-apt.sh is its twin: same result lines, same exit codes.
 #
 # Variables (put in front by the host, quoted; lists are words with blanks between):
 #   RELEASE             what `uname -r` shall print, e.g. 5.14.0-503.11.1.el9_5.x86_64
@@ -27,13 +27,7 @@
 #   of the variant runtime with dnf 4, unless the package sources lack the headers or dkms: toolchain PACKAGES KIB BYTES, see
 #   install-kernel-apt.sh
 #
-# Exit codes: 0 done · 2 bad variables · 3 kernel or headers not found · 5 network or mirror fault, worth a retry ·
-#   8 no space left · 9 the package manager failed for another reason · 10 the initramfs could not be made
-# shellcheck disable=SC1003
-set -u
-# rpm keeps its database below HOME, which is the host user's when the layer is made on the host.
-export HOME=/root
-export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+# Exit codes (lib/exit-codes.sh): DONE INPUT NOT_FOUND NETWORK DISK_FULL PACKAGE_MANAGER INITRAMFS
 RELEASE=${RELEASE:-} VARIANT=${VARIANT:-build} PACKAGE_MANAGER=${PACKAGE_MANAGER:-dnf}
 IMAGE_PACKAGES=${IMAGE_PACKAGES:-} MODULE_PACKAGES=${MODULE_PACKAGES:-} EXTRA_PACKAGES=${EXTRA_PACKAGES:-}
 HEADER_PACKAGES=${HEADER_PACKAGES:-} VERSION_PREFIX=${VERSION_PREFIX:-} TOOLCHAIN_REPO=${TOOLCHAIN_REPO:-}
@@ -41,30 +35,27 @@ TOOLCHAIN_NEEDS=${TOOLCHAIN_NEEDS:-} REPOS=${REPOS:-} PROXY=${PROXY:-} KERNEL_PA
 # How often a passing fault is tried, and the seconds between.
 TRIES=${TRIES:-3} PAUSE=${PAUSE:-5}
 
-say() { local key=$1; shift; printf '@@dkms2bin %s %s\n' "$key" "$(printf '%s' "$*" | tr '\n\t' '  ')"; }
-fail() { local code=$1; shift; say error "$*"; exit "$code"; }
-
-case $RELEASE in '' | *[!A-Za-z0-9.+~_-]*) fail 2 "RELEASE is not a kernel release: '$RELEASE'" ;; esac
-case $VARIANT in build | runtime) ;; *) fail 2 "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
+check_release
+case $VARIANT in build | runtime) ;; *) fail "$E_INPUT" "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
 case "$IMAGE_PACKAGES $MODULE_PACKAGES $EXTRA_PACKAGES $HEADER_PACKAGES ${TOOLCHAIN-} $TOOLCHAIN_REPO $TOOLCHAIN_NEEDS $VERSION_PREFIX" in
-  *[!A-Za-z0-9.+~_\ ^-]*) fail 2 'a package name has a character that none has' ;;
+  *[!A-Za-z0-9.+~_\ ^-]*) fail "$E_INPUT" 'a package name has a character that none has' ;;
 esac
-[ -n "$IMAGE_PACKAGES" ] || fail 2 'IMAGE_PACKAGES is empty'
+[ -n "$IMAGE_PACKAGES" ] || fail "$E_INPUT" 'IMAGE_PACKAGES is empty'
 
 case $PACKAGE_MANAGER in
   dnf)
     if command -v dnf >/dev/null; then manager=dnf; elif command -v yum >/dev/null; then manager=yum
-    else fail 9 'neither dnf nor yum in this guest'; fi
+    else fail "$E_PACKAGE_MANAGER" 'neither dnf nor yum in this guest'; fi
     repo_dir=/etc/yum.repos.d libelf=elfutils-libelf-devel ;;
   zypper)
-    command -v zypper >/dev/null || fail 9 'no zypper in this guest'
-    [ -n "$VERSION_PREFIX" ] || fail 2 'VERSION_PREFIX is empty'
+    command -v zypper >/dev/null || fail "$E_PACKAGE_MANAGER" 'no zypper in this guest'
+    [ -n "$VERSION_PREFIX" ] || fail "$E_INPUT" 'VERSION_PREFIX is empty'
     manager=zypper repo_dir=/etc/zypp/repos.d libelf=libelf-devel ;;
-  *) fail 2 "PACKAGE_MANAGER is neither dnf nor zypper: '$PACKAGE_MANAGER'" ;;
+  *) fail "$E_INPUT" "PACKAGE_MANAGER is neither dnf nor zypper: '$PACKAGE_MANAGER'" ;;
 esac
 TOOLCHAIN=${TOOLCHAIN:-dkms gcc make rpm-build $libelf}
 
-work=$(mktemp -d) || fail 8 'no temporary folder'
+work=$(mktemp -d) || fail "$E_DISK_FULL" 'no temporary folder'
 log=$work/log hidden=$repo_dir/.dkms2bin-hidden repo_file=$repo_dir/dkms2bin.repo
 cleanup() {
   rm -rf "$work"
@@ -84,8 +75,8 @@ if [ -n "$REPOS" ]; then
   while IFS='=' read -r name url; do
     check=1
     case $name in *'!') name=${name%!} check=0 ;; esac
-    case $name in '') continue ;; *[!a-z0-9._-]*) fail 2 "not a repository's name: '$name'" ;; esac
-    case $url in http://* | https://*) ;; *) fail 2 "not a repository's URL: '$url'" ;; esac
+    case $name in '') continue ;; *[!a-z0-9._-]*) fail "$E_INPUT" "not a repository's name: '$name'" ;; esac
+    case $url in http://* | https://*) ;; *) fail "$E_INPUT" "not a repository's URL: '$url'" ;; esac
     text+="[dkms2bin-$name]"$'\n'"name=$name"$'\n'"baseurl=$url"$'\n'
     text+=$'enabled=1\nrepo_gpgcheck=0\nskip_if_unavailable=0\n'"gpgcheck=$check"$'\n'
     if [ -n "$keys" ]; then text+="gpgkey=$keys"$'\n'; fi
@@ -96,50 +87,37 @@ if [ -n "$REPOS" ]; then
 fi
 if [ -n "$PROXY" ]; then export http_proxy=$PROXY https_proxy=$PROXY; fi
 
-# --- one run of the package manager: prints nothing of its own; sets verdict to ok, missing, network, space or other --
-verdict=ok
-classify() {
-  if grep -qiE 'No space left on device|needs [0-9.]+ *[KMG]?B? (more space )?on the|Insufficient space|disk space' "$log"; then verdict=space
+# --- what common.sh asks of a package manager --------------------------------------------------------------------------
+judge_log() {
+  if grep -qiE 'No space left on device|needs [0-9.]+ *[KMG]?B? (more space )?on the|Insufficient space|disk space' "$log"; then outcome=space
   # dnf goes on without a repository that does not answer, and then misses what only that one has.
-  elif grep -qiE 'Failed to (download|synchronize|retrieve) (metadata|cache)|Ignoring repositories|Cannot retrieve|repomd.xml' "$log"; then verdict=network
-  elif grep -qiE 'Unable to find a match|No match for argument|No package .* available|Nothing to do|nothing provides|No provider of|not found in package names|Problem: .*conflicting requests|has inferior architecture' "$log"; then verdict=missing
-  elif grep -qiE 'Curl error|Cannot download|Failed to download|All mirrors were tried|No more mirrors|Timeout (was reached|exceeded)|timed out|Could not resolve|Connection (refused|reset)|Status code: 5[0-9][0-9]|HTTP (response|Error)[: ]*5[0-9][0-9]|Error 5[0-9][0-9]|checksum (does not|doesn.t) match|Downloading successful, but checksum|Digest verification failed|wrong digest|Valid metadata not found|repomd.xml: .*(404|Not Found)|Cannot retrieve (repository )?metadata|Failed to (retrieve|synchronize|provide)' "$log"; then verdict=network
-  else verdict=other; fi
+  elif grep -qiE 'Failed to (download|synchronize|retrieve) (metadata|cache)|Ignoring repositories|Cannot retrieve|repomd.xml' "$log"; then outcome=network
+  elif grep -qiE 'Unable to find a match|No match for argument|No package .* available|Nothing to do|nothing provides|No provider of|not found in package names|Problem: .*conflicting requests|has inferior architecture' "$log"; then outcome=missing
+  elif grep -qiE 'Curl error|Cannot download|Failed to download|All mirrors were tried|No more mirrors|Timeout (was reached|exceeded)|timed out|Could not resolve|Connection (refused|reset)|Status code: 5[0-9][0-9]|HTTP (response|Error)[: ]*5[0-9][0-9]|Error 5[0-9][0-9]|checksum (does not|doesn.t) match|Downloading successful, but checksum|Digest verification failed|wrong digest|Valid metadata not found|repomd.xml: .*(404|Not Found)|Cannot retrieve (repository )?metadata|Failed to (retrieve|synchronize|provide)' "$log"; then outcome=network
+  else outcome=other; fi
 }
-once() {
-  "$@" </dev/null 2>&1 | tee "$log" | sed -u '$a\'
-  case $manager:${PIPESTATUS[0]} in
+judge() {
+  case $manager:$1 in
     # 100 to 103: done, and something should be restarted, or the like. 104: no such package. 106: a repository was skipped.
-    *:0 | zypper:10[0-3]) verdict=ok; return 0 ;;
-    zypper:104) verdict=missing ;;
-    zypper:106) verdict=network ;;
-    *) classify ;;
+    *:0 | zypper:10[0-3]) outcome=ok ;;
+    zypper:104) outcome=missing ;;
+    zypper:106) outcome=network ;;
+    *) judge_log ;;
   esac
-  return 1
 }
 # A passing fault is met with a pause and fresh metadata.
-try() {
-  local n
-  for ((n = 1; ; n++)); do
-    once "$@" && return 0
-    if [ "$verdict" != network ] || [ "$n" -ge "$TRIES" ]; then return 1; fi
-    echo "try $n of $TRIES failed, waiting $((n * PAUSE)) s"
-    sleep $((n * PAUSE))
-    case $manager in
-      zypper) zypper --non-interactive clean --metadata >/dev/null 2>&1 ;;
-      *) "$manager" -q clean expire-cache >/dev/null 2>&1 ;;
-    esac
-  done
-}
-give_up() {
-  local why; why=$(grep -E '[Ee]rror|[Pp]roblem|[Ff]ail|FAILED|[Cc]url|annot|[Nn]o match|[Uu]nable|space|not signed|Public key' "$log" | tail -n 4 | tr '\n' ' ')
-  why=${why:-$(tail -n 2 "$log" | tr '\n' ' ')}
-  case $verdict in
-    space) fail 8 "the guest's disk is full: $why" ;;
-    network) fail 5 "the mirror did not deliver: $why" ;;
-    missing) fail 3 "not installable: $why" ;;
-    *) fail 9 "$manager failed: $why" ;;
+worth_again() {
+  if [ "$outcome" != network ] || [ "$1" -ge "$TRIES" ]; then return 1; fi
+  echo "try $1 of $TRIES failed, waiting $(($1 * PAUSE)) s"
+  sleep $(($1 * PAUSE))
+  case $manager in
+    zypper) zypper --non-interactive clean --metadata >/dev/null 2>&1 ;;
+    *) "$manager" -q clean expire-cache >/dev/null 2>&1 ;;
   esac
+  return 0
+}
+complaints() {
+  grep -E '[Ee]rror|[Pp]roblem|[Ff]ail|FAILED|[Cc]url|annot|[Nn]o match|[Uu]nable|space|not signed|Public key' "$log" | tail -n 4 | tr '\n' ' '
 }
 
 dnf_options=(-y --setopt=install_weak_deps=False --setopt=retries=3 --setopt=timeout=60 --setopt=installonly_limit=0
@@ -204,10 +182,10 @@ esac
 wanted=() image='' headers=''
 declare -A given=()
 if [ -n "$KERNEL_PACKAGE_DIR" ]; then
-  [ -d "$KERNEL_PACKAGE_DIR" ] || fail 2 "KERNEL_PACKAGE_DIR is not a folder: $KERNEL_PACKAGE_DIR"
+  [ -d "$KERNEL_PACKAGE_DIR" ] || fail "$E_INPUT" "KERNEL_PACKAGE_DIR is not a folder: $KERNEL_PACKAGE_DIR"
   for file in "$KERNEL_PACKAGE_DIR"/*.rpm; do
     [ -f "$file" ] || continue
-    name=$(rpm -qp --nosignature --qf '%{NAME}' "$file" 2>/dev/null) || fail 3 "not an RPM package: $file"
+    name=$(rpm -qp --nosignature --qf '%{NAME}' "$file" 2>/dev/null) || fail "$E_NOT_FOUND" "not an RPM package: $file"
     given[$name]=$(readlink -f "$file")
   done
 fi
@@ -233,10 +211,10 @@ if [ -z "$image" ]; then
     esac
   done | { grep .; echo "$RELEASE"; } | sort -uV | grep -xF -B 5 -A 5 -- "$RELEASE" | grep -vxF -- "$RELEASE" |
     while read -r near; do say near "$near"; done
-  fail 3 "none of $IMAGE_PACKAGES in the guest's package sources"
+  fail "$E_NOT_FOUND" "none of $IMAGE_PACKAGES in the guest's package sources"
 fi
 for package in $MODULE_PACKAGES $HEADER_PACKAGES; do
-  add "$package" || fail 3 "$image exists but $package does not"
+  add "$package" || fail "$E_NOT_FOUND" "$image exists but $package does not"
   case " $HEADER_PACKAGES " in "  ") ;; " $package "*) headers=$found ;; esac
 done
 for package in $EXTRA_PACKAGES; do add "$package" || true; done
@@ -294,7 +272,7 @@ echo "installing ${wanted[*]}"
 case $manager in
   # kernel-default-base of the cloud image holds a part of the same files.
   zypper)
-    if rpm -q kernel-default-base >/dev/null 2>&1; then rpm -e --nodeps kernel-default-base || fail 9 'kernel-default-base cannot be removed'; fi
+    if rpm -q kernel-default-base >/dev/null 2>&1; then rpm -e --nodeps kernel-default-base || fail "$E_PACKAGE_MANAGER" 'kernel-default-base cannot be removed'; fi
     if [ -n "$KERNEL_PACKAGE_DIR" ]; then unsigned=--no-gpg-checks; fi ;;
   *) if [ -n "$KERNEL_PACKAGE_DIR" ]; then unsigned=--nogpgcheck; fi ;;
 esac
@@ -317,7 +295,7 @@ fi
 
 # --- what came of it --------------------------------------------------------------------------------------------------
 modules=/lib/modules/$RELEASE
-[ -d "$modules" ] || fail 3 "$image brought no $modules"
+[ -d "$modules" ] || fail "$E_NOT_FOUND" "$image brought no $modules"
 # With kernel-install /boot may get the kernel from the modules' folder only.
 vmlinuz=/boot/vmlinuz-$RELEASE
 if [ ! -s "$vmlinuz" ]; then
@@ -325,12 +303,12 @@ if [ ! -s "$vmlinuz" ]; then
     if [ -s "$file" ]; then cp -L "$file" "$vmlinuz"; break; fi
   done
 fi
-[ -s "$vmlinuz" ] || fail 3 "$image brought no $vmlinuz"
+[ -s "$vmlinuz" ] || fail "$E_NOT_FOUND" "$image brought no $vmlinuz"
 for file in "$modules/config" "/usr$modules/config"; do
   if [ ! -s "/boot/config-$RELEASE" ] && [ -s "$file" ]; then cp -L "$file" "/boot/config-$RELEASE"; fi
 done
 if [ "$VARIANT" = build ]; then
-  [ -e "$modules/build/Makefile" ] || fail 3 "${headers:-$HEADER_PACKAGES} brought no $modules/build"
+  [ -e "$modules/build/Makefile" ] || fail "$E_NOT_FOUND" "${headers:-$HEADER_PACKAGES} brought no $modules/build"
 fi
 [ -s "$modules/modules.dep" ] || depmod "$RELEASE"
 
@@ -344,7 +322,7 @@ if [ -z "$made" ]; then
   command -v dracut >/dev/null || install dracut || give_up
   made=/boot/initramfs-$RELEASE.img
   dracut --force "$made" "$RELEASE" 2>&1 | sed -u '$a\'
-  [ -s "$made" ] || fail 10 "dracut failed for $RELEASE"
+  [ -s "$made" ] || fail "$E_INITRAMFS" "dracut failed for $RELEASE"
 fi
 ln -f "$made" "$initrd" 2>/dev/null || cp "$made" "$initrd"
 

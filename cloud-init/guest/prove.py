@@ -1,126 +1,127 @@
-"""Installs the built packages in a guest that never ran the build, under that kernel, and loads the modules. Run as root.
+"""Adds a repository to a machine that has no compiler, no headers and no dkms, installs its packages with apt or dnf as a person
+would, and loads their modules. Run as root.
 
-Variables, besides load.py's: PACKAGES (list of [FILE NAME, SIZE, PACKAGE]), MODULES (names as modprobe takes them, in loading
-order), NEEDS (modules of the kernel that they depend on), MANAGER (apt, dnf, zypper). The packages' bytes come on stdin, one
-after the other.
+Variables, besides load.py's: MANAGER (apt, dnf), URL, SOURCES (the text for sources.list.d or yum.repos.d), KEY_URL and KEYRING
+(of apt: where the key is, and where it belongs; empty for a repository that is not signed; dnf finds it by SOURCES), PACKAGES
 
-Exit codes: 0 all loaded or refused by themselves, and gone again · 1 a module is bad · 2 bad variables or input · 7 a package did not install ·
-8 no space left · 11 removing left something behind · 20 another kernel runs
+Result lines besides load.py's: installed PACKAGE VERSION MODULE,MODULE…   for every package that came, most without modules
+
+Exit codes (lib/exit-codes.sh): DONE (all loaded or refused by themselves) BAD NETWORK NOT_INSTALLED DISK_FULL PACKAGE_MANAGER
+TOOLCHAIN TOOLCHAIN_CAME OTHER_KERNEL
 """
+import socket
+import time
 
 
-def receive():
-    paths = []
-    source = open(0, "rb", closefd=False)
-    for name, size, _ in PACKAGES:
-        paths.append("%s/%s" % (WORK, name))
-        with open(paths[-1], "wb") as file:
-            left = size
-            while left > 0:
-                data = source.read(min(left, 1 << 20))
-                if not data:
-                    fail(2, "%s did not arrive whole" % name)
-                file.write(data)
-                left -= len(data)
-    return paths
+HOST = URL.split("/")[2]
+DIRECT = "Acquire::http::Proxy::%s=DIRECT" % HOST
+FILE = {"apt": "/etc/apt/sources.list.d/dkms2bin.list", "dnf": "/etc/yum.repos.d/dkms2bin.repo"}[MANAGER]
+COMMANDS = re.compile(r"(.*-)?(gcc|g\+\+|cc|c\+\+|clang|tcc)(-[0-9.]+)?$|make$|gmake$|dkms$")
+# gcc-12-base is a folder of documentation, which the C library's own package depends on.
+TOOLCHAIN = re.compile(r"dkms$|.*-dkms$|make$|build-essential$|(gcc|g\+\+|clang)(-[0-9.]+)?(-x86-64-linux-gnu)?$|"
+                       r"libc6-dev$|linux-(headers|kbuild)-|gcc-c\+\+$|glibc-devel$|kernel(-.+)?-devel(-.+)?$")
+LIST = {"apt": ("dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n"),
+        "dnf": ("rpm", "-qa", "--qf", "installed %{NAME} %|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\n")}[MANAGER]
 
 
-# The packages' postinst runs depmod, which reads every module of the kernel: 40 s under emulation. For the time of the proof the
-# kernel's own modules are hidden, but for those that ours ask for and those of the same name.
-hidden = False
-
-
-def hide():
-    global hidden
-    wanted = set(internal(name) for name in MODULES + NEEDS)
-    keep = set()
-    with open(TREE + "/modules.dep") as file:
-        for line in file:
-            path, _, needs = line.partition(":")
-            if internal(path.rsplit("/", 1)[-1].split(".ko")[0]) in wanted:
-                keep.update([path] + needs.split())
-    copies = {}
-    for path in keep:
-        if path.startswith("kernel/"):
-            with open("%s/%s" % (TREE, path), "rb") as file:
-                copies[path] = file.read()
-    if run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", TREE + "/kernel")[0] != 0:
-        return
-    hidden = True
-    for path, data in copies.items():
-        os.makedirs(os.path.dirname("%s/%s" % (TREE, path)), exist_ok=True)
-        with open("%s/%s" % (TREE, path), "wb") as file:
-            file.write(data)
-
-
-def unhide():
-    """For a module that may have missed what is hidden. False if nothing is."""
-    global hidden
-    if not hidden:
-        return False
-    run("umount", TREE + "/kernel")
-    hidden = False
-    run("depmod", RELEASE)
-    return True
-
-
-def install(paths):
-    """As the distro does it, and without a network: exit code and what was said."""
-    if MANAGER == "apt":
-        return run("dpkg", "--force-unsafe-io", "-i", *paths)
-    code, said = run("rpm", "-K", "--nosignature", *paths)
+def installed():
+    """Versions by package; of several, in one text."""
+    code, said = run(*LIST)
     if code != 0:
-        return code, said
+        fail(E_PACKAGE_MANAGER, "%s failed: %s" % (LIST[0], said))
+    found = {}
+    for line in sorted(said.splitlines()):
+        if line.startswith("installed "):
+            name, version = line.split()[1:3]
+            found[name] = "%s,%s" % (found[name], version) if name in found else version
+    return found
+
+
+def toolchain(packages):
+    """What there is of a toolchain, as text."""
+    commands = [path for folder in ENV["PATH"].split(":") for path in glob.glob(folder + "/*")
+                if COMMANDS.match(path.rsplit("/", 1)[-1])]
+    trees = glob.glob("/usr/src/linux-headers-*") + glob.glob("/usr/src/kernels/*/Makefile") + glob.glob("/lib/modules/*/build/Makefile")
+    return " ".join((sorted(filter(TOOLCHAIN.match, packages)) + commands + trees)[:6])
+
+
+def refuse(what, said, lost, why):
+    """Ends with what the package manager said."""
+    if re.search("No space left on device|enough free space|more space needed", said):
+        fail(E_DISK_FULL, "the guest's disk is full")
+    fail(E_NETWORK if re.search(lost, said) else E_NOT_INSTALLED, "%s: %s" % (what, " ".join(re.findall(why, said, re.M)[:6]) or said[-300:]))
+
+
+def apt(*command):
+    """Nothing but the repository is asked, so nothing can come from elsewhere."""
+    code, said = run("apt-get", "-y", "-o", "Dir::Etc::SourceList=" + FILE, "-o", "Dir::Etc::SourceParts=-",
+                     "-o", DIRECT, "-o", "Acquire::Retries=0",
+                     "-o", "Dpkg::Use-Pty=0", *command)
     show(said)
-    show(run("rpm", "-qp", "--requires", "--provides", "--scripts", *paths)[1])
-    if MANAGER == "dnf":
-        return run("dnf", "-y", "--disablerepo=*", "--nogpgcheck", "install", *paths)
-    return run("zypper", "--non-interactive", "--no-refresh", "--no-gpg-checks", "install", "--allow-unsigned-rpm", *paths)
+    # An index that it could not take is a mere warning to apt-get update.
+    if code == 0 and not re.search("^W: (Failed to fetch|Some index files|GPG error)", said, re.M):
+        return
+    # ` NAME : Depends: …` is what names an unmet dependency.
+    refuse("apt-get %s" % command[0], said, "Could not connect|Connection (failed|timed out|refused|reset)|Unable to connect|Cannot initiate",
+           r"^(?:[EW]: | \S+ : ).*")
 
 
-def remove(packages):
-    return run("dpkg", "--force-unsafe-io", "-r", *packages) if MANAGER == "apt" else run("rpm", "-e", *packages)
+def dnf(*command):
+    """As apt, with the one repository. It asks for the key of the metadata's signature, and -y says yes, as a person would."""
+    code, said = run("dnf", "-y", "--disablerepo=*", "--enablerepo=dkms2bin", "--setopt=proxy=", "--setopt=retries=1", *command)
+    show(said)
+    if code != 0:
+        refuse("dnf %s" % command[0], said, "Could not connect|Failed to connect|Connection (timed out|refused|reset)|Timeout was reached",
+               r"^(?:Error|Errors|Problem| +Problem| +- |\[Errno|\[MIRROR|Status code|Package .* is not signed).*")
+
+
+def await_network():
+    """A machine that booted a moment ago may still be about to set up its addresses."""
+    for _ in range(120):
+        try:
+            socket.create_connection((HOST, 80), 5).close()
+            return
+        except OSError as error:
+            why = error
+            time.sleep(0.5)
+    fail(E_NETWORK, "the repository cannot be reached: %s" % why)
 
 
 def prove():
-    for module in MODULES:
-        if not re.match("[A-Za-z0-9_][A-Za-z0-9_-]*$", module):
-            fail(2, "not a module name: '%s'" % module)
-    paths = receive()
-    packages = [package for _, _, package in PACKAGES]
-    if os.path.isdir(TREE + "/kernel"):
-        hide()
+    before = installed()
+    there = toolchain(before)
+    if there:
+        fail(E_TOOLCHAIN, there)
 
-    code, said = install(paths)
-    show(said)
-    if code != 0:
-        if "No space left on device" in said:
-            fail(8, "the guest's disk is full")
-        causes = [line for line in said.splitlines() if re.search("depends on|^(dpkg: )?error|subprocess|conflict|(needed by|provides)|NOT OK|scriptlet failed", line, re.I)]
-        fail(7, "the package did not install: %s" % " ".join(causes[:4]))
-    files = files_of(packages)
-    status = load_all(MODULES, files, unhide)
+    await_network()
+    if KEY_URL and MANAGER == "apt":
+        os.makedirs(os.path.dirname(KEYRING), exist_ok=True)
+        code, said = run("/usr/lib/apt/apt-helper", "-o", DIRECT, "download-file", KEY_URL, KEYRING)
+        if code != 0:
+            fail(E_NETWORK, "the key does not come: %s" % said)
+    with open(FILE, "w") as file:
+        file.write(SOURCES)
+    if MANAGER == "apt":
+        apt("update")
+        apt("install", *PACKAGES)
+    else:
+        dnf("install", *PACKAGES)
 
-    code, said = remove(packages)
-    show(said)
-    with open(TREE + "/modules.dep") as file:
-        named = set(line.partition(":")[0] for line in file)
-    left = ""
-    if code != 0:
-        left = "removing it: %s" % first("error|subprocess", said)
-    for path in sorted(files):
-        if os.path.exists(path):
-            left = "%s is still there" % path
-        elif path[len(TREE) + 1:] in named:
-            left = "modules.dep still names %s" % path
-    if left and status == 0:
-        fail(11, "removing the package left something behind: %s" % left)
+    after = installed()
+    came = sorted(name for name in after if before.get(name) != after[name])
+    modules = []
+    for name in came:
+        own = sorted(re.sub(r"\.ko(\..*)?$", "", path.rsplit("/", 1)[-1]) for path in files_of([name]))
+        modules += own
+        say("installed", "%s %s %s" % (name, after[name], ",".join(own)))
+    for name in PACKAGES:
+        if name not in after:
+            fail(E_NOT_INSTALLED, "%s succeeded, but %s is not installed" % (MANAGER, name))
+    status = load_all(modules, files_of(came))
+    there = toolchain(after)
+    if there:
+        fail(E_TOOLCHAIN_CAME, there)
     return status
 
 
-def at_end():
-    if hidden:
-        run("umount", TREE + "/kernel")
-
-
-main(prove, at_end)
+main(prove)

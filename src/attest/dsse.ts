@@ -16,13 +16,19 @@ export interface Signer {
   keyid: string;
 }
 
-/** What DSSE signs: the type and the body, each after its length in bytes, so that neither can flow into the other. */
+/**
+ * What DSSE signs: the type and the body, each after its length in bytes, so that neither can flow into the other.
+ * @internal
+ */
 export function pae(payloadType: string, body: Buffer): Buffer {
   const type = Buffer.from(payloadType);
   return Buffer.concat([Buffer.from(`DSSEv1 ${type.length} `), type, Buffer.from(` ${body.length} `), body]);
 }
 
-/** Hex SHA-256 of the public key's DER (SubjectPublicKeyInfo): what `openssl pkey -pubout -outform DER | sha256sum` prints. */
+/**
+ * Hex SHA-256 of the public key's DER (SubjectPublicKeyInfo): what `openssl pkey -pubout -outform DER | sha256sum` prints.
+ * @internal
+ */
 export function keyId(key: KeyObject): string {
   const publicKey = key.type === 'private' ? createPublicKey(key) : key;
   return createHash('sha256')
@@ -57,7 +63,7 @@ function read(pem: string, name: string, kind: 'private' | 'public', parse: () =
       'usage',
       locked
         ? `${name} needs a passphrase, and it is missing or wrong`
-        : `${name} is no ${kind} key in PEM form`,
+        : `${name} is not a ${kind} key in PEM form`,
       { hint: 'RSA, ECDSA and Ed25519 keys can be used, such as openssl genpkey makes.', cause: error },
     );
   }

@@ -8,11 +8,13 @@ import { readPublicKey } from './dsse.js';
 import { MAX_MODULE_BYTES, readModule } from '../formats/elf.js';
 import { readSignature, type ModuleSignature } from '../pack/signature.js';
 import { provenancePath, readBundle, type ReadStatement } from './provenance.js';
-import { AR_MAGIC, DEB_LIMITS, parseDeb, type Deb, type DebEntry } from '../formats/deb.js';
-import { readRpmFile } from '../formats/rpm.js';
+import { AR_MAGIC } from '../formats/ar.js';
+import { parseDeb, type Deb } from '../formats/deb.js';
+import { PACKAGE_LIMITS, type PackageEntry } from '../formats/package.js';
+import { parseRpm } from '../formats/rpm.js';
 import { evrOf, relationText, RPM_MAGIC, type RpmHeader } from '../formats/rpm-header.js';
 
-export interface InspectedModule {
+interface InspectedModule {
   /** Absolute path on the target; for a module that is no package's, the file's own name. */
   path: string;
   name: string;
@@ -80,7 +82,7 @@ export interface Inspection {
  * `usage` for a file that is cut off, damaged or something else, and for provenance that cannot be read.
  */
 export async function inspectFile(path: string, key?: KeyObject): Promise<Inspection> {
-  const bytes = await readCapped(path, DEB_LIMITS.packed);
+  const bytes = await readCapped(path, PACKAGE_LIMITS.packed);
   const about = { file: path, bytes: bytes.length, sha256: sha256(bytes) };
   const packed = await packedIn(bytes, path);
   const modules = packed ? await packedModules(packed, path) : [await moduleOf(bytes, basename(path), path)];
@@ -109,7 +111,7 @@ export async function publicKeyFile(path: string): Promise<KeyObject> {
 interface Packed {
   kind: 'deb' | 'rpm';
   package: NonNullable<Inspection['package']>;
-  files: DebEntry[];
+  files: PackageEntry[];
 }
 
 /** Null for what is no package. */
@@ -119,7 +121,7 @@ async function packedIn(bytes: Buffer, path: string): Promise<Packed | null> {
     return { kind: 'deb', package: packageOf(deb), files: deb.files };
   }
   if (bytes.length > 4 && bytes.readUInt32BE(0) === RPM_MAGIC) {
-    const { header, files } = await readRpmFile(path);
+    const { header, files } = await parseRpm(bytes, path);
     return { kind: 'rpm', package: rpmPackageOf(header), files };
   }
   return null;
@@ -219,7 +221,8 @@ async function provenanceOf(
   const chosen =
     candidates.find((each) => digests.includes(naming(each) ?? '')) ??
     candidates.find((each) => naming(each) !== null) ??
-    candidates[0]!;
+    candidates[0];
+  if (!chosen) return null;
   const expected = naming(chosen);
   return {
     file,

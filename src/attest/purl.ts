@@ -20,7 +20,10 @@ export function packagePurl(
   return `pkg:${type}/${encode(namespace.toLowerCase())}/${encode(own)}@${encode(rest)}?${qualifiers.join('&')}`;
 }
 
-/** purl percent-encodes all but letters, digits, `.-_~` and the colon. */
+/**
+ * purl percent-encodes all but letters, digits, `.-_~` and the colon. packageurl-js does not keep to it: it leaves the plus of
+ * Debian's versions as it is, and encodes the tilde of a qualifier.
+ */
 function encode(part: string): string {
   return encodeURIComponent(part).replace(/[!'()*]|%3A/g, (each) =>
     each === '%3A' ? ':' : `%${each.charCodeAt(0).toString(16).toUpperCase()}`,

@@ -1,7 +1,9 @@
 import { createHash } from 'node:crypto';
 import { basename } from 'node:path';
+import { z } from 'zod';
 import { writeAtomic, type Published } from '../lib/atomic-write.js';
-import { roleOf, sourcePurl, type BuildFacts, type PackageRecord, type SourceRecord } from './provenance.js';
+import { readCapped } from '../lib/read-capped.js';
+import { roleOf, sourcePurl, type BuildFacts, type PackageRecord, type SourceRecord } from './facts.js';
 import { packagePurl } from './purl.js';
 
 interface Component {
@@ -20,7 +22,7 @@ interface Component {
   properties?: { name: string; value: string }[];
 }
 
-export interface Bom {
+interface Bom {
   $schema: string;
   bomFormat: 'CycloneDX';
   specVersion: '1.6';
@@ -41,22 +43,37 @@ export function sbomPath(packagePath: string): string {
   return `${packagePath}.cdx.json`;
 }
 
+/** `makeSbom` as the text of its file. */
+export const sbomText = (facts: BuildFacts, record: PackageRecord): string =>
+  `${JSON.stringify(makeSbom(facts, record), null, 2)}\n`;
+
 /** Publishes a package's SBOM beside it. */
-export async function writeSbom(
-  packagePath: string,
-  facts: BuildFacts,
-  record: PackageRecord,
-): Promise<Published> {
-  return writeAtomic(
-    Buffer.from(`${JSON.stringify(makeSbom(facts, record), null, 2)}\n`),
-    sbomPath(packagePath),
-  );
+export async function writeSbom(packagePath: string, text: string): Promise<Published> {
+  return writeAtomic(Buffer.from(text), sbomPath(packagePath));
+}
+
+const MAX_SBOM_BYTES = 32 * 2 ** 20;
+const Described = z.object({
+  metadata: z.object({ component: z.object({ hashes: z.array(z.object({ content: z.string() })) }) }),
+});
+
+/** Whether the SBOM beside a package is there and describes the package with this SHA-256. */
+export async function hasSbom(packagePath: string, sha256: string): Promise<boolean> {
+  const text = await readCapped(sbomPath(packagePath), MAX_SBOM_BYTES).catch(() => null);
+  if (text === null) return false;
+  try {
+    const { metadata } = Described.parse(JSON.parse(text.toString('utf8')));
+    return metadata.component.hashes.some(({ content }) => content === sha256);
+  } catch {
+    return false;
+  }
 }
 
 /**
  * The CycloneDX 1.6 bill of one of the cell's packages: its files, the source they come from, the kernel that it is for, and,
  * out of scope at run time, what built it. The same for every build of the same input: nothing of `facts.run` is in it, its
  * time is the epoch, its serial number a hash of the rest.
+ * @internal
  */
 export function makeSbom(facts: BuildFacts, record: PackageRecord): Bom {
   const { distro, roles, builder, packageType } = facts;
@@ -167,5 +184,6 @@ function serialNumber(content: unknown): string {
 
 /** By code units, whatever the locale. */
 function compare(a = '', b = ''): number {
-  return a < b ? -1 : a > b ? 1 : 0;
+  if (a === b) return 0;
+  return a < b ? -1 : 1;
 }

@@ -1,35 +1,64 @@
 import { createHash } from 'node:crypto';
 import { chmod, lstat, mkdir, open, readdir, readFile, rename, stat, utimes } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { z } from 'zod';
 import { Dkms2binError } from '../model/errors.js';
-import { run } from '../lib/exec.js';
 import { lock, type Lock } from '../lib/lock.js';
 import { cacheDir } from '../lib/paths.js';
 import { syncPath } from '../lib/atomic-write.js';
 import { removeScratch } from '../lib/namespace.js';
-import type { SharedCache } from './shared.js';
-
-/**
- * A cache entry is a folder `<kind>/<hash>` that holds `meta.json` and read-only files. It is made beside its place
- * and renamed into it, so a half-made one is never seen; made under an exclusive lock, used under a shared one. The lock
- * files stay for ever: somebody may wait on one, and would then hold a lock that nobody else can see.
- */
-export interface Entry {
-  dir: string;
-  meta: Record<string, unknown>;
-  /** Held for as long as the entry is used. */
-  use: Lock;
-}
+import { extentsOf } from '../lib/qemu-img.js';
 
 /** In the order in which they build on each other. */
 export const ENTRY_KINDS = ['images', 'layers', 'snapshots'] as const;
 export type EntryKind = (typeof ENTRY_KINDS)[number];
 
 /** Names a cache entry. `hash` is its name in the kind's folder; an official image is a file `<digest>.qcow2` there. */
-export interface EntryId {
-  kind: EntryKind;
-  hash: string;
+export const EntryId = z.object({
+  kind: z.enum(ENTRY_KINDS),
+  hash: z.string().regex(/^[A-Za-z0-9_-]+(\.qcow2)?$/),
+});
+export type EntryId = z.infer<typeof EntryId>;
+
+/** What every entry's meta.json says; its maker adds to it. */
+export const EntryMeta = z.looseObject({
+  /** For people. */
+  name: z.string().default(''),
+  /** When it was made, ISO 8601. */
+  created: z.string(),
+  /** What its files build on. */
+  parents: z.array(EntryId).default([]),
+  /** Bytes, and sha256, by file name. */
+  sizes: z.record(z.string(), z.number()),
+  digests: z.record(z.string(), z.string()).default({}),
+});
+export type EntryMeta = z.infer<typeof EntryMeta>;
+
+/**
+ * A cache entry is a folder `<kind>/<hash>` that holds `meta.json` and read-only files. It is made beside its place
+ * and renamed into it, so a half-made one is never seen; made under an exclusive lock, used under a shared one. The lock
+ * files stay for ever: somebody may wait on one, and would then hold a lock that nobody else can see.
+ */
+export interface Entry<About = unknown> {
+  dir: string;
+  meta: EntryMeta & About;
+  /** Held for as long as the entry is used. */
+  use: Lock;
+}
+
+/**
+ * Cache entries that machines share: bootstrapped images and kernel layers. Memory snapshots stay where they are made: they are
+ * several times as large, and fit only the same QEMU on the same kind of processor. Whoever can write there decides what VMs boot.
+ */
+export interface SharedCache {
+  /**
+   * Fills the empty folder with the entry and gives what its meta.json says but for sizes and digests; null when it cannot be
+   * had, which it says unless it is new. One that does not say what `about` asks for counts as spoilt.
+   */
+  take(id: EntryId, dir: string, about: z.ZodType): Promise<Record<string, unknown> | null>;
+  /** Puts an entry that was made here where others find it; says when it cannot. */
+  offer(id: EntryId, entry: Entry): Promise<void>;
 }
 
 const pathOf = ({ kind, hash }: EntryId): string => join(cacheDir(), kind, hash);
@@ -40,34 +69,34 @@ export function hashOf(parts: unknown): string {
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 32);
 }
 
+const ANYTHING = z.unknown();
+
 /**
  * Finds `<kind>/<hash>` or lets `make` fill a temporary folder that then becomes it. What `make` resolves with goes into
- * meta.json: `name` is for people, `parents` (EntryId[]) are the entries that the files build on. An entry that `shared` has is
- * not made, and one that was made is offered there.
+ * meta.json (`name` and `parents` as EntryMeta has them); an entry whose meta.json does not fit `about` is made again. An entry
+ * that `shared` has is not made, and one that was made is offered there.
  */
-export async function cached(
+export async function cached<About = unknown>(
   kind: EntryKind,
   hash: string,
-  make: (dir: string) => Promise<Record<string, unknown>>,
-  signal?: AbortSignal,
-  shared?: SharedCache,
-): Promise<Entry> {
-  const parent = join(cacheDir(), kind);
+  make: (dir: string) => Promise<NoInfer<About> & { name: string; parents?: EntryId[] }>,
+  options: { about?: z.ZodType<About>; signal?: AbortSignal; shared?: SharedCache | undefined } = {},
+): Promise<Entry<About>> {
+  const { signal, shared, about = ANYTHING as z.ZodType<About> } = options;
+  const id = { kind, hash };
+  const dir = pathOf(id);
   // Not 0700: the root of mmdebstrap's user namespace is another user, who works below it.
-  await mkdir(parent, { recursive: true });
-  const dir = join(parent, hash);
-  const lockPath = lockPathOf({ kind, hash });
-  const wait = { wait: true as const, ...(signal ? { signal } : {}) };
+  await mkdir(dirname(dir), { recursive: true });
   let ours = false;
   for (;;) {
-    const use = (await lock(lockPath, 'shared', wait))!;
-    const meta = await readMeta(dir);
+    const use = await lock(lockPathOf(id), 'shared', { wait: true, signal });
+    const meta = await readMeta(dir, about);
     if (meta) {
       const now = new Date();
       await utimes(join(dir, 'meta.json'), now, now).catch(() => undefined);
       const entry = { dir, meta, use };
       if (!ours) return entry;
-      await shared?.offer({ kind, hash }, entry).catch(async (error: unknown) => {
+      await shared?.offer(id, entry).catch(async (error: unknown) => {
         await use.release();
         throw error;
       });
@@ -76,22 +105,25 @@ export async function cached(
     await use.release();
     // Never waited for: whoever made the entry meanwhile would hold us up for as long as it is used. A maker is waited for
     // above; what else is in the way is another one looking.
-    const making = await lock(lockPath, 'exclusive', { ...wait, wait: false });
+    const making = await lock(lockPathOf(id), 'exclusive', { wait: false, signal });
     if (!making) {
       await sleep(Math.random() * 100);
       continue;
     }
     try {
-      if (await readMeta(dir)) continue;
+      if (await readMeta(dir, about)) continue;
       const temporary = `${dir}.part`;
       // We hold the exclusive lock: whatever lies here was left by a maker that died.
       await removeScratch(temporary);
       await removeScratch(dir);
       await mkdir(temporary, { recursive: true });
       try {
-        const taken = await shared?.take({ kind, hash }, temporary);
+        const taken = await shared?.take(id, temporary, about);
         // Names of other entries are made of when this one was.
-        await seal(temporary, taken ?? { ...(await make(temporary)), created: new Date().toISOString() });
+        const meta = taken ?? { ...(await make(temporary)), created: new Date().toISOString() };
+        // One that cannot be read back would be made again and again.
+        about.parse(meta);
+        await seal(temporary, meta);
         await rename(temporary, dir);
         ours = !taken;
       } finally {
@@ -106,7 +138,7 @@ export async function cached(
 /** Holds an official image, which `cached` does not make, for as long as it is used. Fault `transient` when it is gone. */
 export async function holdOfficial(id: EntryId, signal?: AbortSignal): Promise<Lock> {
   const path = lockPathOf(id);
-  const use = (await lock(path, 'shared', { wait: true, ...(signal ? { signal } : {}) }))!;
+  const use = await lock(path, 'shared', { wait: true, signal });
   if (await stat(pathOf(id)).catch(() => null)) {
     // The image's own times say when it was made and, at best, on which day it was read.
     const now = new Date();
@@ -150,7 +182,7 @@ export async function contentDigest(
   try {
     const { size, blocks } = await handle.stat();
     const extents =
-      blocks * 512 < size ? await extentsOf(path, signal) : [{ start: 0, length: size, data: true }];
+      blocks * 512 < size ? await extentsOf(path, 'raw', signal) : [{ start: 0, length: size, data: true }];
     for (const { start, length, data } of extents) {
       const end = Math.min(size, start + length);
       for (let at = start; at < end;) {
@@ -169,28 +201,15 @@ export async function contentDigest(
   }
 }
 
-interface Extent {
-  start: number;
-  length: number;
-  /** False for a hole. */
-  data: boolean;
-}
-
-/** The extents of a file without a gap, in order. Node has no lseek. */
-async function extentsOf(path: string, signal?: AbortSignal): Promise<Extent[]> {
-  const args = ['map', '-U', '-f', 'raw', '--output=json', path];
-  const { stdout } = await run('qemu-img', args, signal ? { cancelSignal: signal } : {});
-  return JSON.parse(stdout) as Extent[];
-}
-
-/** Null when the entry is missing or is not what was sealed. */
-async function readMeta(dir: string): Promise<Record<string, unknown> | null> {
+/** Null when the entry is missing, is not what was sealed, or does not say what `about` asks for. */
+async function readMeta<About>(dir: string, about: z.ZodType<About>): Promise<(EntryMeta & About) | null> {
   try {
-    const meta = JSON.parse(await readFile(join(dir, 'meta.json'), 'utf8')) as Record<string, unknown>;
-    for (const [name, size] of Object.entries(meta.sizes as Record<string, number>)) {
+    const text: unknown = JSON.parse(await readFile(join(dir, 'meta.json'), 'utf8'));
+    const meta = EntryMeta.parse(text);
+    for (const [name, size] of Object.entries(meta.sizes)) {
       if ((await stat(join(dir, name))).size !== size) return null;
     }
-    return meta;
+    return { ...meta, ...about.parse(text) };
   } catch {
     return null;
   }
@@ -198,7 +217,7 @@ async function readMeta(dir: string): Promise<Record<string, unknown> | null> {
 
 /** Whether `cached` would find the entry without making it. */
 export async function isCached(kind: EntryKind, hash: string): Promise<boolean> {
-  return (await readMeta(join(cacheDir(), kind, hash))) !== null;
+  return (await readMeta(pathOf({ kind, hash }), ANYTHING)) !== null;
 }
 
 /** One thing that the cache holds: an entry's folder or an official image's file. */
@@ -234,17 +253,17 @@ export async function cacheItems(): Promise<CacheItem[]> {
 
 async function entryItem(id: EntryId): Promise<CacheItem> {
   const path = pathOf(id);
-  const meta = await readMeta(path);
+  const meta = await readMeta(path, ANYTHING);
   const times = await stat(meta ? join(path, 'meta.json') : path);
   return {
     ...id,
-    name: `${typeof meta?.name === 'string' ? meta.name : 'damaged'} ${id.hash.slice(0, 12)}`,
+    name: `${meta ? meta.name : 'damaged'} ${id.hash.slice(0, 12)}`,
     path,
     bytes: await diskUse(path),
-    created: Date.parse(String(meta?.created)) || times.mtimeMs,
+    created: Date.parse(meta?.created ?? '') || times.mtimeMs,
     lastUsed: times.mtimeMs,
-    parents: (meta?.parents ?? []) as EntryId[],
-    digests: (meta?.digests ?? {}) as Record<string, string>,
+    parents: meta?.parents ?? [],
+    digests: meta?.digests ?? {},
     damaged: meta === null,
   };
 }

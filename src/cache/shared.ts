@@ -5,34 +5,16 @@ import { Dkms2binError, messageOf } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
 import { run } from '../lib/exec.js';
 import { cacheDir } from '../lib/paths.js';
+import { qcow2Info } from '../lib/qemu-img.js';
 import { openStore, type Store } from '../lib/object-store/index.js';
 import { formatBytes } from '../lib/units.js';
-import { contentDigest, type Entry, type EntryId } from './entries.js';
+import { contentDigest, EntryMeta, type Entry, type EntryId, type SharedCache } from './entries.js';
 
-/**
- * Cache entries that machines share: bootstrapped images and kernel layers. Memory snapshots stay where they are made: they are
- * several times as large, and fit only the same QEMU on the same kind of processor. Whoever can write there decides what VMs boot.
- */
-export interface SharedCache {
-  /** Fills the empty folder with the entry and gives its meta.json; null when it cannot be had, which it says unless it is new. */
-  take(id: EntryId, dir: string): Promise<Record<string, unknown> | null>;
-  /** Puts an entry that was made here where others find it; says when it cannot. */
-  offer(id: EntryId, entry: Entry): Promise<void>;
-}
-
-/** What the store says of an entry: its files as a tar.zst. */
+/** What the store says of an entry: its files, with meta.json, as a tar.zst. */
 const NOTE = z.object({ sha256: z.string().regex(/^[0-9a-f]{64}$/), size: z.number().int() });
-const META = z.looseObject({
-  created: z.string(),
-  digests: z.record(z.string(), z.string()),
-  sizes: z.record(z.string(), z.number()),
-  parents: z
-    .array(z.object({ kind: z.string(), hash: z.string().regex(/^[0-9a-f]+(\.qcow2)?$/) }))
-    .optional(),
-});
-
 const noteName = ({ kind, hash }: EntryId): string => `${kind}-${hash}.json`;
 
+/** The shared cache at `url`, a folder's or a bucket's; says what it does. */
 export async function openSharedCache(
   url: string,
   context: { emit: Emit; signal: AbortSignal },
@@ -49,14 +31,16 @@ class StoredCache implements SharedCache {
     private readonly signal: AbortSignal,
   ) {}
 
-  async take(id: EntryId, dir: string): Promise<Record<string, unknown> | null> {
+  async take(id: EntryId, dir: string, about: z.ZodType): Promise<Record<string, unknown> | null> {
     const what = `${id.kind} ${id.hash.slice(0, 12)}`;
     try {
       const text = await this.store.getNote(noteName(id));
       if (text === null) return null;
       const note = NOTE.parse(JSON.parse(text));
       this.#note('info', `Fetching ${what} (${formatBytes(note.size)}) from ${this.store.name}`);
-      return await this.#unpack(note, dir);
+      const meta = await this.#unpack(note, dir);
+      about.parse(meta);
+      return meta;
     } catch (error) {
       if (this.signal.aborted) throw error;
       for (const name of await readdir(dir)) await rm(join(dir, name), { recursive: true, force: true });
@@ -78,45 +62,41 @@ class StoredCache implements SharedCache {
       await rm(archive, { force: true });
     }
     const metaFile = join(dir, 'meta.json');
-    const meta = META.parse(JSON.parse(await readFile(metaFile, 'utf8')));
+    const meta = EntryMeta.parse(JSON.parse(await readFile(metaFile, 'utf8')));
     await rm(metaFile);
     const names = await readdir(dir);
     if (names.sort().join() !== Object.keys(meta.digests).sort().join()) throw new Error('it lacks files');
     for (const name of names) {
       const path = join(dir, name);
-      if (!(await lstat(path)).isFile()) throw new Error(`${name} is no file`);
+      if (!(await lstat(path)).isFile()) throw new Error(`${name} is not a regular file`);
       const digest = await contentDigest(path, 'sha256', this.signal);
-      if (digest !== meta.digests[name]) throw new Error(`${name} has another content than meta.json says`);
+      if (digest !== meta.digests[name])
+        throw new Error(`${name} does not have the digest that meta.json records`);
     }
     // Entries are read-only, and so they were packed.
     await chmod(join(dir, 'disk.qcow2'), 0o644);
-    await this.#settle(join(dir, 'disk.qcow2'), meta.parents?.[0]);
+    await this.#settle(join(dir, 'disk.qcow2'), meta.parents[0]);
     const { sizes: _sizes, digests: _digests, ...rest } = meta;
     return rest;
   }
 
   /** The disk names its backing file by where that lies on the machine that made it; any other file of this one it must not name. */
-  async #settle(disk: string, parent: { kind: string; hash: string } | undefined): Promise<void> {
-    const cancel = { cancelSignal: this.signal };
+  async #settle(disk: string, parent: EntryId | undefined): Promise<void> {
     if (parent) {
       const at = join(cacheDir(), 'images', parent.hash);
       const backing = parent.hash.endsWith('.qcow2') ? at : join(at, 'disk.qcow2');
-      await run('qemu-img', ['rebase', '-u', '-f', 'qcow2', '-F', 'qcow2', '-b', backing, disk], cancel);
+      await run('qemu-img', ['rebase', '-u', '-f', 'qcow2', '-F', 'qcow2', '-b', backing, disk], {
+        cancelSignal: this.signal,
+      });
     }
-    const { stdout } = await run('qemu-img', ['info', '--output=json', '-f', 'qcow2', disk], cancel);
-    const info = JSON.parse(stdout) as {
-      'full-backing-filename'?: string;
-      'format-specific'?: { data?: { 'data-file'?: string } };
-    };
-    if (info['format-specific']?.data?.['data-file'] !== undefined)
-      throw new Error('its disk keeps its data elsewhere');
-    if (!parent && info['full-backing-filename'] !== undefined)
-      throw new Error('its disk has a backing file');
+    const info = await qcow2Info(disk, this.signal);
+    if (info.dataFile !== undefined) throw new Error('its disk keeps its data elsewhere');
+    if (!parent && info.backing !== undefined) throw new Error('its disk has a backing file');
   }
 
   async offer(id: EntryId, { dir, meta }: Entry): Promise<void> {
     // On an image of the user's own, which others do not have.
-    const alone = id.kind === 'layers' && ((meta.parents ?? []) as unknown[]).length === 0;
+    const alone = id.kind === 'layers' && meta.parents.length === 0;
     if (this.#readOnly || alone) return;
     const what = `${id.kind} ${id.hash.slice(0, 12)}`;
     const archive = `${dir}.${process.pid}.tar.zst`;

@@ -15,7 +15,7 @@ import {
   type EntryKind,
 } from './entries.js';
 
-export type ItemKind = 'image' | 'layer' | 'snapshot';
+type ItemKind = 'image' | 'layer' | 'snapshot';
 
 const KIND: Record<EntryKind, ItemKind> = { images: 'image', layers: 'layer', snapshots: 'snapshot' };
 
@@ -158,54 +158,82 @@ async function removeItem(item: CacheItem, dryRun: boolean): Promise<'removed' |
   return 'removed';
 }
 
+interface Leftover {
+  path: string;
+  what: string;
+  /** Whoever works on it holds this entry's lock; null for what has no lock. */
+  of: EntryId | null;
+}
+
 /** What nobody will ever ask for again: unfinished entries and downloads that nobody works on, old scratch, old records. */
 async function removeLeftovers(maxAgeSeconds: number, dryRun: boolean): Promise<PruneResult['removed']> {
-  const root = cacheDir();
   const removed: PruneResult['removed'] = [];
-  const remove = async (path: string, what: string): Promise<void> => {
-    const bytes = await diskUse(path);
-    if (!dryRun) await removeScratch(path);
-    removed.push({ name: `${what} ${basename(path)}`, kind: 'leftover', bytes });
-  };
-  const list = (dir: string): Promise<string[]> => readdir(dir).catch(() => []);
-  const olderThan = async (path: string, seconds: number): Promise<boolean> => {
-    const info = await stat(path).catch(() => null);
-    return info !== null && Date.now() - Math.max(info.mtimeMs, info.atimeMs) > seconds * 1000;
-  };
+  const leftovers = [
+    ...(await unfinished()),
+    ...(await oldScratch()),
+    ...(await oldRecords(Number.isFinite(maxAgeSeconds) ? maxAgeSeconds : RECORD_AGE_SECONDS)),
+  ];
+  for (const leftover of leftovers) {
+    const bytes = await removeLeftover(leftover, dryRun);
+    const { what, path } = leftover;
+    if (bytes !== null) removed.push({ name: `${what} ${basename(path)}`, kind: 'leftover', bytes });
+  }
+  return removed;
+}
 
+/** The bytes that it took; null when somebody works on it, or has just finished. */
+async function removeLeftover({ path, of }: Leftover, dryRun: boolean): Promise<number | null> {
+  if (dryRun && of !== null) return (await isFree(of)) ? diskUse(path) : null;
+  await using held = of && (await lock(lockPathOf(of), 'exclusive', { wait: false }));
+  if (of !== null && (!held || !(await stat(path).catch(() => null)))) return null;
+  const bytes = await diskUse(path);
+  if (!dryRun) await removeScratch(path);
+  return bytes;
+}
+
+const list = (dir: string): Promise<string[]> => readdir(dir).catch(() => []);
+
+async function unfinished(): Promise<Leftover[]> {
+  const found: Leftover[] = [];
   for (const kind of ENTRY_KINDS) {
-    for (const name of await list(join(root, kind))) {
+    for (const name of await list(join(cacheDir(), kind))) {
       // `<hash>.part`, and of a download `<digest>.qcow2.<16 hex digits>.part` with a `.part.json` beside it.
       const hash = /^(?<hash>[^.]+|[^.]+\.qcow2)(\.[0-9a-f]{16})?\.part(\.json)?$/.exec(name)?.groups?.hash;
       if (hash === undefined) continue;
-      const id = { kind, hash };
-      if (dryRun) {
-        if (await isFree(id)) await remove(join(root, kind, name), 'unfinished');
-        continue;
-      }
-      await using held = await lock(lockPathOf(id), 'exclusive', { wait: false });
-      // Gone when whoever worked on it has just finished.
-      if (held && (await stat(join(root, kind, name)).catch(() => null)))
-        await remove(join(root, kind, name), 'unfinished');
+      found.push({ path: join(cacheDir(), kind, name), what: 'unfinished', of: { kind, hash } });
     }
   }
-  for (const name of await list(root)) {
-    const path = join(root, name);
-    if (name.startsWith('tmp-') && (await olderThan(path, SCRATCH_AGE_SECONDS)))
-      await remove(path, 'scratch');
+  return found;
+}
+
+async function oldScratch(): Promise<Leftover[]> {
+  const names = (await list(cacheDir())).filter((name) => name.startsWith('tmp-'));
+  return olderThan(SCRATCH_AGE_SECONDS, cacheDir(), names, 'scratch');
+}
+
+const RECORDS = { index: 'package index', built: 'record of a build', packages: 'downloaded package' };
+
+async function oldRecords(seconds: number): Promise<Leftover[]> {
+  const found = Object.entries(RECORDS).map(async ([name, what]) => {
+    const folder = join(cacheDir(), name);
+    return olderThan(seconds, folder, await list(folder), what);
+  });
+  return (await Promise.all(found)).flat();
+}
+
+async function olderThan(
+  seconds: number,
+  folder: string,
+  names: readonly string[],
+  what: string,
+): Promise<Leftover[]> {
+  const found: Leftover[] = [];
+  for (const path of names.map((name) => join(folder, name))) {
+    const info = await stat(path).catch(() => null);
+    if (!info || Date.now() - Math.max(info.mtimeMs, info.atimeMs) <= seconds * 1000) continue;
+    found.push({ path, what, of: null });
   }
-  const recordAge = Number.isFinite(maxAgeSeconds) ? maxAgeSeconds : RECORD_AGE_SECONDS;
-  for (const [folder, what] of [
-    ['index', 'package index'],
-    ['built', 'record of a build'],
-    ['packages', 'downloaded package'],
-  ] as const) {
-    for (const name of await list(join(root, folder))) {
-      const path = join(root, folder, name);
-      if (await olderThan(path, recordAge)) await remove(path, what);
-    }
-  }
-  return removed;
+  return found;
 }
 
 export interface VerifiedRow {

@@ -10,58 +10,86 @@ import { contentDigest } from '../cache/entries.js';
 import { compressionOf, decompress } from '../formats/decompress.js';
 import type { Signer } from '../attest/dsse.js';
 import { MAX_MODULE_BYTES, readModule } from '../formats/elf.js';
-import {
-  makeStatement,
-  writeProvenance,
-  type BuildFacts,
-  type PackageRecord,
-  type SourceRecord,
-} from '../attest/provenance.js';
-import { readDeb, type DebEntry } from '../formats/deb.js';
+import type { BuildFacts, PackageRecord, SourceRecord } from '../attest/facts.js';
+import { hasProvenance, provenancePath, writeProvenance } from '../attest/provenance.js';
+import { makeStatement } from '../attest/statement.js';
+import { readDeb } from '../formats/deb.js';
+import type { PackageEntry } from '../formats/package.js';
 import { readRpmFile } from '../formats/rpm.js';
 import { evrOf } from '../formats/rpm-header.js';
-import { writeSbom } from '../attest/sbom.js';
-import type { CellInput } from './cell.js';
+import { hasSbom, sbomPath, sbomText, writeSbom } from '../attest/sbom.js';
 import { EPOCH, type Prepared } from './source.js';
+import type { Attestation, Sourced } from './types.js';
 
-/** What an invocation says of itself in the provenance of all its packages. */
-export interface Invocation {
-  /** Of the run, as `--json` prints it. */
-  id: string;
-  /** The DKMS source, image and mirrors as asked for. */
-  options: BuildFacts['options'];
-  /** Signs the provenance; null: it is written unsigned. */
-  signer: Signer | null;
-}
+type AttestedCell = Pick<Sourced, 'input' | 'prepared' | 'startedOn'>;
 
-/** Writes provenance and SBOM beside the published packages of one module. */
+/** Writes provenance and SBOM beside the published packages, by their paths, of one module. */
 export async function attest(
-  input: CellInput,
-  prepared: Prepared,
+  cell: AttestedCell,
   result: CellResult,
   packages: readonly string[],
-  startedOn: Date,
-): Promise<void> {
-  const { target, environment, machine, invocation } = input;
+): Promise<Attestation> {
+  const { input } = cell;
+  const signer = input.invocation.signer ?? undefined;
+  const facts = await factsOf(cell, result, packages);
+  const statement = JSON.stringify(makeStatement(facts));
+  const sboms: Attestation['sboms'] = {};
+  for (const record of facts.packages) {
+    const path = join(input.outDir, record.file);
+    const text = sbomText(facts, record);
+    sboms[record.file] = text;
+    await writeProvenance(path, statement, signer);
+    await writeSbom(path, text);
+  }
+  return { statement, sboms };
+}
+
+/** Writes what lacks beside a package, or is not signed by this key; the names of what was written. */
+export async function attestAgain(
+  path: string,
+  sha256: string,
+  { statement, sboms }: Attestation,
+  signer: Signer | null,
+): Promise<string[]> {
+  const key = signer ?? undefined;
+  const written: string[] = [];
+  if (!(await hasProvenance(path, sha256, key))) {
+    await writeProvenance(path, statement, key);
+    written.push(basename(provenancePath(path)));
+  }
+  const sbom = sboms[basename(path)];
+  if (sbom !== undefined && !(await hasSbom(path, sha256))) {
+    await writeSbom(path, sbom);
+    written.push(basename(sbomPath(path)));
+  }
+  return written;
+}
+
+async function factsOf(
+  { input, prepared, startedOn }: AttestedCell,
+  result: CellResult,
+  packages: readonly string[],
+): Promise<BuildFacts> {
+  const { source, target, environment, machine, invocation, lookup } = input;
   const { layer } = environment;
   const installed = parseInstalled(await readFile(join(layer.entry.dir, 'packages'), 'utf8'), target.arch);
-  const form = packageForm(input.lookup.row);
+  const form = packageForm(lookup.row);
   const compilers = installed.filter(({ name }) => (form === 'deb' ? /^gcc-\d+$/ : /^gcc$/).test(name));
   const headers = {
     deb: `linux-headers-${target.release}`,
     kmod: 'kernel-devel',
     kmp: 'kernel-default-devel',
   };
-  const records = await Promise.all(packages.map(recordOf));
-  const facts: BuildFacts = {
+  const [compiler] = compilers;
+  return {
     module: { name: result.module, version: result.version ?? '' },
     kernel: target.release,
     distro: target.distro,
     arch: target.arch,
-    packages: records,
+    packages: await Promise.all(packages.map(recordOf)),
     packageType: form === 'deb' ? 'deb' : 'rpm',
-    source: sourceOf(input.source, prepared.digest, input.source.kind === 'repo' ? prepared.package : null),
-    buildDepends: prepared.with.map((each, at) => sourceOf(each, prepared.withDigests[at]!, null)),
+    source: sourceOf(source, prepared.digest, source.kind === 'repo' ? prepared.package : null),
+    buildDepends: prepared.with.map((each) => sourceOf(each, each.digest, null)),
     options: invocation.options,
     image: layer.image,
     kernelPackages: layer.kernelPackages,
@@ -74,7 +102,7 @@ export async function attest(
       kernelImage: layer.versions['image-package'] ?? '',
       kernelHeaders: headers[form],
       // With several of them the layer does not tell which one the kernel's makefiles take.
-      ...(compilers.length === 1 ? { compiler: compilers[0]!.name } : {}),
+      ...(compiler && compilers.length === 1 && { compiler: compiler.name }),
       dkms: 'dkms',
     },
     layer: basename(layer.entry.dir),
@@ -90,11 +118,6 @@ export async function attest(
         : { log: { file: result.log, sha256: await contentDigest(result.log, 'sha256') } }),
     },
   };
-  const statement = makeStatement(facts);
-  for (const [at, path] of packages.entries()) {
-    await writeProvenance(path, statement, invocation.signer ?? undefined);
-    await writeSbom(path, facts, records[at]!);
-  }
 }
 
 function sourceOf(source: ModuleSource, sha256: string, there: Prepared['package']): SourceRecord {
@@ -124,14 +147,15 @@ async function recordOf(path: string): Promise<PackageRecord> {
   };
 }
 
-type Read = Pick<PackageRecord, 'package' | 'version' | 'architecture'> & { files: DebEntry[] };
+type Read = Pick<PackageRecord, 'package' | 'version' | 'architecture'> & { files: PackageEntry[] };
 
 async function debOf(path: string): Promise<Read> {
   const { control, files } = await readDeb(path);
+  const field = (name: string): string => control.get(name) ?? '';
   return {
-    package: control.get('Package')!,
-    version: control.get('Version')!,
-    architecture: control.get('Architecture')!,
+    package: field('Package'),
+    version: field('Version'),
+    architecture: field('Architecture'),
     files,
   };
 }

@@ -1,66 +1,131 @@
+import { X509Certificate } from 'node:crypto';
 import { mkdir, readFile } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import { contentDigest, hashOf } from '../cache/entries.js';
+import { gunzipSync, gzipSync } from 'node:zlib';
+import { z } from 'zod';
+import { contentDigest } from '../cache/entries.js';
 import { writeAtomic } from '../lib/atomic-write.js';
 import { cacheDir } from '../lib/paths.js';
 import type { CellResult } from '../model/cell.js';
-import type { CellInput } from './cell.js';
-import { EPOCH } from './source.js';
+import { ResultDocument } from '../model/result-schema.js';
+import { attestAgain } from './attest.js';
+import { certificateFingerprint, identityOf, identityOptions } from './identity.js';
+import type { Prepared } from './source.js';
+import type { BuiltRecord, CellInput } from './types.js';
 
-/** A result and what was published for it. */
-export interface BuiltRecord extends CellResult {
-  files: Record<string, string>;
-  koNames: string[];
-}
+/** What a cell is known again by, once its layer is there and its source is looked up. */
+export const cellIdentity = (
+  { source, target, environment, signer, ...request }: CellInput,
+  { digest, with: others }: Prepared,
+): string =>
+  identityOf({
+    sources: [
+      { kind: source.kind, sha256: digest },
+      ...others.map((each) => ({ kind: each.kind, sha256: each.digest })),
+    ],
+    target,
+    signer: signer && certificateFingerprint(new X509Certificate(signer.certPem)),
+    options: identityOptions(request),
+    layer: basename(environment.layer.entry.dir),
+  });
 
-const recordPath = (input: CellInput, identity: string): string =>
-  join(
-    cacheDir(),
-    'built',
-    `${hashOf([2, input.signer?.keyId ?? null, identity, input.target.release, basename(input.environment.layer.entry.dir), input.nameStyle, input.verify, EPOCH, ...(input.debugSymbols ? ['debug-symbols'] : [])])}.json`,
-  );
+const recordPath = (identity: string): string => join(cacheDir(), 'built', `${identity}.json`);
 
-/** What an earlier run made of the very same input, when it is still in the out-dir; null for what has to be built. */
+/** It becomes a path in the out-dir. */
+const FileName = z.string().regex(/^[^/\0.][^/\0]*$/);
+
+const Remembered = z.array(
+  z.strictObject({
+    /** Its paths are those of the run that built it; only their last parts count. */
+    result: ResultDocument.shape.cells.element,
+    packages: z.record(FileName, z.string()),
+    attestation: z.strictObject({ statement: z.string(), sboms: z.record(FileName, z.string()) }),
+    /** The build log, base64 of its gzip; null when there was none. */
+    log: z
+      .base64()
+      .transform((text) => gunzipSync(Buffer.from(text, 'base64')))
+      .nullable(),
+  }),
+);
+type Remembered = z.infer<typeof Remembered>;
+
+/**
+ * What an earlier run made of the very same input, when its packages are still in the out-dir; null for what has to be built.
+ * Logs, provenance and SBOMs that are gone from there are written again, and so is provenance that the given key has not signed.
+ */
 export async function upToDate(input: CellInput, identity: string): Promise<CellResult[] | null> {
   if (input.force || input.debug) return null;
-  const records = await recorded(input, identity);
+  const records = await recorded(identity);
+  if (records.length === 0) return null;
   // A record of a build that was not checked says nothing of how a second one would come out.
-  if (input.checkReproducible && !records.every(({ reproducible }) => reproducible)) return null;
-  const results: CellResult[] = [];
-  for (const { files, koNames: _, ...result } of records) {
-    for (const [name, digest] of Object.entries(files)) {
+  if (input.checkReproducible && !records.every(({ result }) => result.reproducible)) return null;
+  for (const { packages } of records) {
+    for (const [name, digest] of Object.entries(packages)) {
       const now = await contentDigest(join(input.outDir, name)).catch(() => null);
       if (now !== digest) return null;
     }
-    const inOutDir = (path: string | null): string | null => path && join(input.outDir, basename(path));
-    results.push({
-      ...result,
-      reason: 'up to date',
-      package: inOutDir(result.package),
-      log: inOutDir(result.log),
-      phases: {},
-    });
   }
-  return results.length > 0 ? results : null;
+  return Promise.all(records.map((record) => madeWhole(input, record)));
 }
 
-/** What is remembered of this input; nothing when it is new. */
-async function recorded(input: CellInput, identity: string): Promise<BuiltRecord[]> {
+async function madeWhole(
+  { outDir, invocation, machine, label }: CellInput,
+  { result, packages, attestation, log }: Remembered[number],
+): Promise<CellResult> {
+  const inOutDir = (path: string | null): string | null => path && join(outDir, basename(path));
+  const written: string[] = [];
+  const logPath = log === null ? null : inOutDir(result.log);
+  if (log !== null && logPath !== null) {
+    const { status } = await writeAtomic(log, logPath);
+    if (status === 'written') written.push(basename(logPath));
+  }
+  for (const [name, digest] of Object.entries(packages))
+    written.push(...(await attestAgain(join(outDir, name), digest, attestation, invocation.signer)));
+  if (written.length > 0) {
+    const message = `Written again, without a build: ${written.join(', ')}`;
+    machine.emit({ type: 'note', level: 'info', message, cell: label });
+  }
+  return { ...result, reason: 'up to date', package: inOutDir(result.package), log: logPath, phases: {} };
+}
+
+/** What is remembered of this input; nothing when it is new, or cannot be read. */
+async function recorded(identity: string): Promise<Remembered> {
   try {
-    return JSON.parse(await readFile(recordPath(input, identity), 'utf8')) as BuiltRecord[];
+    return Remembered.parse(JSON.parse(await readFile(recordPath(identity), 'utf8')));
   } catch {
     return [];
   }
 }
 
-export async function remember(input: CellInput, identity: string, records: BuiltRecord[]): Promise<void> {
-  const path = recordPath(input, identity);
-  const before = await recorded(input, identity);
-  // What was checked once stays so for the very same files.
-  const checked = (record: BuiltRecord): boolean =>
-    before.some((each) => each.reproducible && isDeepStrictEqual(each.files, record.files));
-  const kept = records.map((each) => (checked(each) ? { ...each, reproducible: true } : each));
-  await mkdir(join(path, '..'), { recursive: true });
+/** Remembers what was published of a cell, whose logs are in the out-dir by now. */
+export async function remember(
+  { outDir }: Pick<CellInput, 'outDir'>,
+  identity: string,
+  records: readonly BuiltRecord[],
+): Promise<void> {
+  const path = recordPath(identity);
+  const before = await recorded(identity);
+  // What was checked once stays so for the very same packages.
+  const checked = ({ packages }: BuiltRecord): boolean =>
+    before.some((each) => each.result.reproducible && isDeepStrictEqual(each.packages, packages));
+  const kept: z.input<typeof Remembered> = await Promise.all(
+    records.map(async ({ result, packages, attestation }) => ({
+      result: {
+        ...{ ...result, reason: null, kept: null },
+        ...(checked({ result, packages, attestation }) && { reproducible: true }),
+      },
+      packages,
+      attestation,
+      log: result.log && (await packedLog(join(outDir, basename(result.log)))),
+    })),
+  );
+  await mkdir(dirname(path), { recursive: true });
   await writeAtomic(Buffer.from(JSON.stringify(kept)), path);
+}
+
+/** Null for a log that somebody has removed meanwhile. */
+async function packedLog(path: string): Promise<string | null> {
+  const log = await readFile(path).catch(() => null);
+  return log && gzipSync(log).toString('base64');
 }

@@ -1,14 +1,14 @@
 import { join } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
-import { FrameReader } from '../guest/frames.js';
+import { rpmbuild } from '../guest/programs/pack-rpm.js';
 import { writeAtomic } from '../lib/atomic-write.js';
 import { plain } from '../lib/text.js';
 import type { PackedPackage } from '../pack/module-package.js';
 import { readRpmFile } from '../formats/rpm.js';
 import { makeRpmSpec, type RpmInput, type RpmPlan } from '../pack/rpm.js';
 import { evrOf, relationText } from '../formats/rpm-header.js';
-import type { CellInput } from './cell.js';
 import { deadline, type Booted } from '../environment/boot.js';
+import type { CellInput } from './types.js';
 
 /**
  * The packages of one cell, made by the distro's own rpmbuild in a VM that never ran the module's build, in outDir. The order
@@ -20,24 +20,17 @@ export async function packRpms(
   { machine, label }: Pick<CellInput, 'machine' | 'label'>,
 ): Promise<PackedPackage[]> {
   const { spec, sources, packages } = await makeRpmSpec(input);
-  const bytes = [Buffer.from(spec), ...sources];
-  const made = await guest.program('pack-rpm.py', deadline(machine.accel, 60), {
-    vars: {
-      SIZES: bytes.map(({ length }) => length),
-      PACKAGES: packages.map(({ file }) => file),
-      ARCH: input.arch,
-      EPOCH: input.mtime,
-    },
-    input: Buffer.concat(bytes),
-  });
-  const frames = await new FrameReader(made.stdout, {
-    kinds: ['log', 'rpm'],
-    limits: { count: packages.length + 1 },
-  }).all();
-  await made.done;
-  const log = frames.filter(({ kind }) => kind === 'log').flatMap((each) => linesOf(each.bytes));
+  const order = {
+    spec: Buffer.from(spec),
+    sources,
+    packages: packages.map(({ file }) => file),
+    arch: input.arch,
+    epoch: input.mtime,
+  };
+  const made = await rpmbuild(guest, order, deadline(machine.accel, 60));
+  const log = plain(made.log).split('\n');
   for (const line of log) machine.emit({ type: 'output', cell: label, line });
-  const rpms = frames.filter(({ kind }) => kind === 'rpm');
+  const { rpms } = made;
   if (rpms.length !== packages.length) {
     const why = log.filter((line) => /error|not found|No such/i.test(line));
     throw new Dkms2binError(
@@ -46,9 +39,11 @@ export async function packRpms(
     );
   }
   const packed: PackedPackage[] = [];
-  for (const [at, plan] of packages.entries()) {
+  for (const [at, bytes] of rpms.entries()) {
+    const plan = packages[at];
+    if (!plan) break;
     const path = join(input.outDir, plan.file);
-    const published = await writeAtomic(rpms[at]!.bytes, path);
+    const published = await writeAtomic(bytes, path);
     const problem = await differs(path, plan);
     if (problem !== null) {
       throw new Dkms2binError(
@@ -61,8 +56,6 @@ export async function packRpms(
   }
   return packed;
 }
-
-const linesOf = (bytes: Buffer): string[] => plain(bytes.toString('utf8')).split('\n');
 
 /** In what a package is not the one that was planned; null when it is. */
 async function differs(path: string, plan: RpmPlan): Promise<string | null> {

@@ -1,23 +1,26 @@
-import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { z } from 'zod';
+import { writeAtomic } from '../lib/atomic-write.js';
 import { lock, type Lock } from '../lib/lock.js';
 import { runsDir } from '../lib/paths.js';
 import { newRunId } from '../lib/run-id.js';
 
 /** What `run.json` of a run's folder says. */
-export interface RunRecord {
-  id: string;
-  cell: string;
-  kernel: string;
-  distro: string;
-  created: string;
+const RUN_RECORD = z.object({
+  id: z.string(),
+  cell: z.string(),
+  kernel: z.string(),
+  distro: z.string(),
+  created: z.string(),
   /** Set once the VM is meant to outlive the run. */
-  kept: boolean;
+  kept: z.boolean(),
   /** Socket folder and ssh port of the VM while it runs. */
-  live: { socketDir: string; sshPort: number } | null;
-  /** How to boot the disk again; absent until the VM was started. */
-  vm: Record<string, unknown> | null;
-}
+  live: z.object({ socketDir: z.string(), sshPort: z.number().int() }).nullable(),
+  /** How to boot the disk again; null until the VM was started. */
+  vm: z.record(z.string(), z.unknown()).nullable(),
+});
+export type RunRecord = z.infer<typeof RUN_RECORD>;
 
 /** A run's folder with its lock: whoever holds the lock is alive; without it the run is kept or stale. */
 export class RunDir {
@@ -31,7 +34,8 @@ export class RunDir {
     const id = newRunId();
     const dir = join(runsDir(), id);
     await mkdir(dir, { recursive: true, mode: 0o700 });
-    const held = (await lock(join(dir, 'lock'), 'exclusive', { wait: true }))!;
+    const held = await lock(join(dir, 'lock'), 'exclusive', { wait: true });
+    if (!held) throw new Error(`a new run's lock is taken: ${dir}`);
     const record: RunRecord = {
       id,
       ...about,
@@ -56,9 +60,7 @@ export class RunDir {
 
   async save(change: Partial<RunRecord>): Promise<void> {
     Object.assign(this.record, change);
-    const temporary = join(this.dir, 'run.json.part');
-    await writeFile(temporary, JSON.stringify(this.record, null, 2));
-    await rename(temporary, join(this.dir, 'run.json'));
+    await writeAtomic(Buffer.from(JSON.stringify(this.record, null, 2)), join(this.dir, 'run.json'));
   }
 
   /** Ends the use of the run: removes it unless it is kept. */
@@ -69,9 +71,10 @@ export class RunDir {
   }
 }
 
-export async function readRecord(dir: string): Promise<RunRecord | null> {
+/** Null for a folder without a record that can be read. */
+async function readRecord(dir: string): Promise<RunRecord | null> {
   try {
-    return JSON.parse(await readFile(join(dir, 'run.json'), 'utf8')) as RunRecord;
+    return RUN_RECORD.parse(JSON.parse(await readFile(join(dir, 'run.json'), 'utf8')));
   } catch {
     return null;
   }

@@ -14,14 +14,15 @@ import {
 } from '../distro/dkms-package.js';
 import type { DistroRow } from '../distro/row.js';
 import { contentDigest } from '../cache/entries.js';
-import { filesTar } from '../pack/deb.js';
+import { filesTar } from '../formats/tar.js';
 import { readRpmFile } from '../formats/rpm.js';
 import { evrOf } from '../formats/rpm-header.js';
 import type { KernelLayer } from '../environment/kernel-layer.js';
 import type { Machine } from '../environment/boot.js';
+import { standardVariable } from '../lib/variables.js';
 
 /** A source that the host can read. */
-type LocalSource = Exclude<ModuleSource, { kind: 'repo' }>;
+export type LocalSource = Exclude<ModuleSource, { kind: 'repo' }>;
 
 /** How a cell's source reaches its build VM. */
 export interface Prepared {
@@ -29,15 +30,11 @@ export interface Prepared {
   /** The version that a repository name means, as the index says; of an .rpm, as its header says. */
   package: { name: string; version: string } | null;
   /** Other sources of the request that BUILD_DEPENDS name, each after those that it needs itself. */
-  with: LocalSource[];
+  with: (LocalSource & { digest: string })[];
   /** DKMS names of the modules that those bring. */
   brings: string[];
   /** SHA-256 of the source: of a file, of a folder's tar as the guest gets it, of the package that an index names. */
   digest: string;
-  /** The same of each of `with`. */
-  withDigests: string[];
-  /** What the content of all of them is, so that the very same input is known again. */
-  identity: string;
   /** Whether the guest has to fetch something itself, so that it needs the network before the build. */
   network: boolean;
 }
@@ -46,24 +43,33 @@ export interface Lookup extends Pick<FindOptions, 'mirror' | 'offline' | 'proxy'
   row: DistroRow;
 }
 
+/** Of a cell, what decides its source. */
+export interface SourceInput {
+  source: ModuleSource;
+  /** All sources of the request: they may bring what this one's BUILD_DEPENDS name. */
+  otherSources: readonly ModuleSource[];
+  environment: { layer: KernelLayer };
+  lookup: Lookup;
+  machine: Machine;
+}
+
 /**
  * Finds on the host what the guest would need minutes of emulation for: a repository's package is downloaded here when
- * everything that it depends on is in the layer, and `siblings`, the request's other sources, bring build dependencies.
+ * everything that it depends on is in the layer, and the request's other sources bring build dependencies.
  * Throws what the look-up throws: `not-found`, `transient`.
  */
-export async function prepareSource(
-  source: ModuleSource,
-  otherSources: readonly ModuleSource[],
-  layer: KernelLayer,
-  lookup: Lookup,
-  machine: Machine,
-): Promise<Prepared> {
+export async function prepareSource({
+  source,
+  otherSources,
+  environment: { layer },
+  lookup,
+  machine,
+}: SourceInput): Promise<Prepared> {
   const { arch, signal } = machine;
   const installed = parseInstalled(await readFile(join(layer.entry.dir, 'packages'), 'utf8'), arch);
   let local: LocalSource;
   let there: Prepared['package'] = null;
   let digest: string;
-  let identity: string;
   if (source.kind === 'repo') {
     const { row, ...where } = lookup;
     const common = { ...where, arch, cacheDir: cacheDir(), signal };
@@ -73,10 +79,9 @@ export async function prepareSource(
     });
     there = { name: found.name, version: found.version };
     digest = found.sha256;
-    identity = `repo ${found.name}=${found.version} ${digest}`;
     if (unmetDependency(found, installed, arch) !== null || !found.verified) {
       return {
-        ...{ source, package: there, digest, with: [], withDigests: [], brings: [], identity },
+        ...{ source, package: there, digest, with: [], brings: [] },
         network: true,
       };
     }
@@ -85,7 +90,6 @@ export async function prepareSource(
   } else {
     local = source;
     digest = await localDigest(source, signal);
-    identity = `${source.kind} ${digest}`;
     if (source.kind === 'rpm') there = await rpmPackage(source);
   }
   const along = await dependenciesOf(local, otherSources, signal);
@@ -93,7 +97,9 @@ export async function prepareSource(
   // An .rpm's dependencies are not looked at: what builds a module is in every layer.
   const debs = [...along.with, ...(local === source ? [local] : [])].filter((each) => each.kind === 'deb');
   const fields = await Promise.all(debs.map((each) => fieldsOf(each.path, signal)));
-  const withDigests = await Promise.all(along.with.map((each) => localDigest(each, signal)));
+  const brought = await Promise.all(
+    along.with.map(async (each) => ({ ...each, digest: await localDigest(each, signal) })),
+  );
   const known = [...installed, ...fields.flatMap((each) => parseInstalled(each.line, arch))];
   const has = (need: string): boolean =>
     [`${need}-dkms`, `${need.toLowerCase().replaceAll('_', '-')}-dkms`].some((name) =>
@@ -103,10 +109,8 @@ export async function prepareSource(
     source: local,
     package: there,
     digest,
-    with: along.with,
-    withDigests,
+    with: brought,
     brings: along.brings,
-    identity: [identity, ...withDigests].join('\n'),
     network:
       !along.plain ||
       !along.missing.every(has) ||
@@ -158,7 +162,7 @@ async function fieldsOf(
 }
 
 /** What dkms.conf files say about who needs whom. */
-export interface ConfText {
+interface ConfText {
   /** PACKAGE_NAMEs. */
   names: string[];
   /** Words of BUILD_DEPENDS. */
@@ -167,7 +171,7 @@ export interface ConfText {
   plain: boolean;
 }
 
-/** By the text alone: dkms.conf is shell and never run here. A name that the shell would put together is not seen. */
+/** By the text alone: dkms.conf is shell and never run here. A name that the shell would put together is not seen. @internal */
 export function readConfText(text: string): ConfText {
   const code = text.replaceAll(/(^|\s)#.*$/gm, '$1');
   const names = code.matchAll(
@@ -271,7 +275,7 @@ export async function localDigest(
 }
 
 /** Seconds since 1970 that every file and kbuild timestamp gets: a constant, so that same input gives same bytes. */
-export const EPOCH = Number(process.env.SOURCE_DATE_EPOCH ?? 1577836800);
+export const EPOCH = Number(standardVariable('SOURCE_DATE_EPOCH') ?? 1577836800);
 
 /** Largest source folder, as a tar. */
 const MAX_TAR_BYTES = 2 ** 30;

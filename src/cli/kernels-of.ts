@@ -3,7 +3,7 @@ import type { Arch } from '../model/cell.js';
 import { messageOf } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
 import { cacheDir } from '../lib/paths.js';
-import { availableKernels } from '../distro/resolve.js';
+import { availableKernels } from '../distro/kernels.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';
 import type { KernelInfo } from './services.js';
 

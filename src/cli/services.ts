@@ -5,10 +5,10 @@ import type { Proof } from '../model/proof.js';
 import type { Config } from '../options/config.js';
 import type { BisectContext, BisectOutcome } from '../engine/bisect.js';
 import type { RunInfo } from '../engine/runs.js';
-import type { WarmKernel } from '../engine/local.js';
+import type { WarmKernel } from '../engine/warm.js';
 import type { MatrixContext, MatrixOutcome, MatrixRules } from '../engine/matrix.js';
 import type { QueueOptions } from '../engine/queue/executor.js';
-import type { WorkOptions } from '../engine/queue/build.js';
+import type { WorkOptions } from '../engine/queue/work.js';
 import type { RefreshOptions } from '../engine/refresh.js';
 import type { CacheRow, PruneOptions, PruneResult, VerifiedRow } from '../cache/upkeep.js';
 import type { Passphrase, RepositoryOptions, RepositoryResult, Served } from '../repo/index.js';
@@ -144,7 +144,7 @@ export const engine: Engine = {
     return matrix(plan, context, () => queueExecutor(queue));
   },
   work: async (request, options, context) =>
-    (await import('../engine/queue/build.js')).work(request, options, context),
+    (await import('../engine/queue/work.js')).work(request, options, context),
   board: async (where, context) => (await import('../engine/queue/board.js')).board(where, context),
   listRuns: async () => (await import('../engine/runs.js')).listRuns(),
   removeRun: async (id) => (await import('../engine/runs.js')).removeRun(id),
@@ -152,8 +152,9 @@ export const engine: Engine = {
   listImages: async () => (await import('../engine/images.js')).listImages(),
   pruneImages: async (options) => (await import('../engine/images.js')).pruneImages(options),
   verifyImages: async (options) => (await import('../engine/images.js')).verifyImages(options),
-  warmImages: async (request, context) => (await import('../engine/local.js')).warm(request, context),
-  prove: async (request, what, context) => (await import('../engine/local.js')).prove(request, what, context),
+  warmImages: async (request, context) => (await import('../engine/warm.js')).warm(request, context),
+  prove: async (request, what, context) =>
+    (await import('../engine/prove-request.js')).proveRequest(request, what, context),
   listKernels: async (distro, context) => (await import('./kernels-of.js')).kernelsOf(distro, context),
   probeAccelerators: async (context) => (await import('./accelerators.js')).acceleratorReport(context),
   publishRepository: async (dir, { keyFile, passphrase, ask, ...options }) => {

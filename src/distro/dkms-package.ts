@@ -3,25 +3,21 @@ import { DEB_ARCH, type Arch } from '../model/cell.js';
 import { download, hasDigest, type Digest } from '../lib/download.js';
 import type { Emit } from '../model/events.js';
 import { Dkms2binError } from '../model/errors.js';
-import { listDkmsPackages, type DkmsIndex, type IndexOptions } from './apt-index.js';
-import { listed, mirrorsOf, requireApt } from './resolve.js';
-import { proxyFor } from './mirrors.js';
-import type { DistroRow } from './row.js';
+import { listDkmsPackages, type DkmsIndex } from './apt-index.js';
+import { debFile } from './deb-names.js';
+import type { LookupOptions } from './kernel-index.js';
+import type { KernelOptions } from './kernels.js';
+import { mirrorsOf, proxyFor } from './mirrors.js';
+import { listed } from './places.js';
+import { requireApt, type DistroRow } from './row.js';
 import { compareVersions } from '../formats/versions.js';
 
 /** A package of the index that was chosen for a `--dkms` name. */
 export type FoundPackage = DkmsIndex['packages'][number];
 
-export interface FindOptions extends Pick<
-  IndexOptions,
-  'cacheDir' | 'offline' | 'signal' | 'keyring' | 'maxAge' | 'warn' | 'proxy'
-> {
-  arch?: Arch | undefined;
-  mirror?: string | undefined;
-  securityMirror?: string | undefined;
-}
+export type FindOptions = KernelOptions;
 
-export interface FetchOptions extends Pick<IndexOptions, 'cacheDir' | 'offline' | 'signal' | 'proxy'> {
+export interface FetchOptions extends Pick<LookupOptions, 'cacheDir' | 'offline' | 'signal' | 'proxy'> {
   emit: Emit;
 }
 
@@ -95,7 +91,7 @@ export async function findDkmsPackage(
  * Whether a package version is `wanted`: with or without its epoch and Debian revision, or, when `wanted` ends in `~`,
  * beginning with what stands before it. All are when nothing is wanted.
  */
-export function matchesVersion(version: string, wanted: string): boolean {
+function matchesVersion(version: string, wanted: string): boolean {
   const bare = version.replace(/^\d+:/, '');
   if (wanted.endsWith('~')) {
     const start = wanted.slice(0, -1);
@@ -129,12 +125,12 @@ export async function fetchDkmsPackage(found: FoundPackage, options: FetchOption
       hint: 'Install gpgv and debian-archive-keyring on this host.',
     });
   }
-  const file = `${name}_${version.replaceAll(':', '%3a')}_${architecture}.deb`;
+  const file = debFile({ name, version, architecture });
   const to = join(options.cacheDir, 'packages', sha256, file);
   const digest: Digest = { algorithm: 'sha256', hex: sha256 };
   if (await hasDigest(to, digest)) return to;
   if (options.offline) {
-    throw new Dkms2binError('not-found', `--offline, and ${name} ${version} was never downloaded`, {
+    throw new Dkms2binError('not-found', `--offline is given, but ${name} ${version} is not in the cache`, {
       hint: 'Run once without --offline.',
     });
   }

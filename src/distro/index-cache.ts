@@ -1,5 +1,7 @@
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { z } from 'zod';
+import { writeAtomic } from '../lib/atomic-write.js';
 import { Dkms2binError } from '../model/errors.js';
 
 export interface IndexCacheOptions {
@@ -10,26 +12,34 @@ export interface IndexCacheOptions {
   warn?: ((message: string) => void) | undefined;
 }
 
+/** An index that can be cached; `fetchedAt` is in seconds since 1970. */
+export interface IndexSource<T extends { fetchedAt: number }> {
+  /** Of its file in the cache. */
+  name: string;
+  /** The index and its place, for errors. */
+  what: string;
+  /** What a cached file has to look like. */
+  schema: z.ZodType<T>;
+  read: () => Promise<T>;
+}
+
 /**
  * An index as a JSON file in the cache. One that is too old is read anew; when its server does not answer, the old one
- * serves with a warning. `what` names the index and its place in errors.
+ * serves with a warning.
  */
 export async function cachedIndex<T extends { fetchedAt: number }>(
-  name: string,
-  what: string,
+  { name, what, schema, read }: IndexSource<T>,
   options: IndexCacheOptions,
-  valid: (value: T) => boolean,
-  read: () => Promise<T>,
 ): Promise<T> {
   const folder = join(options.cacheDir, 'index');
   const file = join(folder, name);
-  const cached = await readCache(file, valid);
+  const cached = await readCache(file, schema);
   const age = cached === undefined ? Infinity : Date.now() / 1000 - cached.fetchedAt;
   // A negative age means that the clock was set back: such a file could otherwise stay valid for years.
   if (cached !== undefined && (options.offline || (age >= 0 && age < (options.maxAge ?? 3600))))
     return cached;
   if (options.offline) {
-    throw new Dkms2binError('not-found', `--offline, and ${what} was never read`, {
+    throw new Dkms2binError('not-found', `--offline is given, but ${what} is not in the cache`, {
       hint: 'Run once without --offline.',
     });
   }
@@ -38,24 +48,17 @@ export async function cachedIndex<T extends { fetchedAt: number }>(
     index = await read();
   } catch (error) {
     if (cached === undefined || !(error instanceof Dkms2binError) || error.fault !== 'transient') throw error;
-    options.warn?.(`${error.message}; going on with what it said ${Math.round(age / 60)} minutes ago`);
+    options.warn?.(`${error.message}; the copy of ${Math.round(age / 60)} minutes ago is used`);
     return cached;
   }
   await mkdir(folder, { recursive: true });
-  const part = `${file}.${process.pid}.${Math.random().toString(36).slice(2)}.part`;
-  try {
-    await writeFile(part, JSON.stringify(index));
-    await rename(part, file);
-  } finally {
-    await rm(part, { force: true });
-  }
+  await writeAtomic(Buffer.from(JSON.stringify(index)), file);
   return index;
 }
 
-async function readCache<T>(file: string, valid: (value: T) => boolean): Promise<T | undefined> {
+async function readCache<T>(file: string, schema: z.ZodType<T>): Promise<T | undefined> {
   try {
-    const value = JSON.parse(await readFile(file, 'utf8')) as T;
-    return valid(value) ? value : undefined;
+    return schema.parse(JSON.parse(await readFile(file, 'utf8')));
   } catch {
     return undefined;
   }

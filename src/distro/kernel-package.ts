@@ -1,4 +1,33 @@
+import { basename } from 'node:path';
+import { DEB_ARCH, type Arch } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
 import { download, type Net } from '../lib/download.js';
+import { checkRelease } from './release.js';
+
+const IMAGE_FILE = /^linux-image-(?:unsigned-)?(\d[^_]*?)(?:-unsigned)?_([^_]+)_([a-z0-9]+)\.deb$/;
+
+/**
+ * The kernel releases of `--kernel-package` files or URLs, whose names are `linux-image-<release>_<version>_<arch>.deb`;
+ * headers and other packages among them are passed over. Throws `usage` when no image is there.
+ */
+export function releaseOfKernelPackages(
+  files: readonly string[],
+  arch: Arch,
+): { release: string; packageVersion: string; file: string }[] {
+  const images = files.flatMap((file) => {
+    const path = URL.canParse(file) && /^https?:/.test(file) ? new URL(file).pathname : file;
+    const [, release, packageVersion, debArch] = IMAGE_FILE.exec(basename(decodeURIComponent(path))) ?? [];
+    if (release === undefined || packageVersion === undefined || release.endsWith('-dbg')) return [];
+    if (debArch !== DEB_ARCH[arch]) {
+      throw new Dkms2binError('usage', `${file} is for ${debArch}, not for ${DEB_ARCH[arch]}`);
+    }
+    return [{ release: checkRelease(release), packageVersion, file }];
+  });
+  if (images.length > 0) return images;
+  throw new Dkms2binError('usage', 'None of the --kernel-package files is a kernel image', {
+    hint: `One must be named linux-image-<release>_<version>_${DEB_ARCH[arch]}.deb; give its headers and the other packages too.`,
+  });
+}
 
 /** Downloads a kernel package to `to`, whole or not at all. Of a --kernel-package URL nobody promises the digest. */
 export function fetchKernelPackage(url: string, to: string, net: Net, sha256?: string): Promise<void> {

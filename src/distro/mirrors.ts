@@ -1,6 +1,9 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Arch } from '../model/cell.js';
+import { parseParagraphs } from '../formats/deb822.js';
 import { run } from '../lib/exec.js';
+import type { DistroRow } from './row.js';
 
 export interface HostMirrors {
   main?: string;
@@ -17,45 +20,30 @@ interface Source {
 const SUITE =
   /^(?:(?:old)*stable|testing|unstable|sid|buster|bullseye|bookworm|trixie|forky|duke)(?:-(?:updates|security|backports|proposed-updates)|\/updates)?$/;
 
-function parseDeb822(text: string): Source[] {
-  const sources: Source[] = [];
-  for (const stanza of text.replace(/^#.*\n?/gm, '').split(/\n[ \t]*\n/)) {
-    const fields = new Map<string, string>();
-    let last: string | undefined;
-    for (const line of stanza.split('\n')) {
-      const field = /^([A-Za-z-]+):(.*)$/.exec(line);
-      if (field) {
-        last = field[1]!.toLowerCase();
-        fields.set(last, field[2]!.trim());
-      } else if (last !== undefined && /^[ \t]/.test(line)) {
-        fields.set(last, `${fields.get(last)!} ${line.trim()}`);
-      }
-    }
-    const words = (name: string): string[] => (fields.get(name) ?? '').split(/\s+/).filter(Boolean);
-    if (!words('types').includes('deb') || /^(no|false|0|off)$/i.test(fields.get('enabled') ?? '')) continue;
-    sources.push({
-      uris: words('uris'),
-      suites: words('suites'),
-      components: words('components'),
-      signedBy: fields.get('signed-by') ?? '',
-    });
-  }
-  return sources;
+function readDeb822(text: string): Source[] {
+  return parseParagraphs(text).flatMap((paragraph) => {
+    const words = (name: string): string[] => (paragraph.get(name) ?? '').split(/\s+/).filter(Boolean);
+    const disabled = /^(no|false|0|off)$/i.test(paragraph.get('Enabled') ?? '');
+    if (disabled || !words('Types').includes('deb')) return [];
+    return [
+      {
+        uris: words('URIs'),
+        suites: words('Suites'),
+        components: words('Components'),
+        signedBy: paragraph.get('Signed-By') ?? '',
+      },
+    ];
+  });
 }
 
-function parseOneLine(text: string): Source[] {
-  const sources: Source[] = [];
-  for (const line of text.split('\n')) {
-    const match = /^\s*deb\s+(?:\[([^\]]*)\]\s*)?(\S+)\s+(\S+)\s*([^#]*)/.exec(line);
-    if (!match) continue;
-    sources.push({
-      uris: [match[2]!],
-      suites: [match[3]!],
-      components: match[4]!.split(/\s+/).filter(Boolean),
-      signedBy: /(?:^|\s)signed-by=(\S+)/i.exec(match[1] ?? '')?.[1] ?? '',
-    });
-  }
-  return sources;
+function readOneLine(text: string): Source[] {
+  return text.split('\n').flatMap((line) => {
+    const [, options = '', uri, suite, components = ''] =
+      /^\s*deb\s+(?:\[([^\]]*)\]\s*)?(\S+)\s+(\S+)\s*([^#]*)/.exec(line) ?? [];
+    if (uri === undefined || suite === undefined) return [];
+    const signedBy = /(?:^|\s)signed-by=(\S+)/i.exec(options)?.[1] ?? '';
+    return [{ uris: [uri], suites: [suite], components: components.split(/\s+/).filter(Boolean), signedBy }];
+  });
 }
 
 /**
@@ -69,31 +57,30 @@ export async function hostMirrors(etcApt = '/etc/apt'): Promise<HostMirrors> {
     ...names.sort().map((name) => join(etcApt, 'sources.list.d', name)),
   ];
   const mirrors: HostMirrors = {};
-  for (const file of files) {
-    const parse = file.endsWith('.sources') ? parseDeb822 : file.endsWith('.list') ? parseOneLine : undefined;
-    if (!parse) continue;
+  for (const file of files.filter((name) => /\.(?:list|sources)$/.test(name))) {
     const text = await readFile(file, 'utf8').catch(() => '');
-    for (const source of parse(text)) {
-      if (!source.components.includes('main')) continue;
-      if (source.signedBy !== '' && !source.signedBy.includes('debian-archive')) continue;
-      for (const listed of source.uris) {
-        const raw = await followList(listed);
-        if (!/^https?:\/\//.test(raw)) continue;
-        const uri = raw.replace(/\/+$/, '');
-        const suites = source.suites.filter((suite) => SUITE.test(suite));
-        if (suites.length === 0) continue;
-        if (
-          /\/debian-security$/.test(uri) ||
-          suites.every((suite) => /[-/](security|updates)$/.test(suite) && !suite.endsWith('-updates'))
-        ) {
-          mirrors.security ??= uri;
-        } else if (/\/debian$/.test(uri) || source.signedBy !== '') {
-          mirrors.main ??= uri;
-        }
-      }
-    }
+    const sources = file.endsWith('.sources') ? readDeb822(text) : readOneLine(text);
+    for (const source of sources.filter(isDebians)) await takeMirrors(source, mirrors);
   }
   return mirrors;
+}
+
+const isDebians = ({ components, signedBy }: Source): boolean =>
+  components.includes('main') && (signedBy === '' || signedBy.includes('debian-archive'));
+
+/** Fills in what `mirrors` lacks from a source; the first one of each kind counts. */
+async function takeMirrors(source: Source, mirrors: HostMirrors): Promise<void> {
+  const suites = source.suites.filter((suite) => SUITE.test(suite));
+  if (suites.length === 0) return;
+  const security = suites.every(
+    (suite) => /[-/](security|updates)$/.test(suite) && !suite.endsWith('-updates'),
+  );
+  for (const listed of source.uris) {
+    const uri = (await followList(listed)).replace(/\/+$/, '');
+    if (!/^https?:\/\//.test(uri)) continue;
+    if (security || uri.endsWith('/debian-security')) mirrors.security ??= uri;
+    else if (uri.endsWith('/debian') || source.signedBy !== '') mirrors.main ??= uri;
+  }
 }
 
 /** Debian's cloud images name their mirrors through a list file. */
@@ -101,6 +88,30 @@ async function followList(uri: string): Promise<string> {
   if (!uri.startsWith('mirror+file:')) return uri;
   const text = await readFile(uri.replace(/^mirror\+file:(?:\/\/)?/, ''), 'utf8').catch(() => '');
   return text.split(/\s+/).find((word) => /^https?:\/\//.test(word)) ?? '';
+}
+
+export interface MirrorOptions {
+  /** `--mirror`, for the main archive; security is taken from the same place when it ends in `/debian`. */
+  mirror?: string | undefined;
+  securityMirror?: string | undefined;
+}
+
+/** Mirrors of a row: `--mirror`, then those of the host's apt when it is a Debian, then the catalogue's. */
+export async function mirrorsOf(
+  row: DistroRow,
+  options: MirrorOptions,
+  arch: Arch = 'x86_64',
+): Promise<{ main: string; security: string | undefined }> {
+  const host = row.family === 'debian' ? await hostMirrors() : {};
+  const given = options.mirror?.replace(/\/+$/, '');
+  const own = row.arch[arch]?.mirrors ?? row.mirrors;
+  let derived: string | undefined;
+  if (given !== undefined && row.family !== 'debian') derived = given;
+  else if (given !== undefined && /\/debian$/.test(given)) derived = `${given}-security`;
+  return {
+    main: given ?? host.main ?? own.main,
+    security: options.securityMirror ?? derived ?? host.security ?? own.security,
+  };
 }
 
 /** The HTTP proxy of this host's apt configuration, if any. */

@@ -1,7 +1,7 @@
 import type { KernelTarget } from '../model/cell.js';
 import { kernelPackages, suseVersionPrefix } from './packages.js';
 import type { DistroRow } from './row.js';
-import { fillUrl } from './rpm-index.js';
+import { fillKnown } from './templates.js';
 
 /** How a distro's package manager is driven in a guest. */
 export interface PackageManager {
@@ -9,7 +9,7 @@ export interface PackageManager {
    * Script of cloud-init/guest that configures mirrors and proxy, installs a kernel, tries passing faults again and names
    * lasting ones. All of them have the same result lines and exit codes.
    */
-  script: string;
+  script: 'install-kernel-apt.sh' | 'install-kernel-rpm.sh';
   /** The script's variables about a kernel's packages, besides RELEASE and those of an archive. */
   variables(
     row: DistroRow,
@@ -26,6 +26,7 @@ const rpm = (manager: 'dnf' | 'zypper'): PackageManager => ({
     const { image, modules, extra, headers } = kernelPackages(row, release);
     // Without --mirror the image's own repositories serve: they know their mirrors.
     const all = [...(row.repos ?? []), ...(row.epel?.repos ?? [])];
+    const values = { mirror: (mirror ?? '').replace(/\/+$/, ''), arch };
     const repos = mirror === undefined ? [] : all.filter(({ mirrorList }) => !mirrorList);
     return {
       PACKAGE_MANAGER: manager,
@@ -37,10 +38,7 @@ const rpm = (manager: 'dnf' | 'zypper'): PackageManager => ({
       TOOLCHAIN_REPO: row.epel?.package ?? '',
       TOOLCHAIN_NEEDS: row.epel?.needs ?? '',
       REPOS: repos
-        .map(
-          ({ name, url, signed }) =>
-            `${name}${signed === false ? '!' : ''}=${fillUrl(url, { mirror: mirror!.replace(/\/+$/, ''), arch })}`,
-        )
+        .map(({ name, url, signed }) => `${name}${signed === false ? '!' : ''}=${fillKnown(url, values)}`)
         .join('\n'),
       PROXY: proxy ?? '',
     };

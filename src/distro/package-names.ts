@@ -2,6 +2,7 @@ import { DEB_ARCH, type Arch } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { checkRelease } from './release.js';
 import type { PackageForm } from './row.js';
+import { debName } from './deb-names.js';
 import { rpmNames } from './rpm-names.js';
 
 export type NameStyle = 'seed' | 'dkms';
@@ -62,4 +63,19 @@ export function packageBaseName(
   return style === 'dkms'
     ? `${module}-modules-${release}_${version}_${DEB_ARCH[identity.arch]}`
     : `${module}_${version}-${release}_${identity.arch}`;
+}
+
+/**
+ * Reads a package's name back: the module, as a .deb spells it, and the kernel, in the package's own spelling. Undefined
+ * for a package that is none of modules for one kernel, such as one of debug symbols.
+ */
+export function namedModules(
+  form: 'deb' | 'rpm',
+  name: string,
+): { module: string; kernel: string } | undefined {
+  if (/-(?:dbgsym|debuginfo)$/.test(name)) return undefined;
+  // A kernel's release has one dash in an .rpm.
+  const named = form === 'deb' ? /^(.+)-modules-(\d[a-z0-9.+-]*)$/ : /^kmod-(.+)-(\d[^-]*-[^-]+)$/;
+  const [, module, kernel] = named.exec(name) ?? [];
+  return module === undefined || kernel === undefined ? undefined : { module: debName(module), kernel };
 }

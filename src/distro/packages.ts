@@ -1,6 +1,7 @@
 import { Dkms2binError } from '../model/errors.js';
 import { flavourOf } from './release.js';
 import type { DistroRow, PackageSet } from './row.js';
+import { fillKnown } from './templates.js';
 import { compareReleases } from '../formats/versions.js';
 
 /** Names of one kernel's packages, as the row's package manager takes them. */
@@ -74,7 +75,7 @@ function namer(row: DistroRow, release: string, source: string): (template: stri
       return (template) => template.replaceAll('{flavour}', flavourOf(release) ?? 'default');
     default: {
       const values = aptNames(release, source);
-      return (template) => template.replace(/\{(\w+)\}/g, (whole, key: string) => values[key] ?? whole);
+      return (template) => fillKnown(template, values);
     }
   }
 }

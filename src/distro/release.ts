@@ -2,7 +2,7 @@ import type { Arch } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { DistroRow } from './row.js';
 
-export type ReleaseFamily = 'debian' | 'ubuntu' | 'rhel' | 'fedora' | 'amazon' | 'suse';
+type ReleaseFamily = 'debian' | 'ubuntu' | 'rhel' | 'fedora' | 'amazon' | 'suse';
 
 export interface ParsedRelease {
   release: string;
@@ -78,48 +78,76 @@ export function archOf(texts: readonly string[], given?: Arch): Arch | undefined
   return arch;
 }
 
-/** Reads a kernel release. Throws fault `usage` when it fits no distro's grammar. */
-export function parseRelease(release: string): ParsedRelease {
-  checkRelease(release);
-  const debian =
+type Read = Omit<ParsedRelease, 'release'> | undefined;
+
+function readDebian(release: string): Read {
+  const match =
     /^(\d+\.\d+(?:\.\d+)?)(?:[-~]rc\d+)?(?:\+(deb(\d+)(?:[.+]\d+)*|bpo(?:\.\d+)?))?(?:-(?:0\.(?:deb|bpo)(\d+)\.)?[\d.]+)?-((?:cloud-|rt-)?(?:amd64|arm64(?:-16k)?))$/.exec(
       release,
     );
-  if (debian) {
-    const [, base, suffix, suffixMajor, backportMajor, flavour] = debian;
-    let major: number | null = null;
-    if (suffixMajor !== undefined) major = Number(suffixMajor);
-    else if (backportMajor !== undefined) major = Number(backportMajor);
-    // Only bookworm's backports were called +bpo: earlier ones say 0.debNN, later ones +debNN.
-    else if (suffix !== undefined) major = 12;
-    else major = DEBIAN_SERIES[base!] ?? null;
-    return { release, family: 'debian', flavour: flavour!, major };
-  }
+  if (!match) return undefined;
+  const [, base = '', suffix, suffixMajor, backportMajor, flavour = ''] = match;
+  let major: number | null = null;
+  if (suffixMajor !== undefined) major = Number(suffixMajor);
+  else if (backportMajor !== undefined) major = Number(backportMajor);
+  // Only bookworm's backports were called +bpo: earlier ones say 0.debNN, later ones +debNN.
+  else if (suffix !== undefined) major = 12;
+  else major = DEBIAN_SERIES[base] ?? null;
+  return { family: 'debian', flavour, major };
+}
+
+function refuseForeign(release: string): undefined {
   const foreign =
     /(?:-(?:cloud-|rt-)?(armmp(?:-lpae)?|686(?:-pae)?|ppc64el|powerpc64le|s390x|riscv64|loong64)|\.(ppc64le|s390x|i[36]86|riscv64)(?:\+[a-z0-9-]+)?)$/.exec(
       release,
     );
-  if (foreign) {
-    throw new Dkms2binError(
-      'usage',
-      `${release} is a kernel for ${foreign[1] ?? foreign[2]!}; only x86_64 (amd64) and aarch64 (arm64) can be built for`,
-    );
-  }
-  const rpm = /\.(el|fc|amzn)(\d+)(?:_\d+)?(uek)?(?=[.+]|$)/.exec(release);
-  if (rpm) {
-    const [, tag, digits, uek] = rpm;
-    const variant = /\+([a-z0-9-]+)$/.exec(release)?.[1] ?? (/\.rt\d/.test(release) ? 'rt' : uek);
-    const family = { el: 'rhel', fc: 'fedora', amzn: 'amazon' }[tag as 'el' | 'fc' | 'amzn'] as ReleaseFamily;
-    return { release, family, flavour: variant ?? 'default', major: Number(digits) };
-  }
-  const ubuntu = new RegExp(`^\\d+\\.\\d+\\.\\d+-\\d+-((?:${UBUNTU_FLAVOURS})(?:-[a-z0-9.-]+)?)$`).exec(
-    release,
+  if (!foreign) return undefined;
+  throw new Dkms2binError(
+    'usage',
+    `${release} is a kernel for ${foreign[1] ?? foreign[2]}; only x86_64 (amd64) and aarch64 (arm64) can be built for`,
   );
-  if (ubuntu) return { release, family: 'ubuntu', flavour: ubuntu[1]!, major: null };
-  const suse = /^\d+\.\d+\.\d+-[\d.]+-(default|azure|rt|longterm|64kb|kvmsmall|vanilla|debug)$/.exec(release);
-  if (suse) return { release, family: 'suse', flavour: suse[1]!, major: null };
+}
+
+const RPM_FAMILIES = { el: 'rhel', fc: 'fedora', amzn: 'amazon' } as const;
+
+function readRpm(release: string): Read {
+  const match = /\.(el|fc|amzn)(\d+)(?:_\d+)?(uek)?(?=[.+]|$)/.exec(release);
+  if (!match) return undefined;
+  const [, tag, digits, uek] = match;
+  const variant = /\+([a-z0-9-]+)$/.exec(release)?.[1] ?? (/\.rt\d/.test(release) ? 'rt' : uek);
+  const family = RPM_FAMILIES[tag as keyof typeof RPM_FAMILIES];
+  return { family, flavour: variant ?? 'default', major: Number(digits) };
+}
+
+const UBUNTU = new RegExp(`^\\d+\\.\\d+\\.\\d+-\\d+-((?:${UBUNTU_FLAVOURS})(?:-[a-z0-9.-]+)?)$`);
+const SUSE = /^\d+\.\d+\.\d+-[\d.]+-(default|azure|rt|longterm|64kb|kvmsmall|vanilla|debug)$/;
+
+/** A reader for families whose releases tell no more than the flavour. */
+const readFlavour =
+  (family: ReleaseFamily, form: RegExp) =>
+  (release: string): Read => {
+    const flavour = form.exec(release)?.[1];
+    return flavour === undefined ? undefined : { family, flavour, major: null };
+  };
+
+/** The first that can read a release is right about it. */
+const READERS: readonly ((release: string) => Read)[] = [
+  readDebian,
+  refuseForeign,
+  readRpm,
+  readFlavour('ubuntu', UBUNTU),
+  readFlavour('suse', SUSE),
+];
+
+/** Reads a kernel release. Throws fault `usage` when it fits no distro's grammar. */
+export function parseRelease(release: string): ParsedRelease {
+  checkRelease(release);
+  for (const read of READERS) {
+    const found = read(release);
+    if (found) return { release, ...found };
+  }
   throw new Dkms2binError('usage', `No known distro names its kernels like this: ${release}`, {
-    hint: 'Give the exact release that `uname -r` prints, such as 6.1.0-56-amd64, or say --distro.',
+    hint: 'Give the exact release that `uname -r` prints, such as 6.1.0-56-amd64, or give --distro.',
   });
 }
 
@@ -156,7 +184,7 @@ export function candidatesFor<R extends DistroRow>(release: string, rows: readon
     'not-found',
     `${release} is a kernel of ${which}, which is not in the catalogue yet`,
     {
-      hint: `Distros in the catalogue: ${rows.map((row) => row.id).join(', ')}. If it is one of these kernels after all, say --distro.`,
+      hint: `Distros in the catalogue: ${rows.map((row) => row.id).join(', ')}. If it is a kernel of one of these after all, give --distro.`,
     },
   );
 }

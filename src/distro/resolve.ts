@@ -1,28 +1,19 @@
 import { readFile } from 'node:fs/promises';
-import { basename } from 'node:path';
-import { DEB_ARCH, type Arch, type KernelTarget } from '../model/cell.js';
-import { Dkms2binError, messageOf } from '../model/errors.js';
+import type { Arch, KernelTarget } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
 import { globExpression } from '../lib/glob.js';
-import { listKernels, type IndexOptions, type KernelEntry, type KernelIndex } from './apt-index.js';
-import { fromArchives, isUnreachable, type Place } from './archives.js';
-import { hostMirrors } from './mirrors.js';
-import { candidatesFor, checkRelease, flavourOf } from './release.js';
+import { compareReleases } from '../formats/versions.js';
+import { fromArchives, type ArchiveOptions } from './archives.js';
+import type { KernelEntry, KernelIndex } from './kernel-index.js';
+import { buildable, comparing, liveKernels, placesOf, unique, type KernelOptions } from './kernels.js';
+import { nearest } from './nearest.js';
+import { listed, type Place } from './places.js';
+import { candidatesFor, checkRelease } from './release.js';
 import { archRow, type DistroRow } from './row.js';
-import { listRpmKernels } from './rpm-index.js';
-import { compareReleases, compareRpmVersions, compareVersions } from '../formats/versions.js';
 
-export interface ResolveOptions extends Pick<
-  IndexOptions,
-  'cacheDir' | 'offline' | 'signal' | 'keyring' | 'maxAge' | 'warn' | 'proxy'
-> {
+export interface ResolveOptions extends KernelOptions, ArchiveOptions {
   /** Id or alias that the user gave; else the release tells. */
   distro?: string | undefined;
-  arch?: Arch | undefined;
-  /** `--mirror`, for the main archive; security is taken from the same place when it ends in `/debian`. */
-  mirror?: string | undefined;
-  securityMirror?: string | undefined;
-  /** Base URL of the archive of old packages instead of the row's. */
-  archiveUrl?: string | undefined;
   /** Catalogue id of the host's own distro; read from /etc/os-release by default, null for none. */
   hostDistro?: string | null | undefined;
 }
@@ -40,59 +31,10 @@ export async function resolveKernels(
   const resolver = new Resolver(rows, options);
   const targets = new Map<string, KernelTarget>();
   for (const text of wanted.length === 0 ? ['latest'] : wanted) {
-    const found =
-      text === 'latest'
-        ? [await resolver.latest()]
-        : /[*?[\]]/.test(text)
-          ? await resolver.glob(text)
-          : [await resolver.exact(text)];
-    for (const target of found) targets.set(`${target.distro} ${target.release}`, target);
+    for (const target of await resolver.targets(text))
+      targets.set(`${target.distro} ${target.release}`, target);
   }
   return [...targets.values()];
-}
-
-/**
- * All kernels that a distro's configured suites or repositories hold now with their headers, newest first: what
- * `dkms2bin kernels` prints.
- */
-export async function availableKernels(row: DistroRow, options: ResolveOptions): Promise<KernelEntry[]> {
-  const { kernels } = await new Resolver([row], options).index(row);
-  return buildable(row, kernels).sort((a, b) => compareReleases(b.release, a.release));
-}
-
-/** The kernels of a row's live archive, whatever kind it is. */
-async function indexOf(row: DistroRow, arch: Arch, options: ResolveOptions): Promise<KernelIndex> {
-  const mirrors = await mirrorsOf(row, options, arch);
-  if (!isApt(row)) return listRpmKernels(row, arch, mirrors.main, options);
-  const apt = {
-    ...options,
-    keyring: options.keyring ?? row.keyring,
-    suites: row.suites,
-    arch: DEB_ARCH[arch],
-    // Universe is ten times as large as main; Debian's are read once for kernels and DKMS packages.
-    ...(row.family === 'debian' ? {} : { components: ['main'] }),
-  };
-  const live = await listKernels({ ...apt, mirror: mirrors.main, securityMirror: mirrors.security });
-  const { old } = row.mirrors;
-  if (old === undefined || live.places.some(({ present }) => present)) return live;
-  // A release at its end moves as a whole.
-  const kept = await listKernels({ ...apt, mirror: old, securityMirror: old }).catch((error: unknown) => {
-    if (!isUnreachable(error)) throw error;
-    options.warn?.(messageOf(error));
-    return { kernels: [], metas: [], places: [] };
-  });
-  return { ...kept, places: [...live.places, ...kept.places] };
-}
-
-/**
- * The same kernels, and the releases that metapackages point to: what a machine that follows one of those gets next.
- */
-export async function offeredKernels(
-  row: DistroRow,
-  options: ResolveOptions,
-): Promise<{ kernels: KernelEntry[]; heads: string[] }> {
-  const { kernels, metas } = await new Resolver([row], options).index(row);
-  return { kernels: buildable(row, kernels), heads: [...new Set(metas.map(({ release }) => release))] };
 }
 
 class Resolver {
@@ -106,10 +48,16 @@ class Resolver {
     this.arch = options.arch ?? 'x86_64';
   }
 
-  index(row: DistroRow): Promise<KernelIndex> {
+  /** What one `--kernel` value means. */
+  async targets(wanted: string): Promise<KernelTarget[]> {
+    if (wanted === 'latest') return [await this.latest()];
+    return /[*?[\]]/.test(wanted) ? this.glob(wanted) : [await this.exact(wanted)];
+  }
+
+  private index(row: DistroRow): Promise<KernelIndex> {
     let index = this.indexes.get(row.id);
     if (index === undefined) {
-      index = indexOf(row, this.arch, this.options);
+      index = liveKernels(row, this.options);
       this.indexes.set(row.id, index);
     }
     return index;
@@ -125,7 +73,7 @@ class Resolver {
     });
   }
 
-  async latest(): Promise<KernelTarget> {
+  private async latest(): Promise<KernelTarget> {
     const row = this.chosenRow() ?? (await defaultRow(this.rows, this.options));
     const index = await this.index(row);
     const name = archRow(row, this.arch).defaultKernel;
@@ -139,29 +87,21 @@ class Resolver {
       .sort((a, b) => comparing(row)(b.packageVersion, a.packageVersion))[0];
     const kernel = meta && unique(row, index.kernels).find(({ release }) => release === meta.release);
     if (kernel) return this.target(row, kernel);
+    const why = meta
+      ? `${name} depends on ${meta.release}, which does not exist there`
+      : `there is no package ${name}`;
     throw new Dkms2binError(
       'not-found',
-      `No default kernel of ${row.id}: ${meta ? `${name} wants ${meta.release}, which is not there` : `there is no package ${name}`}` +
-        listed(placesOf(index, row)),
+      `There is no default kernel of ${row.id}: ${why}${listed(placesOf(index, row))}`,
     );
   }
 
-  async glob(pattern: string): Promise<KernelTarget[]> {
+  private async glob(pattern: string): Promise<KernelTarget[]> {
     checkGlob(pattern);
-    const rows = this.chosenRow() ? [this.chosenRow()!] : this.rowsOfGlob(pattern);
+    const chosen = this.chosenRow();
     const expression = releaseExpression(pattern);
-    const found: { row: DistroRow; kernel: KernelEntry }[] = [];
-    const places: Place[] = [];
-    const all: KernelEntry[] = [];
-    for (const row of rows) {
-      const index = await this.index(row);
-      places.push(...placesOf(index, row));
-      const kernels = buildable(row, index.kernels);
-      all.push(...kernels);
-      found.push(
-        ...kernels.filter(({ release }) => expression.test(release)).map((kernel) => ({ row, kernel })),
-      );
-    }
+    const rows = chosen ? [chosen] : this.rowsOfGlob(pattern);
+    const { found, places, all } = await this.search(rows, (release) => expression.test(release));
     if (found.length === 0) {
       const sample = all.sort((a, b) => compareReleases(b.release, a.release)).slice(0, 5);
       throw new Dkms2binError('not-found', `No kernel matches ${pattern}${listed(places)}`, {
@@ -201,23 +141,11 @@ class Resolver {
     }
   }
 
-  async exact(release: string): Promise<KernelTarget> {
+  private async exact(release: string): Promise<KernelTarget> {
     checkRelease(release);
     const chosen = this.chosenRow();
     const rows = chosen ? [chosen] : candidatesFor(release, this.rows);
-    const places: Place[] = [];
-    const all: KernelEntry[] = [];
-    const found: { row: DistroRow; kernel: KernelEntry }[] = [];
-    let headless = false;
-    for (const row of rows) {
-      const index = await this.index(row);
-      places.push(...placesOf(index, row));
-      const kernels = buildable(row, index.kernels);
-      all.push(...kernels);
-      const kernel = kernels.find((entry) => entry.release === release);
-      if (kernel) found.push({ row, kernel });
-      headless ||= index.kernels.some((entry) => entry.headless && entry.release === release);
-    }
+    const { found, places, all, headless } = await this.search(rows, (other) => other === release);
     if (found.length > 1)
       throw ambiguous(
         release,
@@ -228,7 +156,7 @@ class Resolver {
 
     const archived: KernelTarget[] = [];
     for (const row of rows) {
-      const target = await fromArchives(row, release, this.arch, this.options, places);
+      const target = await fromArchives({ row, release, arch: this.arch, options: this.options }, places);
       if (target) archived.push(target);
     }
     if (archived.length > 1)
@@ -238,12 +166,42 @@ class Resolver {
       );
     if (archived[0]) return archived[0];
     const near = nearest(release, all);
-    const what = headless ? `Of kernel ${release} the headers are gone` : `There is no kernel ${release}`;
+    const what = headless
+      ? `Kernel ${release} still exists, but its headers are gone`
+      : `There is no kernel ${release}`;
     throw new Dkms2binError('not-found', `${what}${listed(places)}`, {
       hint:
         (near.length > 0 ? `Nearest that exist: ${near.join(', ')}. ` : '') +
         'Kernels that no archive holds can be given with --kernel-package.',
     });
+  }
+
+  /** The buildable kernels of `rows` that fit, all there are, and where was looked. */
+  private async search(
+    rows: readonly DistroRow[],
+    fits: (release: string) => boolean,
+  ): Promise<{
+    found: { row: DistroRow; kernel: KernelEntry }[];
+    all: KernelEntry[];
+    places: Place[];
+    /** One fits that nothing can be built for. */
+    headless: boolean;
+  }> {
+    const result: Awaited<ReturnType<Resolver['search']>> = {
+      found: [],
+      all: [],
+      places: [],
+      headless: false,
+    };
+    for (const row of rows) {
+      const index = await this.index(row);
+      const kernels = buildable(row, index.kernels);
+      result.places.push(...placesOf(index, row));
+      result.all.push(...kernels);
+      result.found.push(...kernels.filter(({ release }) => fits(release)).map((kernel) => ({ row, kernel })));
+      result.headless ||= index.kernels.some(({ headless, release }) => headless && fits(release));
+    }
+    return result;
   }
 
   private refuseForeign(release: string, chosen: DistroRow): void {
@@ -272,49 +230,6 @@ class Resolver {
   }
 }
 
-/**
- * The kernel releases of `--kernel-package` files or URLs, whose names are `linux-image-<release>_<version>_<arch>.deb`;
- * headers and other packages among them are passed over. Throws `usage` when no image is there.
- */
-export function releaseOfKernelPackages(
-  files: readonly string[],
-  arch: Arch,
-): { release: string; packageVersion: string; file: string }[] {
-  const images = files.flatMap((file) => {
-    const path = URL.canParse(file) && /^https?:/.test(file) ? new URL(file).pathname : file;
-    const match = /^linux-image-(?:unsigned-)?(\d[^_]*?)(?:-unsigned)?_([^_]+)_([a-z0-9]+)\.deb$/.exec(
-      basename(decodeURIComponent(path)),
-    );
-    if (!match || match[1]!.endsWith('-dbg')) return [];
-    if (match[3] !== DEB_ARCH[arch]) {
-      throw new Dkms2binError('usage', `${file} is for ${match[3]!}, not for ${DEB_ARCH[arch]}`);
-    }
-    return [{ release: checkRelease(match[1]!), packageVersion: match[2]!, file }];
-  });
-  if (images.length > 0) return images;
-  throw new Dkms2binError('usage', 'None of the --kernel-package files is a kernel image', {
-    hint: `One must be named linux-image-<release>_<version>_${DEB_ARCH[arch]}.deb; give its headers and the other packages too.`,
-  });
-}
-
-/** Mirrors of a row: `--mirror`, then those of the host's apt when it is a Debian, then the catalogue's. */
-export async function mirrorsOf(
-  row: DistroRow,
-  options: Pick<ResolveOptions, 'mirror' | 'securityMirror'>,
-  arch: Arch = 'x86_64',
-): Promise<{ main: string; security: string | undefined }> {
-  const host = row.family === 'debian' ? await hostMirrors() : {};
-  const given = options.mirror?.replace(/\/+$/, '');
-  const own = row.arch[arch]?.mirrors ?? row.mirrors;
-  let derived: string | undefined;
-  if (given !== undefined && row.family !== 'debian') derived = given;
-  else if (given !== undefined && /\/debian$/.test(given)) derived = `${given}-security`;
-  return {
-    main: given ?? host.main ?? own.main,
-    security: options.securityMirror ?? derived ?? host.security ?? own.security,
-  };
-}
-
 /** The host's own distro when the catalogue has it, else debian-13. */
 async function defaultRow(rows: readonly DistroRow[], options: ResolveOptions): Promise<DistroRow> {
   const own = options.hostDistro === undefined ? await hostDistro() : options.hostDistro;
@@ -324,7 +239,7 @@ async function defaultRow(rows: readonly DistroRow[], options: ResolveOptions): 
     rows.find(({ family }) => family === 'debian');
   if (row) return row;
   throw new Dkms2binError('usage', 'The catalogue has no Debian distro', {
-    hint: 'Say --distro and --kernel.',
+    hint: 'Give --distro and --kernel.',
   });
 }
 
@@ -337,91 +252,11 @@ async function hostDistro(): Promise<string | null> {
   return id === undefined || version === undefined ? null : `${id}-${version}`;
 }
 
-/** Throws unless the row's packages lie in an apt archive. */
-export function requireApt(row: DistroRow): void {
-  if (isApt(row)) return;
-  throw new Dkms2binError('not-found', `DKMS packages of ${row.id} cannot be looked up by name yet`, {
-    hint: 'Give the package as a file, or a folder with dkms.conf.',
-  });
-}
-
-function isApt(row: DistroRow): boolean {
-  return row.packageManager !== 'dnf' && row.packageManager !== 'zypper';
-}
-
-/** How the row's package manager compares versions. */
-function comparing(row: DistroRow): (a: string, b: string) => number {
-  return isApt(row) ? compareVersions : compareRpmVersions;
-}
-
-/** Those that something can be built for. */
-const buildable = (row: DistroRow, kernels: readonly KernelEntry[]): KernelEntry[] =>
-  unique(row, kernels).filter(({ headless }) => !headless);
-
-/** One entry per release: several suites may carry it, and the row's order of preference decides between equals. */
-function unique(row: DistroRow, kernels: readonly KernelEntry[]): KernelEntry[] {
-  const order = [...row.suites, ...(row.repos ?? [])];
-  const rank = (suite: string): number => order.findIndex(({ name }) => name === suite);
-  const compare = comparing(row);
-  const best = new Map<string, KernelEntry>();
-  for (const kernel of kernels) {
-    const known = best.get(kernel.release);
-    const newer = known === undefined ? 1 : compare(kernel.packageVersion, known.packageVersion);
-    if (known === undefined || newer > 0 || (newer === 0 && rank(kernel.suite) < rank(known.suite))) {
-      best.set(kernel.release, kernel);
-    }
-  }
-  return [...best.values()];
-}
-
-function placesOf(index: KernelIndex, row: DistroRow): Place[] {
-  return index.places.map(({ suite, url, present }) => ({
-    where: `${url} ${suite} (${row.id})`,
-    outcome: present ? 'not there' : 'the mirror has no such suite',
-  }));
-}
-
-/** The places tried as the last lines of an error. */
-export function listed(places: readonly Place[]): string {
-  return `. Looked in:\n${places.map(({ where, outcome }) => `  ${where}: ${outcome}`).join('\n')}`;
-}
-
 function ambiguous(release: string, rows: readonly DistroRow[]): Dkms2binError {
   const ids = [...new Set(rows.map(({ id }) => id))];
   return new Dkms2binError('usage', `${release} is a kernel of more than one distro: ${ids.join(', ')}`, {
-    hint: `Say which: ${ids.map((id) => `--distro ${id}`).join(' or ')}`,
+    hint: `Choose one: ${ids.map((id) => `--distro ${id}`).join(' or ')}`,
   });
-}
-
-/** What kernels of one distro differ in besides the version: `cloud-amd64`, `+rt`, `uek`; undefined for a plain one. */
-export function kindOf(release: string): string | undefined {
-  return flavourOf(release) ?? /\+[a-z0-9]+$|uek(?=\.|$)/.exec(release)?.[0];
-}
-
-/** Up to five existing releases of the same flavour around `release`, in order. */
-export function nearest(
-  release: string,
-  kernels: readonly Pick<KernelEntry, 'release'>[],
-  count = 5,
-): string[] {
-  const all = [...new Set(kernels.map((kernel) => kernel.release))].sort(compareReleases);
-  const same = all.filter((other) => kindOf(other) === kindOf(release));
-  const pool = same.length > 0 ? same : all;
-  const numbers = (text: string): number[] => (text.match(/\d+/g) ?? []).slice(0, 4).map(Number);
-  const distance = (other: string): number[] => {
-    const [a, b] = [numbers(release), numbers(other)];
-    return [0, 1, 2, 3].map((i) => Math.abs((a[i] ?? 0) - (b[i] ?? 0)));
-  };
-  const compare = (a: number[], b: number[]): number => {
-    for (let i = 0; i < 4; i++) if (a[i] !== b[i]) return a[i]! - b[i]!;
-    return 0;
-  };
-  return pool
-    .map((other) => ({ other, far: distance(other) }))
-    .sort((a, b) => compare(a.far, b.far) || compareReleases(b.other, a.other))
-    .slice(0, count)
-    .map(({ other }) => other)
-    .sort(compareReleases);
 }
 
 function checkGlob(pattern: string): void {

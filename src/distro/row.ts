@@ -11,7 +11,7 @@ export interface PackageSet {
   headers: readonly string[];
 }
 
-export interface ArchMirrors {
+interface ArchMirrors {
   defaultKernel: string;
   kernelFlavours?: readonly string[] | undefined;
   mirrors?: { main: string; security?: string | undefined } | undefined;
@@ -24,7 +24,7 @@ export type RowArchive =
   | { kind: 'vault'; repos: readonly string[]; minors: readonly string[] }
   | { kind: 'koji'; url: string; source: string };
 
-export interface RowRepo {
+interface RowRepo {
   name: string;
   url: string;
   mirrorList: boolean;
@@ -33,7 +33,7 @@ export interface RowRepo {
   key?: KeySource | undefined;
 }
 
-/** What resolving kernels asks of a catalogue row; the rows of `image/catalogue.ts` fit it. */
+/** What resolving kernels asks of a catalogue row; the rows of `catalogue.ts` fit it. */
 export interface DistroRow {
   /** `debian-12`, `debian-sid`. */
   id: string;
@@ -77,5 +77,18 @@ export function archRow<R>(row: { id: string; arch: Partial<Record<Arch, R>> }, 
   if (found) return found;
   throw new Dkms2binError('usage', `The catalogue has no ${arch} of ${row.id}`, {
     hint: `It has ${Object.keys(row.arch).join(', ')}.`,
+  });
+}
+
+/** Whether the row's packages lie in an apt archive. */
+export function isApt({ packageManager = 'apt' }: DistroRow): boolean {
+  return packageManager === 'apt';
+}
+
+/** Throws unless the row's packages lie in an apt archive. */
+export function requireApt(row: DistroRow): void {
+  if (isApt(row)) return;
+  throw new Dkms2binError('not-found', `DKMS packages of ${row.id} cannot be looked up by name yet`, {
+    hint: 'Give the package as a file, or a folder with dkms.conf.',
   });
 }

@@ -1,16 +1,17 @@
 import type { CellResult } from '../model/cell.js';
+import type { BuildContext, PlanContext } from '../model/context.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
 import { cacheDir } from '../lib/paths.js';
-import { availableKernels, kindOf } from '../distro/resolve.js';
+import { availableKernels } from '../distro/kernels.js';
+import { kindOf } from '../distro/nearest.js';
 import { compareReleases } from '../formats/versions.js';
 import { findRow, loadCatalogue } from '../distro/catalogue.js';
 import { answerOf, bisectKernels, endError, type Answer, type BisectResult } from './plan/bisect.js';
 import type { BuildPlan } from './plan/types.js';
 import type { BuildRequest } from '../options/request.js';
-import type { BuildContext } from './cells.js';
 import { build } from './local.js';
-import { deepFreeze, plan, type PlanContext } from './plan/plan.js';
+import { deepFreeze, plan } from './plan/plan.js';
 
 /** One kernel that was asked. */
 export interface BisectStep {
@@ -43,15 +44,15 @@ export async function planBisect(
   if (wrong !== null) throw new Dkms2binError('usage', wrong);
   const ends = await plan({ ...request, kernels: [good, bad] }, context);
   const sources = new Set(ends.cells.map(({ source }) => source));
-  if (sources.size !== 1)
-    throw new Dkms2binError('usage', `bisect takes one module, --dkms names ${sources.size}`);
+  const [end] = ends.cells;
+  if (!end || sources.size !== 1)
+    throw new Dkms2binError('usage', `bisect takes one module, but --dkms names ${sources.size}`);
   const [distro = '', other = distro] = [...new Set(ends.cells.map((cell) => cell.distro))];
   if (other !== distro)
-    throw new Dkms2binError('usage', `${good} is a kernel of ${distro}, ${bad} one of ${other}`, {
+    throw new Dkms2binError('usage', `${good} is a kernel of ${distro}, but ${bad} is one of ${other}`, {
       hint: 'Give two kernels of one distro.',
     });
-  const { arch } = ends.cells[0]!;
-  const between = (await candidates({ ...request, arch }, distro, context)).filter(
+  const between = (await candidates({ ...request, arch: end.arch }, distro, context)).filter(
     (release) =>
       kindOf(release) === kindOf(good) &&
       compareReleases(good, release) < 0 &&
@@ -106,7 +107,7 @@ export async function bisect(plan: BuildPlan, context: BisectContext): Promise<B
   };
   const kernels = plan.cells.map(({ kernel }) => kernel);
   const found = await bisectKernels(kernels, ask, (end, kernel, answer) =>
-    endError(end, kernel, answer, steps.at(-1)!.cells),
+    endError(end, kernel, answer, steps.at(-1)?.cells ?? []),
   );
   return { ...found, steps };
 }

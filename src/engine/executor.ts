@@ -1,5 +1,5 @@
 import type { CellResult } from '../model/cell.js';
-import type { Emit } from '../model/events.js';
+import type { PlanContext } from '../model/context.js';
 import type { BuildPlan, PlannedCell } from './plan/types.js';
 
 /** Who builds the cells of a plan: this machine, or workers that take them from a queue. */
@@ -12,9 +12,7 @@ export interface Executor {
   run(plan: BuildPlan, context: ExecutorContext): Promise<void>;
 }
 
-export interface ExecutorContext {
-  emit: Emit;
-  signal: AbortSignal;
+export interface ExecutorContext extends PlanContext {
   /** Wall seconds that a cell took before, null when it was never built: long ones go first. */
   expectedSeconds: (cell: PlannedCell) => number | null;
   /** A cell got its turn; `worker` is the name of the machine. Not called for one that needs no VM, as it is up to date. */

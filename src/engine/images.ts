@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { z } from 'zod';
 import type { BootSpec } from '../environment/boot.js';
 import { listRunDirs } from '../cell/run-dir.js';
 import type { Emit } from '../model/events.js';
@@ -12,6 +13,9 @@ import {
   type PruneResult,
   type VerifiedRow,
 } from '../cache/upkeep.js';
+
+/** Of what `qemu-img info` says of a disk. */
+const DiskInfo = z.object({ 'full-backing-filename': z.string().optional() });
 
 /** What the cache holds, newest use first. */
 export async function listImages(): Promise<CacheRow[]> {
@@ -42,8 +46,8 @@ async function pinned(): Promise<string[]> {
     const found = await run('qemu-img', ['info', '-U', '-f', 'qcow2', '--output=json', disk]).catch(
       () => null,
     );
-    const info = JSON.parse(found?.stdout ?? '{}') as { 'full-backing-filename'?: string };
-    if (info['full-backing-filename'] !== undefined) paths.push(info['full-backing-filename']);
+    const { 'full-backing-filename': backing } = DiskInfo.parse(JSON.parse(found?.stdout ?? '{}'));
+    if (backing !== undefined) paths.push(backing);
   }
   return paths;
 }

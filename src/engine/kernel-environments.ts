@@ -1,11 +1,12 @@
 import { access, constants, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
-import { baseImage } from '../environment/base.js';
-import { kernelLayer, type BaseImage, type KernelLayer, type Variant } from '../environment/kernel-layer.js';
+import { baseImage, type BaseImage, type Variant } from '../environment/base-image.js';
+import { kernelLayer, type KernelLayer } from '../environment/kernel-layer.js';
 import type { Machine } from '../environment/boot.js';
 import { kernelEnvironmentOf, type KernelEnvironment } from '../environment/snapshot.js';
 import type { Lookup } from '../cell/source.js';
 import type { Arch, KernelTarget } from '../model/cell.js';
+import type { PlanContext } from '../model/context.js';
 import { Dkms2binError } from '../model/errors.js';
 import { cacheDir } from '../lib/paths.js';
 import { fetchKernelPackage } from '../distro/kernel-package.js';
@@ -15,7 +16,7 @@ import { openSharedCache } from '../cache/shared.js';
 import type { BuildRequest } from '../options/request.js';
 import { chooseAccelerator } from '../vm/accel.js';
 import { vmShape } from './budget.js';
-import type { PlanContext } from './plan/plan.js';
+import { once } from './once.js';
 
 /** The shape of this invocation's VMs. */
 export async function machineOf(
@@ -61,12 +62,7 @@ export class KernelEnvironments implements AsyncDisposable {
 
   environment(target: KernelTarget): Promise<KernelEnvironment> {
     const key = `${target.distro} ${target.release}`;
-    let environment = this.#environments.get(key);
-    if (!environment) {
-      environment = this.#makeEnvironment(target);
-      this.#environments.set(key, environment);
-    }
-    return environment;
+    return once(this.#environments, key, () => this.#makeEnvironment(target));
   }
 
   async #makeEnvironment(target: KernelTarget): Promise<KernelEnvironment> {
@@ -78,23 +74,14 @@ export class KernelEnvironments implements AsyncDisposable {
 
   layer(target: KernelTarget): Promise<KernelLayer> {
     const key = `${target.distro} ${target.release}`;
-    let layer = this.#layers.get(key);
-    if (!layer) {
-      layer = this.#makeLayer(target);
-      this.#layers.set(key, layer);
-    }
-    return layer;
+    return once(this.#layers, key, () => this.#makeLayer(target));
   }
 
   async #makeLayer(target: KernelTarget): Promise<KernelLayer> {
-    let base = this.#bases.get(target.distro);
-    if (!base) {
-      base = this.#makeBase(findRow(this.rows, target.distro));
-      this.#bases.set(target.distro, base);
-    }
-    const image = await base;
-    const packages = [...(await this.#kernelPackages()), ...(await this.#archived(target))];
-    const layer = await kernelLayer(image, target, this.variant, packages, this.machine);
+    const { distro } = target;
+    const base = await once(this.#bases, distro, () => this.#makeBase(findRow(this.rows, distro)));
+    const kernelPackages = [...(await this.#kernelPackages()), ...(await this.#archived(target))];
+    const layer = await kernelLayer({ base, target, variant: this.variant, kernelPackages }, this.machine);
     this.#release.push(() => layer.entry.use.release());
     return layer;
   }
@@ -135,7 +122,9 @@ export class KernelEnvironments implements AsyncDisposable {
       }
       for (const file of files) {
         await access(file, constants.R_OK).catch(() => {
-          throw new Dkms2binError('usage', `--kernel-package ${file}: no such file`);
+          throw new Dkms2binError('usage', `--kernel-package ${file}: no such file, or it cannot be read`, {
+            hint: 'Check its path and permissions.',
+          });
         });
       }
       return files;

@@ -1,7 +1,9 @@
-import { createHash } from 'node:crypto';
-import { access, mkdir, open, readdir, readFile, rm, type FileHandle } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, open, readdir, readFile, rm, type FileHandle } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { z } from 'zod';
+import { provenancePath, readBundle } from '../attest/provenance.js';
+import { sbomPath } from '../attest/sbom.js';
+import { contentDigest } from '../cache/entries.js';
 import type { Emit } from '../model/events.js';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import { lock, type Lock } from '../lib/lock.js';
@@ -25,8 +27,10 @@ const Finished = z.object({
   id: z.string(),
   rows: z.array(MatrixRunShape.shape.cells.element).min(1),
   accelerator: z.string().nullable(),
+  /** SHA-256 by path: what was published of it. */
+  files: z.record(z.string(), z.string()),
 });
-/** A cell that has ended. `id` says of which inputs. */
+/** A cell that has ended. `id` is the identity of its inputs. */
 export type FinishedCell = z.infer<typeof Finished>;
 
 /**
@@ -59,7 +63,7 @@ export class MatrixStore implements AsyncDisposable {
 
   /**
    * What an interrupted matrix has finished; null when none was interrupted. A last line that a kill cut off is passed
-   * over, and so is a cell whose package or log has gone.
+   * over, and so is a cell of whose files one has gone or is another one now.
    */
   async interrupted(): Promise<{ header: JournalHeader; finished: FinishedCell[] } | null> {
     const text = await readFile(this.#path, 'utf8').catch((error: NodeJS.ErrnoException) => {
@@ -77,7 +81,7 @@ export class MatrixStore implements AsyncDisposable {
     for (const line of rest) {
       const each = Finished.safeParse(parsed(line));
       if (!each.success) this.#warn(`A line of ${this.#path} is not used: it cannot be read`);
-      else if (await filesThere(each.data.rows)) finished.push(each.data);
+      else if (await sameFiles(each.data)) finished.push(each.data);
     }
     return { header: header.data, finished };
   }
@@ -91,8 +95,9 @@ export class MatrixStore implements AsyncDisposable {
 
   /** The line is on the disk when this resolves. */
   async append(cell: FinishedCell): Promise<void> {
-    await this.#journal!.appendFile(`${JSON.stringify(cell)}\n`);
-    await this.#journal!.datasync();
+    if (!this.#journal) throw new Error('a journal that was not begun');
+    await this.#journal.appendFile(`${JSON.stringify(cell)}\n`);
+    await this.#journal.datasync();
   }
 
   /** Documents of earlier runs, the oldest first, without the tails of their logs. */
@@ -138,10 +143,6 @@ export class MatrixStore implements AsyncDisposable {
   }
 }
 
-/** Name of a cell's inputs: what has the same one gives the same result. */
-export const inputsId = (inputs: readonly unknown[]): string =>
-  createHash('sha256').update(JSON.stringify(inputs)).digest('hex').slice(0, 32);
-
 function parsed(line: string): unknown {
   try {
     return JSON.parse(line);
@@ -151,15 +152,39 @@ function parsed(line: string): unknown {
   }
 }
 
-async function filesThere(rows: readonly MatrixCell[]): Promise<boolean> {
-  const files = rows.flatMap((row) => [row.package, row.log].filter((path) => path !== null));
-  const there = await Promise.all(
-    files.map((path) =>
-      access(path).then(
-        () => true,
-        () => false,
-      ),
-    ),
-  );
-  return there.every(Boolean);
+/** Digests of the files that belong to these rows, as they are now: packages, logs, and what lies beside a package. */
+export async function filesOf(rows: readonly MatrixCell[]): Promise<Record<string, string>> {
+  const digests: Record<string, string> = {};
+  const add = async (path: string): Promise<void> => {
+    const digest = await digestOf(path);
+    if (digest !== null) digests[path] = digest;
+  };
+  for (const { package: main, log } of rows) {
+    if (log !== null) await add(log);
+    if (main === null) continue;
+    // What lies beside a package that kernels share, each of their cells writes anew.
+    for (const path of [provenancePath(main), sbomPath(main), ...(await packagesWith(main))]) await add(path);
+  }
+  return digests;
 }
+
+/** A module's package and the others that were made of it, as its provenance names them. */
+async function packagesWith(main: string): Promise<string[]> {
+  const statements = await readBundle(provenancePath(main)).catch((error: unknown) => {
+    if (error instanceof Dkms2binError) return [];
+    throw error;
+  });
+  const names = statements.flatMap(({ subject }) => subject.map(({ name }) => name));
+  const others = names.filter((name) => name === basename(name)).map((name) => join(dirname(main), name));
+  return [...new Set([main, ...others])];
+}
+
+async function sameFiles({ rows, files }: FinishedCell): Promise<boolean> {
+  const named = rows.flatMap(({ package: file, log }) => [file, log].filter((path) => path !== null));
+  if (!named.every((path) => Object.hasOwn(files, path))) return false;
+  for (const [path, digest] of Object.entries(files)) if ((await digestOf(path)) !== digest) return false;
+  return true;
+}
+
+/** Null for a file that is not there. */
+const digestOf = (path: string): Promise<string | null> => contentDigest(path).catch(() => null);

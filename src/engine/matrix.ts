@@ -1,16 +1,14 @@
 import { open } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { dependenciesOf, localDigest, moduleNames } from '../cell/source.js';
+import { moduleNames } from '../cell/source.js';
+import type { BuildContext, PlanContext } from '../model/context.js';
 import type { KernelTarget } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { MatrixCell, MatrixRun } from '../model/matrix.js';
-import { cacheDir, packageVersion } from '../lib/paths.js';
-import { readCapped } from '../lib/read-capped.js';
+import { packageVersion } from '../lib/paths.js';
 import { newRunId } from '../lib/run-id.js';
 import { plain } from '../lib/text.js';
-import { findDkmsPackage } from '../distro/dkms-package.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';
-import { readCertificate } from '../pack/signature.js';
 import type { Matrix } from '../options/config.js';
 import {
   expectedOf,
@@ -25,11 +23,14 @@ import type { NamedSource } from './plan/refresh.js';
 import { parseModuleSource } from './plan/source.js';
 import type { PlannedCell } from './plan/types.js';
 import type { BuildRequest } from '../options/request.js';
-import { cellLabel, writableFolder, type BuildContext } from './cells.js';
+import { filesOf, MatrixStore, type FinishedCell } from './matrix-store.js';
+import { plannedIdentities } from './planned-identities.js';
+import { writableFolder } from './cells.js';
+import { attesterOf, fingerprintOf } from './signer.js';
+import { cellLabel } from './plan/planned-cell.js';
 import type { CellDone, Executor } from './executor.js';
 import { localExecutor } from './local.js';
-import { inputsId, MatrixStore, type FinishedCell } from './matrix-store.js';
-import { deepFreeze, planTargets, type PlanContext } from './plan/plan.js';
+import { deepFreeze, planTargets } from './plan/plan.js';
 
 /** The matrix beside the request: distros to look for kernels in, and the file's rules. */
 export interface MatrixRules extends Pick<Matrix, 'include' | 'exclude' | 'expect-failure'> {
@@ -100,7 +101,8 @@ async function targetsOf(
         missing.push(error);
       }
     }
-    if (missing.length === distros.length) throw missing[0]!;
+    const [first] = missing;
+    if (first && missing.length === distros.length) throw first;
   }
   return targets;
 }
@@ -131,7 +133,8 @@ export async function matrix(
   const { request } = plan;
   const outDir = await writableFolder(resolve(request.cwd, request.outDir));
   const signedBy = await fingerprintOf(request);
-  const ids = await idsOf(plan, signedBy, context);
+  const attester = (await attesterOf(request))?.keyid ?? null;
+  const ids = await plannedIdentities(plan, { signer: signedBy, attester }, context);
   await using store = await MatrixStore.open(outDir, emit);
   const history = await store.history();
   const before = await takenOver(store, plan, ids, context);
@@ -157,7 +160,9 @@ export async function matrix(
     // What needed no VM had no turn.
     const startedAt = turns.get(cell) ?? new Date(Date.now() - done.seconds * 1000).toISOString();
     const rows = await rowsOf(plan, cell, done, { startedAt, signedBy });
-    const entry = { id: ids.get(cell)!, rows, accelerator: done.accelerator };
+    const id = ids.get(cell);
+    if (id === undefined) throw new Error(`${cellLabel(cell)} is no cell of this matrix`);
+    const entry = { id, rows, accelerator: done.accelerator, files: await filesOf(rows) };
     await store.append(entry);
     finished.set(cell, entry);
     if (turns.has(cell)) measured.set(cell.source, done.seconds);
@@ -235,9 +240,11 @@ async function takenOver(
     const entry = known.get(id);
     if (!entry || entry.rows.some(({ verdict }) => verdict === 'error')) continue;
     // What is expected may have been changed in between.
-    const rows = entry.rows.map((row) => {
+    const rows = entry.rows.flatMap((row) => {
+      const { verdict } = row;
+      if (verdict === null) return [];
       const expected = expectedOf(plan, cell, row.module);
-      return { ...row, expected, outcome: outcomeOf({ ...row, verdict: row.verdict! }, expected) };
+      return { ...row, source: cell.source, expected, outcome: outcomeOf({ ...row, verdict }, expected) };
     });
     finished.push([cell, { ...entry, rows }]);
   }
@@ -253,53 +260,6 @@ async function takenOver(
   }
   note('info', `Resumed: ${finished.length} of ${now.length} cells are done`);
   return { run: header.run, startedAt: header.startedAt, finished };
-}
-
-/**
- * What each cell is made of, so that it is known again: the content of its source and of what that needs, its kernel, and the
- * options that matter.
- */
-async function idsOf(
-  plan: MatrixPlan,
-  signedBy: string | null,
-  { emit, signal }: PlanContext,
-): Promise<Map<PlannedCell, string>> {
-  const { request } = plan;
-  const rows = await loadCatalogue();
-  const { mirror, offline, proxy } = request;
-  const options = { cacheDir: cacheDir(), mirror, offline, proxy, signal };
-  const warn = (message: string): void => emit({ type: 'note', level: 'debug', message });
-  const digests = new Map<string, string | null>();
-  const digestOf = async ({ module, distro }: PlannedCell): Promise<string | null> => {
-    if (module.kind !== 'repo') {
-      const others = await dependenciesOf(module, plan.otherSources ?? [], signal);
-      const each = await Promise.all([module, ...others.with].map((source) => localDigest(source, signal)));
-      return each.join('\n');
-    }
-    return (await findDkmsPackage(findRow(rows, distro), module, { ...options, warn })).sha256;
-  };
-  const ids = new Map<PlannedCell, string>();
-  for (const cell of plan.cells) {
-    const key = cell.module.kind === 'repo' ? `${cell.distro} ${cell.source}` : cell.source;
-    if (!digests.has(key)) {
-      const digest = await digestOf(cell).catch((error: unknown) => {
-        if (!(error instanceof Dkms2binError) || signal.aborted) throw error;
-        // Its cells will say so.
-        return null;
-      });
-      digests.set(key, digest);
-    }
-    const { source, kernel, distro, arch, packageVersion: version, image } = cell;
-    const { nameStyle, verify, debugSymbols, checkReproducible } = request;
-    ids.set(
-      cell,
-      inputsId([
-        ...[digests.get(key), source, kernel, distro, arch, version, image],
-        ...[nameStyle, verify, debugSymbols, checkReproducible, signedBy],
-      ]),
-    );
-  }
-  return ids;
 }
 
 async function rowsOf(
@@ -344,15 +304,8 @@ async function tailOf(path: string): Promise<string> {
     .map((line) => (line.length > LINE_LENGTH ? `${line.slice(0, LINE_LENGTH)} …` : line));
   let from = lines.length;
   for (let bytes = 0; from > 0; from -= 1) {
-    bytes += Buffer.byteLength(lines[from - 1]!) + 1;
+    bytes += Buffer.byteLength(lines[from - 1] ?? '') + 1;
     if (bytes > TAIL_BYTES) break;
   }
   return lines.slice(from).join('\n');
-}
-
-async function fingerprintOf({ signCert, cwd }: BuildRequest): Promise<string | null> {
-  if (signCert === undefined) return null;
-  const path = resolve(cwd, signCert);
-  const { fingerprint256 } = readCertificate(await readCapped(path, 2 ** 20), path);
-  return fingerprint256.replaceAll(':', '').toLowerCase();
 }

@@ -7,10 +7,10 @@ import { cacheDir } from '../lib/paths.js';
 import { kernelPackages } from '../distro/packages.js';
 import type { DistroRow } from '../distro/row.js';
 import { findDkmsPackage } from '../distro/dkms-package.js';
-import type { GuestOutput } from '../guest/guest.js';
-import { debName } from '../pack/module-package.js';
+import { proveRepository, type InstalledPackage, type ProveOrder } from '../guest/programs/prove.js';
+import { debName } from '../distro/deb-names.js';
 import { provenancePath, readBundle } from '../attest/provenance.js';
-import { keyIdOf } from '../pack/signature.js';
+import { keyIdOf } from '../formats/certificate.js';
 import {
   kernelsOf,
   modulesFor,
@@ -21,7 +21,7 @@ import {
 } from '../repo/index.js';
 import { NET } from '../vm/args.js';
 import { forwardTo } from '../vm/forward.js';
-import { howItLoads, phaseTimer } from '../cell/cell.js';
+import { phaseTimer } from '../cell/phases.js';
 import { bootEnforcing } from '../environment/enforcing.js';
 import { deadline, type Machine } from '../environment/boot.js';
 import { RunDir } from '../cell/run-dir.js';
@@ -90,7 +90,7 @@ export async function prove(input: ProveInput): Promise<Proof> {
   const phases: Record<string, number> = {};
   const phase = phaseTimer(phases, machine.emit, label);
   const run = await RunDir.create({ cell: label, kernel: target.release, distro: target.distro });
-  let output: GuestOutput;
+  let came: InstalledPackage[];
   try {
     await using served = await serveRepository(dir);
     await using booted = await phase('boot', () =>
@@ -99,31 +99,15 @@ export async function prove(input: ProveInput): Promise<Proof> {
         : bootOn(environment, false, run.dir, machine),
     );
     using _ = forwardTo(Number(new URL(served.url).port), booted.vm.forwardSocket);
-    const url = `http://${NET.management.forward}/`;
-    const sources = sourcesFor(url, { apt: true, dnf: true, signed: offer.signedBy !== null });
-    output = await phase('install', () =>
-      booted.guest.script(
-        'prove-repo.py',
-        {
-          RELEASE: target.release,
-          MANAGER: manager,
-          URL: url,
-          SOURCES: manager === 'apt' ? sources.apt!.line : sources.dnf!,
-          KEY_URL: sources.keyUrl ?? '',
-          KEYRING: sources.keyring,
-          PACKAGES: packages.map(({ name }) => name),
-        },
-        {
-          after: ['load.py'],
-          timeoutMs: deadline(machine.accel, 120),
-          onLine: (line) => machine.emit({ type: 'output', cell: label, line }),
-        },
-      ),
+    came = await phase('install', () =>
+      proveRepository(booted.guest, orderOf(input, manager), {
+        timeoutMs: deadline(machine.accel, 120),
+        onLine: (line) => machine.emit({ type: 'output', cell: label, line }),
+      }),
     );
   } finally {
     await run.close();
   }
-  const came = installedPackages(output);
   return {
     kernel: target.release,
     distro: target.distro,
@@ -133,56 +117,37 @@ export async function prove(input: ProveInput): Promise<Proof> {
     pristine: true,
     enforced: certificate && keyIdOf(certificate),
     installed: came.map(({ name, version }) => ({ package: name, version })),
-    modules: came.flatMap(({ name, version, modules }) =>
-      modules.map((module): ModuleProof => {
-        const { how, why } = howItLoads(output, module);
-        const verdict = how === 'loaded' || how === 'refused' ? how : 'failed';
-        return { package: name, version, module, verdict, reason: why === '' ? null : why };
-      }),
+    modules: came.flatMap(({ name, version, loads }) =>
+      loads.map(({ name: module, how, why }): ModuleProof => ({
+        package: name,
+        version,
+        module,
+        verdict: how === 'loaded' || how === 'refused' ? how : 'failed',
+        reason: why === '' ? null : why,
+      })),
     ),
     saved: await savingOf(input, came),
     phases,
   };
 }
 
-interface InstalledPackage {
-  name: string;
-  version: string;
-  modules: string[];
-}
-
-/** What prove-repo.py says was installed. Throws what its exit code means. */
-function installedPackages({ code, reports, tail }: GuestOutput): InstalledPackage[] {
-  const error = reports.find(({ key }) => key === 'error')?.value ?? tail.split('\n').slice(-3).join(' ');
-  switch (code) {
-    case 0:
-    case 1:
-      break;
-    case 7:
-      throw new Dkms2binError('module', `The packages do not install from the repository: ${error}`, {
-        hint: 'If the folder has changed since it was published, publish it again: dkms2bin repo.',
-      });
-    case 12:
-      throw new Dkms2binError('usage', `The image is no machine without a toolchain: it has ${error}`, {
-        hint: 'Take the official image or --image bootstrap.',
-      });
-    case 13:
-      throw new Dkms2binError('module', `A toolchain came along with the packages: ${error}`);
-    case 8:
-      throw new Dkms2binError('host', error);
-    default:
-      throw new Dkms2binError('transient', `The VM could not try the packages: ${error}`);
-  }
-  const came = reports
-    .filter(({ key }) => key === 'installed')
-    .map(({ value }) => {
-      const [name = '', version = '', modules = ''] = value.split(' ');
-      return { name, version, modules: modules.split(',').filter((module) => module !== '') };
-    });
-  if (!came.some(({ modules }) => modules.length > 0)) {
-    throw new Dkms2binError('module', 'The packages installed, and there is no kernel module in them');
-  }
-  return came;
+/** What the guest is told: where it finds the repository, and what to install from it. */
+function orderOf({ offer, packages, target }: ProveInput, manager: 'apt' | 'dnf'): ProveOrder {
+  const url = `http://${NET.management.forward}/`;
+  const { apt, dnf, keyUrl, keyring } = sourcesFor(url, {
+    apt: manager === 'apt',
+    dnf: manager === 'dnf',
+    signed: offer.signedBy !== null,
+  });
+  return {
+    release: target.release,
+    packageManager: manager,
+    url,
+    sources: apt?.line ?? dnf ?? '',
+    keyUrl: keyUrl ?? '',
+    keyring,
+    packages: packages.map(({ name }) => name),
+  };
 }
 
 /** What was saved; null when nobody knows what the toolchain takes. */
@@ -207,7 +172,7 @@ async function savingOf(input: ProveInput, came: readonly InstalledPackage[]): P
       of: [
         ...sources.map(({ name }) => name),
         'dkms',
-        kernelPackages(input.lookup.row, target.release).headers[0]!,
+        ...kernelPackages(input.lookup.row, target.release).headers.slice(0, 1),
       ],
     },
     takes,

@@ -1,5 +1,5 @@
 import { lstat, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { DEB_ARCH, type Arch, type CellResult } from '../model/cell.js';
 import type { Emit } from '../model/events.js';
@@ -9,7 +9,10 @@ import { provenancePath, readBundle, type BuiltCell } from '../attest/provenance
 import type { PublishedModule, RefreshPlan, TriedCell } from './plan/refresh.js';
 import { scan } from '../repo/package-files.js';
 
-/** Packages whose provenance names them and the modules in them. */
+/**
+ * The modules of the packages in a folder, as the packages' provenance tells. A package whose provenance cannot be used is
+ * passed over, and told with what to do. Throws `not-found` when no package is left.
+ */
 export async function readPublished(
   outDir: string,
   { emit, signal }: { emit: Emit; signal: AbortSignal },
@@ -17,49 +20,59 @@ export async function readPublished(
   const { packages, leftOut } = await scan(outDir, signal);
   const warn = (message: string): void => emit({ type: 'note', level: 'warn', message });
   for (const { path, reason } of leftOut) warn(`${path} is passed over: ${reason}`);
-  const held: PublishedModule[] = [];
+  const published: PublishedModule[] = [];
   const unknown: string[] = [];
   for (const { path, sha256 } of packages) {
-    const statements = await statementsOf(join(outDir, path), warn);
-    const about = statements.flatMap(({ subject, cell }) => {
-      const name = subject.find(({ digest }) => digest.sha256 === sha256)?.name;
-      return name !== undefined && cell
-        ? [{ cell, brings: subject.some((s) => s.name.startsWith(`${name}/`)) }]
-        : [];
+    const read = await modulesOf(join(outDir, path), sha256);
+    if ('why' in read) unknown.push(`${path} (${read.why})`);
+    else published.push(...read.modules);
+  }
+  const more = unknown.length > 5 ? ` and ${unknown.length - 5} more` : '';
+  const list = `${unknown.slice(0, 5).join(', ')}${more}`;
+  if (published.length > 0) {
+    if (unknown.length > 0) warn(`Passed over for want of provenance: ${list}. ${AGAIN}`);
+    return published;
+  }
+  if (unknown.length === 0) {
+    throw new Dkms2binError('not-found', `No package in ${outDir}`, {
+      hint: 'The first packages are put there by dkms2bin build.',
     });
-    if (about.length === 0) unknown.push(path);
-    // A package without modules is one of files that modules share.
-    for (const { cell, brings } of about) if (brings) held.push(heldModule(cell));
   }
-  if (unknown.length > 0) {
-    const more = unknown.length > 5 ? ` and ${unknown.length - 5} more` : '';
-    warn(`Without provenance that names them, so passed over: ${unknown.slice(0, 5).join(', ')}${more}`);
-  }
-  if (held.length > 0) return held;
   throw new Dkms2binError(
     'not-found',
-    packages.length === 0
-      ? `No package in ${outDir}`
-      : `No package in ${outDir} tells by its provenance what it was made of`,
-    {
-      hint: 'The first packages are put there by dkms2bin build, each with an .intoto.jsonl file beside it that must stay.',
-    },
+    `No package in ${outDir} tells by its provenance what it was made of: ${list}`,
+    { hint: AGAIN },
   );
 }
 
-async function statementsOf(path: string, warn: (message: string) => void): ReturnType<typeof readBundle> {
+const AGAIN =
+  'Run the dkms2bin build that made the packages again: it writes provenance that is missing, without a VM as long as a package is unchanged.';
+
+/** What is in a package, by the provenance beside it, or why that does not tell. */
+async function modulesOf(
+  path: string,
+  sha256: string,
+): Promise<{ modules: PublishedModule[] } | { why: string }> {
   const file = provenancePath(path);
-  if (!(await lstat(file).catch(() => null))) return [];
+  if (!(await lstat(file).catch(() => null))) return { why: `no ${basename(file)}` };
+  let statements;
   try {
-    return await readBundle(file);
+    statements = await readBundle(file);
   } catch (error) {
     if (!(error instanceof Dkms2binError)) throw error;
-    warn(error.message);
-    return [];
+    return { why: error.message };
   }
+  const about = statements.flatMap(({ subject, cell }) => {
+    const name = subject.find(({ digest }) => digest.sha256 === sha256)?.name;
+    // A package without modules is one of files that modules share.
+    const brings = subject.some((each) => each.name.startsWith(`${name}/`));
+    return name !== undefined && cell ? [brings ? [publishedModule(cell)] : []] : [];
+  });
+  if (about.length > 0) return { modules: about.flat() };
+  return { why: `${basename(file)} is about other bytes, or not of dkms2bin` };
 }
 
-function heldModule({ module, arch, sourcePackage: _, ...rest }: BuiltCell): PublishedModule {
+function publishedModule({ module, arch, sourcePackage: _, ...rest }: BuiltCell): PublishedModule {
   return { ...rest, module: module.name, version: module.version, arch: arch as Arch };
 }
 
@@ -105,7 +118,7 @@ export async function writeTried(
         ...{ module, kernel: kernel.release, packageVersion: kernel.packageVersion, distro, arch, digest },
         verdict: result?.verdict ?? 'skipped',
         reason: result
-          ? (result.reason ?? '').split('\n')[0]!.slice(0, 500)
+          ? (/^.{0,500}/.exec(result.reason ?? '')?.[0] ?? '')
           : 'its source does not bring it any more',
       };
     }),

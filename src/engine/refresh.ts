@@ -2,11 +2,14 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { localDigest, moduleNames } from '../cell/source.js';
+import type { BuildContext, PlanContext } from '../model/context.js';
 import { DEB_ARCH, type Arch, type CellResult } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { cacheDir, stateDir } from '../lib/paths.js';
 import { writeAtomic } from '../lib/atomic-write.js';
-import { mirrorsOf, offeredKernels, type ResolveOptions } from '../distro/resolve.js';
+import { offeredKernels } from '../distro/kernels.js';
+import { mirrorsOf } from '../distro/mirrors.js';
+import type { ResolveOptions } from '../distro/resolve.js';
 import { findDkmsPackage } from '../distro/dkms-package.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';
 import {
@@ -27,9 +30,8 @@ import { parseModuleSource } from './plan/source.js';
 import type { BuildPlan } from './plan/types.js';
 import type { BuildRequest } from '../options/request.js';
 import { readPublished, readTried, writeTried } from './published-modules.js';
-import type { BuildContext } from './cells.js';
 import { build } from './local.js';
-import { deepFreeze, type PlanContext } from './plan/plan.js';
+import { deepFreeze } from './plan/plan.js';
 
 export interface RefreshOptions {
   /** Of each line of kernels only the newest. */
@@ -49,31 +51,27 @@ export async function planRefresh(
 ): Promise<RefreshPlan> {
   const outDir = resolve(request.cwd, request.outDir);
   const rows = await loadCatalogue();
-  const held = await readPublished(outDir, context);
-  const sources = await Sources.of(request, rows, context);
+  const published = await readPublished(outDir, context);
+  const ask: Ask = { request, rows, context };
+  const sources = await Sources.of(ask);
   const blocked: BlockedCell[] = [];
   let missing: Missing;
   let tried: TriedCell[] = [];
   if (validate.length > 0) {
     const coming: { of: string; offer: Offer; why: string }[] = [];
-    for (const what of validate) coming.push(...(await offersToCome(what, held, rows, request, context)));
-    missing = comingCells(
-      held,
-      coming,
-      await sources.find(
-        held,
-        coming.map(({ offer }) => offer.distro),
-      ),
-    );
+    for (const what of validate) coming.push(...(await offersToCome(what, published, ask)));
+    const distros = coming.map(({ offer }) => offer.distro);
+    missing = comingCells(published, coming, await sources.find(published, distros));
   } else {
-    const offers = await offersNow(held, rows, request, context, blocked);
+    const { offers, ...unasked } = await offersNow(published, ask);
+    blocked.push(...unasked.blocked);
     tried = (await readTried(outDir, context.emit)).filter((each) =>
       offers.some(
         ({ distro, kernels }) => distro === each.distro && kernels.some((k) => k.release === each.kernel),
       ),
     );
-    const find = await sources.find(held, null);
-    missing = missingCells(held, offers, find, { tried, newest, force: request.force });
+    const find = await sources.find(published, null);
+    missing = missingCells(published, offers, find, { tried, newest, force: request.force });
   }
   return deepFreeze({
     request: { ...request },
@@ -86,14 +84,17 @@ export async function planRefresh(
   });
 }
 
+interface RefreshOutcome {
+  run: string | null;
+  accelerator: string | null;
+  cells: CellResult[];
+}
+
 /**
  * Builds what a plan wants, and remembers in the out-dir which cells gave no package. For `validate` in a folder that goes
  * away; logs of failures stay in the state folder. What is blocked is a row of the result, too.
  */
-export async function refresh(
-  plan: RefreshPlan,
-  context: BuildContext,
-): Promise<{ run: string | null; accelerator: string | null; cells: CellResult[] }> {
+export async function refresh(plan: RefreshPlan, context: BuildContext): Promise<RefreshOutcome> {
   const rows = plan.blocked.flatMap(blockedResults);
   if (plan.cells.length === 0) return { run: null, accelerator: null, cells: rows };
   const { request } = plan;
@@ -109,8 +110,9 @@ export async function refresh(
     const outcome = await buildAll({ ...plan, request: { ...unsigned, outDir } }, context);
     const cells = await Promise.all(
       outcome.cells.map(async (cell) => {
-        const keep = cell.verdict === 'failed' && cell.log !== null;
-        return { ...cell, package: null, log: keep ? await keepLog(cell.log!) : null };
+        const { log } = cell;
+        const keep = cell.verdict === 'failed' && log !== null;
+        return { ...cell, package: null, log: keep ? await keepLog(log) : null };
       }),
     );
     return { ...outcome, cells: [...cells, ...rows] };
@@ -120,13 +122,13 @@ export async function refresh(
 }
 
 /** One architecture after the other: the VMs of a build are all of one. */
-async function buildAll(plan: BuildPlan, context: BuildContext): ReturnType<typeof build> {
+async function buildAll(plan: BuildPlan, context: BuildContext): Promise<RefreshOutcome> {
   const outcomes = [];
   for (const arch of new Set(plan.cells.map((cell) => cell.arch))) {
     outcomes.push(await build({ ...plan, cells: plan.cells.filter((cell) => cell.arch === arch) }, context));
   }
   return {
-    run: outcomes[0]!.run,
+    run: outcomes[0]?.run ?? null,
     accelerator: [...new Set(outcomes.map(({ accelerator }) => accelerator))].join(', '),
     cells: outcomes.flatMap(({ cells }) => cells),
   };
@@ -165,8 +167,8 @@ const resolveOptions = (
   warn: (message) => emit({ type: 'note', level: 'warn', message }),
 });
 
-const placesOf = (held: readonly PublishedModule[]): { distro: string; arch: Arch }[] => [
-  ...new Map(held.map(({ distro, arch }) => [`${distro} ${arch}`, { distro, arch }])).values(),
+const placesOf = (published: readonly PublishedModule[]): { distro: string; arch: Arch }[] => [
+  ...new Map(published.map(({ distro, arch }) => [`${distro} ${arch}`, { distro, arch }])).values(),
 ];
 
 function rowOf(rows: readonly CatalogueRow[], distro: string, arch: Arch): CatalogueRow {
@@ -174,16 +176,21 @@ function rowOf(rows: readonly CatalogueRow[], distro: string, arch: Arch): Catal
   throw new Dkms2binError('usage', `${arch} is no architecture that this version can build for`);
 }
 
+/** What the distros are asked with. */
+interface Ask {
+  request: BuildRequest;
+  rows: readonly CatalogueRow[];
+  context: PlanContext;
+}
+
 /** A distro that cannot be asked blocks its own cells alone. */
 async function offersNow(
-  held: readonly PublishedModule[],
-  rows: readonly CatalogueRow[],
-  request: BuildRequest,
-  context: PlanContext,
-  blocked: BlockedCell[],
-): Promise<Offer[]> {
+  published: readonly PublishedModule[],
+  { rows, request, context }: Ask,
+): Promise<{ offers: Offer[]; blocked: BlockedCell[] }> {
   const offers: Offer[] = [];
-  for (const { distro, arch } of placesOf(held)) {
+  const blocked: BlockedCell[] = [];
+  for (const { distro, arch } of placesOf(published)) {
     try {
       offers.push({
         ...(await offeredKernels(rowOf(rows, distro, arch), resolveOptions(request, arch, context))),
@@ -191,26 +198,24 @@ async function offersNow(
       });
     } catch (error) {
       if (!(error instanceof Dkms2binError) || context.signal.aborted) throw error;
-      const its = held.filter((each) => each.distro === distro && each.arch === arch);
+      const its = published.filter((each) => each.distro === distro && each.arch === arch);
       for (const { module, kernel, source } of new Map(its.map((each) => [each.module, each])).values()) {
         const { fault, message: reason } = error;
         blocked.push({ modules: [module], source: source.name, kernel, distro, arch, fault, reason });
       }
     }
   }
-  return offers;
+  return { offers, blocked };
 }
 
-/** For each distro that is held, what `what` means for it. */
+/** For each distro that there are packages for, what `what` means for it. */
 async function offersToCome(
   what: string,
-  held: readonly PublishedModule[],
-  rows: readonly CatalogueRow[],
-  request: BuildRequest,
-  context: PlanContext,
+  published: readonly PublishedModule[],
+  { rows, request, context }: Ask,
 ): Promise<{ of: string; offer: Offer; why: string }[]> {
   const coming: { of: string; offer: Offer; why: string }[] = [];
-  for (const { distro: of, arch } of placesOf(held)) {
+  for (const { distro: of, arch } of placesOf(published)) {
     const row = rowOf(rows, of, arch);
     const there = comingRow(what, row, rows);
     if (!there) {
@@ -221,7 +226,9 @@ async function offersToCome(
     const { kernels, heads } = await offeredKernels(there, options);
     // Images and guests do not have this suite among their sources.
     const archive =
-      what === 'proposed' ? { uri: (await mirrorsOf(row, options)).main, suite: row.proposed! } : null;
+      what === 'proposed' && row.proposed !== undefined
+        ? { uri: (await mirrorsOf(row, options)).main, suite: row.proposed }
+        : null;
     const why = there.id === of ? there.suites.map(({ name }) => name).join(', ') : there.id;
     if (kernels.length === 0)
       context.emit({ type: 'note', level: 'info', message: `${why} has no kernel now` });
@@ -232,7 +239,10 @@ async function offersToCome(
     coming.push({ of, offer, why });
   }
   if (coming.length > 0) return coming;
-  throw new Dkms2binError('usage', `--validate ${what}: none of the distros held has that`);
+  throw new Dkms2binError(
+    'usage',
+    `--validate ${what}: none of the distros that the packages are for has that`,
+  );
 }
 
 function comingRow(what: string, row: CatalogueRow, rows: readonly CatalogueRow[]): CatalogueRow | undefined {
@@ -264,42 +274,37 @@ function comingRow(what: string, row: CatalogueRow, rows: readonly CatalogueRow[
 
 // --- sources ----------------------------------------------------------------------------------------------------------
 
-/** Where the sources of held modules are now. */
+/** Where the sources of published modules are now. */
 class Sources {
   readonly #used = new Set<NamedSource>();
 
   private constructor(
     /** Those of --dkms. */
     readonly named: readonly NamedSource[],
-    private readonly request: BuildRequest,
-    private readonly rows: readonly CatalogueRow[],
-    private readonly context: PlanContext,
+    private readonly ask: Ask,
   ) {}
 
-  static async of(
-    request: BuildRequest,
-    rows: readonly CatalogueRow[],
-    context: PlanContext,
-  ): Promise<Sources> {
-    const { signal } = context;
+  static async of(ask: Ask): Promise<Sources> {
+    const { request } = ask;
+    const { signal } = ask.context;
     const named = [];
     for (const text of request.dkms) {
       for (const source of await parseModuleSource(text, { cwd: request.cwd, signal })) {
         named.push({ source, names: await moduleNames(source, signal) });
       }
     }
-    return new Sources(named, request, rows, context);
+    return new Sources(named, ask);
   }
 
-  /** Looks up the sources of all held modules, in the distros given or else in the module's own. */
+  /** Looks up the sources of all published modules, in the distros given or else in the module's own. */
   async find(
-    held: readonly PublishedModule[],
+    published: readonly PublishedModule[],
     distros: readonly string[] | null,
-  ): Promise<(held: PublishedModule, distro: string) => SourceNow> {
+  ): Promise<(module: PublishedModule, distro: string) => SourceNow> {
     const known = new Map<string, SourceNow>();
     const key = ({ module, source, arch }: PublishedModule, distro: string): string =>
       [module, source.kind, source.name, arch, distro].join('\n');
-    for (const each of held) {
+    for (const each of published) {
       for (const distro of distros ?? [each.distro]) {
         if (!known.has(key(each, distro))) known.set(key(each, distro), await this.#now(each, distro));
       }
@@ -307,21 +312,26 @@ class Sources {
     for (const each of this.named) {
       if (this.#used.has(each)) continue;
       const { source } = each;
-      const message = `${source.text} is the source of no package held; dkms2bin build adds it`;
-      this.context.emit({ type: 'note', level: 'warn', message });
+      const message = `${source.text} is the source of no package there; dkms2bin build adds it`;
+      this.ask.context.emit({ type: 'note', level: 'warn', message });
     }
-    return (each, distro) => known.get(key(each, distro))!;
+    return (each, distro) => {
+      const now = known.get(key(each, distro));
+      if (!now) throw new Error(`The source of ${each.module} was not looked up for ${distro}`);
+      return now;
+    };
   }
 
-  async #now(held: PublishedModule, distro: string): Promise<SourceNow> {
-    const { signal } = this.context;
+  async #now(published: PublishedModule, distro: string): Promise<SourceNow> {
+    const { request, rows, context } = this.ask;
+    const { signal } = context;
     try {
-      const { source: module, named } = sourceOf(held, this.named);
+      const { source: module, named } = sourceOf(published, this.named);
       if (named) this.#used.add(named);
       if (module.kind !== 'repo') return { module, digest: await localDigest(module, signal), version: null };
       // The kernels were looked up a moment ago, and the indexes with them.
-      const { maxAge: _, ...options } = resolveOptions(this.request, held.arch, this.context);
-      const { sha256, version } = await findDkmsPackage(findRow(this.rows, distro), module, options);
+      const { maxAge: _, ...options } = resolveOptions(request, published.arch, context);
+      const { sha256, version } = await findDkmsPackage(findRow(rows, distro), module, options);
       return { module, digest: sha256, version };
     } catch (error) {
       if (!(error instanceof Dkms2binError) || signal.aborted) throw error;

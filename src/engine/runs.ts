@@ -84,12 +84,16 @@ export async function loginToRun(record: RunRecord, dir: string, serial = false)
 
 async function find(id: string | undefined): Promise<RunState> {
   const runs = await listRunDirs();
-  const matches = id === undefined ? runs.slice(-1) : runs.filter((r) => r.record.id.startsWith(id));
-  if (matches.length === 1) return matches[0]!;
-  const names = runs.map((r) => r.record.id).join(', ') || 'none';
-  throw new Dkms2binError(
-    'usage',
-    id === undefined ? 'No run is kept' : matches.length === 0 ? `No run ${id}` : `${id} fits several runs`,
-    { hint: id === undefined ? 'Build with --debug to keep the VM of a run.' : `Runs: ${names}` },
-  );
+  if (id === undefined) {
+    const newest = runs.at(-1);
+    if (newest) return newest;
+    throw new Dkms2binError('usage', 'No run is kept', {
+      hint: 'Build with --debug to keep the VM of a run.',
+    });
+  }
+  const [match, ...others] = runs.filter(({ record }) => record.id.startsWith(id));
+  if (match && others.length === 0) return match;
+  throw new Dkms2binError('usage', match ? `${id} fits several runs` : `No run ${id}`, {
+    hint: `Runs: ${runs.map(({ record }) => record.id).join(', ') || 'none'}`,
+  });
 }

@@ -1,11 +1,23 @@
 import { hostname } from 'node:os';
 import PQueue from 'p-queue';
 import type { PlannedCell } from './plan/types.js';
-import type { CellRunner, CellTurn } from './cells.js';
+import type { CellRunner } from './cells.js';
 import type { ExecutorContext } from './executor.js';
 
-/** What builds the cells. */
+/**
+ * What builds the cells.
+ * @internal
+ */
 export type Runner = Pick<CellRunner, 'known' | 'warm' | 'build'>;
+
+/** What a schedule works with. */
+interface ScheduleMeans {
+  /** Places for VMs. */
+  jobs: number;
+  runner: Runner;
+  /** Aborts the context's signal. */
+  stop: AbortController;
+}
 
 /** Before all cells. */
 const FIRST = Number.MAX_SAFE_INTEGER;
@@ -25,13 +37,10 @@ export class Schedule {
 
   constructor(
     cells: readonly PlannedCell[],
-    private readonly jobs: number,
-    private readonly runner: Runner,
+    private readonly means: ScheduleMeans,
     private readonly context: ExecutorContext,
-    /** Aborts the context's signal. */
-    private readonly stop: AbortController,
   ) {
-    this.#queue = new PQueue({ concurrency: jobs });
+    this.#queue = new PQueue({ concurrency: means.jobs });
     const kernels = new Map<string, PlannedCell[]>();
     for (const cell of cells) {
       const key = `${cell.distro} ${cell.kernel}`;
@@ -48,8 +57,10 @@ export class Schedule {
   }
 
   #feed(): void {
-    while (this.#kernels.length > 0 && this.#making < this.jobs && this.#ready < 2 * this.jobs) {
-      const cells = this.#kernels.shift()!;
+    const { jobs } = this.means;
+    while (this.#making < jobs && this.#ready < 2 * jobs) {
+      const cells = this.#kernels.shift();
+      if (!cells) return;
       this.#making += 1;
       this.#add(FIRST, () => this.#kernel(cells));
     }
@@ -62,20 +73,22 @@ export class Schedule {
         await work();
       } catch (error) {
         this.#failure ??= { error };
-        this.stop.abort();
+        this.means.stop.abort();
       }
     };
     void this.#queue.add(guarded, { priority });
   }
 
   async #kernel(cells: readonly PlannedCell[]): Promise<void> {
+    const { runner } = this.means;
     const left: PlannedCell[] = [];
     for (const cell of cells) {
-      const done = await this.runner.known(cell, this.#turn());
+      const done = await runner.known(cell, this.context);
       if (done) await this.context.ended(cell, done);
       else left.push(cell);
     }
-    if (left.length > 0) await this.runner.warm(left[0]!.target);
+    const [first] = left;
+    if (first) await runner.warm(first.target);
     this.#making -= 1;
     for (const cell of left) {
       this.#ready += 1;
@@ -89,11 +102,7 @@ export class Schedule {
     this.#ready -= 1;
     this.#feed();
     this.context.begun(cell, hostname());
-    const done = await this.runner.build(cell, this.#turn());
+    const done = await this.means.runner.build(cell, this.context);
     if (done) await this.context.ended(cell, done);
-  }
-
-  #turn(): CellTurn {
-    return { emit: this.context.emit, signal: this.context.signal };
   }
 }

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { copyFile, mkdir, statfs } from 'node:fs/promises';
+import { copyFile, mkdir, rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Arch } from '../model/cell.js';
 import type { Emit } from '../model/events.js';
@@ -8,11 +8,13 @@ import { run } from '../lib/exec.js';
 import { Channel } from '../guest/channel.js';
 import { Guest, waitForCloudInit } from '../guest/guest.js';
 import { GUEST_USER, makeKeys, type Keys } from '../guest/keys.js';
+import { startSshd } from '../guest/programs/open-ssh.js';
 import { SshTransport } from '../guest/ssh.js';
-import type { SharedCache } from '../cache/shared.js';
+import type { SharedCache } from '../cache/entries.js';
 import type { DirectBoot } from '../vm/args.js';
+import { findFirmware } from '../vm/firmware.js';
 import { makeSeed } from '../vm/seed.js';
-import { findFirmware, Vm, type VmSpec } from '../vm/vm.js';
+import { Vm, type VmSpec } from '../vm/vm.js';
 
 /** Resources of every VM of one invocation. */
 export interface Machine {
@@ -50,15 +52,16 @@ export interface Booted extends AsyncDisposable {
   guest: Guest;
 }
 
-/** How this invocation's VMs boot. */
+/** How one of this invocation's VMs boots. */
 export function specOf(
-  machine: Machine,
-  boot: BootSpec['boot'],
-  egress: boolean,
-  control: BootSpec['control'],
-  forward = false,
+  { arch, accel, cpu, cpus, memoryMiB }: Machine,
+  {
+    boot,
+    control,
+    egress,
+    forward = false,
+  }: Pick<BootSpec, 'boot' | 'control' | 'egress'> & { forward?: boolean },
 ): BootSpec {
-  const { arch, accel, cpu, cpus, memoryMiB } = machine;
   return { boot, control, arch, accel, cpu, cpus, memoryMiB, egress, forward };
 }
 
@@ -73,34 +76,37 @@ type Memory = VmSpec['memory'];
 
 /** Everything of a VM but its sockets: its files lie in `dir`. */
 export async function configOf(dir: string, spec: BootSpec, memory: Memory): Promise<VmSpec> {
-  const { control: _, boot, ...rest } = spec;
+  const { control: _, ...rest } = spec;
   return {
     ...rest,
     memory,
     incoming: false,
     disk: join(dir, 'disk.qcow2'),
     seed: join(dir, 'seed.iso'),
-    boot:
-      boot.kind === 'direct'
-        ? boot
-        : boot.firmware === 'bios'
-          ? { kind: 'loader', firmware: 'bios' }
-          : {
-              kind: 'loader',
-              firmware: 'uefi',
-              code: (await findFirmware(spec.arch)).code,
-              vars: join(dir, 'efivars.fd'),
-            },
+    boot: await bootConfig(dir, spec),
   };
 }
 
-/** Makes `<dir>/disk.qcow2` on top of a read-only image or layer, keys and seed, and boots it. */
+async function bootConfig(dir: string, { arch, boot }: BootSpec): Promise<VmSpec['boot']> {
+  if (boot.kind === 'direct') return boot;
+  if (boot.firmware === 'bios') return { kind: 'loader', firmware: 'bios' };
+  const { code } = await findFirmware(arch);
+  return { kind: 'loader', firmware: 'uefi', code, vars: join(dir, 'efivars.fd') };
+}
+
+/** What a new VM boots. */
+interface NewBoot {
+  /** A read-only image or layer; `<dir>/disk.qcow2` is made on top of it. */
+  backing: string;
+  spec: BootSpec;
+  memory?: Memory;
+}
+
+/** Makes disk, keys and seed in `dir`, and boots. */
 export async function bootNew(
-  backing: string,
-  spec: BootSpec,
+  { backing, spec, memory }: NewBoot,
   dir: string,
   machine: Machine,
-  memory: Memory = { kind: 'own' },
 ): Promise<Booted> {
   await makeOverlay(backing, dir, machine.signal);
   await makeAccess(dir, spec.egress, machine);
@@ -115,7 +121,7 @@ async function makeOverlay(backing: string, dir: string, signal: AbortSignal): P
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const space = await statfs(dir);
   if (space.bavail * space.bsize < NEEDED_BYTES) {
-    throw new Dkms2binError('host', `Less than 4 GiB are free in ${dir}`, {
+    throw new Dkms2binError('host', `Less than 4 GiB is free in ${dir}`, {
       hint: 'Free space there, or set XDG_STATE_HOME or XDG_CACHE_HOME to a larger disk.',
     });
   }
@@ -147,6 +153,13 @@ async function makeAccess(
   return keys;
 }
 
+/** Removes what a boot alone needed from `dir`: keys, the seed's texts, the firmware's variables, QEMU's log. */
+export async function removeAccess(dir: string): Promise<void> {
+  const keys = ['id', 'id.pub', 'host', 'host.pub', 'known_hosts'];
+  const seed = ['user-data', 'meta-data', 'network-config'];
+  for (const name of [...keys, ...seed, 'efivars.fd', 'qemu.log']) await rm(join(dir, name), { force: true });
+}
+
 /** Boots the disk that `dir` holds with the keys and the seed that it had. */
 export async function bootExisting(
   dir: string,
@@ -157,7 +170,7 @@ export async function bootExisting(
   const vm = await Vm.start(await configOf(dir, spec, memory), dir, context.signal);
   return withGuest(vm, async () => {
     const wait = deadline(spec.accel, 60);
-    const guest = await connect(vm, dir, spec.control, wait, context.signal);
+    const guest = await connect(vm, { dir, control: spec.control, deadlineMs: wait, signal: context.signal });
     const disabled = spec.boot.kind === 'direct' && spec.boot.cmdline.includes('cloud-init=disabled');
     for (const message of disabled ? [] : await waitForCloudInit(guest, wait)) {
       context.emit({ type: 'note', level: 'warn', message });
@@ -178,7 +191,8 @@ export async function bootClone(
   const vm = await Vm.start({ ...config, egress, seed: from.seed, incoming: true }, dir, machine.signal);
   return withGuest(vm, async () => {
     await vm.resume(from.state, egress);
-    return connect(vm, dir, 'channel', deadline(machine.accel, 6), machine.signal);
+    const deadlineMs = deadline(machine.accel, 6);
+    return connect(vm, { dir, control: 'channel', deadlineMs, signal: machine.signal });
   });
 }
 
@@ -200,11 +214,9 @@ async function withGuest(vm: Vm, reach: () => Promise<Guest>): Promise<Booted> {
 /** Waits until the guest answers; an error carries the console's tail. */
 async function connect(
   vm: Vm,
-  dir: string,
-  control: BootSpec['control'],
-  deadlineMs: number,
-  signal: AbortSignal,
+  how: { dir: string; control: BootSpec['control']; deadlineMs: number; signal: AbortSignal },
 ): Promise<Guest> {
+  const { dir, control, deadlineMs, signal } = how;
   const alive = <T>(work: Promise<T>): Promise<T> => vm.alive(work);
   try {
     if (control === 'channel') {
@@ -237,12 +249,5 @@ async function connect(
 /** Lets a VM that was reached through the channel be logged in to over ssh: now, and after its disk boots again. */
 export async function openSsh(guest: Guest, dir: string, machine: Machine): Promise<void> {
   const keys = await makeAccess(dir, true, machine);
-  const result = await guest.script(
-    'open-ssh.sh',
-    { USER_KEY: keys.userPublicKey, HOST_KEY: keys.hostPrivateKey, GUEST_USER },
-    { timeoutMs: deadline(machine.accel, 30) },
-  );
-  if (result.code !== 0) {
-    throw new Dkms2binError('transient', `sshd did not start in the guest:\n${result.tail}`);
-  }
+  await startSshd(guest, keys, deadline(machine.accel, 30));
 }

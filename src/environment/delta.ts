@@ -2,6 +2,7 @@ import { mkdir, open, rm, stat, writeFile, type FileHandle } from 'node:fs/promi
 import { join } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
 import { run } from '../lib/exec.js';
+import { allocatedClusters, extentsOf, type Extent } from '../lib/qemu-img.js';
 
 /** Of the qcow2 files that are made here. */
 const CLUSTER = 64 * 1024;
@@ -28,8 +29,8 @@ export async function writeDelta(request: DeltaRequest): Promise<void> {
   const cancel = signal ? { cancelSignal: signal } : {};
   await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', base, out], cancel);
   const { size } = await stat(raw);
-  const old = (await extents(base, 'qcow2', signal)).filter((e) => e.data && !e.zero);
-  const now = (await extents(raw, 'raw', signal)).filter((e) => e.data);
+  const old = (await extentsOf(base, 'qcow2', signal)).filter((e) => e.data && !e.zero);
+  const now = (await extentsOf(raw, 'raw', signal)).filter((e) => e.data);
   // A cluster that is a hole on both sides is the same.
   const touched = new Uint8Array(Math.ceil(size / CLUSTER));
   for (const { start, length } of [...old, ...now]) {
@@ -66,8 +67,7 @@ export async function writeDelta(request: DeltaRequest): Promise<void> {
       dieWithParent: true,
       input: commands.map((c) => `${c}\n`).join(''),
     });
-    const { stdout } = await run('qemu-img', ['check', '--output=json', '-f', 'qcow2', out], cancel);
-    const stored = (JSON.parse(stdout) as { 'allocated-clusters'?: number })['allocated-clusters'] ?? 0;
+    const stored = await allocatedClusters(out, signal);
     if (stored !== written)
       throw new Dkms2binError('host', `qemu-io stored ${stored} clusters of ${written}`);
   } finally {
@@ -88,22 +88,6 @@ function differences(a: Buffer, b: Buffer): [number, number][] {
     else runs.push([at, end]);
   }
   return runs;
-}
-
-interface Extent {
-  start: number;
-  length: number;
-  data: boolean;
-  zero: boolean;
-  /** Where the data lies in the file; absent when it is compressed. */
-  offset?: number;
-}
-
-async function extents(path: string, format: string, signal?: AbortSignal): Promise<Extent[]> {
-  const { stdout } = await run('qemu-img', ['map', '-U', '-f', format, '--output=json', path], {
-    ...(signal ? { cancelSignal: signal } : {}),
-  });
-  return JSON.parse(stdout) as Extent[];
 }
 
 /** Fills `into` with the disk's content at `at`; `data` are its extents that are not zero, in order. */

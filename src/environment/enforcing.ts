@@ -3,9 +3,9 @@ import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
 import type { Guest } from '../guest/guest.js';
-import { keyNameOf } from '../pack/signature.js';
+import { keyNameOf } from '../formats/certificate.js';
 import { writeTrustingVars } from '../vm/efivars.js';
-import { findFirmware } from '../vm/vm.js';
+import { findFirmware } from '../vm/firmware.js';
 import type { KernelLayer } from './kernel-layer.js';
 import type { Booted, Machine } from './boot.js';
 import { bootOn } from './snapshot.js';
@@ -46,6 +46,7 @@ async function checkConfig({ release, config }: KernelLayer): Promise<void> {
   throw new Dkms2binError(
     'usage',
     `Kernel ${release} takes no keys from the firmware: it was built without ${missing.join(' and ')}`,
+    { hint: 'Prove the repository without --sign-cert, or for another kernel.' },
   );
 }
 
@@ -66,7 +67,7 @@ async function checkEnforcing(guest: Guest, release: string, certificate: X509Ce
     throw new Dkms2binError(
       'usage',
       `Kernel ${release} did not take the certificate from the firmware's db; its log says:\n${said.trim()}`,
-      { hint: 'It may be of a kind that this kernel cannot use; RSA with SHA-256 is what all of them can.' },
+      { hint: 'Its kind of key may be unknown to this kernel. RSA with SHA-256 works on all of them.' },
     );
   }
 }

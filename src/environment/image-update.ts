@@ -1,11 +1,13 @@
-import { readFile, rename, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
+import { ARCHES, type Arch } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
-import type { Arch } from '../model/cell.js';
+import { writeAtomic } from '../lib/atomic-write.js';
 import type { CatalogueRow } from '../distro/catalogue.js';
-import { Renamed, Unreachable, upstream, type FetchOptions } from './official-image.js';
+import { publishedImage, Renamed, Unreachable, type PublishedOptions } from './published-image.js';
+import { digestText } from './sums.js';
 
-/** How a row's image stands to what its distro publishes. */
-export interface ImageState {
+/** How a row's image compares with what its distro publishes. */
+interface ImageState {
   id: string;
   arch: Arch;
   /** `listed`: found, and the row pins no digest; `same`, `changed`: the pinned one; `unknown`: could not be asked. */
@@ -20,31 +22,41 @@ export interface ImageState {
  */
 export async function updateImages(
   rows: readonly CatalogueRow[],
-  options: FetchOptions & { write: boolean },
+  options: PublishedOptions & { write: boolean },
 ): Promise<ImageState[]> {
-  const asked = rows.flatMap((row) => (Object.keys(row.arch) as Arch[]).map((arch) => ({ row, arch })));
-  const states = await Promise.all(asked.map(({ row, arch }) => stateOf(row, arch, options)));
-  for (const [i, { state, says }] of states.entries()) {
-    if (state !== 'changed' || !options.write) continue;
-    const { row, arch } = asked[i]!;
+  const asked = rows.flatMap((row) =>
+    ARCHES.flatMap((arch) => {
+      const image = row.arch[arch]?.image;
+      return image ? [{ row, arch, pinned: image.digest }] : [];
+    }),
+  );
+  const found = await Promise.all(
+    asked.map(async (each) => ({ ...each, ...(await stateOf(each, options)) })),
+  );
+  for (const { row, pinned, state, says } of found) {
+    if (state !== 'changed' || pinned === undefined || !options.write) continue;
     const text = await readFile(row.file, 'utf8');
     // The digest is all that may change in the file: comments and anchors stay as they are.
-    await writeFile(`${row.file}.part`, text.replaceAll(row.arch[arch]!.image.digest!, says));
-    await rename(`${row.file}.part`, row.file);
+    await writeAtomic(Buffer.from(text.replaceAll(pinned, says)), row.file);
   }
-  return states;
+  return found.map(({ row, arch, state, says }) => ({ id: row.id, arch, state, says }));
 }
 
-async function stateOf(row: CatalogueRow, arch: Arch, options: FetchOptions): Promise<ImageState> {
-  const pinned = row.arch[arch]!.image.digest;
+async function stateOf(
+  { row, arch, pinned }: { row: CatalogueRow; arch: Arch; pinned: string | undefined },
+  options: PublishedOptions,
+): Promise<Pick<ImageState, 'state' | 'says'>> {
   try {
-    const { algorithm, hex } = (await upstream(row, arch, options)).digest;
-    const says = `${algorithm}:${hex}`;
-    const state = pinned === undefined ? 'listed' : pinned === says ? 'same' : 'changed';
-    return { id: row.id, arch, state, says };
+    const says = digestText((await publishedImage(row, arch, options)).digest);
+    if (pinned === undefined) return { state: 'listed', says };
+    return { state: pinned === says ? 'same' : 'changed', says };
   } catch (error) {
     if (!(error instanceof Dkms2binError) || error.fault === 'interrupted') throw error;
-    const state = error instanceof Renamed ? 'renamed' : error instanceof Unreachable ? 'unknown' : 'refused';
-    return { id: row.id, arch, state, says: error.message };
+    return { state: faultOf(error), says: error.message };
   }
+}
+
+function faultOf(error: Dkms2binError): ImageState['state'] {
+  if (error instanceof Renamed) return 'renamed';
+  return error instanceof Unreachable ? 'unknown' : 'refused';
 }

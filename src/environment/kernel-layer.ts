@@ -1,86 +1,68 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { z } from 'zod';
 import { CONSOLE, type KernelTarget } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
-import type { Cost } from '../model/proof.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
-import type { DistroRow } from '../distro/row.js';
 import { run } from '../lib/exec.js';
 import { PACKAGE_MANAGERS, type PackageManager } from '../distro/package-manager.js';
-import type { GuestOutput } from '../guest/guest.js';
-import { GUEST_USER } from '../guest/keys.js';
+import { programFiles } from '../guest/program.js';
+import {
+  installKernel,
+  readInstalledKernel,
+  type InstalledKernel,
+  type InstallVariables,
+} from '../guest/programs/install-kernel.js';
 import { cached, contentDigest, hashOf, type Entry } from '../cache/entries.js';
-import { nativeLayer } from './native-layer.js';
 import { MAC, NET, type DirectBoot } from '../vm/args.js';
-import { bootNew, deadline, specOf, type Machine } from './boot.js';
+import { ImageOrigin, type BaseImage, type Variant } from './base-image.js';
+import { bootNew, deadline, removeAccess, specOf, type Machine } from './boot.js';
+import { nativeLayer } from './native-layer.js';
+import { phase } from './phase.js';
 
-/** A base image ready to put layers on. */
-export interface BaseImage {
-  /** Read-only qcow2. */
-  disk: string;
-  /** A bootstrapped image's root folder, `root.tar.zst`: its layers are made natively. */
-  root?: string;
-  hash: string;
-  /** The cache entry that it is. */
-  parents: { kind: 'images'; hash: string }[];
-  firmware: 'bios' | 'uefi';
-  /** The distro that it is of. */
-  row: DistroRow;
-  /** `bootstrap`, `official` or the user's own path: for messages. */
-  source: string;
-  /** What provenance says of it. */
-  origin: ImageOrigin;
+/** Which kernel, on which image. */
+interface LayerRequest {
+  base: BaseImage;
+  target: KernelTarget;
+  variant: Variant;
+  /** Local files to install instead of what the image's package sources have. */
+  kernelPackages: readonly string[];
 }
 
-export interface ImageOrigin {
-  origin: 'official' | 'bootstrap' | 'file';
-  /** Of the disk, hex by in-toto's name of the algorithm. */
-  digest: Record<string, string>;
-}
+/** What the cache says of a layer. */
+const LayerMeta = z.object({
+  cmdline: z.string(),
+  /** Package versions that the guest reported: image, headers, gcc, dkms. */
+  versions: z.record(z.string(), z.string()),
+  image: ImageOrigin,
+  /** Kernel packages that were given as files. */
+  kernelPackages: z.array(z.object({ file: z.string(), sha256: z.string() })),
+  /** Of the variant `runtime`: what headers and dkms would take there; null when its package sources lack the headers. */
+  toolchain: z
+    .object({ packages: z.number(), installedBytes: z.number(), downloadBytes: z.number() })
+    .nullable(),
+});
+type LayerMeta = z.infer<typeof LayerMeta>;
 
-/** `build` has headers, compiler and dkms; `runtime` is the kernel alone, as on a machine that never builds a module. */
-export type Variant = 'build' | 'runtime';
-
-export interface KernelLayer {
+export interface KernelLayer extends Pick<LayerMeta, 'versions' | 'image' | 'kernelPackages' | 'toolchain'> {
   release: string;
   variant: Variant;
   disk: string;
   boot: DirectBoot;
   /** Path of the kernel's configuration, as it lies in /boot. */
   config: string;
-  /** Package versions that the guest reported: image, headers, gcc, dkms. */
-  versions: Record<string, string>;
-  image: ImageOrigin;
-  /** Kernel packages that were given as files. */
-  kernelPackages: { file: string; sha256: string }[];
-  /** Of the variant `runtime`: what headers and dkms would take there; null when its package sources lack the headers. */
-  toolchain: Cost | null;
   entry: Entry;
-}
-
-/** Guest exit codes of the installing scripts, see their heads. */
-function installFault(code: number): 'not-found' | 'transient' {
-  return code === 3 ? 'not-found' : 'transient';
 }
 
 /**
  * The layer with the exact kernel on top of `base`; made when the cache lacks it, natively where that is possible, else
  * in a VM. The caller releases `entry.use` when no VM uses the layer any more.
  */
-export async function kernelLayer(
-  base: BaseImage,
-  target: KernelTarget,
-  variant: Variant,
-  kernelPackages: readonly string[],
-  machine: Machine,
-): Promise<KernelLayer> {
-  const agent = AGENT_FILES[variant];
-  const texts = await Promise.all(
-    [`guest/${managerOf(base).script}`, ...LAYER_TEXTS, ...agent.map((f) => `guest/${f.from}`)].map((name) =>
-      readFile(join(PACKAGE_ROOT, 'cloud-init', name), 'utf8'),
-    ),
+export async function kernelLayer(request: LayerRequest, machine: Machine): Promise<KernelLayer> {
+  const { base, target, variant } = request;
+  const kernelPackages = await Promise.all(
+    request.kernelPackages.map(async (path) => ({ file: basename(path), sha256: await contentDigest(path) })),
   );
-  const files = await Promise.all(kernelPackages.map((file) => contentDigest(file)));
   const hash = hashOf([
     'kernel-layer-4',
     variant,
@@ -89,33 +71,30 @@ export async function kernelLayer(
     target.packageVersion ?? null,
     target.suite ?? null,
     target.archive ?? null,
-    files,
-    texts,
+    kernelPackages.map(({ sha256 }) => sha256),
+    await recipeTexts(request),
   ]);
   const what = variant === 'build' ? 'kernel' : 'runtime';
   const entry = await cached(
     'layers',
     hash,
     async (dir) => {
-      const phase = `${what} layer ${target.release}`;
-      machine.emit({ type: 'phase', state: 'start', phase });
-      const started = Date.now();
-      const made =
-        (await makeNatively(base, target, variant, kernelPackages, machine, dir)) ??
-        (await makeInVm(base, target, variant, kernelPackages, machine, dir));
-      machine.emit({ type: 'phase', state: 'end', phase, seconds: (Date.now() - started) / 1000 });
+      const made = await phase(
+        machine.emit,
+        `${what} layer ${target.release}`,
+        async () => (await makeNatively(request, machine, dir)) ?? (await makeInVm(request, machine, dir)),
+      );
       return {
         name: `${what} ${target.release} on ${target.distro}`,
         parents: base.parents,
         image: base.origin,
-        kernelPackages: kernelPackages.map((file, at) => ({ file: basename(file), sha256: files[at]! })),
+        kernelPackages,
         ...made,
       };
     },
-    machine.signal,
-    machine.shared,
+    { about: LayerMeta, signal: machine.signal, shared: machine.shared },
   );
-  const cmdline = String(entry.meta.cmdline);
+  const { cmdline, versions, image, toolchain } = entry.meta;
   return {
     release: target.release,
     variant,
@@ -127,16 +106,21 @@ export async function kernelLayer(
       cmdline,
     },
     config: join(entry.dir, 'config'),
-    versions: entry.meta.versions as Record<string, string>,
-    image: entry.meta.image as ImageOrigin,
-    kernelPackages: entry.meta.kernelPackages as { file: string; sha256: string }[],
-    toolchain: entry.meta.toolchain as Cost | null,
+    versions,
+    image,
+    kernelPackages: entry.meta.kernelPackages,
+    toolchain,
     entry,
   };
 }
 
-/** Besides the agent, what a layer is made by. */
-const LAYER_TEXTS = ['guest/provision.sh', 'layer/native-layer.sh'];
+/** The texts of all that a layer is made by: with another one it is another layer. */
+function recipeTexts({ base, variant }: LayerRequest): Promise<string[]> {
+  const agent = AGENT_FILES[variant].map(({ from }) => `guest/${from}`);
+  const install = programFiles(managerOf(base).script).map((file) => `guest/${file}`);
+  const names = [...install, 'guest/provision.sh', 'layer/native-layer.sh', ...agent];
+  return Promise.all(names.map((name) => readFile(join(PACKAGE_ROOT, 'cloud-init', name), 'utf8')));
+}
 
 const managerOf = ({ row }: BaseImage): PackageManager => PACKAGE_MANAGERS[row.packageManager ?? 'apt'];
 
@@ -151,20 +135,14 @@ const AGENT_FILES: Record<Variant, typeof AGENT> = {
   runtime: AGENT,
 };
 
-type Made = Pick<KernelLayer, 'versions' | 'toolchain'> & { cmdline: string };
+type Made = Pick<LayerMeta, 'versions' | 'toolchain' | 'cmdline'>;
 
 /**
  * In the image's root folder, for a bootstrapped image and packages that its distro signed. Null when this image or host
  * cannot; says why.
  */
-async function makeNatively(
-  base: BaseImage,
-  target: KernelTarget,
-  variant: Variant,
-  kernelPackages: readonly string[],
-  machine: Machine,
-  dir: string,
-): Promise<Made | null> {
+async function makeNatively(request: LayerRequest, machine: Machine, dir: string): Promise<Made | null> {
+  const { base, target, variant, kernelPackages } = request;
   if (base.root === undefined || kernelPackages.length > 0) return null;
   const network = (nic: keyof typeof NET, more: string[]): string =>
     ['[Match]', `MACAddress=${MAC[nic]}`, '[Network]', `Address=${NET[nic].guest}/24`, ...more].join('\n');
@@ -176,13 +154,12 @@ async function makeNatively(
       release: target.release,
       install: {
         script: managerOf(base).script,
-        vars: installVars(base, target, variant, '', machine),
+        vars: installVars(request, '', machine),
         list: managerOf(base).list,
       },
       provision: {
-        GUEST_USER,
-        NETWORK_MANAGEMENT: network('management', ['LinkLocalAddressing=no']),
-        NETWORK_EGRESS: network('egress', [
+        management: network('management', ['LinkLocalAddressing=no']),
+        egress: network('egress', [
           'LinkLocalAddressing=no',
           `Gateway=${NET.egress.gateway}`,
           `DNS=${NET.egress.dns}`,
@@ -194,8 +171,7 @@ async function makeNatively(
       signal: machine.signal,
       ...(machine.proxy ? { proxy: machine.proxy } : {}),
     });
-    const said = readInstall(installed, target);
-    return madeOf(said, target, ' cloud-init=disabled');
+    return madeOf(readInstalledKernel(installed, target), target, ' cloud-init=disabled');
   } catch (error) {
     if (!(error instanceof Dkms2binError) || error.fault !== 'host') throw error;
     for (const name of ['disk.qcow2', 'vmlinuz', 'initrd', 'config', 'packages'])
@@ -210,16 +186,11 @@ async function makeNatively(
 }
 
 /** In a VM that boots the image by its own loader: any cloud image, any package. */
-async function makeInVm(
-  base: BaseImage,
-  target: KernelTarget,
-  variant: Variant,
-  kernelPackages: readonly string[],
-  machine: Machine,
-  dir: string,
-): Promise<Made> {
-  const spec = specOf(machine, { kind: 'loader', firmware: base.firmware }, true, 'ssh');
-  await using booted = await bootNew(base.disk, spec, dir, machine);
+async function makeInVm(request: LayerRequest, machine: Machine, dir: string): Promise<Made> {
+  const { base, target, variant, kernelPackages } = request;
+  const boot = { kind: 'loader', firmware: base.firmware } as const;
+  const spec = specOf(machine, { boot, control: 'ssh', egress: true });
+  await using booted = await bootNew({ backing: base.disk, spec }, dir, machine);
   const { guest, vm } = booted;
   if (kernelPackages.length > 0) {
     await guest.text('mkdir -p /var/tmp/dkms2bin-kernel');
@@ -231,12 +202,12 @@ async function makeInVm(
     }
   }
   const packageDir = kernelPackages.length > 0 ? '/var/tmp/dkms2bin-kernel' : '';
-  const vars = installVars(base, target, variant, packageDir, machine);
-  const result = await guest.script(managerOf(base).script, vars, {
+  const vars = installVars(request, packageDir, machine);
+  const result = await installKernel(guest, managerOf(base).script, vars, {
     timeoutMs: deadline(machine.accel, 300),
     onLine: (line) => machine.emit({ type: 'output', line }),
   });
-  const said = readInstall(result, target);
+  const installed = readInstalledKernel(result, target);
   for (const { from, to, mode } of AGENT_FILES[variant]) {
     await guest.text(`mkdir -p ${dirname(to)}`);
     await guest.put({ file: join(PACKAGE_ROOT, 'cloud-init/guest', from) }, to);
@@ -254,32 +225,17 @@ async function makeInVm(
   );
   await guest.text('systemctl --no-block poweroff || poweroff');
   await vm.waitForPowerOff(deadline(machine.accel, 30));
-  for (const name of [
-    'id',
-    'id.pub',
-    'host',
-    'host.pub',
-    'known_hosts',
-    'seed.iso',
-    'user-data',
-    'meta-data',
-    'network-config',
-    'qemu.log',
-    'efivars.fd',
-  ]) {
-    await rm(join(dir, name), { force: true });
-  }
+  await removeAccess(dir);
+  await rm(join(dir, 'seed.iso'), { force: true });
   await run('qemu-img', ['check', '-q', '-f', 'qcow2', join(dir, 'disk.qcow2')]);
-  return madeOf(said, target, '');
+  return madeOf(installed, target, '');
 }
 
 function installVars(
-  base: BaseImage,
-  target: KernelTarget,
-  variant: Variant,
+  { base, target, variant }: LayerRequest,
   packageDir: string,
   machine: Machine,
-): Record<string, string> {
+): InstallVariables {
   const { row, source } = base;
   // A cloud image knows its own repositories; one that was made here has to be told.
   const mirror = machine.mirror ?? (source === 'bootstrap' ? row.mirrors.main : undefined);
@@ -294,39 +250,16 @@ function installVars(
   };
 }
 
-/** What the installing script reported. Throws what its exit code means. */
-function readInstall(result: GuestOutput, target: KernelTarget): Map<string, string> {
-  const said = new Map(result.reports.map((r) => [r.key, r.value]));
-  if (result.code !== 0) {
-    const near = result.reports.filter((r) => r.key === 'near').map((r) => r.value);
-    throw new Dkms2binError(
-      installFault(result.code),
-      `Kernel ${target.release} could not be installed in the ${target.distro} image: ${said.get('error') ?? result.tail.split('\n').slice(-3).join('\n')}`,
-      near.length > 0 ? { hint: `Releases that exist there: ${near.slice(-8).join(', ')}` } : {},
-    );
-  }
-  return said;
-}
-
 /** The layer by what was reported; `cmdline` is added to the kernel's. */
-function madeOf(said: Map<string, string>, target: KernelTarget, cmdline: string): Made {
-  const versions: Record<string, string> = {};
-  for (const key of ['image-package', 'image-version', 'headers-version', 'gcc-version', 'dkms-version']) {
-    versions[key] = said.get(key) ?? '';
-  }
-  const [packages, kib, bytes] = (said.get('toolchain') ?? '').split(' ').map(Number);
-  return {
-    cmdline: cmdlineOf(said.get('root-uuid'), target, cmdline),
-    versions,
-    toolchain:
-      packages && kib && bytes ? { packages, installedBytes: kib * 1024, downloadBytes: bytes } : null,
-  };
+function madeOf(
+  { versions, toolchain, rootUuid }: InstalledKernel,
+  target: KernelTarget,
+  cmdline: string,
+): Made {
+  return { cmdline: cmdlineOf(rootUuid, target, cmdline), versions, toolchain };
 }
 
-function cmdlineOf(uuid: string | undefined, { arch }: KernelTarget, more: string): string {
-  if (!/^[0-9a-f-]{36}$/.test(uuid ?? '')) {
-    throw new Dkms2binError('transient', `The image reports no root file system UUID (${uuid ?? ''})`);
-  }
+function cmdlineOf(uuid: string, { arch }: KernelTarget, more: string): string {
   // panic=-1 with -no-reboot turns a panic into QEMU's exit, which every wait notices.
   return `root=UUID=${uuid} ro console=${CONSOLE[arch]} panic=-1 loglevel=5 mitigations=off${more}`;
 }

@@ -5,12 +5,21 @@ import type { Arch } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
 import { run } from '../lib/exec.js';
-import { PACKAGE_ROOT } from '../lib/paths.js';
-import { plain, quote } from '../lib/text.js';
-import { hostProxy } from '../distro/mirrors.js';
-import { phase, ROOT_OFFSET } from './bootstrap.js';
-import { writeDelta } from './delta.js';
 import { namespaceCommand, removeScratch, SBIN } from '../lib/namespace.js';
+import { PACKAGE_ROOT } from '../lib/paths.js';
+import { plain } from '../lib/text.js';
+import type { GuestOutput } from '../guest/guest.js';
+import {
+  installKernelText,
+  type InstallProgram,
+  type InstallVariables,
+} from '../guest/programs/install-kernel.js';
+import { provisionText, type Provision } from '../guest/programs/provision.js';
+import { hostProxy } from '../distro/mirrors.js';
+import { ROOT_OFFSET } from './bootstrap-disk.js';
+import { debugfsCommands } from './debugfs.js';
+import { writeDelta } from './delta.js';
+import { phase } from './phase.js';
 
 export interface NativeLayerRequest {
   arch: Arch;
@@ -19,8 +28,8 @@ export interface NativeLayerRequest {
   disk: string;
   release: string;
   /** What of cloud-init/guest to run in the root folder, with its variables, and the command that then lists its packages. */
-  install: { script: string; vars: Record<string, string>; list: string };
-  provision: Record<string, string>;
+  install: { script: InstallProgram; vars: InstallVariables; list: string };
+  provision: Provision;
   /** Files of cloud-init/guest to put into the layer: path in the guest, mode. */
   files: { from: string; to: string; mode: number }[];
   proxy?: string;
@@ -30,19 +39,12 @@ export interface NativeLayerRequest {
   signal: AbortSignal;
 }
 
-/** What install-kernel-apt.sh said; its files are there when the code is 0. */
-export interface Installed {
-  code: number;
-  tail: string;
-  reports: { key: string; value: string }[];
-}
-
 /**
  * Installs a kernel into a copy of a bootstrapped image at native speed, and writes what changed as a qcow2 on top of the
  * image's disk. No privilege: a user namespace. Extended attributes are not kept. Throws fault `host` where namespaces do
  * not work, and for a change that cannot be written.
  */
-export async function nativeLayer(request: NativeLayerRequest): Promise<Installed> {
+export async function nativeLayer(request: NativeLayerRequest): Promise<GuestOutput> {
   const { arch, dir, disk, emit, signal } = request;
   const namespace = await namespaceCommand(arch, signal);
   const scratch = join(dir, 'native');
@@ -57,7 +59,7 @@ export async function nativeLayer(request: NativeLayerRequest): Promise<Installe
   try {
     await prepare(request, scratch);
     const installed = await phase(emit, 'kernel packages', () =>
-      install(request, scratch, namespace, raw, copying),
+      install(request, { scratch, namespace, raw, copying }),
     );
     if (installed.code !== 0) return installed;
     await phase(emit, 'kernel layer disk', async () => {
@@ -80,13 +82,10 @@ async function prepare(request: NativeLayerRequest, scratch: string): Promise<vo
   const guest = join(PACKAGE_ROOT, 'cloud-init', 'guest');
   const into = join(scratch, 'in');
   await mkdir(join(into, 'files'), { recursive: true });
-  const script = async (name: string, vars: Record<string, string>, as = name): Promise<void> => {
-    const header = Object.entries(vars).map(([key, value]) => `${key}=${quote(value)}\n`);
-    await writeFile(join(into, as), header.join('') + (await readFile(join(guest, name), 'utf8')));
-  };
-  await script(request.install.script, request.install.vars, 'install-kernel.sh');
+  const program = await installKernelText(request.install.script, request.install.vars);
+  await writeFile(join(into, 'install-kernel.sh'), program);
   await writeFile(join(into, 'list-packages.sh'), `${request.install.list}\n`);
-  await script('provision.sh', request.provision);
+  await writeFile(join(into, 'provision.sh'), await provisionText(request.provision));
   for (const { from, to, mode } of request.files) {
     const path = join(into, 'files', to);
     await mkdir(join(path, '..'), { recursive: true });
@@ -99,17 +98,21 @@ async function prepare(request: NativeLayerRequest, scratch: string): Promise<vo
   await writeFile(join(into, 'apt.conf'), apt.join('\n') + '\n');
 }
 
-/** Runs native-layer.sh, and gives it debugfs's commands when it has installed the packages and `copying` made `raw`. */
-async function install(
-  request: NativeLayerRequest,
-  scratch: string,
-  namespace: string[],
-  raw: string,
-  copying: Promise<unknown>,
-): Promise<Installed> {
+interface Work {
+  scratch: string;
+  /** What to put before a command that is to be root in it. */
+  namespace: string[];
+  /** The image's disk, there once `copying` has resolved. */
+  raw: string;
+  copying: Promise<unknown>;
+}
+
+/** Runs native-layer.sh, and gives it debugfs's commands when it has installed the packages. */
+async function install(request: NativeLayerRequest, work: Work): Promise<GuestOutput> {
   const { emit, signal, root, release } = request;
+  const { scratch, namespace, raw } = work;
   const script = join(PACKAGE_ROOT, 'cloud-init', 'layer', 'native-layer.sh');
-  const reports: Installed['reports'] = [];
+  const reports: GuestOutput['reports'] = [];
   const tail: string[] = [];
   let failure: Error | undefined;
   // unshare holds SIGTERM back; the kill takes all that runs in the namespace with it.
@@ -123,20 +126,16 @@ async function install(
   );
   for await (const line of child.iterable({ from: 'all' })) {
     const text = plain(String(line));
-    const report = /^@@dkms2bin (\S{1,64}) ?(.*)$/.exec(text);
-    if (report?.[1] === 'installed') {
+    const [, key, value = ''] = /^@@dkms2bin (\S{1,64}) ?(.*)$/.exec(text) ?? [];
+    if (key === 'installed') {
       try {
-        await copying;
-        const [before, after] = await Promise.all(
-          ['before', 'after'].map((name) => readFile(join(scratch, name), 'utf8')),
-        );
-        await writeFile(join(scratch, 'commands'), debugfsCommands(before!, after!, join(scratch, 'root')));
+        await writeCommands(work);
         child.stdin.end('go\n');
       } catch (error) {
         failure = error as Error;
         child.stdin.end();
       }
-    } else if (report) reports.push({ key: report[1]!, value: report[2]! });
+    } else if (key !== undefined) reports.push({ key, value });
     else {
       tail.push(text);
       if (tail.length > 40) tail.shift();
@@ -150,81 +149,30 @@ async function install(
   if (result.exitCode === undefined || [1, 126, 127].includes(result.exitCode)) {
     throw new Dkms2binError(
       'host',
-      `A kernel cannot be installed natively here:\n${tail.slice(-6).join('\n')}`,
+      `The kernel could not be installed outside a VM:\n${tail.slice(-6).join('\n')}`,
     );
   }
-  if (result.exitCode === 0) {
-    // debugfs exits 0 whatever happened to its commands; after its own name and version it complains on stderr.
-    const complaints = (await readFile(join(scratch, 'complaints'), 'utf8'))
-      .split('\n')
-      .filter((line) => line !== '' && !/^debugfs \d/.test(line));
-    if (complaints.length > 0) {
-      throw new Dkms2binError(
-        'host',
-        `debugfs could not write the layer: ${complaints.slice(0, 5).join('; ')}`,
-      );
-    }
-  }
+  if (result.exitCode === 0) await requireNoComplaints(scratch);
   return { code: result.exitCode, tail: tail.join('\n'), reports };
 }
 
-/**
- * debugfs's commands that turn a file system into the folder `root`. `before` has a line of type and path for everything
- * in the file system, `after` one for everything in the folder: `+` for what may have changed, type, mode, uid, gid,
- * modification time, path, link target; separated by tabs, parents first. Throws fault `host` for a name that debugfs
- * cannot take and for a change of a device, pipe or socket.
- */
-export function debugfsCommands(before: string, after: string, root: string): string {
-  const commands: string[] = [];
-  const known = new Map<string, string>();
-  for (const line of lines(before)) {
-    const [type = '', path = ''] = fields(line, 2);
-    known.set(path, type);
-  }
-  const now = lines(after).map((line) => {
-    const [mark, type = '', mode = '', uid, gid, time, path = '', target = ''] = fields(line, 8);
-    return { mark, type, mode, uid, gid, time, path, target };
-  });
-  const types = new Map(now.map(({ path, type }) => [path, type]));
-  const gone = [...known].filter(([path, type]) => types.get(path) !== type);
-  // Reversed, so that a folder goes after what was in it.
-  for (const [path, type] of gone.sort(([a], [b]) => (a < b ? 1 : -1))) {
-    commands.push(`${type === 'd' ? 'rmdir' : 'rm'} ${word(`/${path}`)}`);
-    known.delete(path);
-  }
-  for (const { mark, type, mode, uid, gid, time, path, target } of now) {
-    const isKnown = known.has(path);
-    if (mark !== '+' && isKnown) continue;
-    const to = word(`/${path}`);
-    if (isKnown && type !== 'd') commands.push(`rm ${to}`);
-    if (type === 'd') {
-      if (!isKnown) commands.push(`mkdir ${to}`);
-      commands.push(`sif ${to} mode 04${mode.padStart(4, '0')}`);
-    } else if (type === 'f') {
-      // Takes the mode along, not the owner.
-      commands.push(`write ${word(join(root, path))} ${to}`);
-    } else if (type === 'l') {
-      commands.push(`symlink ${to} ${word(target)}`);
-    } else {
-      throw new Dkms2binError('host', `A change that debugfs cannot write: ${path} is of type ${type}`);
-    }
-    if (isKnown || uid !== '0') commands.push(`sif ${to} uid ${uid}`);
-    if (isKnown || gid !== '0') commands.push(`sif ${to} gid ${gid}`);
-    commands.push(`sif ${to} mtime @${Math.floor(Number(time))}`);
-  }
-  return commands.map((command) => `${command}\n`).join('');
+/** What debugfs is to do, once the packages are installed. */
+async function writeCommands({ scratch, copying }: Work): Promise<void> {
+  await copying;
+  const before = await readFile(join(scratch, 'before'), 'utf8');
+  const after = await readFile(join(scratch, 'after'), 'utf8');
+  await writeFile(join(scratch, 'commands'), debugfsCommands(before, after, join(scratch, 'root')));
 }
 
-const lines = (text: string): string[] => text.split('\n').filter((line) => line !== '');
-
-function fields(line: string, count: number): string[] {
-  const found = line.split('\t');
-  if (found.length !== count) throw new Dkms2binError('host', `A path that debugfs cannot take: ${line}`);
-  return found;
-}
-
-/** A word of debugfs's commands. */
-function word(text: string): string {
-  if (/["\r]/.test(text)) throw new Dkms2binError('host', `A path that debugfs cannot take: ${text}`);
-  return `"${text}"`;
+/** debugfs exits 0 whatever happened to its commands; after its own name and version it complains on stderr. */
+async function requireNoComplaints(scratch: string): Promise<void> {
+  const complaints = (await readFile(join(scratch, 'complaints'), 'utf8'))
+    .split('\n')
+    .filter((line) => line !== '' && !/^debugfs \d/.test(line));
+  if (complaints.length > 0) {
+    throw new Dkms2binError(
+      'host',
+      `debugfs could not write the layer: ${complaints.slice(0, 5).join('; ')}`,
+    );
+  }
 }

@@ -3,22 +3,26 @@ import { basename, join } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
 import { cacheDir, PACKAGE_ROOT } from '../lib/paths.js';
 import { cached, hashOf, type Entry } from '../cache/entries.js';
-import { qemuIdentity } from '../vm/accel.js';
+import { settle } from '../guest/programs/settle.js';
 import { qemuArgs } from '../vm/args.js';
+import { qemuIdentity } from '../vm/qemu-binary.js';
 import type { KernelLayer } from './kernel-layer.js';
+import { phase } from './phase.js';
 import {
   bootClone,
   bootNew,
   configOf,
   deadline,
+  removeAccess,
   specOf,
   type Booted,
   type BootSpec,
   type Machine,
 } from './boot.js';
+import { variable } from '../lib/variables.js';
 
 /** A kernel layer that has booted and settled, frozen: clones go on from there. */
-export interface Snapshot {
+interface Snapshot {
   /** What it was made with; a clone differs in its disk, its sockets and the way its memory is mapped alone. */
   spec: BootSpec;
   /** Read-only overlay on the layer with what the boot wrote. */
@@ -33,7 +37,7 @@ export interface Snapshot {
  * The memory snapshot of `layer` for VMs of this machine's shape and this host's QEMU; made when the cache lacks it.
  * The caller releases `entry.use` when no VM uses it any more. Rejects with fault `host` where snapshots cannot work.
  */
-export async function snapshot(layer: KernelLayer, machine: Machine): Promise<Snapshot> {
+async function snapshotOf(layer: KernelLayer, machine: Machine): Promise<Snapshot> {
   const spec = specFor(layer, true, machine);
   const hash = hashOf([
     'snapshot-1',
@@ -55,21 +59,17 @@ export async function snapshot(layer: KernelLayer, machine: Machine): Promise<Sn
     await Promise.all(['settle.sh', '../user-data.yaml'].map(guestText)),
   ]);
   const what = layer.variant === 'runtime' ? 'runtime snapshot' : 'snapshot';
-  const phase = `memory snapshot ${layer.release}`;
   const entry = await cached(
     'snapshots',
     hash,
     async (dir) => {
-      machine.emit({ type: 'phase', state: 'start', phase });
-      const started = Date.now();
-      await make(layer, spec, machine, dir);
-      machine.emit({ type: 'phase', state: 'end', phase, seconds: (Date.now() - started) / 1000 });
+      await phase(machine.emit, `memory snapshot ${layer.release}`, () => make(layer, spec, machine, dir));
       return {
         name: `${what} ${layer.release}`,
         parents: [{ kind: 'layers', hash: basename(layer.entry.dir) }],
       };
     },
-    machine.signal,
+    { signal: machine.signal },
   );
   return {
     spec,
@@ -86,24 +86,22 @@ const guestText = (name: string): Promise<string> =>
 
 async function hostCpu(): Promise<string> {
   const text = await readFile('/proc/cpuinfo', 'utf8').catch(() => '');
-  const lines = text.split('\n\n')[0]!.split('\n');
+  const [first = ''] = text.split('\n\n');
+  const lines = first.split('\n');
   return lines.filter((line) => /^(vendor_id|model|stepping|microcode|flags)\b/.test(line)).join('\n');
 }
 
 async function make(layer: KernelLayer, spec: BootSpec, machine: Machine, dir: string): Promise<void> {
   const memory = { kind: 'file' as const, path: join(dir, 'ram'), shared: true };
   {
-    await using booted = await bootNew(layer.disk, spec, dir, machine, memory);
+    await using booted = await bootNew({ backing: layer.disk, spec, memory }, dir, machine);
     const { guest, vm } = booted;
     const running = (await guest.text('uname -r')).trim();
     if (running !== layer.release) {
-      throw new Dkms2binError('transient', `The VM runs ${running}, not ${layer.release}`);
+      throw new Dkms2binError('transient', `The VM booted kernel ${running} instead of ${layer.release}`);
     }
     await vm.cutEgress();
-    const settled = await guest.script('settle.sh', {}, { timeoutMs: deadline(machine.accel, 60) });
-    if (settled.code !== 0) {
-      throw new Dkms2binError('transient', `The guest did not settle:\n${settled.tail}`);
-    }
+    await settle(guest, deadline(machine.accel, 60));
     await vm.save(join(dir, 'state'));
   }
   // The keys are dead: settle.sh took them out of the guest. The device stays, with its size.
@@ -111,17 +109,13 @@ async function make(layer: KernelLayer, spec: BootSpec, machine: Machine, dir: s
   const { size } = await stat(seed);
   await truncate(seed, 0);
   await truncate(seed, size);
-  for (const name of ['id', 'id.pub', 'host', 'host.pub', 'known_hosts', 'user-data', 'meta-data']) {
-    await rm(join(dir, name), { force: true });
-  }
-  for (const name of ['network-config', 'qemu.log', 'console.log']) {
-    await rm(join(dir, name), { force: true });
-  }
+  await removeAccess(dir);
+  await rm(join(dir, 'console.log'), { force: true });
 }
 
 /** How a layer's VMs boot. One that stands for a target machine has an address that leads to a repository. */
 const specFor = (layer: KernelLayer, egress: boolean, machine: Machine): BootSpec =>
-  specOf(machine, layer.boot, egress, 'channel', layer.variant === 'runtime');
+  specOf(machine, { boot: layer.boot, control: 'channel', egress, forward: layer.variant === 'runtime' });
 
 /** Where the VMs of one kernel come from. */
 export interface KernelEnvironment {
@@ -135,12 +129,12 @@ const SNAPSHOT_BYTES = 6 * 1024 ** 3;
 /** The layer's snapshot when it can be had; else says why once. */
 export async function kernelEnvironmentOf(layer: KernelLayer, machine: Machine): Promise<KernelEnvironment> {
   try {
-    if (process.env.DKMS2BIN_NO_SNAPSHOT) throw new Dkms2binError('host', 'DKMS2BIN_NO_SNAPSHOT is set');
+    if (variable('DKMS2BIN_NO_SNAPSHOT')) throw new Dkms2binError('host', 'DKMS2BIN_NO_SNAPSHOT is set');
     const space = await statfs(cacheDir());
     if (space.bavail * space.bsize < SNAPSHOT_BYTES) {
-      throw new Dkms2binError('host', `less than 6 GiB are free in ${cacheDir()}`);
+      throw new Dkms2binError('host', `less than 6 GiB is free in ${cacheDir()}`);
     }
-    return { layer, snapshot: await snapshot(layer, machine) };
+    return { layer, snapshot: await snapshotOf(layer, machine) };
   } catch (error) {
     return { layer, snapshot: withoutSnapshot(error, machine) };
   }
@@ -161,7 +155,8 @@ export async function bootOn(
       await rm(join(dir, 'disk.qcow2'), { force: true });
     }
   }
-  return bootNew(environment.layer.disk, specFor(environment.layer, egress, machine), dir, machine);
+  const { layer } = environment;
+  return bootNew({ backing: layer.disk, spec: specFor(layer, egress, machine) }, dir, machine);
 }
 
 /** What goes wrong with a snapshot costs time, not the build; an interrupt is no such fault. */

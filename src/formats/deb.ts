@@ -1,56 +1,22 @@
 import { Dkms2binError } from '../model/errors.js';
 import { readCapped } from '../lib/read-capped.js';
+import { AR_MAGIC, arMembers, type ArMember } from './ar.js';
+import { inMemory, Unreadable, type ByteSource } from './bytes.js';
+import { parseParagraph, type Field } from './deb822.js';
 import { decompress, type Compression } from './decompress.js';
-
-/** One entry of a package's data; folders are left out. */
-export interface DebEntry {
-  /** Absolute path on the target, without `.`, `..` and control bytes. */
-  path: string;
-  /** `special` is a device or a pipe. A hard link is a file with the bytes of the one that it is linked to. */
-  type: 'file' | 'symlink' | 'special';
-  /** Permission bits, setuid, setgid and sticky included. */
-  mode: number;
-  /** Bytes of a file; 0 for the others. */
-  size: number;
-  /** Where a symlink points, as written. */
-  target?: string;
-  /** A file's content, a view on the unpacked data; empty for the others. */
-  bytes(): Buffer;
-}
+import { cleanPath, PACKAGE_LIMITS, readable, type PackageEntry, type PackageLimits } from './package.js';
+import { tarEntries, type TarEntry } from './tar.js';
 
 export interface Deb {
   /** Fields by the name that is written; Package, Version and Architecture are there. Continuation lines included. */
   control: Map<string, string>;
   /** In the package's order, each path once. */
-  files: DebEntry[];
+  files: PackageEntry[];
 }
-
-export interface DebLimits {
-  /** Bytes of the package. */
-  packed: number;
-  /** Bytes of control.tar, unpacked. */
-  control: number;
-  /** Bytes of data.tar, unpacked. */
-  data: number;
-  /** Entries of one tar. */
-  entries: number;
-}
-
-export const DEB_LIMITS: DebLimits = {
-  packed: 512 * 2 ** 20,
-  control: 16 * 2 ** 20,
-  data: 1024 * 2 ** 20,
-  entries: 100_000,
-};
-
-export const AR_MAGIC = Buffer.from('!<arch>\n');
-const AR_HEADER = 60;
-const BLOCK = 512;
-const MAX_PATH = 4096;
 
 /** Reads a package's control fields and files into memory; nothing goes to the disk. Throws as `parseDeb` does. */
-export async function readDeb(path: string, limits: Partial<DebLimits> = {}): Promise<Deb> {
-  const caps = { ...DEB_LIMITS, ...limits };
+export async function readDeb(path: string, limits: Partial<PackageLimits> = {}): Promise<Deb> {
+  const caps = { ...PACKAGE_LIMITS, ...limits };
   return parseDeb(await readCapped(path, caps.packed), path, caps);
 }
 
@@ -58,33 +24,54 @@ export async function readDeb(path: string, limits: Partial<DebLimits> = {}): Pr
  * The same for bytes that are there; `name` is what errors call them. Throws only Dkms2binError: fault `usage` for what is
  * damaged, cut off, beyond the limits or no Debian package, `host` when xz or zstd is missing.
  */
-export async function parseDeb(bytes: Buffer, name: string, limits: Partial<DebLimits> = {}): Promise<Deb> {
-  const caps = { ...DEB_LIMITS, ...limits };
-  const bad: Bad = (why) => new Dkms2binError('usage', `${name} is no readable Debian package: ${why}`);
-  if (bytes.length > caps.packed) throw bad(`${bytes.length} bytes, the limit is ${caps.packed}`);
-  const { control, data } = members(bytes, bad);
-  const unpack = async (member: Member, limit: number): Promise<TarEntry[]> =>
-    untar(
-      await decompress(member.bytes, member.compression, limit, `${name}: ${member.name}`),
-      (why) => bad(`${member.name}: ${why}`),
-      caps.entries,
-    );
-  const fields = (await unpack(control, caps.control)).find((entry) => entry.path === '/control');
-  if (fields?.type !== 'file') throw bad('it has no control file');
-  return {
-    control: parseControl(fields.bytes.toString('utf8'), bad),
-    files: (await unpack(data, caps.data)).flatMap(({ type, bytes: content, ...rest }) =>
-      type === 'folder' ? [] : [{ ...rest, type, size: content.length, bytes: () => content }],
-    ),
-  };
+export async function parseDeb(
+  bytes: Buffer,
+  name: string,
+  limits: Partial<PackageLimits> = {},
+): Promise<Deb> {
+  const caps = { ...PACKAGE_LIMITS, ...limits };
+  return readable(name, 'Debian package', async () => {
+    if (bytes.length > caps.packed) {
+      throw new Unreadable(`${bytes.length} bytes, the limit is ${caps.packed}`);
+    }
+    const source = inMemory(bytes);
+    const { control, data } = await parts(source);
+    const fields = parseControl(await controlText(source, control, caps));
+    const values = new Map(fields.map((field) => [field.name, utf8(field.value)]));
+    for (const each of ['Package', 'Version', 'Architecture']) {
+      if ((values.get(each) ?? '') === '') throw unusable(`no ${each}`);
+    }
+    const tar = await unpack(source, data, caps.data);
+    return { control: values, files: inPart(data, () => filesOf(tar, caps.entries)) };
+  });
 }
 
-type Bad = (why: string) => Dkms2binError;
-
-interface Member {
+/** What a package says about itself. */
+export interface DebHeader {
   name: string;
-  bytes: Buffer;
-  compression: Compression;
+  version: string;
+  architecture: string;
+  /** The fields of the control file as they stand there, byte by byte (latin1), each with its continuation lines. */
+  fields: { key: string; text: string }[];
+}
+
+/**
+ * Reads what a .deb says about itself (deb(5)) and that it has all its parts, whose content stays unread. Throws Unreadable
+ * for anything else, and for a control file that would not be one stanza of an index.
+ */
+export async function readDebHeader(source: ByteSource): Promise<DebHeader> {
+  if (source.size === 0) throw new Unreadable('an empty file');
+  const magic = await source.read(0, Math.min(source.size, AR_MAGIC.length));
+  if (!magic.equals(AR_MAGIC)) throw new Unreadable('not a Debian package');
+  const { control } = await parts(source);
+  return indexStanza(await controlText(source, control, PACKAGE_LIMITS));
+}
+
+/** Where control.tar or data.tar lies in a package. */
+interface Part extends ArMember {
+  kind: 'control' | 'data';
+  /** Undefined for one that cannot be unpacked here. */
+  compression: Compression | undefined;
 }
 
 const COMPRESSION = new Map<string, Compression>([
@@ -95,185 +82,156 @@ const COMPRESSION = new Map<string, Compression>([
 ]);
 
 /** deb(5): debian-binary, control.tar, data.tar; between them what starts with `_`, after them anything. */
-function members(bytes: Buffer, bad: Bad): { control: Member; data: Member } {
-  if (!bytes.subarray(0, AR_MAGIC.length).equals(AR_MAGIC)) {
-    throw bad(bytes.length < AR_MAGIC.length ? 'cut off' : 'it is no ar archive');
-  }
-  const found: Member[] = [];
+async function parts(source: ByteSource): Promise<{ control: Part; data: Part }> {
+  const found: Part[] = [];
   let version = false;
-  for (let at = AR_MAGIC.length; at < bytes.length;) {
-    const header = bytes.subarray(at, at + AR_HEADER).toString('latin1');
-    if (header.length < AR_HEADER) throw bad(`cut off after ${bytes.length} bytes`);
-    // GNU ar ends names with a slash.
-    const name = header.slice(0, 16).trimEnd().replace(/\/$/, '');
-    const digits = header.slice(48, 58).trimEnd();
-    if (!header.endsWith('`\n') || !/^\d{1,10}$/.test(digits) || !/^[\x21-\x7e]+$/.test(name)) {
-      throw bad(`a damaged ar header at byte ${at}`);
-    }
-    const start = at + AR_HEADER;
-    const end = start + Number(digits);
-    // The padding byte belongs to the member: without it the file is cut off, too.
-    if (end + (end % 2) > bytes.length) throw bad(`${name} is cut off after ${bytes.length} bytes`);
-    const content = bytes.subarray(start, end);
-    at = end + (end % 2);
+  for await (const member of arMembers(source)) {
     if (!version) {
-      if (name !== 'debian-binary') throw bad(`its first member is ${name}, not debian-binary`);
-      const format = content.subarray(0, 16).toString('latin1');
-      if (!/^2\.\d+\n/.test(format)) throw bad(`unknown format ${JSON.stringify(format.trimEnd())}`);
+      await checkVersion(source, member);
       version = true;
       continue;
     }
-    if (name.startsWith('_')) continue;
-    const [, kind, suffix = ''] = /^(control|data)\.tar(\.[a-z0-9]+)?$/.exec(name) ?? [];
-    if (kind === undefined) {
-      if (found.length === 2) continue;
-      throw bad(`an unknown member ${name}`);
+    const part = partOf(member);
+    if (part) takePart(part, found);
+    // A private member, or one that a later version of the format adds.
+    else if (!member.name.startsWith('_') && found.length < 2) {
+      throw new Unreadable(`an unknown member ${member.name}`);
     }
-    if (kind !== ['control', 'data'][found.length]) {
-      // Two members of one name would be two packages: which one is installed depends on the reader.
-      throw bad(`${name} is out of order or there twice`);
-    }
-    const compression = COMPRESSION.get(suffix);
-    if (compression === undefined) throw bad(`${name}: only gzip, xz, zstd and no compression can be read`);
-    found.push({ name, bytes: content, compression });
   }
+  if (!version) throw new Unreadable('it is empty');
   const [control, data] = found;
   if (!control || !data) {
-    throw bad(version ? `cut off: ${control ? 'data.tar' : 'control.tar'} is missing` : 'it is empty');
+    throw new Unreadable(`cut off: ${control ? 'data.tar' : 'control.tar'} is missing`);
   }
   return { control, data };
 }
 
-interface TarEntry {
-  path: string;
-  type: DebEntry['type'] | 'folder';
-  mode: number;
-  target?: string;
-  bytes: Buffer;
+async function checkVersion(source: ByteSource, { name, at, size }: ArMember): Promise<void> {
+  if (name !== 'debian-binary') throw new Unreadable(`its first member is ${name}, not debian-binary`);
+  const format = (await source.read(at, Math.min(size, 16))).toString('latin1');
+  if (!/^2\.\d+\n/.test(format)) {
+    throw new Unreadable(`unknown format ${JSON.stringify(format.trimEnd())}`);
+  }
+}
+
+/** Undefined for another member. */
+function partOf(member: ArMember): Part | undefined {
+  const [, kind, suffix = ''] = /^(control|data)\.tar(\.[a-z0-9]+)?$/.exec(member.name) ?? [];
+  if (kind !== 'control' && kind !== 'data') return undefined;
+  return { ...member, kind, compression: COMPRESSION.get(suffix) };
+}
+
+function takePart(part: Part, found: Part[]): void {
+  // Two members of one name would be two packages: which one is installed depends on the reader.
+  if (part.kind !== (['control', 'data'] as const)[found.length]) {
+    throw new Unreadable(`${part.name} is out of order or there twice`);
+  }
+  // Of the data not everybody wants to read more than that it is there.
+  if (part.kind === 'control' && !part.compression) throw unknownPacking(part);
+  found.push(part);
+}
+
+const unknownPacking = ({ name }: Part): Unreadable =>
+  new Unreadable(`${name}: only gzip, xz, zstd and no compression can be read`);
+
+/** A part's tar, at most `limit` bytes of it, packed or not. */
+async function unpack(source: ByteSource, part: Part, limit: number): Promise<Buffer> {
+  const { name, at, size, compression } = part;
+  if (compression === undefined) throw unknownPacking(part);
+  if (size > limit) throw new Unreadable(`${name} has ${size} bytes, the limit is ${limit}`);
+  try {
+    return await decompress(await source.read(at, size), compression, limit, name);
+  } catch (error) {
+    // A missing tool is the host's fault, not the package's.
+    if (!(error instanceof Dkms2binError) || error.fault !== 'usage') throw error;
+    throw new Unreadable(error.message, { cause: error });
+  }
+}
+
+/** Errors of `read` say which part they are about. */
+function inPart<T>({ name }: Part, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (!(error instanceof Unreadable)) throw error;
+    throw new Unreadable(`${name}: ${error.message}`, { cause: error });
+  }
+}
+
+/** The control file, its bytes as latin1. What is beside it is for dpkg alone, which unpacks it by tar, pax headers included. */
+async function controlText(source: ByteSource, part: Part, caps: PackageLimits): Promise<string> {
+  const tar = await unpack(source, part, caps.control);
+  const found = inPart(part, () => {
+    const all = [...tarEntries(tar, caps.entries)].filter(({ path }) => path === '/control');
+    if (all.length > 1) throw new Unreadable('/control is there twice');
+    return all[0];
+  });
+  if (found?.type !== 'file') throw new Unreadable('it has no control file');
+  return found.bytes.toString('latin1');
+}
+
+/** What dpkg installs: no pax headers, no path twice. */
+function filesOf(tar: Buffer, maxEntries: number): PackageEntry[] {
+  const files = new Map<string, PackageEntry>();
+  const folders = new Set<string>(['/']);
+  for (const entry of tarEntries(tar, maxEntries)) {
+    const { path, type } = entry;
+    // A folder may come twice; a file that was there before would be hidden by it.
+    if (files.has(path) || (type !== 'folder' && folders.has(path))) {
+      throw new Unreadable(`${path} is there twice`);
+    }
+    if (type === 'folder') folders.add(path);
+    else files.set(path, fileOf(entry, files));
+  }
+  return [...files.values()];
+}
+
+function fileOf(
+  { path, type, mode, target, bytes }: TarEntry,
+  before: Map<string, PackageEntry>,
+): PackageEntry {
+  switch (type) {
+    case 'file':
+      return { path, type, mode, size: bytes.length, bytes: () => bytes };
+    case 'symlink':
+      return { path, type, mode, target, size: 0, bytes: () => NOTHING };
+    case 'special':
+      return { path, type, mode, size: 0, bytes: () => NOTHING };
+    case 'hardlink': {
+      const linked = before.get(cleanPath(target) ?? '');
+      if (linked?.type !== 'file') throw new Unreadable(`${path} is a hard link to nothing before it`);
+      return { ...linked, path };
+    }
+    default:
+      throw new Unreadable(`an entry of unknown type, ${path}`);
+  }
 }
 
 const NOTHING = Buffer.alloc(0);
 
-/** A tar as dpkg reads it: v7, ustar and GNU long names; no pax headers. */
-function untar(tar: Buffer, bad: Bad, maxEntries: number): TarEntry[] {
-  const entries = new Map<string, TarEntry>();
-  let longName: string | undefined;
-  let longLink: string | undefined;
-  let count = 0;
-  for (let at = 0; ;) {
-    if (at + BLOCK > tar.length) throw bad('cut off before its end mark');
-    const header = tar.subarray(at, at + BLOCK);
-    if (header.every((byte) => byte === 0)) return [...entries.values()];
-    const where = `at byte ${at}`;
-    if (++count > maxEntries) throw bad(`more than ${maxEntries} entries`);
-    if (number(header, 148, 8) !== checksum(header)) throw bad(`a damaged header ${where}`);
-    const size = number(header, 124, 12);
-    if (size === null || size > tar.length - at - BLOCK) throw bad(`an entry is cut off ${where}`);
-    const kind = String.fromCharCode(header[156] ?? 0);
-    const body = tar.subarray(at + BLOCK, at + BLOCK + size);
-    at += BLOCK + Math.ceil(size / BLOCK) * BLOCK;
-    if (kind === 'L' || kind === 'K') {
-      if (size > MAX_PATH) throw bad(`a name of ${size} bytes ${where}`);
-      if (kind === 'L') longName = text(body);
-      else longLink = text(body);
-      continue;
-    }
-    const path = cleanPath(longName ?? headerName(header));
-    if (path === null) throw bad(`a path that no package may have ${where}`);
-    const target = longLink ?? text(header.subarray(157, 257));
-    longName = longLink = undefined;
-    const mode = number(header, 100, 8);
-    if (mode === null) throw bad(`a damaged header ${where}`);
-    const entry = { path, mode: mode & 0o7777 };
-    if (kind === '5') {
-      // A folder may come twice; a file that was there before would be hidden by it.
-      if ((entries.get(path)?.type ?? 'folder') !== 'folder') throw bad(`${path} is there twice`);
-      entries.set(path, { ...entry, type: 'folder', bytes: NOTHING });
-      continue;
-    }
-    if (path === '/' || entries.has(path)) throw bad(`${path} is there twice`);
-    switch (kind) {
-      case '\0':
-      case '0':
-      case '7':
-        entries.set(path, { ...entry, type: 'file', bytes: body });
-        break;
-      case '1': {
-        const linked = entries.get(cleanPath(target) ?? '');
-        if (linked?.type !== 'file') throw bad(`${path} is a hard link to nothing before it`);
-        entries.set(path, { ...linked, path });
-        break;
-      }
-      case '2':
-        entries.set(path, { ...entry, type: 'symlink', target, bytes: NOTHING });
-        break;
-      case '3':
-      case '4':
-      case '6':
-        entries.set(path, { ...entry, type: 'special', bytes: NOTHING });
-        break;
-      default:
-        throw bad(`an entry of unknown type ${JSON.stringify(kind)} ${where}`);
-    }
-  }
-}
+const unusable = (why: string): Unreadable => new Unreadable(`its control file is not usable: ${why}`);
 
-/** Octal, or GNU's binary form for what octal cannot hold; null when it is neither or not a safe number. */
-function number(header: Buffer, at: number, width: number): number | null {
-  const bytes = header.subarray(at, at + width);
-  if (bytes[0] === 0x80) {
-    const value = bytes.subarray(1).reduce((sum, byte) => sum * 256 + byte, 0);
-    return Number.isSafeInteger(value) ? value : null;
-  }
-  const digits = /^ *([0-7]*)[ \0]*$/.exec(bytes.toString('latin1'))?.[1];
-  return digits === undefined ? null : parseInt(digits || '0', 8);
-}
+/** The fields of a control file, one deb822 paragraph; lines that start with `#` are no part of it. */
+const parseControl = (text: string): readonly Field[] => parseParagraph(text.trimEnd(), unusable).fields;
 
-function checksum(header: Buffer): number {
-  // Its own field counts as blanks.
-  return header.reduce((sum, byte, at) => sum + (at >= 148 && at < 156 ? 0x20 : byte), 0);
-}
+const utf8 = (latin1: string): string => Buffer.from(latin1, 'latin1').toString('utf8');
 
-function text(bytes: Buffer): string {
-  const end = bytes.indexOf(0);
-  return bytes.subarray(0, end === -1 ? bytes.length : end).toString('utf8');
-}
-
-function headerName(header: Buffer): string {
-  const name = text(header.subarray(0, 100));
-  // GNU's own format, `ustar  `, has other things where ustar has the prefix.
-  const prefix =
-    header.subarray(257, 263).toString('latin1') === 'ustar\0' ? text(header.subarray(345, 500)) : '';
-  return prefix === '' ? name : `${prefix}/${name}`;
-}
-
-/** `./lib/x`, `lib/x` and `/lib/x` are `/lib/x`; null for `..`, control bytes, too long and empty ones. */
-export function cleanPath(name: string): string | null {
-  if (name === '' || name.length > MAX_PATH || /[\x00-\x1f\x7f-\x9f]/.test(name)) return null;
-  const parts = name.split('/').filter((part) => part !== '' && part !== '.');
-  return parts.includes('..') ? null : `/${parts.join('/')}`;
-}
-
-/** One deb822 paragraph. */
-function parseControl(control: string, bad: Bad): Map<string, string> {
-  const fields = new Map<string, string>();
-  const seen = new Set<string>();
-  let last: string | undefined;
-  for (const line of control.replace(/\n+$/, '').split('\n')) {
-    if (line.startsWith('#')) continue;
-    if (/^[ \t]/.test(line) && last !== undefined) {
-      fields.set(last, `${fields.get(last) ?? ''}\n${line.slice(1)}`);
-      continue;
-    }
-    const [, name, value = ''] = /^([\x21-\x39\x3b-\x7e]+):[ \t]*(.*)$/s.exec(line) ?? [];
-    if (name === undefined) throw bad(`a line of its control file is no field`);
-    if (seen.has(name.toLowerCase())) throw bad(`its control file has ${name} twice`);
-    seen.add(name.toLowerCase());
-    fields.set(name, value.trimEnd());
-    last = name;
-  }
-  for (const name of ['Package', 'Version', 'Architecture']) {
-    if ((fields.get(name) ?? '') === '') throw bad(`its control file has no ${name}`);
-  }
-  return fields;
+/**
+ * A control file's text as a stanza of an index, which takes it as it is: nothing may end it early or start a field of its own.
+ * @internal
+ */
+export function indexStanza(text: string): DebHeader {
+  if (/[\x00-\x08\x0b-\x1f\x7f]/.test(text)) throw unusable('control characters');
+  const fields = parseControl(text);
+  const value = (name: string, shape: RegExp): string => {
+    const found = fields.find((each) => each.name.toLowerCase() === name.toLowerCase())?.value;
+    if (found === undefined || !shape.test(found)) throw unusable(`no valid ${name}`);
+    return found;
+  };
+  return {
+    name: value('Package', /^[A-Za-z0-9][A-Za-z0-9+.-]+$/),
+    version: value('Version', /^(\d+:)?[A-Za-z0-9.+~-]+$/),
+    architecture: value('Architecture', /^[a-z0-9][a-z0-9-]*$/),
+    fields: fields.map(({ name, text: written }) => ({ key: name.toLowerCase(), text: written })),
+  };
 }

@@ -132,15 +132,48 @@ function header(bytes: Buffer): {
 
 /** The sections of a relocatable ELF64 file, the empty first one left out. Throws fault `module` when it is none or damaged. */
 export function readSections(bytes: Buffer): ElfSection[] {
+  const { count, names, section } = sectionTable(bytes);
+  const sections: ElfSection[] = [];
+  for (let index = 1; index < count; index++) {
+    const { name, type, flags, offset, size } = section(index);
+    if (type !== SHT_NOBITS && !inside(bytes, offset, size)) throw bad(`section ${index} is cut off`);
+    const rest = names.subarray(name, name + 256);
+    const end = rest.indexOf(0);
+    sections.push({
+      name: rest.toString('latin1', 0, end === -1 ? 255 : end),
+      type,
+      flags,
+      bytes: type === SHT_NOBITS ? NOTHING : bytes.subarray(offset, offset + size),
+    });
+  }
+  return sections;
+}
+
+const inside = (bytes: Buffer, offset: number, size: number): boolean =>
+  offset <= bytes.length && size <= bytes.length - offset;
+
+interface SectionHeader {
+  /** Where its name begins in the table of names. */
+  name: number;
+  type: number;
+  flags: number;
+  offset: number;
+  size: number;
+  link: number;
+}
+
+function sectionTable(bytes: Buffer): {
+  count: number;
+  /** The names of the sections, each up to a zero byte. */
+  names: Buffer;
+  section: (index: number) => SectionHeader;
+} {
   const { u16, u32, u64 } = header(bytes);
-  const inside = (offset: number, size: number): boolean =>
-    offset <= bytes.length && size <= bytes.length - offset;
   if (u16(16) !== 1) throw bad('not a relocatable ELF file');
   const table = u64(40);
-  const entry = u16(58);
   if (table === 0) throw bad('no section table');
-  if (entry !== 64 || !inside(table, 64)) throw bad('its section table is damaged or cut off');
-  const section = (index: number) => {
+  if (u16(58) !== 64 || !inside(bytes, table, 64)) throw bad('its section table is damaged or cut off');
+  const section = (index: number): SectionHeader => {
     const at = table + index * 64;
     return {
       name: u32(at),
@@ -151,31 +184,16 @@ export function readSections(bytes: Buffer): ElfSection[] {
       link: u32(at + 40),
     };
   };
+  // What the header's 16 bits cannot hold stands in the empty first section.
   const first = section(0);
   const count = u16(60) === 0 ? first.size : u16(60);
   const namesIndex = u16(62) === SHN_XINDEX ? first.link : u16(62);
-  if (!inside(table, count * 64)) throw bad('its section table is damaged or cut off');
+  if (!inside(bytes, table, count * 64)) throw bad('its section table is damaged or cut off');
   if (count > MAX_SECTIONS) throw bad(`${count} sections, the limit is ${MAX_SECTIONS}`);
   if (namesIndex === 0 || namesIndex >= count) throw bad('no section names');
-  const names = section(namesIndex);
-  if (names.type === SHT_NOBITS || !inside(names.offset, names.size))
-    throw bad('its section names are cut off');
-  const text = bytes.subarray(names.offset, names.offset + names.size);
-
-  const sections: ElfSection[] = [];
-  for (let index = 1; index < count; index++) {
-    const { name, type, flags, offset, size } = section(index);
-    if (type !== SHT_NOBITS && !inside(offset, size)) throw bad(`section ${index} is cut off`);
-    const rest = text.subarray(name, name + 256);
-    const end = rest.indexOf(0);
-    sections.push({
-      name: rest.toString('latin1', 0, end === -1 ? 255 : end),
-      type,
-      flags,
-      bytes: type === SHT_NOBITS ? NOTHING : bytes.subarray(offset, offset + size),
-    });
-  }
-  return sections;
+  const { type, offset, size } = section(namesIndex);
+  if (type === SHT_NOBITS || !inside(bytes, offset, size)) throw bad('its section names are cut off');
+  return { count, names: bytes.subarray(offset, offset + size), section };
 }
 
 /** The GNU build id (hex) that ld wrote into the file, and that its separate debug symbols have, too; undefined without one. */
@@ -202,26 +220,27 @@ function describe(modinfo: string): Omit<ModuleInfo, 'machine' | 'signed'> {
     values.push(plain(line.slice(equals + 1, equals + 1 + MAX_VALUE_CHARS)).replace(/[\n\t]/g, ' '));
     fields.set(key, values);
   }
-  const one = (key: string): string | undefined => fields.get(key)?.[0];
-  const vermagic = fields.get('vermagic') ?? [];
-  if (vermagic.length !== 1) throw bad(vermagic.length === 0 ? 'no vermagic' : 'more than one vermagic');
+  const one = (key: 'name' | 'version' | 'license' | 'srcversion'): Partial<Record<typeof key, string>> => {
+    const value = fields.get(key)?.[0];
+    return value === undefined ? {} : { [key]: value };
+  };
+  return {
+    vermagic: vermagicOf(modinfo, fields.get('vermagic')?.length ?? 0),
+    ...one('name'),
+    ...one('version'),
+    ...one('license'),
+    ...one('srcversion'),
+    alias: fields.get('alias') ?? [],
+    depends: (fields.get('depends')?.[0] ?? '').split(',').filter((each) => each !== ''),
+    firmware: fields.get('firmware') ?? [],
+  };
+}
+
+/** `count` is how often it is there. */
+function vermagicOf(modinfo: string, count: number): string {
+  if (count !== 1) throw bad(count === 0 ? 'no vermagic' : 'more than one vermagic');
   // The kernel compares it byte by byte; nothing that had to be cleaned can be right.
   const magic = /(?:^|\0)vermagic=([\x21-\x7e][\x20-\x7e]{0,255})(?:\0|$)/.exec(modinfo)?.[1];
   if (magic === undefined) throw bad('its vermagic is not plain text');
-  const [name, version, license, srcversion] = [
-    one('name'),
-    one('version'),
-    one('license'),
-    one('srcversion'),
-  ];
-  return {
-    vermagic: magic.trimEnd(),
-    ...(name !== undefined && { name }),
-    ...(version !== undefined && { version }),
-    ...(license !== undefined && { license }),
-    ...(srcversion !== undefined && { srcversion }),
-    alias: fields.get('alias') ?? [],
-    depends: (one('depends') ?? '').split(',').filter((each) => each !== ''),
-    firmware: fields.get('firmware') ?? [],
-  };
+  return magic.trimEnd();
 }

@@ -1,8 +1,8 @@
-import { randomUUID } from 'node:crypto';
-import { readFile, rename, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as openpgp from 'openpgp';
 import { Dkms2binError, messageOf } from '../model/errors.js';
+import { writeAtomic } from '../lib/atomic-write.js';
 
 export interface PinnedKey {
   /** Full fingerprint of the primary key, upper-case hex. */
@@ -70,19 +70,18 @@ export async function keyOf(
 ): Promise<PinnedKey> {
   const kept = join(dir, `${keyFingerprint}.key`);
   const file = keyFile ?? kept;
-  const known = await readFile(file).catch((error: unknown) => {
-    if (keyUrl !== undefined) return undefined;
-    throw new Dkms2binError('host', `The key of ${of} cannot be read: ${messageOf(error)}`, {
-      cause: error,
-    });
-  });
-  if (known) return { fingerprint: keyFingerprint, file, keys: known };
-  const keys = await get(keyUrl!);
-  const pinned = { fingerprint: keyFingerprint, file: keyUrl!, keys };
+  try {
+    return { fingerprint: keyFingerprint, file, keys: await readFile(file) };
+  } catch (error) {
+    if (keyUrl === undefined) {
+      throw new Dkms2binError('host', `The key of ${of} cannot be read: ${messageOf(error)}`, {
+        cause: error,
+      });
+    }
+  }
+  const pinned = { fingerprint: keyFingerprint, file: keyUrl, keys: await get(keyUrl) };
   await pinnedKey(pinned);
-  const part = `${kept}.${randomUUID()}.part`;
-  await writeFile(part, keys);
-  await rename(part, kept);
+  await writeAtomic(pinned.keys, kept);
   return pinned;
 }
 
@@ -94,7 +93,7 @@ async function pinnedKey(pinned: PinnedKey): Promise<openpgp.PublicKey> {
       ? openpgp.readKeys({ armoredKeys: text })
       : openpgp.readKeys({ binaryKeys: pinned.keys }));
   } catch (error) {
-    throw new Dkms2binError('host', `${pinned.file} is no public key: ${messageOf(error)}`, {
+    throw new Dkms2binError('host', `${pinned.file} is not a public key: ${messageOf(error)}`, {
       cause: error,
     });
   }

@@ -1,5 +1,4 @@
-import type { FileHandle } from 'node:fs/promises';
-import { readAt, Unreadable } from './package-file.js';
+import { Unreadable, type ByteSource } from './bytes.js';
 
 export interface RpmRelation {
   name: string;
@@ -69,26 +68,28 @@ const LEAD_BYTES = 96;
 const MAX_HEADER_BYTES = 64 << 20;
 
 /** Reads the headers of an rpm (v3 and v4 format) and that the file is whole. Throws Unreadable for anything else. */
-export async function readRpm(file: FileHandle, size: number): Promise<RpmHeader> {
+export async function readRpmHeader(source: ByteSource): Promise<RpmHeader> {
+  const { size } = source;
   if (size === 0) throw new Unreadable('an empty file');
-  const lead = await readAt(file, 0, LEAD_BYTES);
+  const lead = await source.read(0, LEAD_BYTES);
   if (lead.readUInt32BE(0) !== RPM_MAGIC) throw new Unreadable('not an RPM package');
-  const signature = await header(file, LEAD_BYTES);
+  const signature = await readTags(source, LEAD_BYTES);
   // The signature header is padded to a multiple of eight bytes.
   const start = Math.ceil(signature.end / 8) * 8;
-  const main = await header(file, start);
+  const main = await readTags(source, start);
   const rest = signature.number(1000) ?? signature.number(270);
   if (rest !== undefined && start + rest !== size) {
     throw new Unreadable(start + rest > size ? 'cut off' : 'damaged: longer than it says');
   }
+  const archiveSize = signature.number(271) ?? signature.number(1007);
+  return { ...describe(main, archiveSize), headerRange: [start, main.end] };
+}
+
+/** What the main header says; `archiveSize` is what the signature's header says of the payload. */
+function describe(main: Tags, archiveSize: number | undefined): Omit<RpmHeader, 'headerRange'> {
   const [name, version, release, arch] = [1000, 1001, 1002, 1022].map((tag) => main.text(tag));
   if (!name || !version || !release || !arch) throw new Unreadable('an RPM package without name or version');
   const sourceRpm = main.text(1044);
-  const relations = Object.fromEntries(
-    RELATION_KINDS.map((kind) => [kind, relationsOf(main, RELATIONS[kind])]),
-  ) as RpmHeader['relations'];
-  const times = main.numbers(1080);
-  const texts = main.texts(1082);
   return {
     name,
     epoch: String(main.number(1003) ?? 0),
@@ -106,17 +107,23 @@ export async function readRpm(file: FileHandle, size: number): Promise<RpmHeader
     sourceRpm,
     buildTime: main.number(1006) ?? 0,
     installedSize: main.number(5009) ?? main.number(1009) ?? 0,
-    archiveSize: signature.number(271) ?? signature.number(1007) ?? main.number(1046) ?? 0,
-    headerRange: [start, main.end],
-    relations,
+    archiveSize: archiveSize ?? main.number(1046) ?? 0,
+    relations: relationsOf(main),
     files: filesOf(main),
     payload: { format: main.text(1124) || 'cpio', compressor: main.text(1125) || 'gzip' },
-    changelog: main.texts(1081).map((author, i) => ({ author, time: times[i] ?? 0, text: texts[i] ?? '' })),
+    changelog: changelogOf(main),
   };
 }
 
-interface Header {
-  /** The byte after its last, in the file. */
+function changelogOf(main: Tags): RpmHeader['changelog'] {
+  const times = main.numbers(1080);
+  const texts = main.texts(1082);
+  return main.texts(1081).map((author, i) => ({ author, time: times[i] ?? 0, text: texts[i] ?? '' }));
+}
+
+/** The values of one header by their tags; none where a tag is missing or of another type. */
+interface Tags {
+  /** The byte after the header's last, in the file. */
   end: number;
   numbers(tag: number): number[];
   number(tag: number): number | undefined;
@@ -125,44 +132,40 @@ interface Header {
   text(tag: number): string;
 }
 
-async function header(file: FileHandle, at: number): Promise<Header> {
-  const intro = await readAt(file, at, 16);
-  if (intro.readUInt32BE(0) !== 0x8eade801) throw new Unreadable('an RPM package with a damaged header');
+interface TagEntry {
+  type: number;
+  offset: number;
+  count: number;
+}
+
+/** Bytes of one number, by its type. */
+const WIDTHS: Partial<Record<number, number>> = { 2: 1, 3: 2, 4: 4, 5: 8 };
+/** One string, an array of strings, strings in several languages. */
+const STRING = 6;
+const STRINGS = [STRING, 8, 9];
+
+const damaged = (): Unreadable => new Unreadable('an RPM package with a damaged header');
+
+async function readTags(source: ByteSource, at: number): Promise<Tags> {
+  const intro = await source.read(at, 16);
+  if (intro.readUInt32BE(0) !== 0x8eade801) throw damaged();
   const count = intro.readUInt32BE(8);
   const storeSize = intro.readUInt32BE(12);
-  if (count * 16 + storeSize > MAX_HEADER_BYTES)
+  if (count * 16 + storeSize > MAX_HEADER_BYTES) {
     throw new Unreadable('an RPM package with too large a header');
-  const bytes = await readAt(file, at + 16, count * 16 + storeSize);
-  const store = bytes.subarray(count * 16);
-  const entries = new Map<number, { type: number; offset: number; count: number }>();
-  for (let i = 0; i < count; i++) {
-    const [tag, type, offset, length] = [0, 4, 8, 12].map((each) => bytes.readUInt32BE(i * 16 + each));
-    entries.set(tag!, { type: type!, offset: offset!, count: length! });
   }
-  const numbers = (tag: number): number[] => {
-    const entry = entries.get(tag);
-    const width = { 2: 1, 3: 2, 4: 4, 5: 8 }[entry?.type ?? 0];
-    if (!entry || width === undefined) return [];
-    if (entry.offset + entry.count * width > store.length)
-      throw new Unreadable('an RPM package with a damaged header');
-    return Array.from({ length: entry.count }, (_, i) => {
-      const where = entry.offset + i * width;
-      return width === 8 ? Number(store.readBigUInt64BE(where)) : store.readUIntBE(where, width);
+  const bytes = await source.read(at + 16, count * 16 + storeSize);
+  const store = bytes.subarray(count * 16);
+  const entries = new Map<number, TagEntry>();
+  for (let i = 0; i < count * 16; i += 16) {
+    entries.set(bytes.readUInt32BE(i), {
+      type: bytes.readUInt32BE(i + 4),
+      offset: bytes.readUInt32BE(i + 8),
+      count: bytes.readUInt32BE(i + 12),
     });
-  };
-  const texts = (tag: number): string[] => {
-    const entry = entries.get(tag);
-    if (!entry || ![6, 8, 9].includes(entry.type)) return [];
-    const found: string[] = [];
-    let where = entry.offset;
-    while (found.length < (entry.type === 6 ? 1 : entry.count)) {
-      const end = store.indexOf(0, where);
-      if (end < 0) throw new Unreadable('an RPM package with a damaged header');
-      found.push(store.toString('utf8', where, end));
-      where = end + 1;
-    }
-    return found;
-  };
+  }
+  const numbers = (tag: number): number[] => numbersIn(store, entries.get(tag));
+  const texts = (tag: number): string[] => textsIn(store, entries.get(tag));
   return {
     end: at + 16 + bytes.length,
     numbers,
@@ -170,6 +173,29 @@ async function header(file: FileHandle, at: number): Promise<Header> {
     texts,
     text: (tag) => texts(tag)[0] ?? '',
   };
+}
+
+function numbersIn(store: Buffer, entry: TagEntry | undefined): number[] {
+  const width = entry && WIDTHS[entry.type];
+  if (!entry || width === undefined) return [];
+  if (entry.offset + entry.count * width > store.length) throw damaged();
+  return Array.from({ length: entry.count }, (_, i) => {
+    const where = entry.offset + i * width;
+    return width === 8 ? Number(store.readBigUInt64BE(where)) : store.readUIntBE(where, width);
+  });
+}
+
+function textsIn(store: Buffer, entry: TagEntry | undefined): string[] {
+  if (!entry || !STRINGS.includes(entry.type)) return [];
+  const found: string[] = [];
+  let where = entry.offset;
+  while (found.length < (entry.type === STRING ? 1 : entry.count)) {
+    const end = store.indexOf(0, where);
+    if (end < 0) throw damaged();
+    found.push(store.toString('utf8', where, end));
+    where = end + 1;
+  }
+  return found;
 }
 
 const LESS = 2;
@@ -185,10 +211,12 @@ const COMPARISON: Record<number, string> = {
   [GREATER | EQUAL]: 'GE',
 };
 
-function relationsOf(
-  main: Header,
-  [names, flags, versions]: readonly [number, number, number],
-): RpmRelation[] {
+function relationsOf(main: Tags): RpmHeader['relations'] {
+  const all = RELATION_KINDS.map((kind) => [kind, relationsAt(main, RELATIONS[kind])] as const);
+  return Object.fromEntries(all) as RpmHeader['relations'];
+}
+
+function relationsAt(main: Tags, [names, flags, versions]: readonly [number, number, number]): RpmRelation[] {
   const sense = main.numbers(flags);
   const evr = main.texts(versions);
   return main.texts(names).map((name, i) => {
@@ -221,7 +249,7 @@ function splitEvr(text: string): NonNullable<RpmRelation['evr']> {
   return { epoch: epoch ?? '0', version, release };
 }
 
-function filesOf(main: Header): RpmHeader['files'] {
+function filesOf(main: Tags): RpmHeader['files'] {
   const folders = main.texts(1118);
   const indexes = main.numbers(1116);
   const names = main.texts(1117);
@@ -229,14 +257,19 @@ function filesOf(main: Header): RpmHeader['files'] {
     names.length > 0 ? names.map((name, i) => `${folders[indexes[i] ?? -1] ?? ''}${name}`) : main.texts(1027);
   const modes = main.numbers(1030);
   const flags = main.numbers(1037);
-  const isFolder = (i: number): boolean => ((modes[i] ?? 0) & 0o170000) === 0o040000;
-  const isGhost = (i: number): boolean => ((flags[i] ?? 0) & 64) !== 0;
   // PGPHASHALGO_SHA256; without the tag they are MD5.
   const digests = main.number(5011) === 8 ? main.texts(1035) : [];
   return paths.map((path, i) => ({
     path,
-    type: isFolder(i) ? 'dir' : isGhost(i) ? 'ghost' : 'file',
+    type: fileType(modes[i] ?? 0, flags[i] ?? 0),
     mode: modes[i] ?? 0,
     sha256: digests[i] ?? '',
   }));
+}
+
+const GHOST = 64;
+
+function fileType(mode: number, flags: number): RpmHeader['files'][number]['type'] {
+  if ((mode & 0o170000) === 0o040000) return 'dir';
+  return (flags & GHOST) === 0 ? 'file' : 'ghost';
 }

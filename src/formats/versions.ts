@@ -2,35 +2,45 @@
 function order(char: string | undefined): number {
   if (char === undefined) return 0;
   if (char === '~') return -1;
-  if (/[0-9]/.test(char)) return 0;
   return /[A-Za-z]/.test(char) ? char.charCodeAt(0) : char.charCodeAt(0) + 256;
 }
 
 /** dpkg's verrevcmp: alternating runs of non-digits and digits. Returns negative, 0 or positive. */
 function compareParts(a: string, b: string): number {
-  const digit = (s: string, i: number): boolean => i < s.length && /[0-9]/.test(s.charAt(i));
-  let i = 0;
-  let j = 0;
-  while (i < a.length || j < b.length) {
-    while ((i < a.length && !digit(a, i)) || (j < b.length && !digit(b, j))) {
-      const difference = order(a[i]) - order(b[j]);
-      if (difference !== 0) return difference;
-      i++;
-      j++;
-    }
-    while (a[i] === '0') i++;
-    while (b[j] === '0') j++;
-    let first = 0;
-    while (digit(a, i) && digit(b, j)) {
-      if (first === 0) first = a.charCodeAt(i) - b.charCodeAt(j);
-      i++;
-      j++;
-    }
-    if (digit(a, i)) return 1;
-    if (digit(b, j)) return -1;
-    if (first !== 0) return first;
+  const [left, right] = [runs(a), runs(b)];
+  for (let i = 0; i < Math.max(left.length, right.length); i++) {
+    const [x = END, y = END] = [left[i], right[i]];
+    const difference = compareText(x.text, y.text) || compareDigits(x.digits, y.digits);
+    if (difference !== 0) return difference;
   }
   return 0;
+}
+
+interface Run {
+  text: string;
+  digits: string;
+}
+const END: Run = { text: '', digits: '' };
+
+/** What is no digit, each time with the digits after it. */
+function runs(version: string): Run[] {
+  return [...version.matchAll(/([^0-9]*)([0-9]*)/g)].map(([, text = '', digits = '']) => ({ text, digits }));
+}
+
+function compareText(a: string, b: string): number {
+  for (let i = 0; i < Math.max(a.length, b.length); i++) {
+    const difference = order(a[i]) - order(b[i]);
+    if (difference !== 0) return difference;
+  }
+  return 0;
+}
+
+/** As numbers, of any length. */
+function compareDigits(a: string, b: string): number {
+  const [x, y] = [a.replace(/^0+/, ''), b.replace(/^0+/, '')];
+  if (x.length !== y.length) return x.length - y.length;
+  if (x === y) return 0;
+  return x < y ? -1 : 1;
 }
 
 /** Compares two Debian package versions `[epoch:]upstream[-revision]` as `dpkg --compare-versions` does. */
@@ -60,22 +70,21 @@ function compareRpmParts(a: string, b: string): number {
   const parts = (text: string): string[] => text.match(/\d+|[A-Za-z]+|[~^]/g) ?? [];
   const [left, right] = [parts(a), parts(b)];
   for (let i = 0; i < Math.max(left.length, right.length); i++) {
-    const [x, y] = [left[i], right[i]];
-    if (x === y) continue;
-    if (x === '~' || y === '~') return x === '~' ? -1 : 1;
-    if (x === undefined || y === undefined) {
-      // The longer one is newer, `^` included.
-      return x === undefined ? -1 : 1;
-    }
-    if (x === '^' || y === '^') return x === '^' ? -1 : 1;
-    const [digitsX, digitsY] = [/^\d/.test(x), /^\d/.test(y)];
-    if (digitsX !== digitsY) return digitsX ? 1 : -1;
-    if (!digitsX) return x < y ? -1 : 1;
-    const [p, q] = [x.replace(/^0+/, ''), y.replace(/^0+/, '')];
-    if (p.length !== q.length) return p.length - q.length;
-    if (p !== q) return p < q ? -1 : 1;
+    const difference = compareRpmPart(left[i], right[i]);
+    if (difference !== 0) return difference;
   }
   return 0;
+}
+
+/** Kinds of parts, the older first; the end of a version is one, too. */
+const RPM_ORDER = [/^~$/, /^$/, /^\^$/, /^[A-Za-z]/, /^\d/];
+
+function compareRpmPart(a = '', b = ''): number {
+  const [x, y] = [a, b].map((part) => RPM_ORDER.findIndex((kind) => kind.test(part)));
+  if (x !== y) return (x ?? 0) - (y ?? 0);
+  if (/^\d/.test(a)) return compareDigits(a, b);
+  if (a === b) return 0;
+  return a < b ? -1 : 1;
 }
 
 /** Compares two RPM versions `[epoch:]version-release` as rpm does. Returns negative, 0 or positive. */

@@ -196,13 +196,7 @@ export class Channel implements Transport {
 
   /** Sends a command its input as fast as it takes it, until `over`. */
   async #feed(input: ExecIo['input'], over: AbortSignal): Promise<void> {
-    const chunks: Iterable<Buffer> | AsyncIterable<Buffer> =
-      input === undefined
-        ? []
-        : typeof input === 'object' && 'file' in input
-          ? (createReadStream(input.file, { highWaterMark: 256 * 1024 }) as AsyncIterable<Buffer>)
-          : [Buffer.from(input)];
-    for await (const chunk of chunks) {
+    for await (const chunk of chunksOf(input)) {
       for (let at = 0; at < chunk.length; at += MAX_SENT) {
         const piece = chunk.subarray(at, at + MAX_SENT);
         while (this.#room < piece.length && !over.aborted) {
@@ -261,7 +255,7 @@ export class Channel implements Transport {
         return;
       }
       if (this.#buffer.length < HEADER + size) return;
-      const kind = String.fromCharCode(this.#buffer[0]!);
+      const kind = this.#buffer.toString('latin1', 0, 1);
       const data = this.#buffer.subarray(HEADER, HEADER + size);
       this.#buffer = this.#buffer.subarray(HEADER + size);
       // Empty messages carry nothing, and a flood of them must cost nothing.
@@ -276,6 +270,14 @@ export class Channel implements Transport {
     this.#fail?.(this.#broken);
     return this.#broken;
   }
+}
+
+function chunksOf(input: ExecIo['input']): Iterable<Buffer> | AsyncIterable<Buffer> {
+  if (input === undefined) return [];
+  if (typeof input === 'object' && 'file' in input) {
+    return createReadStream(input.file, { highWaterMark: 256 * 1024 }) as AsyncIterable<Buffer>;
+  }
+  return [Buffer.from(input)];
 }
 
 function message(kind: string, data: Buffer): Buffer {

@@ -22,7 +22,7 @@ export interface FrameLimits {
   total: number;
 }
 
-export const FRAME_LIMITS: FrameLimits = { count: 1024, single: 64 * 2 ** 20, total: 256 * 2 ** 20 };
+const FRAME_LIMITS: FrameLimits = { count: 1024, single: 64 * 2 ** 20, total: 256 * 2 ** 20 };
 
 const MAX_HEADER = 128;
 const MAX_JSON = 2 ** 20;

@@ -1,12 +1,10 @@
 import { createWriteStream } from 'node:fs';
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { PassThrough, Transform, Writable, type Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { StringDecoder } from 'node:string_decoder';
 import { Dkms2binError } from '../model/errors.js';
-import { PACKAGE_ROOT } from '../lib/paths.js';
 import { plain, quote } from '../lib/text.js';
+import { programText, type ProgramName, type Variables } from './program.js';
 import type { Command, Ended, ExecIo, Transport } from './transport.js';
 
 /** Where this tool keeps its things inside a guest. */
@@ -26,8 +24,11 @@ export interface GuestOptions {
   alive: <T>(work: Promise<T>) => Promise<T>;
 }
 
-const guestFile = (name: string): Promise<string> =>
-  readFile(join(PACKAGE_ROOT, 'cloud-init', 'guest', name), 'utf8');
+/** How long a program may run, and who hears the lines that it prints. */
+export interface ScriptRun {
+  timeoutMs: number;
+  onLine?: (line: string) => void;
+}
 
 const MAX_REPORTS = 10_000;
 const MAX_LINE = 16 * 1024;
@@ -54,30 +55,22 @@ export class Guest {
   }
 
   /**
-   * Runs `cloud-init/guest/<name>` as root with `vars` set: a shell script, or a Python program (`.py`), which may get
-   * `input` and begin with the texts that `after` names. Resolves whatever its exit code is; lines reach `onLine` as they come. Rejects when the connection breaks,
-   * the VM dies or `timeoutMs` passes.
+   * Runs a program of cloud-init/guest as root: a shell script, or a Python program (`.py`), which may get `input`. Resolves
+   * whatever its exit code is; lines reach `onLine` as they come. Rejects when the connection breaks, the VM dies or
+   * `timeoutMs` passes. Called by the programs' wrappers (programs/).
    */
   async script(
-    name: string,
-    vars: Record<string, unknown>,
-    options: {
-      timeoutMs: number;
-      after?: string[];
-      input?: Buffer;
-      onLine?: (line: string) => void;
-      onReport?: (key: string, value: string) => void;
-    },
+    name: ProgramName,
+    vars: Variables,
+    options: ScriptRun & { input?: Buffer },
   ): Promise<GuestOutput> {
-    const { command, input } = await scriptCommand([...(options.after ?? []), name], vars, options.input);
+    const { command, input } = await commandOf(name, vars, options.input);
     const reports: GuestOutput['reports'] = [];
     const tail: string[] = [];
     const sink = (line: string): void => {
-      const report = /^@@dkms2bin (\S{1,64}) ?(.*)$/.exec(line);
-      if (report && reports.length < MAX_REPORTS) {
-        const [key, value] = [report[1]!, plain(report[2]!)];
-        reports.push({ key, value });
-        options.onReport?.(key, value);
+      const [, key, value = ''] = /^@@dkms2bin (\S{1,64}) ?(.*)$/.exec(line) ?? [];
+      if (key !== undefined && reports.length < MAX_REPORTS) {
+        reports.push({ key, value: plain(value) });
         return;
       }
       const clean = plain(line);
@@ -111,18 +104,15 @@ export class Guest {
     return { code: ended.code, tail: tail.join('\n'), reports };
   }
 
-  /**
-   * Runs the Python program `cloud-init/guest/<name>`, whose standard output is bytes, with `vars` set. The caller reads it
-   * with limits.
-   */
+  /** Runs a Python program of cloud-init/guest whose standard output is bytes; the caller reads them with limits. */
   async program(
-    name: string,
-    timeoutMs: number,
-    { vars = {}, input: bytes }: { vars?: Record<string, unknown>; input?: Buffer } = {},
+    name: ProgramName,
+    vars: Variables,
+    { timeoutMs, input: bytes }: { timeoutMs: number; input?: Buffer },
   ): Promise<{ stdout: Readable; done: Promise<void> }> {
     const stdout = new PassThrough();
     const stderr = new Collector(MAX_TEXT);
-    const { command, input } = await scriptCommand([name], vars, bytes);
+    const { command, input } = await commandOf(name, vars, bytes);
     const running = this.#exec(command, {
       ...(input === undefined ? {} : { input }),
       stdout,
@@ -178,28 +168,18 @@ export class Guest {
   }
 }
 
-async function scriptCommand(
-  names: string[],
-  vars: Record<string, unknown>,
+async function commandOf(
+  name: ProgramName,
+  vars: Variables,
   input: Buffer | undefined,
 ): Promise<{ command: Command; input: string | Buffer | undefined }> {
-  const name = names.at(-1)!;
-  const text = (await Promise.all(names.map(guestFile))).join('');
-  const set = (literal: (value: unknown) => string): string =>
-    Object.entries(vars)
-      .map(([key, value]) => `${key}=${literal(value)}\n`)
-      .join('');
-  // What JSON writes of strings, numbers and lists is Python, too. One message of the channel holds program and variables, a
-  // hundred modules' names among them: words for people stay here.
-  if (name.endsWith('.py')) {
-    const program = text.replaceAll(/^"""[^]*?"""\n/gm, '').replaceAll(/^ *#.*\n/gm, '');
-    return { command: { python: set((v) => JSON.stringify(v)) + program }, input };
-  }
+  const text = await programText(name, vars);
+  if (name.endsWith('.py')) return { command: { python: text }, input };
   // Stored as a file, because a child that reads stdin must not eat the script.
   const path = `${GUEST_DIR}/${name}`;
   return {
     command: { sh: `mkdir -p ${GUEST_DIR} && cat > ${path} && exec bash ${path} </dev/null 2>&1` },
-    input: set((v) => quote(String(v))) + text,
+    input: text,
   };
 }
 

@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net';
 import { Dkms2binError } from '../model/errors.js';
+import { environment, standardVariable } from '../lib/variables.js';
 
 /** The key that ends a console session, as telnet has it: Ctrl-]. */
 const ESCAPE = 0x1d;
@@ -28,11 +29,11 @@ export async function interactive(
   async function overPty(file: string, args: string[]): Promise<void> {
     const { spawn } = await import('node-pty');
     const pty = spawn(file, args, {
-      name: process.env.TERM ?? 'xterm',
+      name: standardVariable('TERM') ?? 'xterm',
       cols: stdout.columns ?? 80,
       rows: stdout.rows ?? 24,
       cwd: process.cwd(),
-      env: process.env,
+      env: environment(),
     });
     const resize = (): void => pty.resize(stdout.columns ?? 80, stdout.rows ?? 24);
     stdout.on('resize', resize);

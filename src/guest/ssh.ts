@@ -93,11 +93,7 @@ export class SshTransport implements Transport {
       buffer: false,
       timeout: io.timeoutMs,
       forceKillAfterDelay: 3000,
-      ...(input === undefined
-        ? { stdin: 'ignore' as const }
-        : typeof input === 'object' && 'file' in input
-          ? { inputFile: input.file }
-          : { input }),
+      ...stdinOf(input),
       ...this.#cancel,
     });
     child.stdout.pipe(io.stdout, { end: false });
@@ -116,4 +112,11 @@ export class SshTransport implements Transport {
   async close(): Promise<void> {
     await execa('ssh', ['-O', 'exit', ...this.#args], { reject: false, stdio: 'ignore', timeout: 5000 });
   }
+}
+
+function stdinOf(
+  input: ExecIo['input'],
+): { stdin: 'ignore' } | { inputFile: string } | { input: string | Buffer } {
+  if (input === undefined) return { stdin: 'ignore' };
+  return typeof input === 'object' && 'file' in input ? { inputFile: input.file } : { input };
 }

@@ -1,16 +1,12 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { lstat, open, readdir, readFile, readlink, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
+import { chunksOf, digestOf, type Content, type ContentDigest } from './digest.js';
 
-export interface Published {
+export interface Published extends ContentDigest {
   status: 'written' | 'up to date';
-  sha256: string;
-  size: number;
 }
-
-type Content = Buffer | { file: string };
 
 /** Puts a file's bytes, or a folder's names, on the disk. */
 export async function syncPath(path: string): Promise<void> {
@@ -23,12 +19,16 @@ export async function syncPath(path: string): Promise<void> {
  * runs left in the folder. Throws fault `host` for no space or a bad disk, else `usage`.
  */
 export async function writeAtomic(content: Content, to: string): Promise<Published> {
-  const done = await digest(content);
+  const done = await digestOf(content);
   const folder = dirname(to);
   try {
     await sweep(folder);
     const there = await lstat(to).catch(ifMissing);
-    if (there?.isFile() && there.size === done.size && (await digest({ file: to })).sha256 === done.sha256) {
+    if (
+      there?.isFile() &&
+      there.size === done.size &&
+      (await digestOf({ file: to })).sha256 === done.sha256
+    ) {
       return { status: 'up to date', ...done };
     }
     const part = join(
@@ -53,19 +53,6 @@ export async function writeAtomic(content: Content, to: string): Promise<Publish
   } catch (error) {
     throw publishError(error, to);
   }
-}
-
-const chunksOf = (content: Content): Iterable<Buffer> | AsyncIterable<Buffer> =>
-  Buffer.isBuffer(content) ? [content] : (createReadStream(content.file) as AsyncIterable<Buffer>);
-
-async function digest(content: Content): Promise<{ sha256: string; size: number }> {
-  const hash = createHash('sha256');
-  let size = 0;
-  for await (const chunk of chunksOf(content)) {
-    hash.update(chunk);
-    size += chunk.length;
-  }
-  return { sha256: hash.digest('hex'), size };
 }
 
 const PART = /^\.dkms2bin-([0-9a-f]{8})-([0-9]+)-[0-9a-f]{12}\.part$/;
@@ -108,22 +95,22 @@ function ifMissing(error: NodeJS.ErrnoException): null {
   throw error;
 }
 
+const WHY: Readonly<Record<string, string>> = {
+  ENOENT: 'no such folder',
+  ENOTDIR: 'no such folder',
+  EACCES: 'permission denied',
+  EPERM: 'permission denied',
+  EROFS: 'read-only file system',
+  EISDIR: 'a folder of that name exists',
+};
+
 function publishError(error: unknown, to: string): Dkms2binError {
-  const { code, message } = error as NodeJS.ErrnoException;
+  const { code = '', message } = error as NodeJS.ErrnoException;
   if (code === 'ENOSPC' || code === 'EDQUOT') {
     return new Dkms2binError('host', `No space left for ${to}`, { cause: error });
   }
   const where = code === 'EISDIR' || code === 'ENAMETOOLONG' ? to : dirname(to);
-  const why =
-    code === 'ENOENT' || code === 'ENOTDIR'
-      ? 'no such folder'
-      : code === 'EACCES' || code === 'EPERM'
-        ? 'permission denied'
-        : code === 'EROFS'
-          ? 'read-only file system'
-          : code === 'EISDIR'
-            ? 'a folder of that name exists'
-            : message;
   const fault = code === 'EIO' ? 'host' : 'usage';
-  return new Dkms2binError(fault, `Cannot write ${basename(to)} to ${where}: ${why}`, { cause: error });
+  const text = `Cannot write ${basename(to)} to ${where}: ${WHY[code] ?? message}`;
+  return new Dkms2binError(fault, text, { cause: error });
 }

@@ -1,47 +1,19 @@
-import { createHash, type Hash } from 'node:crypto';
-import { constants } from 'node:fs';
-import { chmod, mkdir, open, readFile, readdir, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
-import type { FileHandle } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { got, RequestError, type Response } from 'got';
-import { Dkms2binError, messageOf } from '../model/errors.js';
-import type { Emit } from '../model/events.js';
+import { mkdir } from 'node:fs/promises';
+import { basename, dirname } from 'node:path';
+import type { Response } from 'got';
+import { Dkms2binError } from '../model/errors.js';
+import { hasDigest, type Digest } from './digest.js';
+import { asDiskError, requireSpace } from './download/disk.js';
+import { ask, httpError, lengthOf, tooLarge, type Answer } from './download/http.js';
+import { DOWNLOAD_LIMITS, Passing, type DownloadLimits, type Net } from './download/net.js';
+import { PartFile, partPath, partSize, publishPart, removePart } from './download/part-file.js';
+import { withRetries } from './download/retry.js';
 import { lock } from './lock.js';
-import { proxyOptions, redact } from './proxy.js';
+import { redact } from './proxy.js';
 
-export interface Digest {
-  algorithm: 'sha256' | 'sha512';
-  /** Lower case. */
-  hex: string;
-}
-
-export interface DownloadLimits {
-  /** Silence of the server, in ms, that counts as a cut connection. A trickle is no silence. */
-  stallMs: number;
-  /** Failed tries in a row, without a byte gained, after which the download gives up. */
-  retries: number;
-  /** The first pause in ms; it doubles up to a minute. */
-  backoffMs: number;
-  /** Size beyond which a file is refused. */
-  maxBytes: number;
-}
-
-export const DOWNLOAD_LIMITS: Readonly<DownloadLimits> = {
-  stallMs: 60_000,
-  retries: 5,
-  backoffMs: 1000,
-  maxBytes: 20 * 2 ** 30,
-};
-
-/** How to reach the network. */
-export interface Net {
-  emit: Emit;
-  signal?: AbortSignal | undefined;
-  /** URL of an HTTP proxy; '' for none. Absent: `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy` decide. */
-  proxy?: string | undefined;
-  limits?: Partial<DownloadLimits> | undefined;
-}
+export { hasDigest, type Digest } from './digest.js';
+export type { Net } from './download/net.js';
+export { sweepParts } from './download/part-file.js';
 
 export interface DownloadRequest extends Net {
   url: string;
@@ -57,7 +29,7 @@ export interface DownloadRequest extends Net {
   accept?: (path: string) => Promise<void>;
 }
 
-/** The bytes came whole and are not the ones that were promised. */
+/** All bytes came, but they are not the promised ones. */
 export class DigestMismatch extends Dkms2binError {
   constructor(
     url: string,
@@ -68,29 +40,10 @@ export class DigestMismatch extends Dkms2binError {
       'transient',
       `${redact(url)} is not the file that was promised: ${expected.algorithm} expected ${expected.hex}, got ${got}`,
       {
-        hint: 'The mirror may be half way through an update: try again later. If it stays so, do not trust the mirror.',
+        hint: 'The mirror may be halfway through an update: try again later. If it persists, do not trust the mirror.',
       },
     );
   }
-}
-
-/** A fault of the network that the next try may not meet. */
-class Passing extends Error {
-  constructor(
-    message: string,
-    readonly waitMs = 0,
-    options?: ErrorOptions,
-  ) {
-    super(message, options);
-  }
-}
-
-/** What is known of the part file: beside it as `.part.json`. */
-interface PartNote {
-  url: string;
-  etag?: string;
-  lastModified?: string;
-  total?: number;
 }
 
 /**
@@ -100,55 +53,133 @@ interface PartNote {
  * Faults: `transient` network and digest, `not-found` 404 and 410, `host` disk and certificates.
  */
 export async function download(request: DownloadRequest): Promise<void> {
-  const { to, digest, url } = request;
-  const limits = { ...DOWNLOAD_LIMITS, ...request.limits };
-  const key = digest?.hex ?? createHash('sha256').update(url).digest('hex');
-  const part = `${to}.${key.slice(0, 16)}.part`;
-  const what = request.what ?? (basename(new URL(url).pathname) || 'download');
+  const { to, digest, url, signal } = request;
+  const part = partPath(to, url, digest);
   try {
     await mkdir(dirname(to), { recursive: true });
-    await using _held = await lock(`${to}.lock`, 'exclusive', { wait: true, signal: request.signal });
+    await using _held = await lock(`${to}.lock`, 'exclusive', { wait: true, signal });
     // Another run may have fetched it while this one waited for the lock.
     if (digest && (await hasDigest(to, digest))) return;
-
-    let highWater = await sizeOf(part);
-    let startedOver = false;
-    for (;;) {
-      const result = await withRetries(
-        request,
-        limits,
-        () => attempt(request, limits, part, what),
-        async () => {
-          const size = await sizeOf(part);
-          const gained = size > highWater;
-          highWater = Math.max(size, highWater);
-          return gained;
-        },
-      );
-      if (!digest || result.hex === digest.hex) break;
-      await removePart(part);
-      // Old bytes of the part may be to blame (a power cut, a replaced image whose server gives no ETag): once from zero.
-      if (!result.resumed || startedOver) throw new DigestMismatch(url, digest, result.hex);
-      startedOver = true;
-      request.emit({
-        type: 'note',
-        level: 'warn',
-        message: `${what}: the resumed download is damaged, starting over`,
-      });
-    }
+    await fetchWhole({
+      ...request,
+      part,
+      what: request.what ?? (basename(new URL(url).pathname) || 'download'),
+      limits: { ...DOWNLOAD_LIMITS, ...request.limits },
+    });
     try {
       await request.accept?.(part);
     } catch (error) {
       await removePart(part);
       throw error;
     }
-    if (request.mode !== undefined) await chmod(part, request.mode);
-    await rename(part, to);
-    await rm(`${part}.json`, { force: true });
-    await syncFolder(dirname(to));
+    await publishPart(part, to, request.mode);
   } catch (error) {
     throw asDiskError(error, to);
   }
+}
+
+/** A request whose open choices are made. */
+interface Task extends DownloadRequest {
+  part: string;
+  what: string;
+  limits: DownloadLimits;
+}
+
+/** Fills the part until it is whole and, where one is promised, has the digest. */
+async function fetchWhole(task: Task): Promise<void> {
+  const { part, digest, url, what } = task;
+  let highWater = await partSize(part);
+  const gained = async (): Promise<boolean> => {
+    const size = await partSize(part);
+    const grown = size > highWater;
+    highWater = Math.max(size, highWater);
+    return grown;
+  };
+  for (let startedOver = false; ; startedOver = true) {
+    const result = await withRetries(task, task.limits, () => attempt(task), gained);
+    if (!digest || result.hex === digest.hex) return;
+    await removePart(part);
+    // Old bytes of the part may be to blame (a power cut, a replaced image whose server gives no ETag): once from zero.
+    if (!result.resumed || startedOver) throw new DigestMismatch(url, digest, result.hex);
+    const message = `${what}: the resumed download is damaged, starting over`;
+    task.emit({ type: 'note', level: 'warn', message });
+  }
+}
+
+/** One request, continuing the part where it can. Resolves once the body has come whole. */
+async function attempt(task: Task): Promise<{ hex: string; resumed: boolean }> {
+  const { url, limits, what, to } = task;
+  await using part = await PartFile.open(task.part, url, task.digest);
+  if (part.size > 0 && part.size === part.total) return { hex: await part.finish(), resumed: true };
+  using answer = await ask({ url, headers: part.headers, stallMs: limits.stallMs }, task);
+  const { response } = answer;
+  const resumed = await begin(task, part, response);
+  const total = resumed ? (rangeOf(response)?.total ?? part.total) : lengthOf(response);
+  if (total !== undefined) {
+    if (total > limits.maxBytes) throw tooLarge(url, limits.maxBytes);
+    await requireSpace(dirname(to), total - part.size, what);
+  }
+  const { etag, 'last-modified': lastModified } = response.headers;
+  await part.remember({ url, etag, lastModified, total });
+  await receive(task, part, answer, total);
+  return { hex: await part.finish(), resumed };
+}
+
+/** Reads the answer's status; whether it continues the part, which otherwise begins anew. */
+async function begin({ url, emit, what }: Task, part: PartFile, response: Response): Promise<boolean> {
+  const tell = (message: string): void =>
+    emit({ type: 'note', level: 'info', message: `${what}: ${message}` });
+  const refuse = async (why: string): Promise<never> => {
+    await removePart(part.path);
+    throw new Passing(`${redact(url)}: ${why}`);
+  };
+  if (response.statusCode === 416) return refuse('the server refused to continue');
+  if (response.statusCode === 206 && part.size > 0) {
+    const range = rangeOf(response);
+    const sameTotal = part.total === undefined || (range?.total ?? part.total) === part.total;
+    if (range?.from !== part.size || !sameTotal)
+      return refuse('the server answered another range than asked');
+    tell(`continues at byte ${part.size}`);
+    return true;
+  }
+  if (response.statusCode !== 200) throw httpError(url, response);
+  if (part.size > 0) {
+    tell('the server starts from the beginning');
+    await part.restart();
+  }
+  return false;
+}
+
+function rangeOf(response: Response): { from: number; total: number | undefined } | undefined {
+  const [, from, total] = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(response.headers['content-range'] ?? '') ?? [];
+  return from === undefined
+    ? undefined
+    : { from: Number(from), total: total === '*' ? undefined : Number(total) };
+}
+
+/** Appends the body to the part and tells how far it is, five times a second at most. */
+async function receive(
+  { url, what, limits, emit }: Task,
+  part: PartFile,
+  answer: Answer,
+  total: number | undefined,
+): Promise<void> {
+  const report = (): void =>
+    emit({ type: 'progress', what, done: part.size, ...(total !== undefined && { total }) });
+  const most = Math.min(limits.maxBytes, total ?? Infinity);
+  report();
+  let reported = Date.now();
+  for await (const chunk of answer.chunks()) {
+    if (part.size + chunk.length > most) throw tooLarge(url, limits.maxBytes);
+    await part.append(chunk);
+    if (Date.now() - reported >= 200) {
+      reported = Date.now();
+      report();
+    }
+  }
+  if (total !== undefined && part.size < total)
+    throw new Passing(`${redact(url)} ended at byte ${part.size} of ${total}`);
+  report();
 }
 
 /** A small file (sums, signatures) as a whole. `secure` refuses to be redirected from https to http. */
@@ -158,375 +189,17 @@ export async function fetchSmall(
 ): Promise<Buffer> {
   const limits = { ...DOWNLOAD_LIMITS, ...net.limits, maxBytes: net.maxBytes ?? 8 * 2 ** 20 };
   return withRetries(net, limits, async () => {
-    const talk = await converse(url, {}, net, limits, net.secure ?? false);
-    try {
-      if (talk.response.statusCode !== 200) throw httpError(url, talk.response);
-      const chunks: Buffer[] = [];
-      let size = 0;
-      for await (const chunk of talk.chunks()) {
-        size += chunk.length;
-        if (size > limits.maxBytes) throw tooLarge(url, limits.maxBytes);
-        chunks.push(chunk);
-      }
-      const total = lengthOf(talk.response);
-      if (total !== undefined && size !== total) throw new Passing(`${redact(url)} ended early`);
-      return Buffer.concat(chunks);
-    } finally {
-      talk.close();
+    using answer = await ask({ url, stallMs: limits.stallMs, secure: net.secure ?? false }, net);
+    if (answer.response.statusCode !== 200) throw httpError(url, answer.response);
+    const chunks: Buffer[] = [];
+    let size = 0;
+    for await (const chunk of answer.chunks()) {
+      size += chunk.length;
+      if (size > limits.maxBytes) throw tooLarge(url, limits.maxBytes);
+      chunks.push(chunk);
     }
+    const total = lengthOf(answer.response);
+    if (total !== undefined && size !== total) throw new Passing(`${redact(url)} ended early`);
+    return Buffer.concat(chunks);
   });
-}
-
-/** Removes part files nobody has written to for `olderThanMs`; they are kept that long so that a later run resumes. */
-export async function sweepParts(dir: string, olderThanMs = 7 * 24 * 3600_000): Promise<void> {
-  const names = await readdir(dir).catch(() => []);
-  for (const name of names.filter((n) => /\.[0-9a-f]{16}\.part$/.test(n))) {
-    const info = await stat(join(dir, name)).catch(() => null);
-    if (info?.isFile() && Date.now() - info.mtimeMs > olderThanMs) await removePart(join(dir, name));
-  }
-}
-
-/** Whether the file exists with that digest. */
-export async function hasDigest(path: string, digest: Digest): Promise<boolean> {
-  let handle: FileHandle;
-  try {
-    handle = await open(path, 'r');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
-    throw error;
-  }
-  try {
-    const hash = createHash(digest.algorithm);
-    await hashFile(handle, hash);
-    return hash.digest('hex') === digest.hex;
-  } finally {
-    await handle.close();
-  }
-}
-
-/** One request, continuing the part where it can. Resolves once the body has come whole. */
-async function attempt(
-  request: DownloadRequest,
-  limits: DownloadLimits,
-  part: string,
-  what: string,
-): Promise<{ hex: string; resumed: boolean }> {
-  const { url, digest, emit, to } = request;
-  const algorithm = digest?.algorithm ?? 'sha256';
-  const handle = await open(part, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
-  try {
-    const note = await readNote(part, url);
-    let hash = createHash(algorithm);
-    // A weak ETag is not allowed in If-Range. Without either the digest alone guards the join, or there is none.
-    const validator = note?.etag && !note.etag.startsWith('W/') ? note.etag : note?.lastModified;
-    let done = note && (digest || validator) ? (await handle.stat()).size : 0;
-    if (done > 0) await hashFile(handle, hash);
-    else await handle.truncate(0);
-    if (done > 0 && done === note?.total) return { hex: hash.digest('hex'), resumed: true };
-
-    const headers: Record<string, string> = {};
-    if (done > 0) {
-      headers.range = `bytes=${done}-`;
-      if (validator) headers['if-range'] = validator;
-    }
-    const talk = await converse(url, headers, request, limits, false);
-    try {
-      const { response } = talk;
-      let total: number | undefined;
-      let resumed = false;
-      if (response.statusCode === 206 && done > 0) {
-        const range = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(response.headers['content-range'] ?? '');
-        total = range?.[2] && range[2] !== '*' ? Number(range[2]) : note?.total;
-        if (Number(range?.[1]) !== done || (note?.total !== undefined && total !== note.total)) {
-          await removePart(part);
-          throw new Passing(`${redact(url)}: the server answered another range than asked`);
-        }
-        resumed = true;
-        emit({ type: 'note', level: 'info', message: `${what}: continues at byte ${done}` });
-      } else if (response.statusCode === 200) {
-        if (done > 0) {
-          emit({ type: 'note', level: 'info', message: `${what}: the server starts from the beginning` });
-          await handle.truncate(0);
-          hash = createHash(algorithm);
-          done = 0;
-        }
-        total = lengthOf(response);
-      } else if (response.statusCode === 416) {
-        await removePart(part);
-        throw new Passing(`${redact(url)}: the server refused to continue`);
-      } else {
-        throw httpError(url, response);
-      }
-      if (total !== undefined) {
-        if (total > limits.maxBytes) throw tooLarge(url, limits.maxBytes);
-        await requireSpace(dirname(to), total - done, what);
-      }
-      const { etag, 'last-modified': lastModified } = response.headers;
-      const fresh: PartNote = {
-        url,
-        ...(etag && { etag }),
-        ...(lastModified && { lastModified }),
-        ...(total !== undefined && { total }),
-      };
-      await writeFile(`${part}.json`, JSON.stringify(fresh), { mode: 0o600 });
-
-      const report = (): void =>
-        emit({ type: 'progress', what, done, ...(total !== undefined && { total }) });
-      report();
-      let reported = Date.now();
-      for await (const chunk of talk.chunks()) {
-        if (done + chunk.length > Math.min(limits.maxBytes, total ?? Infinity))
-          throw tooLarge(url, limits.maxBytes);
-        hash.update(chunk);
-        await writeAll(handle, chunk, done);
-        done += chunk.length;
-        if (Date.now() - reported >= 200) {
-          reported = Date.now();
-          report();
-        }
-      }
-      if (total !== undefined && done < total)
-        throw new Passing(`${redact(url)} ended at byte ${done} of ${total}`);
-      await handle.sync();
-      report();
-      return { hex: hash.digest('hex'), resumed };
-    } finally {
-      talk.close();
-    }
-  } finally {
-    await handle.close();
-  }
-}
-
-interface Conversation {
-  response: Response;
-  /** The body, as the server sent it. Throws when the connection is cut or silent. */
-  chunks(): AsyncGenerator<Buffer>;
-  close(): void;
-}
-
-async function converse(
-  url: string,
-  headers: Record<string, string>,
-  net: Net,
-  limits: DownloadLimits,
-  secure: boolean,
-): Promise<Conversation> {
-  if (net.signal?.aborted) throw interrupted();
-  const stream = got.stream(url, {
-    headers: { 'user-agent': 'dkms2bin', 'accept-encoding': 'identity', ...headers },
-    decompress: false,
-    throwHttpErrors: false,
-    retry: { limit: 0 },
-    ...proxyOptions(url, net.proxy),
-    hooks: {
-      beforeRedirect: [
-        (next) => {
-          if (secure && url.startsWith('https:') && new URL(String(next.url)).protocol !== 'https:') {
-            throw new Dkms2binError(
-              'transient',
-              `${redact(url)} redirects to plain http: ${redact(String(next.url))}`,
-            );
-          }
-        },
-      ],
-    },
-  });
-  // got wraps what destroys it, so the true reason is kept here.
-  let reason: Error | undefined;
-  const end = (error: Error): void => {
-    reason ??= error;
-    stream.destroy(error);
-  };
-  let timer: NodeJS.Timeout | undefined;
-  const disarm = (): void => clearTimeout(timer);
-  const arm = (): void => {
-    disarm();
-    timer = setTimeout(
-      () => end(new Passing(`${redact(url)}: the server was silent for ${limits.stallMs / 1000} s`)),
-      limits.stallMs,
-    );
-  };
-  const abort = (): void => end(interrupted());
-  net.signal?.addEventListener('abort', abort, { once: true });
-  const close = (): void => {
-    disarm();
-    net.signal?.removeEventListener('abort', abort);
-    stream.destroy();
-  };
-  // Also keeps an error between two reads from ending the process.
-  stream.on('error', disarm);
-  stream.on('redirect', arm);
-  arm();
-  try {
-    const response = await new Promise<Response>((resolve, reject) => {
-      stream.once('response', resolve);
-      stream.once('error', reject);
-      stream.once('close', () => reject(new Passing(`${redact(url)}: closed without an answer`)));
-    });
-    disarm();
-    return {
-      response,
-      close,
-      async *chunks() {
-        const reader = stream[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
-        try {
-          for (;;) {
-            // Armed only while the network is waited for: a slow disk is not the server's silence.
-            arm();
-            const next = await reader.next();
-            disarm();
-            if (next.done) return;
-            yield next.value;
-          }
-        } catch (error) {
-          throw networkError(url, reason ?? error);
-        } finally {
-          close();
-        }
-      },
-    };
-  } catch (error) {
-    close();
-    throw networkError(url, reason ?? error);
-  }
-}
-
-/** Runs `work` until it succeeds or fails for good. `gained` tells whether the failed try still brought it forward. */
-async function withRetries<T>(
-  net: Net,
-  limits: DownloadLimits,
-  work: () => Promise<T>,
-  gained: () => Promise<boolean> = () => Promise.resolve(false),
-): Promise<T> {
-  for (let failures = 0; ;) {
-    try {
-      return await work();
-    } catch (error) {
-      if (!(error instanceof Passing)) throw error;
-      failures = (await gained()) ? 1 : failures + 1;
-      // A name that does not resolve will not in a minute either; one more try is for a resolver's hiccup.
-      const allowed = /\bENOTFOUND\b/.test(error.message) ? Math.min(1, limits.retries) : limits.retries;
-      if (failures > allowed) {
-        throw new Dkms2binError('transient', `${error.message} (${failures} tries)`, {
-          hint: 'Try again later, or through another mirror or proxy.',
-          cause: error,
-        });
-      }
-      const wait = Math.min(60_000, Math.max(error.waitMs, limits.backoffMs * 2 ** (failures - 1)));
-      net.emit({ type: 'note', level: 'warn', message: `${error.message}; next try in ${wait / 1000} s` });
-      try {
-        await sleep(wait, undefined, net.signal ? { signal: net.signal } : {});
-      } catch {
-        throw interrupted();
-      }
-    }
-  }
-}
-
-function interrupted(): Dkms2binError {
-  return new Dkms2binError('interrupted', 'Interrupted');
-}
-
-function tooLarge(url: string, maxBytes: number): Dkms2binError {
-  return new Dkms2binError('transient', `${redact(url)} sends more than it should (limit ${maxBytes} bytes)`);
-}
-
-function lengthOf(response: Response): number | undefined {
-  const length = response.headers['content-length'];
-  return length !== undefined && /^\d+$/.test(length) ? Number(length) : undefined;
-}
-
-function httpError(url: string, response: Response): Error {
-  const { statusCode } = response;
-  const via = response.url && response.url !== url ? ` (from ${redact(response.url)})` : '';
-  const text = `${redact(url)}: HTTP ${statusCode} ${response.statusMessage ?? ''}`.trim() + via;
-  if (statusCode === 404 || statusCode === 410) return new Dkms2binError('not-found', text);
-  if (statusCode === 408 || statusCode === 425 || statusCode === 429 || statusCode >= 500) {
-    const after = Number(response.headers['retry-after']);
-    return new Passing(text, Number.isFinite(after) ? after * 1000 : 0);
-  }
-  return new Dkms2binError('transient', text);
-}
-
-function networkError(url: string, error: unknown): Error {
-  if (error instanceof Passing || error instanceof Dkms2binError) return error;
-  if (!(error instanceof RequestError)) return error instanceof Error ? error : new Error(String(error));
-  if (error.cause instanceof Dkms2binError || error.cause instanceof Passing) return error.cause;
-  const text = `${redact(url)}: ${error.message || error.code}`;
-  if (/CERT|ISSUER|LEAF_SIGNATURE/.test(error.code)) {
-    return new Dkms2binError('host', text, {
-      hint: "The server's certificate is not trusted here: check the clock, or name your proxy's CA in NODE_EXTRA_CA_CERTS.",
-      cause: error,
-    });
-  }
-  if (/^ERR_(TOO_MANY_REDIRECTS|INVALID_URL|UNSUPPORTED_PROTOCOL)$/.test(error.code)) {
-    return new Dkms2binError('transient', text, { cause: error });
-  }
-  return new Passing(text, 0, { cause: error });
-}
-
-/** Errors of the file system are this host's, with the remedy for a full disk. */
-function asDiskError(error: unknown, path: string): unknown {
-  if (error instanceof Dkms2binError || !(error instanceof Error)) return error;
-  const { code, syscall } = error as NodeJS.ErrnoException;
-  if (code === undefined || syscall === undefined) return error;
-  if (code === 'ENOSPC' || code === 'EDQUOT') return noSpace(dirname(path), messageOf(error), error);
-  return new Dkms2binError('host', `Cannot write ${path}: ${messageOf(error)}`, { cause: error });
-}
-
-function noSpace(dir: string, detail: string, cause?: unknown): Dkms2binError {
-  return new Dkms2binError('host', `No space left in ${dir}: ${detail}`, {
-    hint: 'Free some space, or point DKMS2BIN_CACHE at a larger disk.',
-    cause,
-  });
-}
-
-async function requireSpace(dir: string, bytes: number, what: string): Promise<void> {
-  const info = await statfs(dir);
-  const free = info.bavail * info.bsize;
-  if (free < bytes) throw noSpace(dir, `${what} needs ${bytes} bytes more, ${free} are free`);
-}
-
-async function readNote(part: string, url: string): Promise<PartNote | null> {
-  try {
-    const note = JSON.parse(await readFile(`${part}.json`, 'utf8')) as PartNote;
-    return note.url === url ? note : null;
-  } catch {
-    return null;
-  }
-}
-
-async function removePart(part: string): Promise<void> {
-  await rm(part, { force: true });
-  await rm(`${part}.json`, { force: true });
-}
-
-async function sizeOf(path: string): Promise<number> {
-  return (await stat(path).catch(() => null))?.size ?? 0;
-}
-
-async function hashFile(handle: FileHandle, hash: Hash): Promise<void> {
-  const buffer = Buffer.allocUnsafe(1 << 20);
-  for (let at = 0; ;) {
-    const { bytesRead } = await handle.read(buffer, 0, buffer.length, at);
-    if (bytesRead === 0) return;
-    hash.update(buffer.subarray(0, bytesRead));
-    at += bytesRead;
-  }
-}
-
-async function writeAll(handle: FileHandle, chunk: Buffer, at: number): Promise<void> {
-  for (let sent = 0; sent < chunk.length;) {
-    sent += (await handle.write(chunk, sent, chunk.length - sent, at + sent)).bytesWritten;
-  }
-}
-
-async function syncFolder(dir: string): Promise<void> {
-  const handle = await open(dir, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
 }

@@ -1,4 +1,4 @@
-import { execa, type Options } from 'execa';
+import { execa, type Options, type Result } from 'execa';
 import { Dkms2binError, type Fault } from '../model/errors.js';
 
 /** Debian package that brings a host tool, for the error's remedy. */
@@ -112,28 +112,37 @@ class Capped {
   }
 }
 
-/** The one place that starts a command and reads how it ended. Its output goes to `bytes` when that is given. */
+/** The one place that starts a command. */
+function start(
+  [file = '', ...args]: readonly string[],
+  { dieWithParent, fds = [], fault: _, cancelSignal, ...rest }: RunOptions,
+  asBytes: boolean,
+) {
+  const [command, ...words] = dieWithParent
+    ? ['setpriv', '--pdeathsig', 'TERM', '--', file, ...args]
+    : [file, ...args];
+  return execa(command, words, {
+    ...rest,
+    // Not through execa: in its error it would quote all of it as text, which for 64 MiB of zeros ends the process.
+    ...(asBytes && { buffer: { stdout: false } }),
+    reject: false,
+    // execa's types want to know which entry is which; one cast says that all of these go in.
+    stdio: [rest.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe', ...(fds as Uint8Array[])],
+    forceKillAfterDelay: 5000,
+    // A group of its own, so that all of it can be ended.
+    ...(dieWithParent ? { detached: true } : cancelSignal && { cancelSignal }),
+  });
+}
+
+/** The one place that reads how a command ended. Its output goes to `bytes` when that is given. */
 async function finish(
   file: string,
   args: readonly string[],
   options: RunOptions,
   bytes?: Capped,
 ): Promise<{ stdout: unknown; stderr: unknown }> {
-  const { dieWithParent, fds = [], fault = 'host', cancelSignal, ...rest } = options;
-  const [command, ...words] = dieWithParent
-    ? ['setpriv', '--pdeathsig', 'TERM', '--', file, ...args]
-    : [file, ...args];
-  const child = execa(command, words, {
-    ...rest,
-    // Not through execa: in its error it would quote all of it as text, which for 64 MiB of zeros ends the process.
-    ...(bytes && { buffer: { stdout: false } }),
-    reject: false,
-    // execa's types want to know which entry is which; one cast says that all of these go in.
-    stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe', ...(fds as Uint8Array[])],
-    forceKillAfterDelay: 5000,
-    // A group of its own, so that all of it can be ended.
-    ...(dieWithParent ? { detached: true } : cancelSignal && { cancelSignal }),
-  });
+  const { dieWithParent, cancelSignal } = options;
+  const child = start([file, ...args], options, bytes !== undefined);
   const release = dieWithParent ? endGroupOn(cancelSignal, child.pid) : undefined;
   if (bytes) {
     child.stdout.on('data', (chunk: Buffer) => {
@@ -148,16 +157,24 @@ async function finish(
   // The limit can be passed by a command that has ended well before it could be killed.
   if (!result.failed && !bytes?.full) return { stdout: result.stdout, stderr: result.stderr };
   if (result.isCanceled) throw new Dkms2binError('interrupted', 'Interrupted', { cause: result });
-  if (result.code === 'ENOENT') throw missingTool(command);
+  if (result.code === 'ENOENT') throw missingTool(dieWithParent ? 'setpriv' : file);
+  throw failureOf([file, ...args], result, options.fault ?? 'host', bytes);
+}
+
+/** Why a command that was started did not succeed, with the last lines that it wrote. */
+function failureOf(
+  [file = '', ...args]: readonly string[],
+  result: Result,
+  fault: Fault,
+  bytes: Capped | undefined,
+): Dkms2binError {
   const stderr = String(result.stderr ?? '');
-  if (/^setpriv: failed to execute/m.test(stderr)) throw missingTool(file);
+  if (/^setpriv: failed to execute/m.test(stderr)) return missingTool(file);
   const tail = (stderr || String(result.stdout ?? '')).trim().split('\n').slice(-20).join('\n');
-  const how = result.timedOut
-    ? 'ran out of time'
-    : bytes?.full
-      ? `wrote more than ${bytes.maxBytes} bytes`
-      : `exited with ${String(result.exitCode ?? result.signal)}`;
-  throw new Dkms2binError(fault, `${file} ${args.slice(0, 2).join(' ')} ${how}${tail ? `:\n${tail}` : ''}`);
+  let how = `exited with ${String(result.exitCode ?? result.signal)}`;
+  if (bytes?.full) how = `wrote more than ${bytes.maxBytes} bytes`;
+  if (result.timedOut) how = 'ran out of time';
+  return new Dkms2binError(fault, `${file} ${args.slice(0, 2).join(' ')} ${how}${tail ? `:\n${tail}` : ''}`);
 }
 
 /** How long a group may clean up after itself: mmdebstrap has a whole root folder to delete. */

@@ -8,15 +8,21 @@ export interface Lock extends AsyncDisposable {
   release(): Promise<void>;
 }
 
+type LockMode = 'exclusive' | 'shared';
+
+interface LockOptions {
+  /** Whether to wait while another process holds it. */
+  wait: boolean;
+  signal?: AbortSignal | undefined;
+}
+
 /**
  * A flock(2) on `path`, held by a `flock … cat` child: the kernel releases it when this process dies, however it
  * dies, because the child then reads end of file. Resolves null when `wait` is false and the lock is taken.
  */
-export async function lock(
-  path: string,
-  mode: 'exclusive' | 'shared',
-  options: { wait: true; signal?: AbortSignal } | { wait: false; signal?: AbortSignal },
-): Promise<Lock | null> {
+export function lock(path: string, mode: LockMode, options: LockOptions & { wait: true }): Promise<Lock>;
+export function lock(path: string, mode: LockMode, options: LockOptions): Promise<Lock | null>;
+export async function lock(path: string, mode: LockMode, options: LockOptions): Promise<Lock | null> {
   await mkdir(dirname(path), { recursive: true });
   const args = [mode === 'exclusive' ? '-x' : '-s', ...(options.wait ? [] : ['-n']), path];
   const child = spawn('flock', [...args, 'sh', '-c', 'echo locked; exec cat >/dev/null'], {

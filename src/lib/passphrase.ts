@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
+import { takeVariable } from './variables.js';
 
 const VARIABLE = 'DKMS2BIN_SIGN_PASSPHRASE';
 /** openssl reads no more of a line. */
@@ -13,9 +14,8 @@ let taken: string | undefined;
  * later (QEMU above all) do not inherit it.
  */
 export function passphraseFromEnv(): string | undefined {
-  const value = process.env[VARIABLE];
+  const value = takeVariable(VARIABLE);
   if (value !== undefined) taken = value === '' ? undefined : value;
-  delete process.env[VARIABLE];
   return taken;
 }
 
@@ -40,14 +40,7 @@ export async function findPassphrase(
       ? await firstLine(resolve(cwd, file))
       : (passphraseFromEnv() ?? (await prompt?.(question)));
   if (text === undefined) return undefined;
-  const unusable =
-    text === ''
-      ? 'is empty'
-      : /[\0\r\n]/.test(text)
-        ? 'is more than one line'
-        : Buffer.byteLength(text) > MAX_BYTES
-          ? `is longer than ${MAX_BYTES} bytes`
-          : undefined;
+  const unusable = unusableBecause(text);
   if (unusable === undefined) return text;
   throw new Dkms2binError('usage', `The passphrase ${unusable}`, {
     hint: `It comes from ${file ?? `${VARIABLE} or the terminal`}.`,
@@ -56,6 +49,12 @@ export async function findPassphrase(
 
 /** The ways to give a passphrase, for hints. */
 export const PASSPHRASE_HINT = `Set ${VARIABLE}, name a file that holds it (--passphrase-file), or run on a terminal, where it is asked for.`;
+
+function unusableBecause(text: string): string | undefined {
+  if (text === '') return 'is empty';
+  if (/[\0\r\n]/.test(text)) return 'is more than one line';
+  return Buffer.byteLength(text) > MAX_BYTES ? `is longer than ${MAX_BYTES} bytes` : undefined;
+}
 
 async function firstLine(path: string): Promise<string> {
   const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { standardVariable, variable } from './variables.js';
 
 /** Root of the installed package: where `images/` and `cloud-init/` lie, from src/ and from dist/ alike. */
 export const PACKAGE_ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -15,15 +16,16 @@ export function packageVersion(): string {
 /** Images, layers and indexes: can be deleted at any time. DKMS2BIN_CACHE wins over XDG_CACHE_HOME. */
 export function cacheDir(): string {
   return (
-    process.env.DKMS2BIN_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'dkms2bin')
+    variable('DKMS2BIN_CACHE') ??
+    join(standardVariable('XDG_CACHE_HOME') ?? join(homedir(), '.cache'), 'dkms2bin')
   );
 }
 
 /** What outlives a run and is no package. DKMS2BIN_STATE wins over XDG_STATE_HOME. */
 export function stateDir(): string {
   return (
-    process.env.DKMS2BIN_STATE ??
-    join(process.env.XDG_STATE_HOME ?? join(homedir(), '.local', 'state'), 'dkms2bin')
+    variable('DKMS2BIN_STATE') ??
+    join(standardVariable('XDG_STATE_HOME') ?? join(homedir(), '.local', 'state'), 'dkms2bin')
   );
 }
 
@@ -34,5 +36,5 @@ export function runsDir(): string {
 
 /** Parent of socket folders: short, because a unix socket path holds 108 bytes. */
 export function socketParent(): string {
-  return process.env.XDG_RUNTIME_DIR ?? tmpdir();
+  return standardVariable('XDG_RUNTIME_DIR') ?? tmpdir();
 }

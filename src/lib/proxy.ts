@@ -1,6 +1,7 @@
 import { request as httpRequest, type RequestOptions } from 'node:http';
 import { HttpsProxyAgent } from 'hpagent';
 import { Dkms2binError } from '../model/errors.js';
+import { standardVariable } from './variables.js';
 
 /** The URL without its user and password. */
 export function redact(url: string): string {
@@ -11,10 +12,13 @@ export function redact(url: string): string {
   return clean.href;
 }
 
-/** The proxy the environment names for `url`, as curl reads it (`HTTP_PROXY` in capitals is left out, as there). */
-export function proxyFromEnv(url: string, env: NodeJS.ProcessEnv = process.env): string | undefined {
+/**
+ * The proxy the environment names for `url`, as curl reads it.
+ * @internal
+ */
+export function proxyFromEnv(url: string, env?: NodeJS.ProcessEnv): string | undefined {
   const { protocol, hostname } = new URL(url);
-  const exempt = (env.no_proxy ?? env.NO_PROXY ?? '').split(/[\s,]+/).filter(Boolean);
+  const exempt = (standardVariable('no_proxy', env) ?? '').split(/[\s,]+/).filter(Boolean);
   const host = hostname.replace(/^\[|\]$/g, '');
   if (
     exempt.some(
@@ -23,8 +27,8 @@ export function proxyFromEnv(url: string, env: NodeJS.ProcessEnv = process.env):
   ) {
     return undefined;
   }
-  const own = protocol === 'https:' ? env.https_proxy || env.HTTPS_PROXY : env.http_proxy;
-  return own || env.all_proxy || env.ALL_PROXY || undefined;
+  const own = protocol === 'https:' ? 'https_proxy' : 'http_proxy';
+  return standardVariable(own, env) ?? standardVariable('all_proxy', env);
 }
 
 /**

@@ -16,8 +16,8 @@ export async function readCapped(path: string, maxBytes: number): Promise<Buffer
     return await handle.readFile();
   } catch (error) {
     if (error instanceof Dkms2binError) throw error;
-    const { code, message } = error as NodeJS.ErrnoException;
-    const why = code === 'ENOENT' ? 'no such file' : code === 'EACCES' ? 'permission denied' : message;
+    const { code = '', message } = error as NodeJS.ErrnoException;
+    const why = { ENOENT: 'no such file', EACCES: 'permission denied' }[code] ?? message;
     throw new Dkms2binError('usage', `Cannot read ${path}: ${why}`, { cause: error });
   } finally {
     await handle?.close();

@@ -27,7 +27,7 @@ export async function scratch(): Promise<Scratch> {
     await dead.release();
   }
   const dir = await mkdtemp(join(folder(), 'd-'));
-  const held = (await lock(join(dir, 'lock'), 'exclusive', { wait: true }))!;
+  const held = await lock(join(dir, 'lock'), 'exclusive', { wait: true });
   return {
     dir,
     [Symbol.asyncDispose]: async () => {

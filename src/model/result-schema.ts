@@ -3,7 +3,8 @@ import { ARCHES, type CellResult } from './cell.js';
 import type { MatrixCell, MatrixRun } from './matrix.js';
 import type { Proof } from './proof.js';
 
-const Cell = z.strictObject({
+/** One row of a result. */
+export const Cell = z.strictObject({
   module: z.string().describe('Name of the DKMS module'),
   version: z.string().nullable().describe("The module's version, null when it was never learnt"),
   kernel: z.string().describe('Kernel release, as uname -r prints it'),

@@ -1,8 +1,7 @@
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
-import { Dkms2binError } from '../model/errors.js';
 import { runBytes } from '../lib/exec.js';
-import { decompress, PLAIN_XZ } from '../formats/decompress.js';
+import { PLAIN_XZ } from '../formats/decompress.js';
 import { MAX_MODULE_BYTES } from '../formats/elf.js';
 
 /** How a kernel's modules are compressed; the last part of their file names but for `none`. */
@@ -22,7 +21,9 @@ export function moduleCompression(configText: string): Compression {
   const set = (name: string): boolean =>
     new RegExp(`^CONFIG_MODULE_COMPRESS${name}=y$`, 'm').test(configText);
   if (/^# CONFIG_MODULE_COMPRESS_ALL is not set$/m.test(configText)) return 'none';
-  return set('_XZ') ? 'xz' : set('_ZSTD') ? 'zst' : set('_GZIP') ? 'gz' : 'none';
+  if (set('_XZ')) return 'xz';
+  if (set('_ZSTD')) return 'zst';
+  return set('_GZIP') ? 'gz' : 'none';
 }
 
 /**
@@ -46,29 +47,6 @@ export async function compressModule(
         });
   return { suffix: `.${how}`, bytes };
 }
-
-/**
- * The module in a file of this name (`x.ko`, `x.ko.gz`, `x.ko.xz`, `x.ko.zst`). Throws fault `module` for another name,
- * damaged bytes, and more than MAX_MODULE_BYTES before or after.
- */
-export async function decompressModule(name: string, bytes: Buffer): Promise<Buffer> {
-  const match = /\.ko(?:\.(gz|xz|zst))?$/.exec(name);
-  if (!match) throw new Dkms2binError('module', `Not a kernel module's file name: ${JSON.stringify(name)}`);
-  if (bytes.length > MAX_MODULE_BYTES) {
-    throw new Dkms2binError('module', `${name}: ${bytes.length} bytes, the limit is ${MAX_MODULE_BYTES}`);
-  }
-  const how = match[1] as 'gz' | 'xz' | 'zst' | undefined;
-  try {
-    return await decompress(bytes, how === undefined ? 'none' : FORMAT[how], MAX_MODULE_BYTES, name);
-  } catch (error) {
-    if (!(error instanceof Dkms2binError) || error.fault !== 'usage') throw error;
-    const large = error.message.includes('more than the limit');
-    const why = large ? `more than ${MAX_MODULE_BYTES} bytes when uncompressed` : error.message;
-    throw new Dkms2binError('module', `Cannot uncompress ${name}: ${why}`, { cause: error });
-  }
-}
-
-const FORMAT = { gz: 'gzip', xz: 'xz', zst: 'zstd' } as const;
 
 // The kernel's own options (scripts/Makefile.modinst), which its built-in decompressors need: CRC32 and a small dictionary.
 // One thread and an explicit level, because newer versions take as many threads as there are cores, and split the data.

@@ -1,9 +1,11 @@
+import { basename } from 'node:path';
 import { compressionOf, decompress } from '../formats/decompress.js';
 import { Dkms2binError } from '../model/errors.js';
 import { plain } from '../lib/text.js';
 import { MAX_DEBUG_BYTES } from './debug-symbols.js';
 import { readSections, type ElfSection } from '../formats/elf.js';
-import { parseDeb, type Deb, type DebEntry } from '../formats/deb.js';
+import { parseDeb, type Deb } from '../formats/deb.js';
+import type { PackageEntry } from '../formats/package.js';
 
 /**
  * In words, what differs first between two builds of a package: a control field, a file, in a module the section and the
@@ -37,26 +39,26 @@ async function filesDifference(a: Deb, b: Deb): Promise<string | null> {
   return null;
 }
 
-async function fileDifference(a: DebEntry, b: DebEntry): Promise<string | null> {
+async function fileDifference(a: PackageEntry, b: PackageEntry): Promise<string | null> {
   if (a.type !== b.type) return `${a.path} is a ${a.type} / a ${b.type}`;
   if (a.mode !== b.mode) return `${a.path} has the mode ${a.mode.toString(8)} / ${b.mode.toString(8)}`;
   if (a.target !== b.target) return `${a.path} points to ${plain(a.target ?? '')} / ${plain(b.target ?? '')}`;
   const [one, two] = [a.bytes(), b.bytes()];
   if (one.equals(two)) return null;
-  const name = a.path.split('/').at(-1)!;
+  const name = basename(a.path);
   return (await moduleDifference(name, one, two)) ?? `${a.path} differs first ${bytesDifference(one, two)}`;
 }
 
 /** Null when the two are not ELF files that can be read, compressed or not. */
 async function moduleDifference(name: string, a: Buffer, b: Buffer): Promise<string | null> {
   try {
-    const [one, two] = await Promise.all(
-      [a, b].map((bytes) => decompress(bytes, compressionOf(bytes), MAX_DEBUG_BYTES, name)),
-    );
-    if (one!.equals(two!)) return `${name} is compressed differently, first ${bytesDifference(a, b)}`;
+    const unpack = (bytes: Buffer): Promise<Buffer> =>
+      decompress(bytes, compressionOf(bytes), MAX_DEBUG_BYTES, name);
+    const [one, two] = await Promise.all([unpack(a), unpack(b)]);
+    if (one.equals(two)) return `${name} is compressed differently, first ${bytesDifference(a, b)}`;
     return (
-      sectionDifference(name, readSections(one!), readSections(two!)) ??
-      `${name} differs first ${bytesDifference(one!, two!)}`
+      sectionDifference(name, readSections(one), readSections(two)) ??
+      `${name} differs first ${bytesDifference(one, two)}`
     );
   } catch (error) {
     if (error instanceof Dkms2binError && (error.fault === 'module' || error.fault === 'usage')) return null;
@@ -84,7 +86,7 @@ function sectionDifference(name: string, a: ElfSection[], b: ElfSection[]): stri
   return null;
 }
 
-/** The sections by their name and its how-manieth they are. */
+/** The sections by their name and which of that name they are. */
 function numbered(sections: readonly ElfSection[]): Map<string, ElfSection> {
   const counts = new Map<string, number>();
   return new Map(

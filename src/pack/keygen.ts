@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import { run } from '../lib/exec.js';
 import { syncPath } from '../lib/atomic-write.js';
-import { keyIdOf } from './signature.js';
+import { keyIdOf } from '../formats/certificate.js';
 
 export interface KeygenOptions {
   /** Made when it is missing. */
@@ -63,8 +63,7 @@ export async function makeKeyPair({
     });
   }
   const pair = { key: join(outDir, 'mok.key'), cert: join(outDir, 'mok.pem'), der: join(outDir, 'mok.der') };
-  const targets = [pair.key, pair.cert, pair.der];
-  for (const file of targets) {
+  for (const file of Object.values(pair)) {
     if (await lstat(file).catch(() => null)) throw exists(file);
   }
   const folder = await scratch(outDir);
@@ -90,7 +89,11 @@ export async function makeKeyPair({
     await writeFile(made.der, cert.raw);
     await chmod(made.key, 0o600);
     for (const file of [made.cert, made.der]) await chmod(file, 0o644);
-    await place([made.key, made.cert, made.der], targets);
+    await place([
+      [made.key, pair.key],
+      [made.cert, pair.cert],
+      [made.der, pair.der],
+    ]);
     return { ...pair, keyId: keyIdOf(cert), notAfter: new Date(cert.validTo) };
   } finally {
     await rm(folder, { recursive: true, force: true });
@@ -108,28 +111,23 @@ async function scratch(outDir: string): Promise<string> {
 }
 
 /** Gives finished files their names. A link, unlike a rename, never replaces what another process has put there since. */
-async function place(from: readonly string[], to: readonly string[]): Promise<void> {
+async function place(files: readonly (readonly [from: string, to: string])[]): Promise<void> {
   const placed: string[] = [];
-  try {
-    for (const [index, file] of from.entries()) {
-      const target = to[index]!;
-      await syncPath(file);
-      await link(file, target);
-      placed.push(target);
+  for (const [from, to] of files) {
+    try {
+      await syncPath(from);
+      await link(from, to);
+      placed.push(to);
+    } catch (error) {
+      for (const file of placed) await rm(file, { force: true });
+      if ((error as NodeJS.ErrnoException).code === 'EEXIST') throw exists(to);
+      throw new Dkms2binError('usage', `Cannot write ${to}: ${messageOf(error)}`, { cause: error });
     }
-  } catch (error) {
-    for (const file of placed) await rm(file, { force: true });
-    const { code } = error as NodeJS.ErrnoException;
-    throw code === 'EEXIST'
-      ? exists(to[placed.length]!)
-      : new Dkms2binError('usage', `Cannot write ${to[placed.length]!}: ${messageOf(error)}`, {
-          cause: error,
-        });
   }
 }
 
 function exists(file: string): Dkms2binError {
-  return new Dkms2binError('usage', `${file} is there already`, {
+  return new Dkms2binError('usage', `${file} already exists`, {
     hint: 'A key that machines trust must not be lost: move it away, or choose another --out-dir.',
   });
 }

@@ -2,10 +2,19 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DEB_ARCH } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
+import {
+  debCommonName,
+  debDebugName,
+  debFile,
+  debModulesName,
+  debName,
+  debVersion,
+  debVirtualName,
+} from '../distro/deb-names.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { writeAtomic, type Published } from '../lib/atomic-write.js';
 import type { Packed } from './compress.js';
-import { makeDeb, type ControlFields, type DebFile } from './deb.js';
+import { makeDeb, type ControlFields, type DebInput } from './deb.js';
 import { debugPaths } from './debug-symbols.js';
 import { buildId, checkModule, readModule } from '../formats/elf.js';
 
@@ -72,136 +81,19 @@ export function isExtraPath(path: string): boolean {
   );
 }
 
-/** A name as Debian allows it: `acpi_call` becomes `acpi-call`. */
-export function debName(text: string): string {
-  return text
-    .toLowerCase()
-    .replace(/[^a-z0-9+.-]+/g, '-')
-    .replace(/^[^a-z0-9]+|-+$/g, '');
-}
-
-/** A module's version as Debian allows it: `v1.2_3` becomes `0~v1.2.3`, 1.2.3 stays. */
-export function debVersion(text: string): string {
-  const clean = text
-    .replace(/[_:/]/g, '.')
-    .replace(/[^A-Za-z0-9.+~-]+/g, '+')
-    .replace(/-+/g, '-')
-    .replace(/^[^A-Za-z0-9]+|-+$/g, '');
-  if (clean === '') throw new Dkms2binError('module', `Not a module version: ${JSON.stringify(text)}`);
-  return /^\d/.test(clean) ? clean : `0~${clean}`;
-}
-
 /**
  * Writes the binary packages of one cell into outDir. When there are extras they go into a package of their own,
  * `<module>-modules-common`, which is first in the result: it is the same for every kernel, so that several kernels'
  * packages install side by side. Debug symbols go into `<module>-modules-<release>-dbgsym`, the last one.
  */
 export async function packModules(input: PackInput): Promise<PackedPackage[]> {
-  const { module, release, debArch, mtime } = input;
-  if (!RELEASE.test(release)) {
-    throw new Dkms2binError('usage', `Not a kernel release: ${JSON.stringify(release)}`);
-  }
-  if (!/^[^/\0]+\.deb$/.test(input.fileName)) {
-    throw new Dkms2binError('usage', `Not a package file name: ${JSON.stringify(input.fileName)}`);
-  }
-  const name = debName(module);
-  if (name === '') throw new Dkms2binError('module', `Not a module name: ${JSON.stringify(module)}`);
-  const version = debVersion(input.version);
-  const magics = inspect(input);
-  const source = input.sourcePackage;
-  const origin = source
-    ? [`  Source package: ${source.name}${source.version === undefined ? '' : ` ${source.version}`}`]
-    : [];
-  const base = { version, maintainer: input.maintainer, section: 'kernel', priority: 'optional' };
-  const common = `${name}-modules-common`;
-
-  const packages: {
-    role: PackedPackage['role'];
-    file: string;
-    control: ControlFields;
-    files: DebFile[];
-    links?: { path: string; target: string }[];
-  }[] = [];
-  if (input.extras.length > 0) {
-    packages.push({
-      role: 'common',
-      file: `${common}_${version}_all.deb`,
-      files: input.extras.map(({ path, bytes, mode }) => ({ path, bytes, mode: extraMode(path, mode) })),
-      control: {
-        ...base,
-        package: common,
-        architecture: 'all',
-        // It may be an .rpm.
-        ...(source &&
-          debName(source.name) === source.name && { conflicts: [source.name], replaces: [source.name] }),
-        description: {
-          synopsis: `${module} kernel module, files for every kernel`,
-          lines: [
-            'Configuration, udev rules and firmware that the module needs beside it.',
-            '',
-            `  Module version: ${input.version}`,
-            ...origin,
-          ],
-        },
-      },
-    });
-  }
-  const main = `${name}-modules-${debName(release)}`;
-  packages.push({
-    role: 'modules',
-    file: input.fileName,
-    files: input.modules.map((each) => ({
-      path: `${folderOf(release)}/${each.name}${each.packed?.suffix ?? ''}`,
-      mode: 0o644,
-      bytes: each.packed?.bytes ?? each.bytes,
-    })),
-    control: {
-      ...base,
-      package: main,
-      architecture: debArch,
-      depends: [
-        input.kernelImages.map(debName).join(' | '),
-        ...(input.extras.length > 0 ? [`${common} (>= ${version})`] : []),
-        ...input.dependsModules.map((each) => `${debName(each)}-modules-${debName(release)}`),
-      ],
-      provides: [`${name}-modules`],
-      description: {
-        synopsis: `${module} kernel module for Linux ${release}`,
-        lines: [
-          'Built from its DKMS source for exactly this kernel; needs neither a compiler nor',
-          'kernel headers.',
-          '',
-          `  Module version: ${input.version}`,
-          `  Kernel: ${release}`,
-          ...magics.map((magic) => `  Vermagic: ${magic}`),
-          ...origin,
-        ],
-      },
-    },
-  });
-  const debug = input.modules.flatMap(({ name: file, bytes, debug: symbols }) => {
-    if (!symbols) return [];
-    const id = buildId(bytes);
-    return [{ ...debugPaths(`${folderOf(release)}/${file}`, id), id, symbols }];
-  });
-  if (debug.length > 0) {
-    packages.push({
-      role: 'debug',
-      file: `${main}-dbgsym_${version}_${debArch}.deb`,
-      files: debug.map(({ file, symbols }) => ({ path: file, mode: 0o644, bytes: symbols })),
-      links: debug.flatMap(({ link }) => link ?? []),
-      control: {
-        ...base,
-        package: `${main}-dbgsym`,
-        architecture: debArch,
-        section: 'debug',
-        depends: [`${main} (= ${version})`],
-        buildIds: debug.flatMap(({ id }) => id ?? []).sort(),
-        description: { synopsis: `debug symbols for ${main}`, lines: [] },
-      },
-    });
-  }
-
+  const { release, mtime } = input;
+  const of = partsOf(input);
+  const packages = [
+    ...(input.extras.length > 0 ? [commonPackage(of)] : []),
+    modulesPackage(of),
+    ...debugPackage(of),
+  ];
   const scripts = { postinst: await script('postinst', release), postrm: await script('postrm', release) };
   // All are made before the first is published: what is refused leaves nothing behind.
   const made = packages.map(({ role, file, control, files, links = [] }) => ({
@@ -216,12 +108,142 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
       role,
       path,
       package: control.package,
-      version,
+      version: control.version,
       architecture: control.architecture,
       ...(await writeAtomic(bytes, path)),
     });
   }
   return packed;
+}
+
+interface NewPackage extends Pick<DebInput, 'control' | 'files' | 'links'> {
+  role: PackedPackage['role'];
+  file: string;
+}
+
+/** What the packages of one cell have in common. */
+interface Parts {
+  input: PackInput;
+  /** Names of the packages. */
+  common: string;
+  main: string;
+  base: Pick<ControlFields, 'version' | 'maintainer' | 'section' | 'priority'>;
+  /** Line of the description that names the source package. */
+  origin: string[];
+  vermagics: string[];
+}
+
+/** Checks the input and names the packages that come of it. */
+function partsOf(input: PackInput): Parts {
+  const { module, release, maintainer, sourcePackage: source } = input;
+  if (!RELEASE.test(release)) {
+    throw new Dkms2binError('usage', `Not a kernel release: ${JSON.stringify(release)}`);
+  }
+  if (!/^[^/\0]+\.deb$/.test(input.fileName)) {
+    throw new Dkms2binError('usage', `Not a package file name: ${JSON.stringify(input.fileName)}`);
+  }
+  if (debName(module) === '')
+    throw new Dkms2binError('module', `Not a module name: ${JSON.stringify(module)}`);
+  const version = debVersion(input.version);
+  return {
+    input,
+    common: debCommonName(module),
+    main: debModulesName(module, release),
+    base: { version, maintainer, section: 'kernel', priority: 'optional' },
+    origin: source
+      ? [`  Source package: ${source.name}${source.version === undefined ? '' : ` ${source.version}`}`]
+      : [],
+    vermagics: inspect(input),
+  };
+}
+
+function commonPackage({ input, common, base, origin }: Parts): NewPackage {
+  const { module, extras, sourcePackage: source } = input;
+  return {
+    role: 'common',
+    file: debFile({ name: common, version: base.version, architecture: 'all' }),
+    files: extras.map(({ path, bytes, mode }) => ({ path, bytes, mode: extraMode(path, mode) })),
+    control: {
+      ...base,
+      package: common,
+      architecture: 'all',
+      // It may be an .rpm.
+      ...(source &&
+        debName(source.name) === source.name && { conflicts: [source.name], replaces: [source.name] }),
+      description: {
+        synopsis: `${module} kernel module, files for every kernel`,
+        lines: [
+          'Configuration, udev rules and firmware that the module needs beside it.',
+          '',
+          `  Module version: ${input.version}`,
+          ...origin,
+        ],
+      },
+    },
+  };
+}
+
+function modulesPackage({ input, common, main, base, origin, vermagics }: Parts): NewPackage {
+  const { module, release } = input;
+  return {
+    role: 'modules',
+    file: input.fileName,
+    files: input.modules.map((each) => ({
+      path: `${folderOf(release)}/${each.name}${each.packed?.suffix ?? ''}`,
+      mode: 0o644,
+      bytes: each.packed?.bytes ?? each.bytes,
+    })),
+    control: {
+      ...base,
+      package: main,
+      architecture: input.debArch,
+      depends: [
+        input.kernelImages.map(debName).join(' | '),
+        ...(input.extras.length > 0 ? [`${common} (>= ${base.version})`] : []),
+        ...input.dependsModules.map((each) => debModulesName(each, release)),
+      ],
+      provides: [debVirtualName(module)],
+      description: {
+        synopsis: `${module} kernel module for Linux ${release}`,
+        lines: [
+          'Built from its DKMS source for exactly this kernel; needs neither a compiler nor',
+          'kernel headers.',
+          '',
+          `  Module version: ${input.version}`,
+          `  Kernel: ${release}`,
+          ...vermagics.map((magic) => `  Vermagic: ${magic}`),
+          ...origin,
+        ],
+      },
+    },
+  };
+}
+
+/** None when no module has debug symbols. */
+function debugPackage({ input, main, base }: Parts): NewPackage[] {
+  const debug = input.modules.flatMap(({ name: file, bytes, debug: symbols }) => {
+    if (!symbols) return [];
+    const id = buildId(bytes);
+    return [{ ...debugPaths(`${folderOf(input.release)}/${file}`, id), id, symbols }];
+  });
+  if (debug.length === 0) return [];
+  return [
+    {
+      role: 'debug',
+      file: debFile({ name: debDebugName(main), version: base.version, architecture: input.debArch }),
+      files: debug.map(({ file, symbols }) => ({ path: file, mode: 0o644, bytes: symbols })),
+      links: debug.flatMap(({ link }) => link ?? []),
+      control: {
+        ...base,
+        package: debDebugName(main),
+        architecture: input.debArch,
+        section: 'debug',
+        depends: [`${main} (= ${base.version})`],
+        buildIds: debug.flatMap(({ id }) => id ?? []).sort(),
+        description: { synopsis: `debug symbols for ${main}`, lines: [] },
+      },
+    },
+  ];
 }
 
 const folderOf = (release: string): string => `/lib/modules/${release}/updates/dkms`;

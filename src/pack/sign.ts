@@ -6,14 +6,9 @@ import { Dkms2binError } from '../model/errors.js';
 import { runBytes } from '../lib/exec.js';
 import { findPassphrase, PASSPHRASE_HINT } from '../lib/passphrase.js';
 import { plain } from '../lib/text.js';
-import {
-  appendSignature,
-  keyIdOf,
-  readCertificate,
-  SIGNATURE_HASHES,
-  stripSignature,
-  verifySignature,
-} from './signature.js';
+import { keyIdOf, readCertificate } from '../formats/certificate.js';
+import { SIGNATURE_HASHES } from '../formats/cms.js';
+import { appendSignature, stripSignature, verifySignature } from './signature.js';
 
 export interface SignerOptions {
   /** Private key: a PEM file, relative to `cwd`, or a `pkcs11:` URI without a PIN. */
@@ -130,7 +125,7 @@ async function fileKey(
   } catch {
     // Without its cause: what a decoder says of a secret file is nobody's to read.
     throw passphrase === undefined
-      ? new Dkms2binError('usage', `${file} is no private key in PEM form`, {
+      ? new Dkms2binError('usage', `${file} is not a private key in PEM form`, {
           hint: 'Make a pair with dkms2bin keygen, or convert yours: openssl pkey -in KEY -out KEY.pem',
         })
       : new Dkms2binError('usage', `The passphrase does not open the key ${file}`, { hint: PASSPHRASE_HINT });
@@ -247,16 +242,13 @@ function explain(error: unknown, { key, certFile }: { key: Key; certFile: string
 
 function checkDates(cert: X509Certificate, file: string): Date {
   const [notBefore, notAfter] = [new Date(cert.validFrom), new Date(cert.validTo)];
-  const wrong =
-    notAfter.getTime() <= Date.now()
-      ? `expired on ${day(notAfter)}`
-      : notBefore.getTime() > Date.now()
-        ? `is not valid before ${day(notBefore)}`
-        : undefined;
-  if (wrong === undefined) return notAfter;
-  throw new Dkms2binError('usage', `The certificate ${file} ${wrong}`, {
-    hint: 'Make a new pair with dkms2bin keygen, or check the clock of this host.',
-  });
+  const refuse = (why: string): Dkms2binError =>
+    new Dkms2binError('usage', `The certificate ${file} ${why}`, {
+      hint: 'Make a new pair with dkms2bin keygen, or check the clock of this host.',
+    });
+  if (notAfter.getTime() <= Date.now()) throw refuse(`expired on ${day(notAfter)}`);
+  if (notBefore.getTime() > Date.now()) throw refuse(`is not valid before ${day(notBefore)}`);
+  return notAfter;
 }
 
 const day = (date: Date): string => date.toISOString().slice(0, 10);
@@ -281,12 +273,12 @@ function mismatch(key: string, certFile: string): Dkms2binError {
 
 async function read(file: string, what: string): Promise<Buffer> {
   return readFile(file).catch((error: NodeJS.ErrnoException) => {
-    const why =
-      error.code === 'ENOENT'
-        ? 'no such file'
-        : error.code === 'EACCES'
-          ? 'permission denied'
-          : error.message;
+    const why = READ_ERRORS[error.code ?? ''] ?? error.message;
     throw new Dkms2binError('usage', `Cannot read the ${what} ${file}: ${why}`, { cause: error });
   });
 }
+
+const READ_ERRORS: Partial<Record<string, string>> = {
+  ENOENT: 'no such file',
+  EACCES: 'permission denied',
+};

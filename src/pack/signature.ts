@@ -1,6 +1,9 @@
-import { verify, X509Certificate } from 'node:crypto';
+import { verify } from 'node:crypto';
 import { Dkms2binError } from '../model/errors.js';
 import { plain } from '../lib/text.js';
+import { Unreadable } from '../formats/bytes.js';
+import { colons, keyIdOf, readCertificate } from '../formats/certificate.js';
+import { readCms, type CmsSigner } from '../formats/cms.js';
 import { SIGNATURE_MAGIC } from '../formats/elf.js';
 
 /** A signature that is appended to a module, as `modinfo` shows it. Texts are stripped of control bytes. */
@@ -19,23 +22,6 @@ const TRAILER = 12;
 const PKEY_ID_PKCS7 = 2;
 /** Hashes of the form before Linux 4.3, by number. */
 const OLD_HASHES = ['md4', 'md5', 'sha1', 'rmd160', 'sha256', 'sha384', 'sha512', 'sha224'];
-
-/** Hashes that a kernel can be configured to sign its modules with, by the object identifier's bytes. */
-const HASHES: Record<string, string> = {
-  '2b0e03021a': 'sha1',
-  '608648016503040204': 'sha224',
-  '608648016503040201': 'sha256',
-  '608648016503040202': 'sha384',
-  '608648016503040203': 'sha512',
-  '608648016503040208': 'sha3-256',
-  '608648016503040209': 'sha3-384',
-  '60864801650304020a': 'sha3-512',
-};
-export const SIGNATURE_HASHES: readonly string[] = Object.values(HASHES);
-
-const SIGNED_DATA = '2a864886f70d010702';
-const COMMON_NAME = '550403';
-const SUBJECT_KEY_ID = '551d0e';
 
 /** The module with a CMS signature (DER) of it appended, in the form that the kernel's scripts/sign-file.c writes. */
 export function appendSignature(module: Buffer, cms: Buffer): Buffer {
@@ -57,8 +43,7 @@ export function readSignature(ko: Buffer): ModuleSignature | null {
   const signed = split(ko);
   if (signed === null) return null;
   if (signed.type === PKEY_ID_PKCS7) {
-    const { signer, keyId, hash } = parseCms(signed.signature);
-    return { signer, keyId, hash };
+    return described(signerOf(signed.signature));
   }
   return {
     signer: oneLine(signed.signer),
@@ -75,7 +60,7 @@ export function verifySignature(ko: Buffer, certificate: string | Buffer): Modul
   const signed = split(ko);
   if (signed === null) throw bad('the module is not signed');
   if (signed.type !== PKEY_ID_PKCS7) throw bad('it is of the form before Linux 4.3');
-  const cms = parseCms(signed.signature);
+  const cms = signerOf(signed.signature);
   const cert = readCertificate(certificate, 'The certificate');
   if (cms.bySerial && cms.keyId !== keyIdOf(cert)) {
     throw bad(`it was made with key ${cms.keyId}, not with ${keyIdOf(cert)}`);
@@ -84,44 +69,28 @@ export function verifySignature(ko: Buffer, certificate: string | Buffer): Modul
   if (!verify(cms.hash, signed.module, cert.publicKey, cms.value)) {
     throw bad('it does not match the module and the certificate');
   }
-  return { signer: cms.signer, keyId: cms.keyId, hash: cms.hash };
+  return described(cms);
 }
 
-/** An X.509 certificate, PEM or DER. Throws fault `usage` naming `what`. */
-export function readCertificate(bytes: string | Buffer, what: string): X509Certificate {
+function signerOf(signature: Buffer): CmsSigner {
   try {
-    return new X509Certificate(bytes);
+    return readCms(signature);
   } catch (error) {
-    throw new Dkms2binError('usage', `${what} is no X.509 certificate (PEM or DER)`, { cause: error });
+    if (!(error instanceof Unreadable)) throw error;
+    throw bad(error.message);
   }
 }
 
-/** The certificate's serial number as modinfo shows it: `0A:1B:…`. */
-export function keyIdOf(certificate: X509Certificate): string {
-  return colons(Buffer.from(certificate.serialNumber, 'hex'));
-}
-
-/** What /proc/keys calls the certificate's key: hex digits of its subject key id or, without one, of its serial number's bytes. */
-export function keyNameOf(certificate: X509Certificate): string {
-  const body = elements(first(elements(first(elements(certificate.raw), SEQUENCE).value), SEQUENCE).value);
-  const wrapped = body.find((each) => each.tag === EXTENSIONS);
-  for (const { value } of wrapped ? elements(first(elements(wrapped.value), SEQUENCE).value) : []) {
-    const [id, ...rest] = elements(value);
-    if (id?.value.toString('hex') !== SUBJECT_KEY_ID) continue;
-    return first(elements(rest.at(-1)?.value ?? value), OCTET_STRING).value.toString('hex');
-  }
-  return body.find((each) => each.tag === INTEGER)?.value.toString('hex') ?? '';
-}
+const described = ({ issuer, keyId, hash }: CmsSigner): ModuleSignature => ({
+  signer: oneLine(issuer),
+  keyId,
+  hash,
+});
 
 function bad(why: string): Dkms2binError {
   return new Dkms2binError('module', `The module's signature cannot be used: ${why}`);
 }
 
-const colons = (bytes: Buffer): string =>
-  bytes
-    .toString('hex')
-    .toUpperCase()
-    .replace(/..(?=.)/g, '$&:');
 const oneLine = (bytes: Buffer): string => plain(bytes.toString('utf8')).replace(/[\n\t]/g, ' ');
 
 interface Signed {
@@ -152,86 +121,4 @@ function split(ko: Buffer): Signed | null {
     keyId: ko.subarray(start + signerLength, end),
     signature: ko.subarray(end, at),
   };
-}
-
-interface Cms extends ModuleSignature {
-  bySerial: boolean;
-  hasAttributes: boolean;
-  value: Buffer;
-}
-
-const INTEGER = 0x02;
-const OCTET_STRING = 0x04;
-const OBJECT_ID = 0x06;
-const SEQUENCE = 0x30;
-const SET = 0x31;
-/** Context-specific [0], constructed: the content, or signed attributes. */
-const CONTEXT_0 = 0xa0;
-/** Context-specific [3], constructed: a certificate's extensions. */
-const EXTENSIONS = 0xa3;
-/** Context-specific [0], primitive: a signer named by subject key id. */
-const KEY_ID = 0x80;
-
-/** The first signer of a CMS SignedData (RFC 5652, DER). */
-function parseCms(der: Buffer): Cms {
-  const [contentType, wrapped] = elements(first(elements(der), SEQUENCE).value);
-  if (contentType?.tag !== OBJECT_ID || contentType.value.toString('hex') !== SIGNED_DATA) {
-    throw bad('it is no CMS signature');
-  }
-  if (wrapped?.tag !== CONTEXT_0) throw bad('it is no CMS signature');
-  const signedData = elements(first(elements(wrapped.value), SEQUENCE).value);
-  // After version come the hashes' set, the content, certificates and revocations, and last the signers' set.
-  const signers = signedData.at(-1);
-  if (signedData.length < 4 || signers?.tag !== SET) throw bad('it has no signer');
-  const [, id, algorithm, ...rest] = elements(first(elements(signers.value), SEQUENCE).value);
-  if (id === undefined || algorithm === undefined) throw bad('its signer is cut off');
-  const oid = first(elements(algorithm.value), OBJECT_ID).value.toString('hex');
-  const hash = HASHES[oid];
-  if (hash === undefined) throw bad(`unknown hash ${oid}`);
-  const value = rest.find((each) => each.tag === OCTET_STRING)?.value;
-  if (value === undefined) throw bad('its signer is cut off');
-  const common = { hash, value, hasAttributes: rest[0]?.tag === CONTEXT_0 };
-  if (id.tag === KEY_ID) return { ...common, bySerial: false, signer: '', keyId: colons(id.value) };
-  const [issuer, serial] = elements(id.value);
-  if (issuer?.tag !== SEQUENCE || serial?.tag !== INTEGER) throw bad('its signer is cut off');
-  // A leading zero byte only keeps the number positive.
-  const number = serial.value.length > 1 && serial.value[0] === 0 ? serial.value.subarray(1) : serial.value;
-  return { ...common, bySerial: true, signer: commonName(issuer.value), keyId: colons(number) };
-}
-
-function commonName(name: Buffer): string {
-  for (const relative of elements(name)) {
-    for (const pair of elements(relative.value)) {
-      const [type, value] = elements(pair.value);
-      if (type?.value.toString('hex') === COMMON_NAME && value !== undefined) return oneLine(value.value);
-    }
-  }
-  return '';
-}
-
-interface Element {
-  tag: number;
-  value: Buffer;
-}
-
-/** The DER elements that fill these bytes. */
-function elements(bytes: Buffer): Element[] {
-  const found: Element[] = [];
-  for (let at = 0; at < bytes.length;) {
-    const [tag = 0, short = 0x80] = bytes.subarray(at, at + 2);
-    const more = short < 0x80 ? 0 : short - 0x80;
-    const start = at + 2 + more;
-    // 0x80 alone is BER's indefinite length, which DER forbids.
-    if (short === 0x80 || more > 4 || start > bytes.length) throw bad('its DER is damaged');
-    const length = more === 0 ? short : bytes.readUIntBE(at + 2, more);
-    if (length > bytes.length - start) throw bad('its DER is damaged');
-    found.push({ tag, value: bytes.subarray(start, start + length) });
-    at = start + length;
-  }
-  return found;
-}
-
-function first(found: Element[], tag: number): Element {
-  if (found[0]?.tag !== tag) throw bad('its DER is damaged');
-  return found[0];
 }

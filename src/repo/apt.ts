@@ -1,3 +1,4 @@
+import { parseReleaseFile } from '../formats/deb822.js';
 import type { DebFile } from './package-files.js';
 
 /** Fields that the index itself sets, or that do not belong in it. */
@@ -48,12 +49,8 @@ export function releaseText(input: {
 }
 
 /** Seconds since 1970 of a Release's Date field, undefined without a valid one. */
-export function releaseDate(release: string): number | undefined {
-  const date = Date.parse(/^Date: (.*)$/m.exec(release)?.[1] ?? '');
-  return Number.isNaN(date) ? undefined : date / 1000;
-}
+export const releaseDate = (release: string): number | undefined => parseReleaseFile(release).date;
 
 /** The digests that a Release or InRelease names. */
-export function releaseHashes(release: string): string[] {
-  return [...release.matchAll(/^ ([0-9a-f]{64}) \d+ \S+$/gm)].map(([, hash = '']) => hash);
-}
+export const releaseHashes = (release: string): string[] =>
+  [...parseReleaseFile(release).files.values()].map(({ sha256 }) => sha256);

@@ -5,9 +5,11 @@ import * as openpgp from 'openpgp';
 import sax from 'sax';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import { readCapped } from '../lib/read-capped.js';
-import { parseRepomd } from '../distro/rpm-index.js';
+import { parseRepomd } from '../distro/repomd.js';
+import { parseParagraphs } from '../formats/deb822.js';
 import { compareRpmVersions, compareVersions } from '../formats/versions.js';
-import { debName } from '../pack/module-package.js';
+import { debName } from '../distro/deb-names.js';
+import { namedModules } from '../distro/package-names.js';
 import { KEYRING } from './publish.js';
 
 /** A package as a repository's index names it. */
@@ -37,7 +39,7 @@ export async function readOffer(dir: string): Promise<Offer> {
     (await stat(join(dir, path)).catch(() => null)) !== null;
   const [apt, dnf] = [await has('Release'), await has('repodata/repomd.xml')];
   if (!apt && !dnf) {
-    throw new Dkms2binError('usage', `${dir} is no package repository`, {
+    throw new Dkms2binError('usage', `${dir} is not a package repository`, {
       hint: `Make it one: dkms2bin repo ${dir}`,
     });
   }
@@ -50,8 +52,8 @@ export async function readOffer(dir: string): Promise<Offer> {
 
 async function offeredDebs(dir: string): Promise<OfferedPackage[]> {
   const index = (await readCapped(join(dir, 'Packages'), MAX_INDEX_BYTES)).toString('latin1');
-  return index.split(/\n{2,}/).flatMap((stanza) => {
-    const field = (key: string): string => new RegExp(`^${key}: *(.*)$`, 'm').exec(stanza)?.[1] ?? '';
+  return parseParagraphs(index).flatMap((paragraph) => {
+    const field = (key: string): string => paragraph.get(key) ?? '';
     const name = field('Package');
     if (name === '') return [];
     return [
@@ -117,17 +119,9 @@ async function fingerprintOf(keyring: string): Promise<string> {
   }
 }
 
-/** Module and kernel of a package of modules, as `packModules` and `rpmNames` name it; a kernel's release has one dash in an .rpm. */
-function modulesOf({ form, name }: OfferedPackage): { module: string; kernel: string } | undefined {
-  if (/-(?:dbgsym|debuginfo)$/.test(name)) return undefined;
-  const named = form === 'deb' ? /^(.+)-modules-(\d[a-z0-9.+-]*)$/ : /^kmod-(.+)-(\d[^-]*-[^-]+)$/;
-  const [, module, kernel] = named.exec(name) ?? [];
-  return module === undefined || kernel === undefined ? undefined : { module: debName(module), kernel };
-}
-
 /** Kernels, in a package's spelling, for which there are packages of modules. */
 export function kernelsOf({ packages }: Offer): string[] {
-  const kernels = packages.flatMap((each) => modulesOf(each)?.kernel ?? []);
+  const kernels = packages.flatMap((each) => namedModules(each.form, each.name)?.kernel ?? []);
   return [...new Set(kernels)].sort(compareVersions);
 }
 
@@ -135,7 +129,7 @@ export function kernelsOf({ packages }: Offer): string[] {
 export function modulesFor({ packages }: Offer, release: string): Map<string, OfferedPackage> {
   const found = new Map<string, OfferedPackage>();
   for (const each of packages) {
-    const { module = '', kernel } = modulesOf(each) ?? {};
+    const { module = '', kernel } = namedModules(each.form, each.name) ?? {};
     if (kernel !== (each.form === 'deb' ? debName(release) : release)) continue;
     const known = found.get(module);
     const compare = each.form === 'deb' ? compareVersions : compareRpmVersions;

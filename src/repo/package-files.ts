@@ -4,9 +4,9 @@ import { open, readdir, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import { compareRpmVersions, compareVersions } from '../formats/versions.js';
-import { readDeb, type DebHeader } from '../formats/deb-header.js';
-import { Unreadable } from '../formats/package-file.js';
-import { evrOf, readRpm, type RpmHeader } from '../formats/rpm-header.js';
+import { inFile, Unreadable } from '../formats/bytes.js';
+import { readDebHeader, type DebHeader } from '../formats/deb.js';
+import { evrOf, readRpmHeader, type RpmHeader } from '../formats/rpm-header.js';
 
 interface RepoFile {
   /** Relative to the repository, with slashes. */
@@ -90,7 +90,10 @@ export function comparePackageVersions(a: PackageFile, b: PackageFile): number {
     : compareRpmVersions(a.version, b.version);
 }
 
-const order = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
+function order(a: string, b: string): number {
+  if (a === b) return 0;
+  return a < b ? -1 : 1;
+}
 
 /** Undefined when the file went away meanwhile. */
 async function readPackage(full: string, path: string): Promise<PackageFile | undefined> {
@@ -107,9 +110,10 @@ async function readPackage(full: string, path: string): Promise<PackageFile | un
     const before = await file.stat();
     if (!before.isFile()) throw new Unreadable('not a regular file');
     // The header first: a file that is no package need not be read to its end.
+    const source = inFile(file, before.size);
     const described = path.endsWith('.deb')
-      ? debFile(await readDeb(file, before.size))
-      : rpmFile(await readRpm(file, before.size));
+      ? debFile(await readDebHeader(source))
+      : rpmFile(await readRpmHeader(source));
     const sha256 = await digest(file);
     const after = await file.stat();
     if (after.size !== before.size || after.mtimeMs !== before.mtimeMs) {

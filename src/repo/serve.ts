@@ -28,7 +28,7 @@ export interface Sources {
 const CLIENT_KEYRING = `/etc/apt/keyrings/${KEYRING}`;
 
 /**
- * Serves a repository on 127.0.0.1 until it is closed, for a try; port 0 takes a free one. Only regular files, no hidden
+ * Serves a repository on 127.0.0.1 until it is closed, to try it out; port 0 takes a free one. Only regular files, no hidden
  * ones, and nothing outside the folder. Throws fault `usage` when the folder is no repository or the port is taken.
  */
 export async function serveRepository(dir: string, options: { port?: number } = {}): Promise<Served> {

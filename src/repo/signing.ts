@@ -83,7 +83,7 @@ export async function loadSigningKey(file: string, secret: Passphrase = {}): Pro
 
 async function readSecretKey(file: string): Promise<openpgp.PrivateKey> {
   const bad = (why: string, hint: string, cause?: unknown): Dkms2binError =>
-    new Dkms2binError('usage', `${file} is no key to sign with: ${why}`, { hint, cause });
+    new Dkms2binError('usage', `${file} cannot be used for signing: ${why}`, { hint, cause });
   const exporting = 'Export one: gpg --export-secret-keys --armor KEY > FILE';
   let bytes: Buffer;
   try {
@@ -135,16 +135,20 @@ async function unlock(
     if (await key.isRevoked()) throw new Error('it is revoked');
     signer = await key.getSigningKey();
   } catch (error) {
-    throw new Dkms2binError('usage', `${file} is no key to sign with: ${messageOf(error)}`, {
+    throw new Dkms2binError('usage', `${file} cannot be used for signing: ${messageOf(error)}`, {
       hint: 'It needs a primary key or a subkey that may sign, is neither expired nor revoked, and is of a kind still held to be safe (RSA of 2048 bits or more, Ed25519, ECDSA).',
       cause: error,
     });
   }
   const packet = signer.keyPacket as openpgp.SecretKeyPacket | openpgp.SecretSubkeyPacket;
   if (packet.isDummy()) {
-    throw new Dkms2binError('usage', `${file} is no key to sign with: its secret part is not in the file`, {
-      hint: 'It may be on a smartcard, or was exported without it.',
-    });
+    throw new Dkms2binError(
+      'usage',
+      `${file} cannot be used for signing: its secret part is not in the file`,
+      {
+        hint: 'It may be on a smartcard, or was exported without it.',
+      },
+    );
   }
   if (packet.isDecrypted()) return key;
   const passphrase =

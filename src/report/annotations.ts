@@ -13,19 +13,20 @@ const SHOWN = 10;
 export function matrixAnnotations(run: MatrixRun, history: readonly MatrixRun[]): string {
   const broke = new Map(compare(run, history).broke.map(({ cell, beforeAt }) => [cell, beforeAt]));
   const bad = run.cells.filter((cell) => cell.outcome === 'failed' || cell.outcome === 'error');
-  const rank = (cell: MatrixCell): number => (broke.has(cell) ? 0 : cell.outcome === 'failed' ? 1 : 2);
-  const errors = bad
-    .sort((a, b) => rank(a) - rank(b))
-    .map((cell) => {
-      const since = broke.get(cell);
-      const built = since === undefined ? '' : `\nIt was built in the run of ${since}.`;
-      return { title: titleOf(cell), message: `${reasonOf(cell) || 'no reason was given'}${built}` };
-    });
+  const errors = [
+    ...bad.filter((cell) => broke.has(cell)),
+    ...bad.filter((cell) => !broke.has(cell) && cell.outcome === 'failed'),
+    ...bad.filter((cell) => !broke.has(cell) && cell.outcome === 'error'),
+  ].map((cell) => {
+    const since = broke.get(cell);
+    const built = since === undefined ? '' : `\nIt was built in the run of ${since}.`;
+    return { title: titleOf(cell), message: `${reasonOf(cell) || 'no reason was given'}${built}` };
+  });
   const warnings = run.cells
     .filter((cell) => cell.outcome === 'unexpected-pass')
     .map((cell) => ({
       title: titleOf(cell),
-      message: `A failure was expected: ${plain(cell.expected ?? '')}\nIt was built; take the expectation out of the matrix.`,
+      message: `A failure was expected: ${plain(cell.expected ?? '')}\nIt was built; remove the expectation from the matrix.`,
     }));
   return [...commands('error', errors), ...commands('warning', warnings)].map((line) => `${line}\n`).join('');
 }

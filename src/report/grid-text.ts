@@ -9,9 +9,9 @@ import {
   kernelsText,
   moduleOf,
   moment,
+  namedRows,
   OUTCOMES,
   reasonOf,
-  rowNames,
   type GridRow,
 } from './grid.js';
 import { changeGroups, compare, type Broken, type Change } from './history.js';
@@ -42,21 +42,19 @@ export function matrixText(run: MatrixRun, history: readonly MatrixRun[]): strin
 }
 
 function wordTable(rows: readonly GridRow[], kernels: readonly MatrixKernel[]): string {
-  const names = rowNames(rows);
   const distros = new Set(kernels.map((kernel) => kernel.distro));
   return table([
     ...(distros.size > 1 ? [['', ...kernels.map((kernel) => kernel.distro)]] : []),
     ['', ...kernels.map((kernel) => kernel.release)],
-    ...rows.map((row, i) => [
-      names[i]!,
-      ...row.cells.map((cell) => (cell ? OUTCOMES[cell.outcome].word : '')),
+    ...namedRows(rows).map(({ name, cells }) => [
+      name,
+      ...cells.map((cell) => (cell ? OUTCOMES[cell.outcome].word : '')),
     ]),
   ]);
 }
 
 function letterTable(rows: readonly GridRow[], run: MatrixRun): string {
   const { kernels } = run;
-  const names = rowNames(rows);
   const width = String(kernels.length).length;
   const column = (text: string): string => text.padStart(width);
   const key = kernels.map((kernel, i) => [column(String(i + 1)), kernel.distro, kernel.release]);
@@ -68,9 +66,9 @@ function letterTable(rows: readonly GridRow[], run: MatrixRun): string {
     '\n',
     table([
       ['', kernels.map((_, i) => column(String(i + 1))).join(' ')],
-      ...rows.map((row, i) => [
-        names[i]!,
-        row.cells.map((cell) => column(cell ? OUTCOMES[cell.outcome].letter : ' ')).join(' '),
+      ...namedRows(rows).map(({ name, cells }) => [
+        name,
+        cells.map((cell) => column(cell ? OUTCOMES[cell.outcome].letter : ' ')).join(' '),
       ]),
     ]),
     `${letters.join(', ')}\n`,

@@ -14,7 +14,7 @@ export const OUTCOMES: Record<Outcome, { word: string; sign: string; letter: str
   built: { word: 'built', sign: '✓', letter: '+' },
 };
 
-export const WORST_FIRST = Object.keys(OUTCOMES) as Outcome[];
+const WORST_FIRST = Object.keys(OUTCOMES) as Outcome[];
 
 /** One module over all kernels of a run; `cells` has a place for each of `run.kernels`, null where nothing was asked. */
 export interface GridRow {
@@ -101,13 +101,14 @@ export function moduleOf(cell: Pick<MatrixCell, 'module' | 'version'>): string {
   );
 }
 
-/** The names of `rows`: the module's, with its source where another source has a module of that name. */
-export function rowNames(rows: readonly GridRow[]): string[] {
+/** Rows with their names: the module's, with its source where another source has a module of that name. */
+export function namedRows(rows: readonly GridRow[]): (GridRow & { name: string })[] {
   const times = new Map<string, number>();
   for (const { module } of rows) times.set(module, (times.get(module) ?? 0) + 1);
-  return rows.map(({ module, source }) =>
-    oneLine(times.get(module) === 1 ? module : `${module} (${source})`),
-  );
+  return rows.map((row) => {
+    const { module, source } = row;
+    return { ...row, name: oneLine(times.get(module) === 1 ? module : `${module} (${source})`) };
+  });
 }
 
 export type Some<T> = [T, ...T[]];

@@ -120,7 +120,10 @@ function cellsOf(run: MatrixRun): { at: string; cells: Map<string, MatrixCell> }
   if (known) return known;
   const cells = new Map<string, MatrixCell>();
   for (const row of gridRows(run)) {
-    row.cells.forEach((cell, i) => cell && cells.set(cellKey(row, run.kernels[i]!), cell));
+    for (const [i, kernel] of run.kernels.entries()) {
+      const cell = row.cells[i];
+      if (cell) cells.set(cellKey(row, kernel), cell);
+    }
   }
   const made = { at: run.startedAt, cells };
   seen.set(run, made);
@@ -136,40 +139,48 @@ function brokenRows(
   const lines = kernelLines([...past, run]);
   return gridRows(run).flatMap((row) =>
     lines.flatMap((kernels) => {
-      const cells = kernels.map((kernel) => {
+      const asked = kernels.map((kernel): Asked => {
         const key = cellKey(row, kernel);
-        const cell = now.get(key);
-        return cell && ANSWER[cell.outcome] !== 'none' ? cell : (before.get(key)?.cell ?? cell ?? null);
+        const own = now.get(key);
+        const cell = own && ANSWER[own.outcome] !== 'none' ? own : (before.get(key)?.cell ?? own ?? null);
+        return { kernel, cell, answer: cell ? ANSWER[cell.outcome] : 'none' };
       });
-      return brokenOn(row, kernels, cells) ?? [];
+      return brokenOn(row, asked) ?? [];
     }),
   );
 }
 
-/** `cells` are those of `kernels`, newest first, of one distro. */
-function brokenOn(row: GridRow, kernels: MatrixKernel[], cells: (MatrixCell | null)[]): Broken | null {
-  const answers = cells.map((cell): Answer => (cell ? ANSWER[cell.outcome] : 'none'));
-  const newest = answers.findIndex((answer) => answer !== 'none');
-  if (newest < 0 || answers[newest] === 'good') return null;
-  const good = answers.indexOf('good', newest);
-  const bad = good < 0 ? answers.lastIndexOf('bad') : answers.lastIndexOf('bad', good);
-  const between = good < 0 ? [] : cells.slice(bad + 1, good);
+/** What is known of a module on one kernel. */
+interface Asked {
+  kernel: MatrixKernel;
+  cell: MatrixCell | null;
+  answer: Answer;
+}
+
+/** `asked` is of one distro, newest first. */
+function brokenOn({ source, module }: GridRow, asked: readonly Asked[]): Broken | null {
+  const newest = asked.find(({ answer }) => answer !== 'none');
+  if (newest?.answer !== 'bad') return null;
+  const good = asked.findIndex(({ answer }) => answer === 'good');
+  const sinceGood = good < 0 ? asked : asked.slice(0, good);
+  const bad = sinceGood.findLastIndex(({ answer }) => answer === 'bad');
+  const firstBad = sinceGood[bad];
+  if (!firstBad?.cell) return null;
+  const between = good < 0 ? [] : sinceGood.slice(bad + 1);
   return {
-    source: row.source,
-    module: row.module,
-    distro: kernels[newest]!.distro,
-    arch: kernels[newest]!.arch,
-    newest: kernels[newest]!.release,
-    firstBad: kernels[bad]!.release,
-    lastGood: good < 0 ? null : kernels[good]!.release,
-    unanswered: between.filter((cell) => cell?.outcome !== 'skipped').length,
-    cell: cells[bad]!,
+    ...{ source, module, distro: newest.kernel.distro, arch: newest.kernel.arch },
+    newest: newest.kernel.release,
+    firstBad: firstBad.kernel.release,
+    lastGood: asked[good]?.kernel.release ?? null,
+    unanswered: between.filter(({ cell }) => cell?.outcome !== 'skipped').length,
+    cell: firstBad.cell,
   };
 }
 
 /**
  * The kernels of all runs, a list for each distro and architecture, newest first. Each run gives the order of its own
  * kernels; those of older runs are put in beside the neighbours they had there, or at the end when they had none.
+ * @internal
  */
 export function kernelLines(runs: readonly MatrixRun[]): MatrixKernel[][] {
   const lines = new Map<string, MatrixKernel[]>();

@@ -8,10 +8,10 @@ import {
   gridRows,
   kernelKey,
   kernelsText,
+  namedRows,
   OUTCOMES,
   reasonOf,
   rowKey,
-  rowNames,
   type GridRow,
 } from './grid.js';
 import { changeGroups, compare, pastOutcomes, type Broken, type Change } from './history.js';
@@ -109,8 +109,7 @@ function rowsOf(
   toCell: (cell: MatrixCell, past: (Outcome | null)[]) => PageCell,
 ): Pick<PageData, 'rows' | 'pastRuns'> {
   let pastRuns: PageData['pastRuns'] = [];
-  const names = rowNames(rows);
-  const pageRows = rows.map((row, r) => {
+  const pageRows = namedRows(rows).map((row) => {
     const past = pastOutcomes(row, run, history).slice(-PAST_RUNS);
     pastRuns = past.map((one) => ({ run: one.run.run, startedAt: one.run.startedAt }));
     const cells = row.cells.map(
@@ -121,7 +120,7 @@ function rowsOf(
           past.map(({ outcomes }) => outcomes[i] ?? null),
         ),
     );
-    return { name: names[r]!, module: oneLine(row.module), source: oneLine(row.source), cells };
+    return { name: row.name, module: oneLine(row.module), source: oneLine(row.source), cells };
   });
   return { rows: pageRows, pastRuns };
 }

@@ -11,10 +11,10 @@ import {
   kernelsText,
   moduleOf,
   moment,
+  namedRows,
   OUTCOMES,
   plural,
   reasonOf,
-  rowNames,
   type GridRow,
 } from './grid.js';
 import { changeGroups, compare, type Broken, type Change } from './history.js';
@@ -101,15 +101,14 @@ const ICON: Record<MatrixCell['outcome'], string> = {
 };
 
 function gridTable(rows: readonly GridRow[], run: MatrixRun): string {
-  const names = rowNames(rows);
   const head = run.kernels.map((kernel) => `${text(kernel.release)}<br><sub>${text(kernel.distro)}</sub>`);
   const used = counts(rows.flatMap((row) => row.cells.filter((cell) => cell !== null)));
   return [
     `| module | ${head.join(' | ')} |`,
     `|---|${run.kernels.map(() => ':-:|').join('')}`,
-    ...rows.map(
-      (row, i) =>
-        `| ${text(names[i]!)} | ${row.cells.map((cell) => (cell ? ICON[cell.outcome] : '')).join(' | ')} |`,
+    ...namedRows(rows).map(
+      ({ name, cells }) =>
+        `| ${text(name)} | ${cells.map((cell) => (cell ? ICON[cell.outcome] : '')).join(' | ')} |`,
     ),
     '',
     `<sub>${used.map(([outcome]) => `${ICON[outcome]} ${OUTCOMES[outcome].word}`).join(' · ')}</sub>`,

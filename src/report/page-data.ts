@@ -31,7 +31,7 @@ export interface PageStory {
   column: number | null;
 }
 
-export interface PageRow {
+interface PageRow {
   /** With the source when the module alone would not tell it. */
   name: string;
   module: string;

@@ -10,15 +10,15 @@ export function proofText({ modules, saved, signedBy, enforced, kernel, distro }
     `installed on ${oneLine(distro)}, ${oneLine(kernel)}, without compiler, headers or dkms; the repository is ${key}\n`,
     enforced === null
       ? ''
-      : `the kernel took no module but what the certificate ${enforced} signed (module.sig_enforce=1)\n`,
+      : `the kernel loaded only modules signed with the certificate ${enforced} (module.sig_enforce=1)\n`,
     saved
       ? `${savingText(saved)}\n`
-      : `what was saved is unknown: ${oneLine(distro)} does not tell what this kernel's headers and dkms would take\n`,
+      : `what was saved is unknown: ${oneLine(distro)} does not say how much this kernel's headers and dkms would take\n`,
   ].join('');
 }
 
 /** `saves 453 MB on disk (109 packages, 113 MB to download) against …`. */
-export function savingText({
+function savingText({
   packages,
   installedBytes,
   downloadBytes,

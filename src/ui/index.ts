@@ -4,7 +4,6 @@ import type { Output, Ui, UiOptions } from './ui.js';
 
 export type { Level, Output, Ui, UiOptions } from './ui.js';
 export { withNdjson } from './ndjson.js';
-export { plainUi, ttyUi };
 
 /** Live lines on a terminal; plain lines in a pipe, in CI, on a dumb terminal and when every output line is shown. */
 export function createUi(

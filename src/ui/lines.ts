@@ -8,44 +8,53 @@ export function clean(text: string): string {
   return plain(text).replace(/\s+/g, ' ').trimEnd();
 }
 
+type EventOf<T extends Event['type']> = Extract<Event, { type: T }>;
+
 const on = (cell: string | undefined): string => (cell === undefined ? '' : `${clean(cell)}: `);
 
 /** The line that an event is worth at this level, or null. Progress is not a line: see `progressText`. */
 export function lineOf(event: Event, level: Level): string | null {
+  if (event.type === 'note' && event.level === 'warn')
+    return `${on(event.cell)}warning: ${clean(event.message)}`;
+  if (level === 'quiet') return null;
   switch (event.type) {
     case 'note':
-      if (event.level === 'warn') return `${on(event.cell)}warning: ${clean(event.message)}`;
-      if (level === 'quiet' || (event.level === 'debug' && level !== 'verbose')) return null;
-      return `${on(event.cell)}${clean(event.message)}`;
-    case 'phase': {
-      if (level === 'quiet') return null;
-      if (event.state === 'start') return `${on(event.cell)}${clean(event.phase)} …`;
-      const took = event.seconds === undefined ? '' : ` in ${duration(event.seconds)}`;
-      return `${on(event.cell)}${clean(event.phase)} done${took}`;
-    }
+      return event.level === 'debug' && level !== 'verbose'
+        ? null
+        : `${on(event.cell)}${clean(event.message)}`;
+    case 'phase':
+      return phaseLine(event);
     case 'output':
       return level === 'verbose' ? `${on(event.cell)}| ${clean(event.line)}` : null;
-    case 'cell': {
-      if (level === 'quiet') return null;
-      // The package's path is the result, which stdout gets at the end.
-      const more = event.reason?.split('\n').find((line) => line.trim() !== '');
-      return `${clean(event.cell)}: ${clean(event.verdict)}${more === undefined ? '' : ` (${clean(more)})`}`;
-    }
-    case 'matrix': {
-      if (level === 'quiet') return null;
-      const count = (values: string[]): number => new Set(values).size;
-      const sources = count(event.cells.map(({ source }) => source));
-      const kernels = count(event.cells.map(({ distro, kernel }) => `${distro} ${kernel}`));
-      return `matrix of ${event.cells.length} cells: ${sources} sources, ${kernels} kernels`;
-    }
+    case 'cell':
+      return cellLine(event);
+    case 'matrix':
+      return matrixLine(event);
     case 'turn':
-      return level === 'quiet' ? null : `${on(event.cell)}begun on ${clean(event.worker)}`;
+      return `${on(event.cell)}started on ${clean(event.worker)}`;
     case 'progress':
       return null;
   }
 }
 
-export function duration(seconds: number): string {
+function phaseLine({ cell, phase, state, seconds }: EventOf<'phase'>): string {
+  if (state === 'start') return `${on(cell)}${clean(phase)} …`;
+  return `${on(cell)}${clean(phase)} done${seconds === undefined ? '' : ` in ${duration(seconds)}`}`;
+}
+
+/** Without the package's path, which is the result: stdout gets it at the end. */
+function cellLine({ cell, verdict, reason }: EventOf<'cell'>): string {
+  const more = reason?.split('\n').find((line) => line.trim() !== '');
+  return `${clean(cell)}: ${clean(verdict)}${more === undefined ? '' : ` (${clean(more)})`}`;
+}
+
+function matrixLine({ cells }: EventOf<'matrix'>): string {
+  const sources = new Set(cells.map(({ source }) => source));
+  const kernels = new Set(cells.map(({ distro, kernel }) => `${distro} ${kernel}`));
+  return `matrix of ${cells.length} cells: ${sources.size} sources, ${kernels.size} kernels`;
+}
+
+function duration(seconds: number): string {
   return seconds < 60 ? `${seconds.toFixed(1)} s` : formatClock(seconds);
 }
 

@@ -3,7 +3,7 @@ import { formatClock } from '../lib/units.js';
 import { clean } from './lines.js';
 
 /** What a cell does at the moment. `since` in milliseconds. */
-export interface Running {
+interface Running {
   phase: string;
   since: number;
 }
@@ -72,7 +72,7 @@ export class MatrixView {
     const bar = this.#bar(columns, now, others.length > 0);
     const wide = this.#wide(columns, running, now);
     const working = [...this.#begun.keys()].map((cell) => {
-      const { phase, since } = running.get(cell) ?? { phase: 'waits', since: now };
+      const { phase, since } = running.get(cell) ?? { phase: 'waiting', since: now };
       return `${cell}  ${phase} ${formatClock((now - since) / 1000)}`;
     });
     // Most worth first: where it stands, what runs, what it says; then the table, if there is room.
@@ -125,7 +125,7 @@ export class MatrixView {
     const widths = kernels.map((kernel) => Math.max(kernel.length, 18));
     if (first + widths.reduce((sum, width) => sum + width + 2, 0) >= columns) return null;
     const line = (head: string, cells: readonly string[]): string =>
-      [head.padEnd(first), ...cells.map((text, i) => text.padEnd(widths[i]!))].join('  ').trimEnd();
+      [head.padEnd(first), ...cells.map((text, i) => text.padEnd(widths[i] ?? 0))].join('  ').trimEnd();
     return [line('', kernels), ...rows.map(([source, cells]) => line(source, cells.map(state)))];
   }
 
@@ -136,7 +136,8 @@ export class MatrixView {
     const sign = (each: MatrixEventCell | undefined): string => {
       if (!each) return ' ';
       const outcome = this.#outcome(each.cell);
-      return outcome === undefined ? (this.#begun.has(each.cell) ? '▸' : '·') : (MARKS[outcome] ?? ' ');
+      if (outcome !== undefined) return MARKS[outcome] ?? ' ';
+      return this.#begun.has(each.cell) ? '▸' : '·';
     };
     return rows.map(
       ([source, cells]) => `${source.slice(0, first).padEnd(first)}  ${cells.map(sign).join('')}`,
@@ -162,10 +163,10 @@ export class MatrixView {
     if (unknown > 0) return `  time left unknown: ${unknown} never built before`;
     const left = open.map(({ cell, seconds }) => {
       const begun = this.#begun.get(cell);
-      return Math.max(0, seconds! - (begun === undefined ? 0 : (now - begun) / 1000));
+      return Math.max(0, (seconds ?? 0) - (begun === undefined ? 0 : (now - begun) / 1000));
     });
     const longest = Math.max(...left);
     const seconds = Math.max(longest, left.reduce((sum, each) => sum + each, 0) / this.#atOnce);
-    return `  about ${formatClock(seconds)} left${busy ? ', and what is being made ready' : ''}`;
+    return `  about ${formatClock(seconds)} left${busy ? ', plus what is still being prepared' : ''}`;
   }
 }

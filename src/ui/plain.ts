@@ -1,3 +1,4 @@
+import type { Event } from '../model/events.js';
 import { formatClock } from '../lib/units.js';
 import { lineOf, progressText } from './lines.js';
 import { MatrixView } from './matrix-view.js';
@@ -21,18 +22,19 @@ export function plainUi(output: Output, options: UiOptions): Ui {
     else output.write(line);
   };
 
+  const sayProgress = (event: Extract<Event, { type: 'progress' }>): void => {
+    if (options.level === 'quiet') return;
+    const last = toldAt.get(event.what);
+    const ended = event.total !== undefined && event.done >= event.total;
+    if (last === Infinity || (last !== undefined && !ended && now() - last < PROGRESS_EVERY_MS)) return;
+    toldAt.set(event.what, ended ? Infinity : now());
+    say(progressText(event));
+  };
+
   return {
     emit(event) {
       if (closed) return;
-      if (event.type === 'progress') {
-        if (options.level === 'quiet') return;
-        const last = toldAt.get(event.what);
-        const ended = event.total !== undefined && event.done >= event.total;
-        if (last === Infinity || (last !== undefined && !ended && now() - last < PROGRESS_EVERY_MS)) return;
-        toldAt.set(event.what, ended ? Infinity : now());
-        say(progressText(event));
-        return;
-      }
+      if (event.type === 'progress') return sayProgress(event);
       if (event.type === 'matrix') matrix = new MatrixView(event);
       // A matrix has too many for a log that people read.
       if (matrix && event.type === 'phase' && event.cell !== undefined && options.level !== 'verbose') return;

@@ -1,17 +1,11 @@
+import type { Event } from '../model/events.js';
 import { formatClock } from '../lib/units.js';
-import { clean, lineOf, progressText } from './lines.js';
+import { LiveWork } from './live-work.js';
+import { lineOf } from './lines.js';
 import { MatrixView } from './matrix-view.js';
 import type { Output, Ui, UiOptions } from './ui.js';
 
 const REDRAW_MS = 100;
-
-interface Status {
-  /** Empty for work that cells share. */
-  cell: string;
-  phase: string;
-  since: number;
-  detail: string;
-}
 
 /**
  * One live line per running cell, or a matrix's table, at the bottom of the terminal, redrawn at most ten times a second; lines that stay
@@ -19,136 +13,132 @@ interface Status {
  * taken back.
  */
 export function ttyUi(output: Output, options: UiOptions): Ui {
-  const now = options.now ?? Date.now;
-  const started = now();
-  const running = new Map<string, Status>();
-  let matrix: MatrixView | null = null;
-  const transfers = new Map<string, { text: string; at: number }>();
-  let drawn = 0;
-  let lastDraw = -Infinity;
-  let timer: NodeJS.Timeout | null = null;
-  let paused = false;
-  let closed = false;
-  let held = '';
+  return new TtyUi(output, options);
+}
 
-  const fit = (line: string): string => {
-    const width = Math.max(20, (output.columns ?? 80) - 1);
-    const chars = [...line];
-    return chars.length <= width ? line : `${chars.slice(0, width - 1).join('')}…`;
+class TtyUi implements Ui {
+  readonly #now: () => number;
+  readonly #started: number;
+  readonly #work: LiveWork;
+  #matrix: MatrixView | null = null;
+  /** Live lines on the terminal. */
+  #drawn = 0;
+  #lastDraw = -Infinity;
+  #dirty = false;
+  #timer: NodeJS.Timeout | null = null;
+  #paused = false;
+  #closed = false;
+  /** Lines that stay, until the terminal is ours again. */
+  #held = '';
+
+  constructor(
+    private readonly output: Output,
+    private readonly options: UiOptions,
+  ) {
+    this.#now = options.now ?? Date.now;
+    this.#started = this.#now();
+    this.#work = new LiveWork(this.#now);
+    this.#start();
+  }
+
+  /** Callers take it along without its object. */
+  readonly emit = (event: Event): void => {
+    if (this.#closed) return;
+    this.#dirty = true;
+    if (event.type === 'matrix') this.#matrix = new MatrixView(event);
+    this.#matrix?.add(event, this.#now());
+    this.#work.add(event);
+    // The live lines show it.
+    if (event.type === 'phase' && this.options.level !== 'verbose') return;
+    const line = lineOf(event, this.options.level);
+    if (line !== null) this.#stay(line);
   };
 
-  const erase = (): string => (drawn === 0 ? '' : `\x1b[${drawn}A\r\x1b[J`);
+  pause(): void {
+    if (this.#paused) return;
+    this.#stop();
+    this.#wipe();
+    this.#paused = true;
+  }
 
-  const statusLine = ({ cell, phase, since, detail }: Status): string => {
-    const clock = formatClock((now() - since) / 1000);
-    return `${cell === '' ? '' : `${cell}  `}${phase} ${clock}${detail === '' ? '' : `  ${detail}`}`;
-  };
+  resume(): void {
+    if (!this.#paused || this.#closed) return;
+    this.#paused = false;
+    const text = this.#held;
+    this.#held = '';
+    this.#draw(text);
+    this.#start();
+  }
 
-  const block = (): string[] => {
-    const statuses = [...running.values()];
-    const room = Math.max(1, (output.rows ?? 24) - 2);
-    const moving = [...transfers.values()].map(({ text }) => text);
-    if (matrix) {
-      const others = statuses.filter(({ cell }) => cell === '').map(statusLine);
-      const size = { columns: output.columns ?? 80, rows: room, now: now() };
-      return matrix.lines(size, running, [...others, ...moving]).map(fit);
-    }
-    const lines = [...statuses.map(statusLine), ...moving];
-    return (
-      lines.length > room ? [...lines.slice(0, room - 1), `and ${lines.length - room + 1} more`] : lines
-    ).map(fit);
-  };
+  close(): void {
+    if (this.#closed) return;
+    if (this.#paused) this.resume();
+    this.#stop();
+    this.#wipe();
+    this.#closed = true;
+  }
 
-  /** `above` is text that stays, whole lines. */
-  const draw = (above = ''): void => {
-    for (const [what, transfer] of transfers) if (now() - transfer.at > 5000) transfers.delete(what);
-    const lines = block();
-    const text = `${erase()}${above}${lines.map((line) => `${line}\n`).join('')}`;
-    if (text !== '') output.write(text);
-    drawn = lines.length;
-    lastDraw = now();
-  };
-
-  const wipe = (): void => {
-    if (drawn > 0) output.write(erase());
-    drawn = 0;
-  };
-
-  const stop = (): void => {
-    if (timer) clearInterval(timer);
-    timer = null;
-  };
-
-  let dirty = false;
-  const start = (): void => {
-    timer ??= setInterval(() => {
+  #start(): void {
+    this.#timer ??= setInterval(() => {
       // Clocks move once a second even when nothing is told.
-      if (dirty || (running.size + transfers.size + (matrix ? 1 : 0) > 0 && now() - lastDraw >= 1000)) {
-        dirty = false;
-        draw();
+      const moving = this.#matrix !== null || this.#work.busy;
+      if (this.#dirty || (moving && this.#now() - this.#lastDraw >= 1000)) {
+        this.#dirty = false;
+        this.#draw();
       }
     }, REDRAW_MS);
-    timer.unref();
-  };
+    this.#timer.unref();
+  }
 
-  const stay = (text: string): void => {
-    const line = `[${formatClock((now() - started) / 1000).padStart(5)}] ${text}\n`;
-    if (paused) held += line;
-    else draw(line);
-  };
+  #stop(): void {
+    if (this.#timer) clearInterval(this.#timer);
+    this.#timer = null;
+  }
 
-  start();
-  return {
-    emit(event) {
-      if (closed) return;
-      dirty = true;
-      if (event.type === 'progress') {
-        if (event.total !== undefined && event.done >= event.total) transfers.delete(event.what);
-        else transfers.set(event.what, { text: progressText(event), at: now() });
-        return;
-      }
-      if (event.type === 'matrix') matrix = new MatrixView(event);
-      matrix?.add(event, now());
-      const cell = 'cell' in event && event.cell !== undefined ? clean(event.cell) : '';
-      if (event.type === 'phase') {
-        const phase = clean(event.phase);
-        // Layers of several kernels are made at the same time.
-        const key = cell === '' ? `\n${phase}` : cell;
-        if (event.state === 'start') running.set(key, { cell, phase, since: now(), detail: '' });
-        // A phase that ended while an inner one took its place has nothing to take back.
-        else if (running.get(key)?.phase === phase) running.delete(key);
-        if (options.level !== 'verbose') return;
-      }
-      if (event.type === 'output') {
-        const shared =
-          cell === '' ? [...running.values()].filter((each) => each.cell === '').at(-1) : undefined;
-        const status = running.get(cell) ?? shared;
-        if (status) status.detail = clean(event.line);
-      }
-      if (event.type === 'cell') running.delete(cell);
-      const line = lineOf(event, options.level);
-      if (line !== null) stay(line);
-    },
-    pause() {
-      if (paused) return;
-      stop();
-      wipe();
-      paused = true;
-    },
-    resume() {
-      if (!paused || closed) return;
-      paused = false;
-      const text = held;
-      held = '';
-      draw(text);
-      start();
-    },
-    close() {
-      if (closed) return;
-      if (paused) this.resume();
-      stop();
-      wipe();
-      closed = true;
-    },
-  };
+  #stay(text: string): void {
+    const clock = formatClock((this.#now() - this.#started) / 1000).padStart(5);
+    const line = `[${clock}] ${text}\n`;
+    if (this.#paused) this.#held += line;
+    else this.#draw(line);
+  }
+
+  /** `above` is text that stays, whole lines. */
+  #draw(above = ''): void {
+    this.#work.forgetStale();
+    const lines = this.#lines();
+    const text = `${this.#erase()}${above}${lines.map((line) => `${line}\n`).join('')}`;
+    if (text !== '') this.output.write(text);
+    this.#drawn = lines.length;
+    this.#lastDraw = this.#now();
+  }
+
+  #lines(): string[] {
+    const rows = Math.max(1, (this.output.rows ?? 24) - 2);
+    const columns = this.output.columns ?? 80;
+    if (this.#matrix) {
+      const size = { columns, rows, now: this.#now() };
+      return this.#matrix
+        .lines(size, this.#work.running, this.#work.sharedLines())
+        .map((line) => this.#fit(line));
+    }
+    const lines = this.#work.lines();
+    const over = lines.length - rows;
+    const shown = over > 0 ? [...lines.slice(0, rows - 1), `and ${over + 1} more`] : lines;
+    return shown.map((line) => this.#fit(line));
+  }
+
+  #fit(line: string): string {
+    const width = Math.max(20, (this.output.columns ?? 80) - 1);
+    const chars = [...line];
+    return chars.length <= width ? line : `${chars.slice(0, width - 1).join('')}…`;
+  }
+
+  #erase(): string {
+    return this.#drawn === 0 ? '' : `\x1b[${this.#drawn}A\r\x1b[J`;
+  }
+
+  #wipe(): void {
+    if (this.#drawn > 0) this.output.write(this.#erase());
+    this.#drawn = 0;
+  }
 }

@@ -10,7 +10,7 @@ export interface VmConfig {
   memoryMiB: number;
   /** The run's own qcow2 overlay. */
   disk: string;
-  /** NoCloud seed ISO, or null for a VM whose cloud-init has nothing to read. */
+  /** NoCloud seed ISO. */
   seed: string;
   boot: { kind: 'loader'; firmware: 'bios' } | UefiBoot | DirectBoot;
   /** Guest memory: the VM's own, or a file that is written through (a snapshot being made) or copied on write (a clone). */
@@ -28,11 +28,11 @@ export interface VmConfig {
 
 export interface UefiFiles {
   code: string;
-  /** This VM's own writable copy. */
+  /** In a VM's configuration its own writable copy. */
   vars: string;
 }
 
-export interface UefiBoot extends UefiFiles {
+interface UefiBoot extends UefiFiles {
   kind: 'loader';
   firmware: 'uefi';
 }
@@ -66,7 +66,7 @@ const BOARD: Record<Arch, { machine: string; devices: string[] }> = {
 };
 
 /** QEMU reads a comma as the end of a value. */
-export function escapeValue(value: string): string {
+function escapeValue(value: string): string {
   return value.replaceAll(',', ',,');
 }
 

@@ -37,8 +37,8 @@ export async function writeTrustingVars(template: string, certificate: Buffer, t
   const at = freeSpace(flash);
   const variable = encodeVariable('db', signatureList(certificate));
   if (at === null || variable.length > at.length) {
-    throw new Dkms2binError('host', `${template} is no empty variable store of OVMF`, {
-      hint: 'Install the distribution’s package of OVMF again: its OVMF_VARS file must be as it came.',
+    throw new Dkms2binError('host', `${template} is not an empty variable store of OVMF`, {
+      hint: "Install the distribution's OVMF package again: its OVMF_VARS file must be unchanged.",
     });
   }
   variable.copy(at);

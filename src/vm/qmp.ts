@@ -2,15 +2,17 @@ import { EventEmitter } from 'node:events';
 import { createConnection, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { z } from 'zod';
 import { Dkms2binError } from '../model/errors.js';
 
-interface Reply {
-  id?: number;
-  return?: unknown;
-  error?: { class: string; desc: string };
-  event?: string;
-  data?: Record<string, unknown>;
-}
+/** One line from QEMU: the answer to the command of that id, or an event. */
+const Reply = z.object({
+  id: z.number().optional(),
+  return: z.unknown(),
+  error: z.object({ desc: z.string() }).optional(),
+  event: z.string().optional(),
+  data: z.record(z.string(), z.unknown()).default({}),
+});
 
 /** A QMP connection over QEMU's unix socket. Emits `event` with (name, data). */
 export class Qmp extends EventEmitter {
@@ -79,14 +81,14 @@ export class Qmp extends EventEmitter {
   }
 
   #onLine(line: string): void {
-    let reply: Reply;
+    let reply: z.infer<typeof Reply>;
     try {
-      reply = JSON.parse(line) as Reply;
+      reply = Reply.parse(JSON.parse(line));
     } catch {
       return;
     }
     if (reply.event !== undefined) {
-      this.emit('event', reply.event, reply.data ?? {});
+      this.emit('event', reply.event, reply.data);
       return;
     }
     const waiting = reply.id === undefined ? undefined : this.#pending.get(reply.id);

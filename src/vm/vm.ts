@@ -1,11 +1,11 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, createReadStream, createWriteStream, openSync } from 'node:fs';
-import { access, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { createConnection, createServer } from 'node:net';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Arch } from '../model/cell.js';
+import { z } from 'zod';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import { missingTool } from '../lib/exec.js';
 import { socketParent } from '../lib/paths.js';
@@ -31,20 +31,25 @@ const PANIC = /Kernel panic - not syncing.*|VFS: Unable to mount root fs.*/;
  */
 export class Vm implements AsyncDisposable {
   readonly died: Promise<never>;
+  readonly socketDir: string;
+  readonly consoleLog: string;
+  /** Of 127.0.0.1: leads to the guest's sshd. */
+  readonly sshPort: number;
+  /** Set once QEMU's end is wanted: then it is no death. */
+  #ending = false;
 
   private constructor(
-    readonly socketDir: string,
-    readonly consoleLog: string,
-    readonly sshPort: number,
-    readonly pid: number,
-    private readonly child: ChildProcess,
+    files: { socketDir: string; consoleLog: string },
+    private readonly qemu: Qemu,
     private readonly qmp: Qmp,
-    private readonly exited: Promise<string>,
-    private readonly killed: { on: boolean },
+    sshPort: number,
   ) {
+    this.socketDir = files.socketDir;
+    this.consoleLog = files.consoleLog;
+    this.sshPort = sshPort;
     this.died = new Promise<never>((_, reject) => {
-      void exited.then(async (how) => {
-        if (!killed.on) reject(await this.#deathError(`QEMU ${how}`));
+      void qemu.exited.then(async (how) => {
+        if (!this.#ending) reject(await this.#deathError(`QEMU ${how}`));
       });
       qmp.on('event', (name: string, data: Record<string, unknown>) => {
         if (name === 'GUEST_PANICKED') {
@@ -72,40 +77,26 @@ export class Vm implements AsyncDisposable {
       forwardSocket: spec.forward ? join(socketDir, 'forward') : null,
       consoleLog: join(dir, 'console.log'),
     };
-    const stderrLog = join(dir, 'qemu.log');
-    const stderr = openSync(stderrLog, 'a');
-    const killed = { on: false };
-    // pdeathsig ends QEMU even when this process is killed with SIGKILL; the parent is node's main thread.
-    const qemu = `qemu-system-${spec.arch}`;
-    const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', qemu, ...qemuArgs(config)], {
-      stdio: ['ignore', 'ignore', stderr],
-      detached: true,
-    });
-    closeSync(stderr);
-    const exited = new Promise<string>((resolve) => {
-      child.once('error', () => resolve('could not be started'));
-      child.once('exit', (code, sig) => resolve(`exited (${code === null ? sig : `code ${code}`})`));
-    });
-    const startFailed = exited.then(async (how) => {
-      const text = await readFile(stderrLog, 'utf8').catch(() => '');
-      if (/setpriv: failed to execute/.test(text)) throw missingTool(qemu);
-      throw new Dkms2binError('host', `QEMU ${how} before the VM ran:\n${plain(text).trim().slice(-1500)}`);
-    });
-    startFailed.catch(() => undefined);
+    const qemu = startQemu(config, join(dir, 'qemu.log'));
     try {
-      const qmp = await Promise.race([Qmp.connect(config.qmpSocket, 20_000, signal), startFailed]);
+      const qmp = await Promise.race([Qmp.connect(config.qmpSocket, 20_000, signal), qemu.failed]);
       const usernet = await qmp.monitor('info usernet');
       const port = /TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)/.exec(usernet)?.[1];
-      if (!port || child.pid === undefined) throw new Dkms2binError('host', 'QEMU reports no ssh port');
+      if (!port)
+        throw new Dkms2binError('host', "QEMU did not report the port that leads to the guest's sshd");
       if (!spec.egress) await setEgress(qmp, false);
-      return new Vm(socketDir, config.consoleLog, Number(port), child.pid, child, qmp, exited, killed);
+      return new Vm({ socketDir, consoleLog: config.consoleLog }, qemu, qmp, Number(port));
     } catch (error) {
-      killed.on = true;
-      child.kill('SIGKILL');
-      await exited;
+      qemu.child.kill('SIGKILL');
+      await qemu.exited;
       await rm(socketDir, { recursive: true, force: true });
       throw error;
     }
+  }
+
+  /** QEMU's. */
+  get pid(): number | undefined {
+    return this.qemu.child.pid;
   }
 
   get consoleSocket(): string {
@@ -185,9 +176,9 @@ export class Vm implements AsyncDisposable {
 
   /** The guest has been told to power off: waits for QEMU's end. */
   async waitForPowerOff(deadlineMs: number): Promise<void> {
-    this.killed.on = true;
+    this.#ending = true;
     const ended = await Promise.race([
-      this.exited.then(() => true),
+      this.qemu.exited.then(() => true),
       sleep(deadlineMs, false, { ref: false }),
     ]);
     if (!ended) {
@@ -197,22 +188,22 @@ export class Vm implements AsyncDisposable {
 
   /** Asks the guest to power off through ACPI, waits, and ends QEMU. The disk stays consistent. */
   async powerOff(deadlineMs: number): Promise<void> {
-    this.killed.on = true;
+    this.#ending = true;
     await this.qmp.command('system_powerdown').catch(() => undefined);
-    await Promise.race([this.exited, sleep(deadlineMs, undefined, { ref: false })]);
+    await Promise.race([this.qemu.exited, sleep(deadlineMs, undefined, { ref: false })]);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.killed.on = true;
+    this.#ending = true;
     const ends = (ms: number): Promise<boolean> =>
-      Promise.race([this.exited.then(() => true), sleep(ms, false, { ref: false })]);
-    if (this.child.exitCode === null && this.child.signalCode === null) {
+      Promise.race([this.qemu.exited.then(() => true), sleep(ms, false, { ref: false })]);
+    if (this.qemu.child.exitCode === null && this.qemu.child.signalCode === null) {
       void this.qmp.command('quit').catch(() => undefined);
       if (!(await ends(5000))) {
-        this.child.kill('SIGTERM');
-        if (!(await ends(3000))) this.child.kill('SIGKILL');
+        this.qemu.child.kill('SIGTERM');
+        if (!(await ends(3000))) this.qemu.child.kill('SIGKILL');
       }
-      await this.exited;
+      await this.qemu.exited;
     }
     this.qmp.close();
     await rm(this.socketDir, { recursive: true, force: true });
@@ -243,6 +234,37 @@ export class Vm implements AsyncDisposable {
   }
 }
 
+interface Qemu {
+  child: ChildProcess;
+  /** How it ended, in words. */
+  exited: Promise<string>;
+  /** Rejects with what QEMU wrote when it ends: for the time until the VM runs. */
+  failed: Promise<never>;
+}
+
+/** Starts QEMU; what it complains of goes to the file `log`. */
+function startQemu(config: VmConfig, log: string): Qemu {
+  const program = `qemu-system-${config.arch}`;
+  const stderr = openSync(log, 'a');
+  // pdeathsig ends QEMU even when this process is killed with SIGKILL; the parent is node's main thread.
+  const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', program, ...qemuArgs(config)], {
+    stdio: ['ignore', 'ignore', stderr],
+    detached: true,
+  });
+  closeSync(stderr);
+  const exited = new Promise<string>((resolve) => {
+    child.once('error', () => resolve('could not be started'));
+    child.once('exit', (code, sig) => resolve(`exited (${code === null ? sig : `code ${code}`})`));
+  });
+  const failed = exited.then(async (how) => {
+    const text = await readFile(log, 'utf8').catch(() => '');
+    if (/setpriv: failed to execute/.test(text)) throw missingTool(program);
+    throw new Dkms2binError('host', `QEMU ${how} before the VM ran:\n${plain(text).trim().slice(-1500)}`);
+  });
+  failed.catch(() => undefined);
+  return { child, exited, failed };
+}
+
 async function setEgress(qmp: Qmp, up: boolean): Promise<void> {
   await qmp.command('set_link', { name: 'egressnic', up });
 }
@@ -254,48 +276,16 @@ async function shareMemory(qmp: Qmp): Promise<void> {
   });
 }
 
+const Migration = z.object({ status: z.string().optional(), 'error-desc': z.string().optional() });
+
 /** Waits for the end of a migration in either direction. */
 async function migrated(qmp: Qmp): Promise<void> {
   for (;;) {
-    const { status, 'error-desc': why } = (await qmp.command('query-migrate')) as {
-      status?: string;
-      'error-desc'?: string;
-    };
+    const { status, 'error-desc': why } = Migration.parse(await qmp.command('query-migrate'));
     if (status === 'completed') return;
     if (status === 'failed' || status === 'cancelled') {
       throw new Dkms2binError('host', `QEMU could not move the VM's state: ${why ?? status}`);
     }
     await sleep(10);
   }
-}
-
-/** Code and variables of UEFI on this host: Debian's and Fedora's places. */
-export const FIRMWARE: Record<Arch, { package: string; places: readonly (readonly [string, string])[] }> = {
-  x86_64: {
-    package: 'ovmf',
-    places: [
-      ['/usr/share/OVMF/OVMF_CODE_4M.fd', '/usr/share/OVMF/OVMF_VARS_4M.fd'],
-      ['/usr/share/OVMF/OVMF_CODE.fd', '/usr/share/OVMF/OVMF_VARS.fd'],
-      ['/usr/share/edk2/ovmf/OVMF_CODE.fd', '/usr/share/edk2/ovmf/OVMF_VARS.fd'],
-    ],
-  },
-  // QEMU's virt wants both to be 64 MiB: not QEMU_EFI.fd.
-  aarch64: {
-    package: 'qemu-efi-aarch64',
-    places: [
-      ['/usr/share/AAVMF/AAVMF_CODE.fd', '/usr/share/AAVMF/AAVMF_VARS.fd'],
-      ['/usr/share/edk2/aarch64/QEMU_EFI-pflash.raw', '/usr/share/edk2/aarch64/vars-template-pflash.raw'],
-    ],
-  },
-};
-
-export async function findFirmware(arch: Arch): Promise<{ code: string; vars: string }> {
-  for (const [code, vars] of FIRMWARE[arch].places) {
-    const found = await Promise.all([access(code), access(vars)]).then(
-      () => true,
-      () => false,
-    );
-    if (found) return { code, vars };
-  }
-  throw missingTool(FIRMWARE[arch].package);
 }

@@ -5,14 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Event } from '../../src/model/events.js';
-import {
-  chooseAccelerator,
-  kvmTrouble,
-  probeAccelerators,
-  probeRom,
-  PROBE_EXPECTED_OFFSET,
-  runProbeGuest,
-} from '../../src/vm/accel.js';
+import { chooseAccelerator, kvmTrouble, probeAccelerators } from '../../src/vm/accel.js';
+import { probeRom, PROBE_EXPECTED_OFFSET } from '../../src/vm/probe-guest.js';
+import { runProbeGuest } from '../../src/vm/probe-run.js';
 
 let qemu = '';
 try {

@@ -3,7 +3,7 @@ import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { cacheItems } from '../../src/cache/entries.js';
-import { entry, MIB, ownCache } from '../unit/cache-fixture.js';
+import { entry, MIB, ownCache } from './cache-fixture.js';
 import { plainSources } from '../unit/processes.js';
 
 // Real processes: this program runs the sources as plain JavaScript.
@@ -11,8 +11,8 @@ const PROGRAM = `
 import { access, readFile, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { cached } from './src/image/cache.js';
-import { prune } from './src/image/upkeep.js';
+import { cached } from './src/cache/entries.js';
+import { prune } from './src/cache/upkeep.js';
 const [task, argument] = process.argv.slice(2);
 const once = async (maxBytes) => {
   const { removed } = await prune({ maxBytes, dryRun: false, signal: new AbortController().signal });
@@ -46,7 +46,7 @@ const cache = ownCache();
 let home = '';
 
 beforeAll(async () => {
-  home = await plainSources(['core', 'image', 'distro']);
+  home = await plainSources(['model', 'lib', 'cache']);
   await writeFile(join(home, 'program.js'), PROGRAM);
 }, 60_000);
 

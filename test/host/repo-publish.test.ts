@@ -17,7 +17,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import type { Event } from '../../src/model/events.js';
-import { parseControl } from '../../src/formats/deb-header.js';
+import { indexStanza } from '../../src/formats/deb.js';
 import {
   addDeb,
   command,
@@ -154,7 +154,7 @@ test('what is no whole package is named and left out, and stays where it is', as
 
 test('a control file cannot end its stanza early or bring fields of its own', () => {
   const good = 'Package: x1\nVersion: 1\nArchitecture: all\n';
-  expect(parseControl(`\n${good}Description: a\n b\n\n`).fields.at(-1)).toEqual({
+  expect(indexStanza(`\n${good}Description: a\n b\n\n`).fields.at(-1)).toEqual({
     key: 'description',
     text: 'Description: a\n b',
   });
@@ -170,7 +170,7 @@ test('a control file cannot end its stanza early or bring fields of its own', ()
     good.replace('Architecture: all\n', ''),
     '',
   ]) {
-    expect(() => parseControl(bad), JSON.stringify(bad)).toThrow(/its control file is not usable/);
+    expect(() => indexStanza(bad), JSON.stringify(bad)).toThrow(/its control file is not usable/);
   }
 });
 

@@ -10,7 +10,7 @@ import type { ModuleSource } from '../../src/model/cell.js';
 import type { Event } from '../../src/model/events.js';
 import type { CellDone } from '../../src/engine/executor.js';
 import { queueExecutor, type QueueOptions } from '../../src/engine/queue/executor.js';
-import type { Timing } from '../../src/engine/queue/protocol.js';
+import type { Timing } from '../../src/engine/queue/timing.js';
 import type { BuildPlan, PlannedCell } from '../../src/engine/plan/types.js';
 import type { BuildRequest } from '../../src/options/request.js';
 import type { WorkerSetting } from './processes/worker.js';
@@ -32,7 +32,7 @@ function onPath(tool: string): boolean {
 }
 
 /** Short, for tests of seconds. */
-export const TIMES: Timing = {
+const TIMES: Timing = {
   lock: 1500,
   renew: 300,
   stalled: 500,

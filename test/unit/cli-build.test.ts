@@ -140,6 +140,20 @@ describe('options', () => {
     expect(stderr).toMatch(/cut\.deb: cut off/);
   });
 
+  test('a repository that is gone is made again when all is up to date', async () => {
+    const published: string[] = [];
+    const publishRepository: Engine['publishRepository'] = (dir) => {
+      published.push(dir);
+      return Promise.resolve({
+        ...{ packages: [], changed: true, removed: [], kinds: ['apt' as const], signedBy: null },
+        leftOut: [],
+      });
+    };
+    const cells = [cell({ reason: 'up to date', phases: {} })];
+    const { code } = await cli(['--dkms', 'a', '--out-dir', 'o', '--repo'], { cells, publishRepository });
+    expect([code, published]).toEqual([0, [join('/home/user/project', 'o')]]);
+  });
+
   test('nothing built, nothing published', async () => {
     const { code } = await cli(['--dkms', 'a', '--repo'], { cells: [FAILED] });
     expect(code).toBe(1);

@@ -2,7 +2,9 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { EXIT_CODE } from '../../src/model/errors.js';
 import { exitCodeOf } from '../../src/report/exit.js';
 import { failureText, resultLines } from '../../src/report/text.js';
-import { createUi, plainUi, ttyUi } from '../../src/ui/index.js';
+import { createUi } from '../../src/ui/index.js';
+import { plainUi } from '../../src/ui/plain.js';
+import { ttyUi } from '../../src/ui/tty.js';
 import { cell, Screen } from './cli-harness.js';
 
 describe('exit code', () => {

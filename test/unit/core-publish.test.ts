@@ -30,7 +30,7 @@ afterEach(() => rmSync(tmp, { recursive: true }));
 
 /** writeAtomic as plain JavaScript, for other processes. */
 function compiled(): string {
-  for (const name of ['lib/atomic-write', 'model/errors']) {
+  for (const name of ['lib/atomic-write', 'lib/digest', 'model/errors']) {
     const source = readFileSync(new URL(`../../src/${name}.ts`, import.meta.url), 'utf8');
     const { outputText } = ts.transpileModule(source, {
       compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 },

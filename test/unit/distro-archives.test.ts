@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { availableKernels, resolveKernels, type ResolveOptions } from '../../src/distro/resolve.js';
+import { availableKernels } from '../../src/distro/kernels.js';
+import { resolveKernels, type ResolveOptions } from '../../src/distro/resolve.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../../src/distro/catalogue.js';
 import { FileServer, putRepo, sha256 } from './repo-server.js';
 

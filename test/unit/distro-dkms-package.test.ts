@@ -7,7 +7,8 @@ import { dirname, join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import * as openpgp from 'openpgp';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { listKernels, parseDkmsPackages } from '../../src/distro/apt-index.js';
+import { listKernels } from '../../src/distro/apt-index.js';
+import { parseDkmsPackages } from '../../src/distro/apt-packages.js';
 import {
   fetchDkmsPackage,
   findDkmsPackage,

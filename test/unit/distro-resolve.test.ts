@@ -8,15 +8,12 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import * as openpgp from 'openpgp';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
-import { listKernels, parsePackages } from '../../src/distro/apt-index.js';
-import {
-  availableKernels,
-  nearest,
-  offeredKernels,
-  releaseOfKernelPackages,
-  resolveKernels,
-  type ResolveOptions,
-} from '../../src/distro/resolve.js';
+import { listKernels } from '../../src/distro/apt-index.js';
+import { parsePackages } from '../../src/distro/apt-packages.js';
+import { releaseOfKernelPackages } from '../../src/distro/kernel-package.js';
+import { availableKernels, offeredKernels } from '../../src/distro/kernels.js';
+import { nearest } from '../../src/distro/nearest.js';
+import { resolveKernels, type ResolveOptions } from '../../src/distro/resolve.js';
 import type { DistroRow } from '../../src/distro/row.js';
 
 let server: Server;

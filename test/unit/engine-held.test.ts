@@ -5,7 +5,8 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { CellResult } from '../../src/model/cell.js';
 import type { Event } from '../../src/model/events.js';
 import { readPublished, readTried, writeTried } from '../../src/engine/published-modules.js';
-import { makeStatement, writeProvenance } from '../../src/attest/provenance.js';
+import { writeProvenance } from '../../src/attest/provenance.js';
+import { makeStatement } from '../../src/attest/statement.js';
 import type { TriedCell, WantedCell } from '../../src/engine/plan/refresh.js';
 import { cell } from './cli-harness.js';
 import { facts, FILE, packageBytes, RELEASE } from './provenance-fixture.js';
@@ -78,6 +79,20 @@ test('provenance of other bytes, of another builder or none at all does not coun
   const told = warnings.join('\n');
   for (const name of ['other.deb', 'swapped.deb', 'damaged.deb', 'cut.deb']) expect(told).toContain(name);
   expect(told).not.toContain(FILE);
+});
+
+test('a package whose provenance went is told with what to do, and the others are read', async () => {
+  await addPackage();
+  await writeFile(join(dir, 'other.deb'), deb('other', '1'));
+  expect(await read()).toHaveLength(1);
+  expect(warnings).toEqual([
+    expect.stringMatching(/other\.deb \(no other\.deb\.intoto\.jsonl\).*Run the dkms2bin build that made/),
+  ]);
+  await rm(join(dir, `${FILE}.intoto.jsonl`));
+  await expect(read()).rejects.toMatchObject({
+    ...{ fault: 'not-found', message: expect.stringContaining(`${FILE}.intoto.jsonl`) as string },
+    hint: expect.stringMatching(/dkms2bin build .*writes provenance/) as string,
+  });
 });
 
 test('a folder with nothing to refresh is not found', async () => {

@@ -7,7 +7,8 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parse, stringify } from 'yaml';
 import { PACKAGE_ROOT } from '../../src/lib/paths.js';
 import { kernelPackages } from '../../src/distro/packages.js';
-import { catalogueJsonSchema, findRow, loadCatalogue } from '../../src/distro/catalogue.js';
+import { catalogueJsonSchema } from '../../src/distro/catalogue-schema.js';
+import { findRow, loadCatalogue } from '../../src/distro/catalogue.js';
 
 let dir: string;
 beforeEach(async () => {

@@ -1,4 +1,3 @@
-import { spawnSync } from 'node:child_process';
 import { generateKeyPairSync } from 'node:crypto';
 import { mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -8,9 +7,10 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { engine } from '../../src/cli/services.js';
 import type { Inspection } from '../../src/attest/inspect.js';
 import { readSigner } from '../../src/attest/dsse.js';
-import { makeStatement, writeProvenance } from '../../src/attest/provenance.js';
+import { writeProvenance } from '../../src/attest/provenance.js';
+import { makeStatement } from '../../src/attest/statement.js';
 import { cli } from './cli-harness.js';
-import { elf, fakeModule, hasTool, modinfo } from './pack-fixture.js';
+import { elf, fakeModule, modinfo } from './pack-fixture.js';
 import { facts, FILE, KO, packageBytes, RELEASE, sha256 } from './provenance-fixture.js';
 
 let tmp: string;
@@ -80,19 +80,6 @@ describe('a package', () => {
     const signed = Buffer.concat([fakeModule(RELEASE), Buffer.from('x~Module signature appended~\n')]);
     writeFileSync(deb, packageBytes(signed));
     expect((await inspect(deb)).stdout).toMatch(/^ {2}signed +yes$/m);
-  });
-
-  it("of dpkg-deb's own make is shown", async () => {
-    if (!hasTool('dpkg-deb')) return;
-    const script = `mkdir -p r/DEBIAN r/lib/modules/x && cp foo.ko r/lib/modules/x/ && xz r/lib/modules/x/foo.ko &&
-      printf 'Package: foo\\nVersion: 1\\nArchitecture: amd64\\nMaintainer: A <a@b>\\nDescription: foo\\n' >r/DEBIAN/control &&
-      dpkg-deb -b r theirs.deb`;
-    writeFileSync(join(tmp, 'foo.ko'), fakeModule(RELEASE, 'foo'));
-    expect(spawnSync('sh', ['-c', script], { cwd: tmp }).status).toBe(0);
-    const { code, stdout } = await inspect(join(tmp, 'theirs.deb'));
-    expect(code).toBe(0);
-    expect(stdout).toMatch(/^Module +foo 1\.2\.2$/m);
-    expect(stdout).toMatch(/file +\/lib\/modules\/x\/foo\.ko\.xz$/m);
   });
 });
 
@@ -183,8 +170,6 @@ describe('a module', () => {
   it.each([
     ['x.ko', (bytes: Buffer) => bytes],
     ['x.ko.gz', (bytes: Buffer) => gzipSync(bytes)],
-    ['x.ko.xz', (bytes: Buffer) => spawnSync('xz', ['-c'], { input: bytes }).stdout],
-    ['x.ko.zst', (bytes: Buffer) => spawnSync('zstd', ['-cq'], { input: bytes }).stdout],
   ])('%s is shown, and found in the provenance', async (name, pack) => {
     const path = join(tmp, name);
     const bytes = pack(fakeModule(RELEASE));
@@ -214,8 +199,8 @@ describe('what is neither', () => {
   it.each<[string, Buffer | string, string]>([
     ['text', 'hello\n', 'is neither a package nor a kernel module'],
     ['nothing', '', 'is empty'],
-    ['a cut-off .rpm', Buffer.from('edabeedb0300', 'hex'), 'is no readable RPM package: cut off'],
-    ['a library', '!<arch>\nfoo.o/', 'is no readable Debian package'],
+    ['a cut-off .rpm', Buffer.from('edabeedb0300', 'hex'), 'is not a readable RPM package: cut off'],
+    ['a library', '!<arch>\nfoo.o/', 'is not a readable Debian package'],
     ['gzipped text', gzipSync('hello'), 'is neither'],
     ['an executable', readFileSync(process.execPath).subarray(0, 4096), 'Not a usable kernel module'],
   ])('%s exits with 2', async (_, bytes, why) => {

@@ -1,6 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { Event } from '../../src/model/events.js';
-import { plainUi, ttyUi } from '../../src/ui/index.js';
+import type { CellStage } from '../../src/model/stages.js';
+import { plainUi } from '../../src/ui/plain.js';
+import { ttyUi } from '../../src/ui/tty.js';
 import { Screen } from './cli-harness.js';
 
 beforeEach(() => void vi.useFakeTimers());
@@ -39,7 +41,7 @@ class Live {
   }
 }
 
-const begin = (cell: string, phase = 'dkms'): Event[] => [
+const begin = (cell: string, phase: CellStage = 'dkms'): Event[] => [
   { type: 'turn', cell, worker: 'w' },
   { type: 'phase', state: 'start', phase, cell },
 ];
@@ -115,6 +117,6 @@ test('in a pipe: a line when a cell begins and one when it ends, not its phases'
     ui.emit(event);
   expect(out.text.split('\n').map((line) => line.replace(/^\[.*?\] /, ''))).toEqual([
     'matrix of 4 cells: 2 sources, 2 kernels',
-    ...[`${A56}: begun on w`, `${A56}: built [1/4]`, `${B56}: up-to-date [2/4]`, ''],
+    ...[`${A56}: started on w`, `${A56}: built [1/4]`, `${B56}: up-to-date [2/4]`, ''],
   ]);
 });

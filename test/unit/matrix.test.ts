@@ -1,10 +1,11 @@
 import { execa } from 'execa';
+import { generateKeyPairSync } from 'node:crypto';
 import { appendFile, cp, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { requestOf } from '../../src/cli/request.js';
+import { requestOf, type BuildOptions } from '../../src/cli/request.js';
 import type { CellResult } from '../../src/model/cell.js';
 import { Dkms2binError } from '../../src/model/errors.js';
 import type { Event } from '../../src/model/events.js';
@@ -30,8 +31,12 @@ beforeEach(async () => {
 });
 afterEach(() => rm(home, { recursive: true, force: true }));
 
-function planOf(input: Partial<MatrixInput> = {}, sources = ['tiny', 'broken']): MatrixPlan {
-  return matrixPlan(requestOf({ dkms: sources, outDir: out, verify: false }, home), {
+function planOf(
+  input: Partial<MatrixInput> = {},
+  sources = ['tiny', 'broken'],
+  options: BuildOptions = {},
+): MatrixPlan {
+  return matrixPlan(requestOf({ dkms: sources, outDir: out, verify: false, ...options }, home), {
     sources: sources.map((text) => ({
       source: { kind: 'folder', text, path: join(home, text) },
       names: [`dk2b-${text}`],
@@ -273,6 +278,52 @@ describe('resume', () => {
     expect(executor.built).toEqual(expect.arrayContaining(['needs-lib 6.1.0-2-amd64', 'lib 6.1.0-2-amd64']));
   });
 
+  test('another kernel package of the same name is another input', async () => {
+    const file = 'linux-image-6.1.0-2-amd64_1_amd64.deb';
+    const plan = (): MatrixPlan => planOf({}, ['tiny', 'broken'], { kernelPackage: [file] });
+    await writeFile(join(home, file), 'one');
+    await interrupted(3, plan());
+    const same = new Fake({ after: () => Promise.reject(new Dkms2binError('host', 'enough')) });
+    await expect(ran(plan(), same, { resume: true })).rejects.toThrow('enough');
+    expect(same.built).toEqual(['broken 6.1.0-1-amd64']);
+    await writeFile(join(home, file), 'two');
+    const executor = new Fake();
+    await ran(plan(), executor, { resume: true });
+    expect(executor.built).toHaveLength(4);
+  });
+
+  test('with a key for the provenance cells have their turn again, in which it is signed', async () => {
+    await interrupted(3);
+    const { privateKey } = generateKeyPairSync('ed25519');
+    await writeFile(join(home, 'key.pem'), privateKey.export({ type: 'pkcs8', format: 'pem' }));
+    const executor = new Fake();
+    await ran(planOf({}, ['tiny', 'broken'], { provenanceKey: 'key.pem' }), executor, { resume: true });
+    expect(executor.built).toHaveLength(4);
+  });
+
+  test.each(['.log', '.deb.intoto.jsonl', '.deb.cdx.json'])(
+    'a cell whose %s went or changed has its turn again, and what is told names only what is there',
+    async (end) => {
+      const result = async (each: PlannedCell): Promise<CellResult> => {
+        const done = await resultOf(each);
+        for (const beside of ['.intoto.jsonl', '.cdx.json'])
+          if (done.package !== null) await writeFile(`${done.package}${beside}`, '{}');
+        return done;
+      };
+      const controller = new AbortController();
+      await ran(planOf({}, ['tiny']), new Fake({ result, after: () => controller.abort() }), {
+        signal: controller.signal,
+      });
+      await rm(join(out, `tiny-${KERNELS[0]}${end}`));
+      const executor = new Fake({ result });
+      const { run } = await ran(planOf({}, ['tiny']), executor, { resume: true });
+      expect(executor.built).toEqual(KERNELS.map((kernel) => `tiny ${kernel}`));
+      const names = await readdir(out);
+      for (const { package: file, log } of run.cells)
+        for (const path of [file, log]) expect(names).toContain(basename(path!));
+    },
+  );
+
   test('what is expected now counts, not what was', async () => {
     await interrupted(3);
     const plan = planOf({ expectations: [{ module: 'broken', reason: 'now known' }] });
@@ -316,7 +367,7 @@ describe('a process that is killed', () => {
   const PROGRAM = `
 import { writeFile } from 'node:fs/promises';
 import { matrix } from './src/engine/matrix.js';
-import { matrixPlan } from './src/plan/matrix.js';
+import { matrixPlan } from './src/engine/plan/matrix.js';
 import { requestOf } from './src/cli/request.js';
 const [kernels, resume, killAfter] = process.argv.slice(2);
 const context = { emit: () => undefined, signal: new AbortController().signal, resume: resume === 'resume', failFast: false };

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { Dkms2binError } from '../../src/model/errors.js';
 import { checkModule, MAX_MODULE_BYTES, readModule } from '../../src/formats/elf.js';
-import { elf, fakeModule, gccModule, hasTool, modinfo } from './pack-fixture.js';
+import { elf, fakeModule, modinfo } from './pack-fixture.js';
 
 const RELEASE = '6.1.0-56-amd64';
 
@@ -17,30 +17,6 @@ function refused(bytes: Buffer): string {
 }
 
 describe('readModule', () => {
-  it('reads an object of the real compiler', (ctx) => {
-    if (!hasTool('gcc')) ctx.skip('gcc is not installed');
-    const info = readModule(gccModule(RELEASE));
-    expect(info).toMatchObject({
-      vermagic: `${RELEASE} SMP mod_unload`,
-      name: 'acpi_call',
-      version: '1.2.2',
-      license: 'GPL',
-      depends: ['videodev', 'mc'],
-      firmware: ['x/y.bin'],
-      signed: false,
-    });
-    expect(info.alias.sort()).toEqual(['foo', 'pci:v1d2*']);
-    expect(info.srcversion).toBeUndefined();
-  });
-
-  it('refuses a real object cut anywhere', (ctx) => {
-    if (!hasTool('gcc')) ctx.skip('gcc is not installed');
-    const bytes = gccModule(RELEASE);
-    for (let length = 0; length < bytes.length; length++) {
-      expect(refused(bytes.subarray(0, length))).not.toBe('accepted');
-    }
-  });
-
   it('reads both byte orders and knows a signature', () => {
     const section = modinfo({ vermagic: `${RELEASE} ` });
     expect(readModule(elf([['.modinfo', section]], { big: true, machine: 22 })).machine).toBe('s390x');

@@ -1,7 +1,4 @@
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 
 export function hasTool(name: string): boolean {
   return spawnSync(name, ['--version'], { stdio: 'ignore' }).status === 0;
@@ -62,24 +59,4 @@ export function fakeModule(release: string, name = 'acpi_call'): Buffer {
       modinfo({ version: '1.2.2', name, vermagic: `${release} SMP preempt mod_unload modversions ` }),
     ],
   ]);
-}
-
-/** A real object file of the host's gcc, made the way MODULE_INFO does. */
-export function gccModule(release: string): Buffer {
-  const folder = mkdtempSync(join(tmpdir(), 'dkms2bin-test-'));
-  try {
-    const info = (name: string, text: string) =>
-      `static const char ${name}[] __attribute__((used, aligned(1), section(".modinfo"))) = "${text}";\n`;
-    writeFileSync(
-      join(folder, 'm.c'),
-      `${info('a', 'license=GPL')}${info('b', 'version=1.2.2')}${info('c', 'alias=pci:v1d2*')}${info('d', 'alias=foo')}` +
-        `${info('e', 'depends=videodev,mc')}${info('f', 'name=acpi_call')}${info('g', 'firmware=x/y.bin')}` +
-        `${info('h', `vermagic=${release} SMP mod_unload `)}int init_module(void) { return 0; }\n`,
-    );
-    const made = spawnSync('gcc', ['-c', '-g', '-ffunction-sections', 'm.c', '-o', 'm.ko'], { cwd: folder });
-    if (made.status !== 0) throw new Error(String(made.stderr));
-    return readFileSync(join(folder, 'm.ko'));
-  } finally {
-    rmSync(folder, { recursive: true });
-  }
 }

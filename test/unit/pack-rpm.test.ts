@@ -1,25 +1,12 @@
-import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { Readable } from 'node:stream';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { FrameReader } from '../../src/guest/frames.js';
+import { describe, expect, it } from 'vitest';
 import { rpmNames, rpmVersion } from '../../src/distro/rpm-names.js';
-import { inspectFile } from '../../src/attest/inspect.js';
-import { readRpmFile } from '../../src/formats/rpm.js';
 import { makeRpmSpec, type RpmInput } from '../../src/pack/rpm.js';
 import { compareRpmVersions } from '../../src/formats/versions.js';
-import { fakeModule, hasTool } from './pack-fixture.js';
-
-let tmp: string;
-beforeEach(() => void (tmp = mkdtempSync(join(tmpdir(), 'dkms2bin-test-'))));
-afterEach(() => rmSync(tmp, { recursive: true }));
+import { fakeModule } from './pack-fixture.js';
 
 const MTIME = 1_700_000_000;
 const EL = '5.14.0-503.el9.x86_64';
 const SUSE = '6.4.0-150600.23.25-default';
-const GUEST = join(import.meta.dirname, '../../cloud-init/guest/pack-rpm.py');
 
 const input = (more: Partial<RpmInput> = {}): RpmInput => ({
   module: 'acpi_call',
@@ -35,40 +22,6 @@ const input = (more: Partial<RpmInput> = {}): RpmInput => ({
   mtime: MTIME,
   ...more,
 });
-
-const EXTRAS = [
-  { path: '/etc/modprobe.d/acpi-call.conf', bytes: Buffer.from('options acpi_call x=1\n'), mode: 0o644 },
-  { path: '/lib/udev/rules.d/60-acpi-call.rules', bytes: Buffer.from('# rule\n'), mode: 0o600 },
-];
-
-/** The guest's program, run here: the .rpm files by name. */
-async function build(of: RpmInput): Promise<Record<string, string>> {
-  const { spec, sources, packages } = await makeRpmSpec(of);
-  const bytes = [Buffer.from(spec), ...sources];
-  const variables = {
-    SIZES: bytes.map(({ length }) => length),
-    PACKAGES: packages.map(({ file }) => file),
-    ARCH: of.arch,
-    EPOCH: of.mtime,
-  };
-  const head = Object.entries(variables).map(([key, value]) => `${key}=${JSON.stringify(value)}\n`);
-  const program = head.join('') + readFileSync(GUEST, 'utf8');
-  const { stdout, stderr, status } = spawnSync('python3', ['-c', program], { input: Buffer.concat(bytes) });
-  expect(String(stderr)).toBe('');
-  expect(status).toBe(0);
-  const frames = await new FrameReader(Readable.from([stdout]), { kinds: ['log', 'rpm'] }).all();
-  const rpms = frames.filter(({ kind }) => kind === 'rpm');
-  expect(rpms.length, String(frames[0]?.bytes)).toBe(packages.length);
-  return Object.fromEntries(
-    packages.map(({ file }, at) => {
-      writeFileSync(join(tmp, file), rpms[at]!.bytes);
-      return [file, join(tmp, file)];
-    }),
-  );
-}
-
-const query = (file: string, ...what: string[]): string[] =>
-  String(execFileSync('rpm', ['-qp', ...what, file], { stdio: ['ignore', 'pipe', 'ignore'] })).split('\n');
 
 describe('names', () => {
   it.each([
@@ -128,137 +81,5 @@ describe('the spec file', () => {
         /^Not a |made no kernel module|is built for/,
       );
     }
-  });
-});
-
-const rpmbuild = hasTool('rpmbuild');
-describe.skipIf(!rpmbuild)(`rpmbuild${rpmbuild ? '' : ' (skipped: it is not installed)'}`, () => {
-  it('makes a package that is tied to its kernel, with the bytes that it was given, twice the same', async () => {
-    const signed = Buffer.concat([fakeModule(EL), Buffer.from('signature~Module signature appended~\n')]);
-    const of = input({
-      modules: [
-        { name: 'acpi_call.ko', bytes: signed, packed: { suffix: '.xz', bytes: Buffer.from('xz%') } },
-      ],
-      dependsModules: ['lib'],
-    });
-    const name = `kmod-acpi_call-${EL}-1.2.2-1.x86_64.rpm`;
-    const [file] = Object.values(await build(of));
-    const first = readFileSync(file!);
-    expect(query(file!, '--requires')).toEqual(
-      expect.arrayContaining([`kernel-uname-r = ${EL}`, `kmod-lib-${EL}`, 'kmod']),
-    );
-    expect(query(file!, '--provides')).toEqual(
-      expect.arrayContaining([
-        'acpi_call-kmod = 1.2.2-1',
-        'kmod-acpi_call = 1.2.2-1',
-        'installonlypkg(kernel-module)',
-      ]),
-    );
-    const path = `/lib/modules/${EL}/extra/acpi_call/acpi_call.ko.xz`;
-    const scripts = query(file!, '--scripts').join('\n');
-    expect(scripts).toContain(`depmod -a "$release"`);
-    expect(scripts).toContain(`printf '%s\\n' ${path} | /usr/sbin/weak-modules --add-modules`);
-    expect(query(file!, '--qf', '%{BUILDTIME} %{BUILDHOST} [%{FILEMTIMES} ]')[0]).toBe(
-      `${MTIME} dkms2bin ${MTIME} ${MTIME} `,
-    );
-    const { header, files } = await readRpmFile(file!);
-    expect([header.name, header.version, header.arch]).toEqual([`kmod-acpi_call-${EL}`, '1.2.2', 'x86_64']);
-    expect(files.map((each) => [each.path, each.mode, String(each.bytes())])).toEqual([[path, 0o644, 'xz%']]);
-    expect(header.files.find((each) => each.path === path)?.sha256).toBe(
-      (await makeRpmSpec(of)).packages[0]!.files[0]!.sha256,
-    );
-    rmSync(join(tmp, name));
-    expect(readFileSync(Object.values(await build(of))[0]!).equals(first)).toBe(true);
-  });
-
-  it('puts what all kernels share into a package of its own', async () => {
-    const [common, main] = Object.values(await build(input({ extras: EXTRAS })));
-    expect(common).toMatch(/acpi_call-kmod-common-1\.2\.2-1\.noarch\.rpm$/);
-    expect(query(common!, '--configfiles')).toContain('/etc/modprobe.d/acpi-call.conf');
-    expect(query(common!, '--conflicts')).toContain('acpi_call-dkms');
-    expect(query(main!, '--requires')).toContain('acpi_call-kmod-common >= 1.2.2');
-    expect((await readRpmFile(common!)).files.map(({ path, mode }) => [path, mode])).toEqual(
-      EXTRAS.map(({ path }) => [path, 0o644]),
-    );
-  });
-
-  it('puts debug symbols where gdb and crash look for them, in a package of its own', async (ctx) => {
-    if (!['gcc', 'ld', 'objcopy', 'strip', 'readelf'].every(hasTool)) ctx.skip('no compiler');
-    const tool = (file: string, ...args: string[]): string => {
-      const done = spawnSync(file, args, {
-        cwd: tmp,
-        encoding: 'utf8',
-        env: { ...process.env, LC_ALL: 'C' },
-      });
-      if (done.status !== 0) throw new Error(`${file} ${args.join(' ')}: ${done.stdout}${done.stderr}`);
-      return done.stdout;
-    };
-    const info = `static const char i[] __attribute__((used, section(".modinfo"))) = "vermagic=${EL} ";\n`;
-    writeFileSync(join(tmp, 'source.c'), `${info}int answer(int x) { return x + 42; }\n`);
-    tool('gcc', '-c', '-g', 'source.c', '-o', 'source.o');
-    tool('ld', '-r', '--build-id=sha1', 'source.o', '-o', 'foo.ko');
-    tool('objcopy', '--only-keep-debug', 'foo.ko', 'foo.ko.debug');
-    tool('strip', '-g', 'foo.ko');
-    const bytes = readFileSync(join(tmp, 'foo.ko'));
-    const debug = readFileSync(join(tmp, 'foo.ko.debug'));
-    const id = /Build ID: (\w+)/.exec(tool('readelf', '-n', 'foo.ko'))![1]!;
-
-    const of = input({ module: 'foo', extras: EXTRAS, modules: [{ name: 'foo.ko', bytes, debug }] });
-    const built = await build(of);
-    const name = `kmod-foo-${EL}`;
-    const { packages } = await makeRpmSpec(of);
-    expect(packages.map(({ role, file }) => [role, file])).toEqual([
-      ['common', 'foo-kmod-common-1.2.2-1.noarch.rpm'],
-      ['modules', `${name}-1.2.2-1.x86_64.rpm`],
-      ['debug', `${name}-debuginfo-1.2.2-1.x86_64.rpm`],
-    ]);
-    const [, main, symbols] = Object.values(built);
-    expect(query(symbols!, '--provides')).toContain(`debuginfo(build-id) = ${id}`);
-    // Symbols serve on a machine without the module, too.
-    expect(
-      query(symbols!, '--requires').filter((each) => each !== '' && !each.startsWith('rpmlib(')),
-    ).toEqual([]);
-    // The module's own package is what it is without them.
-    const alone = { ...of, modules: [{ name: 'foo.ko', bytes }] };
-    const before = readFileSync(main!);
-    await build(alone);
-    expect(readFileSync(main!).equals(before)).toBe(true);
-
-    // What is in it, as an installation has it.
-    for (const each of (await readRpmFile(symbols!)).files) {
-      const to = join(tmp, each.path);
-      mkdirSync(dirname(to), { recursive: true });
-      if (each.target === undefined) writeFileSync(to, each.bytes());
-      else symlinkSync(each.target, to);
-    }
-    const byName = `usr/lib/debug/lib/modules/${EL}/extra/foo/foo.ko.debug`;
-    const byId = `usr/lib/debug/.build-id/${id.slice(0, 2)}/${id.slice(2)}.debug`;
-    expect(tool('readelf', '--debug-dump=info', byId)).toContain('source.c');
-    expect(readFileSync(join(tmp, byName)).equals(debug)).toBe(true);
-    if (hasTool('gdb')) {
-      const set = `set debug-file-directory ${join(tmp, 'usr/lib/debug')}`;
-      const said = tool('gdb', '-nx', '-batch', '-iex', set, '-ex', 'info line answer', 'foo.ko');
-      expect(said).toMatch(/Line 2 of "source\.c"/);
-    }
-    const first = readFileSync(symbols!);
-    expect(readFileSync(Object.values(await build(of))[2]!).equals(first)).toBe(true);
-  });
-
-  it("makes SUSE's kernel module package", async () => {
-    const [file] = Object.values(await build(input({ release: SUSE, form: 'kmp' })));
-    expect(query(file!, '--requires')).toContain('kernel-default = 6.4.0-150600.23.25');
-    expect(query(file!, '--provides')).toEqual(
-      expect.arrayContaining(['multiversion(kernel)', 'acpi_call-kmp-default-k6.4.0_150600.23.25']),
-    );
-    const { kind, package: about, modules } = await inspectFile(file!);
-    expect([kind, about?.name, modules.map((each) => [each.name, each.kernel])]).toEqual([
-      'rpm',
-      'acpi_call-kmp-default',
-      [['acpi_call', SUSE]],
-    ]);
-    expect(query(file!, '-l')).toContain(`/lib/modules/${SUSE}/updates/acpi_call/acpi_call.ko`);
-    expect(query(file!, '--scripts').join('\n')).toContain(
-      "--add-kmp 'acpi_call-kmp-default-1.2.2_k6.4.0_150600.23.25-1'",
-    );
   });
 });

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { makeDeb } from '../../src/pack/deb.js';
-import type { BuildFacts } from '../../src/attest/provenance.js';
+import type { BuildFacts } from '../../src/attest/facts.js';
 import { fakeModule } from './pack-fixture.js';
 
 export const RELEASE = '6.1.0-56-amd64';

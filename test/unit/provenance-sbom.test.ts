@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Spec, Validation } from '@cyclonedx/cyclonedx-library';
 import { describe, expect, it } from 'vitest';
-import { makeSbom, writeSbom } from '../../src/attest/sbom.js';
+import { makeSbom, sbomText, writeSbom } from '../../src/attest/sbom.js';
 import { facts, FILE, KO, RELEASE, sha256 } from './provenance-fixture.js';
 import { fakeModule } from './pack-fixture.js';
 
@@ -88,7 +88,7 @@ describe('makeSbom', () => {
   it('is published beside the package', async () => {
     const tmp = mkdtempSync(join(tmpdir(), 'dkms2bin-test-'));
     try {
-      await writeSbom(join(tmp, FILE), facts(), main);
+      await writeSbom(join(tmp, FILE), sbomText(facts(), main));
       const text = readFileSync(join(tmp, `${FILE}.cdx.json`), 'utf8');
       expect(JSON.parse(text)).toEqual(makeSbom(facts(), main));
       expect(text).not.toContain('/home/');

@@ -1,21 +1,20 @@
-import { spawnSync } from 'node:child_process';
-import { linkSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Dkms2binError } from '../../src/model/errors.js';
 import { makeDeb } from '../../src/pack/deb.js';
-import { parseDeb, readDeb, type DebLimits } from '../../src/formats/deb.js';
-import { fakeModule, hasTool } from './pack-fixture.js';
+import { parseDeb, readDeb } from '../../src/formats/deb.js';
+import type { PackageLimits } from '../../src/formats/package.js';
+import { ar, BINARY, CONTROL, deb, tar } from './deb-fixture.js';
+import { fakeModule } from './pack-fixture.js';
 
 let tmp: string;
 beforeEach(() => void (tmp = mkdtempSync(join(tmpdir(), 'dkms2bin-test-'))));
 afterEach(() => rmSync(tmp, { recursive: true }));
 
 const RELEASE = '6.1.0-56-amd64';
-const LONG = `/usr/share/${'long-folder-name/'.repeat(12)}${'f'.repeat(120)}`;
-
 const ours = (): Buffer =>
   makeDeb({
     control: {
@@ -36,28 +35,7 @@ const ours = (): Buffer =>
     mtime: 1_700_000_000,
   });
 
-/** A package by the real dpkg-deb with a long path, a symlink, a hard link and an empty file. */
-function theirs(compression: string): string {
-  const root = join(tmp, 'root');
-  rmSync(root, { recursive: true, force: true });
-  mkdirSync(join(root, 'DEBIAN'), { recursive: true });
-  writeFileSync(
-    join(root, 'DEBIAN/control'),
-    'Package: foo\nVersion: 1.0\nArchitecture: all\nMaintainer: A <a@b>\nDescription: foo\n bar\n .\n baz\n',
-  );
-  mkdirSync(dirname(join(root, LONG)), { recursive: true });
-  writeFileSync(join(root, LONG), 'long');
-  writeFileSync(join(root, 'usr/share/a'), 'same');
-  linkSync(join(root, 'usr/share/a'), join(root, 'usr/share/b'));
-  symlinkSync(`/${'t'.repeat(150)}`, join(root, 'usr/share/c'));
-  writeFileSync(join(root, 'usr/share/größe'), '');
-  const to = join(tmp, `${compression}.deb`);
-  const made = spawnSync('dpkg-deb', ['--root-owner-group', `-Z${compression}`, '-b', root, to]);
-  if (made.status !== 0) throw new Error(String(made.stderr));
-  return to;
-}
-
-async function refused(bytes: Buffer, limits: Partial<DebLimits> = {}): Promise<string> {
+async function refused(bytes: Buffer, limits: Partial<PackageLimits> = {}): Promise<string> {
   try {
     const deb = await parseDeb(bytes, 'x.deb', limits);
     deb.files.forEach((file) => file.bytes());
@@ -69,48 +47,6 @@ async function refused(bytes: Buffer, limits: Partial<DebLimits> = {}): Promise<
   }
   return 'accepted';
 }
-
-/** An ar archive of these members. */
-function ar(...members: [name: string, bytes: Buffer][]): Buffer {
-  const parts: Buffer[] = [Buffer.from('!<arch>\n')];
-  for (const [name, bytes] of members) {
-    const numbers = `${'0'.padEnd(12)}${'0'.padEnd(6)}${'0'.padEnd(6)}${'100644'.padEnd(8)}`;
-    parts.push(Buffer.from(`${name.padEnd(16)}${numbers}${String(bytes.length).padEnd(10)}\`\n`), bytes);
-    if (bytes.length % 2 === 1) parts.push(Buffer.from('\n'));
-  }
-  return Buffer.concat(parts);
-}
-
-interface Raw {
-  name: string;
-  type?: string;
-  body?: string;
-  link?: string;
-  /** Instead of the body's. */
-  size?: string;
-}
-
-function tar(...entries: Raw[]): Buffer {
-  const blocks = entries.map(({ name, type = '0', body = '', link = '', size }) => {
-    const header = Buffer.alloc(512);
-    header.write(name, 0, 100);
-    header.write('0000644\0', 100);
-    header.write(size ?? `${body.length.toString(8).padStart(11, '0')}\0`, 124, 12, 'latin1');
-    header.fill(' ', 148, 156);
-    header.write(type, 156);
-    header.write(link, 157, 100);
-    header.write('ustar  \0', 257, 'latin1');
-    const sum = header.reduce((total, byte) => total + byte, 0);
-    header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1');
-    return Buffer.concat([header, Buffer.from(body), Buffer.alloc((512 - (body.length % 512)) % 512)]);
-  });
-  return Buffer.concat([...blocks, Buffer.alloc(1024)]);
-}
-
-const CONTROL = 'Package: x\nVersion: 1\nArchitecture: all\n';
-const BINARY: [string, Buffer] = ['debian-binary', Buffer.from('2.0\n')];
-const deb = (data: Buffer, control = CONTROL): Buffer =>
-  ar(BINARY, ['control.tar', tar({ name: './control', body: control })], ['data.tar', data]);
 
 describe('readDeb', () => {
   it('reads what makeDeb makes', async () => {
@@ -126,31 +62,9 @@ describe('readDeb', () => {
     expect(files[1]?.bytes()).toEqual(fakeModule(RELEASE, 'foo'));
   });
 
-  it.each(['none', 'gzip', 'xz', 'zstd'])('reads what dpkg-deb -Z%s makes', async (compression) => {
-    if (!hasTool('dpkg-deb')) return;
-    const { control, files } = await readDeb(theirs(compression));
-    expect(Object.fromEntries(control)).toMatchObject({ Package: 'foo', Description: 'foo\nbar\n.\nbaz' });
-    const found = new Map(files.map((file) => [file.path, file]));
-    expect([...found.keys()].sort()).toEqual(
-      [LONG, '/usr/share/a', '/usr/share/b', '/usr/share/c', '/usr/share/größe'].sort(),
-    );
-    expect(found.get(LONG)?.bytes().toString()).toBe('long');
-    expect(found.get('/usr/share/a')?.bytes().toString()).toBe('same');
-    expect(found.get('/usr/share/b')).toMatchObject({ type: 'file', size: 4 });
-    expect(found.get('/usr/share/b')?.bytes().toString()).toBe('same');
-    expect(found.get('/usr/share/c')).toMatchObject({
-      type: 'symlink',
-      size: 0,
-      target: `/${'t'.repeat(150)}`,
-    });
-    expect(found.get('/usr/share/größe')?.size).toBe(0);
-  });
-
   it('says what is wrong with a path', async () => {
     await expect(readDeb(join(tmp, 'none.deb'))).rejects.toThrow(/none\.deb: no such file/);
     await expect(readDeb(tmp)).rejects.toThrow(/is not a file/);
-    spawnSync('mkfifo', [join(tmp, 'fifo')]);
-    await expect(readDeb(join(tmp, 'fifo'))).rejects.toThrow(/is not a file/);
     writeFileSync(join(tmp, 'big.deb'), ours());
     await expect(readDeb(join(tmp, 'big.deb'), { packed: 100 })).rejects.toThrow(/limit is 100/);
   });
@@ -164,18 +78,10 @@ describe('hostile input', () => {
     }
   });
 
-  it('refuses a tar cut at any block, and xz and zstd cut anywhere', async () => {
+  it('refuses a tar cut at any block', async () => {
     const whole = tar({ name: './a', body: 'x'.repeat(2000) }, { name: './b', body: 'y' });
     for (let length = 0; length < whole.length - 1024; length += 256) {
       expect(await refused(deb(whole.subarray(0, length)))).toMatch(/cut off/);
-    }
-    for (const compression of ['xz', 'zstd']) {
-      if (!hasTool('dpkg-deb')) return;
-      const bytes = readFileSync(theirs(compression));
-      for (let step = 0; step < 20; step++) {
-        const length = Math.floor((bytes.length * step) / 20);
-        expect(await refused(bytes.subarray(0, length))).not.toBe('accepted');
-      }
     }
   });
 
@@ -211,23 +117,10 @@ describe('hostile input', () => {
     expect(await refused(bomb, { data: 2 ** 20 })).toMatch(/data\.tar\.gz unpacks to more than the limit/);
     expect(await refused(ours(), { control: 1024 })).toMatch(/control\.tar\.gz unpacks to more/);
     expect(await refused(ours(), { entries: 3 })).toMatch(/more than 3 entries/);
-    for (const [tool, suffix] of [
-      ['xz', 'xz'],
-      ['zstd', 'zst'],
-    ] as const) {
-      if (!hasTool(tool)) continue;
-      const packed = spawnSync(tool, ['-cq'], { input: Buffer.alloc(8 * 2 ** 20) }).stdout;
-      const bytes = ar(
-        BINARY,
-        ['control.tar', tar({ name: './control', body: CONTROL })],
-        [`data.tar.${suffix}`, packed],
-      );
-      expect(await refused(bytes, { data: 2 ** 20 })).toMatch(/unpacks to more than the limit/);
-    }
   });
 
   it.each<[string, Buffer]>([
-    ['it is no ar archive', Buffer.from('PK\x03\x04 something else')],
+    ['it is not an ar archive', Buffer.from('PK\x03\x04 something else')],
     ['not debian-binary', ar(['foo.o', Buffer.from('x')])],
     ['unknown format', ar(['debian-binary', Buffer.from('9.0\n')])],
     ['out of order or there twice', ar(BINARY, ['data.tar', tar()], ['control.tar', tar()])],
@@ -243,7 +136,7 @@ describe('hostile input', () => {
     ['no control file', ar(BINARY, ['control.tar', tar()], ['data.tar', tar()])],
     ['no Version', deb(tar(), 'Package: x\nArchitecture: all\n')],
     ['package twice', deb(tar(), `${CONTROL}package: y\n`)],
-    ['is no field', deb(tar(), `${CONTROL}nonsense\n`)],
+    ['is not a field', deb(tar(), `${CONTROL}nonsense\n`)],
     ['a path that', deb(tar({ name: './../../etc/passwd' }))],
     ['a path that', deb(tar({ name: './a\x1b[2J' }))],
     ['a path that', deb(tar({ name: 'x', type: 'L', body: '../x\0' }, { name: 'y' }))],

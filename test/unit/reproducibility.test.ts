@@ -2,8 +2,9 @@ import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, w
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
-import type { Built, CellInput, PackedModule, BuildConditions } from '../../src/cell/cell.js';
-import { checkReproducible } from '../../src/cell/rebuild.js';
+import type { packModule } from '../../src/cell/package.js';
+import { rebuild } from '../../src/cell/rebuild.js';
+import type { BuildConditions, Built, CellInput, Verified } from '../../src/cell/types.js';
 import { Dkms2binError } from '../../src/model/errors.js';
 import { packModules } from '../../src/pack/module-package.js';
 import { cell } from './cli-harness.js';
@@ -39,7 +40,7 @@ async function check(
   const notes: string[] = [];
   const signers: unknown[] = [];
   const around: BuildConditions[] = [];
-  const pack: PackedModule['pack'] = async (built, key, outDir) => {
+  const pack: typeof packModule = async (_cell, _module, { built, signer: key, outDir }) => {
     signers.push(key);
     const text = built === first ? texts.first : texts.second;
     const bytes = elf([
@@ -61,12 +62,15 @@ async function check(
     });
   };
   const first = { ...BUILT };
+  const opened = {} as Verified;
   mkdirSync(join(tmp, 'stage'));
-  const packed = await pack(first, signer, join(tmp, 'stage'));
-  const result = cell({ module: 'foo', version: '1.0', package: null });
-  const staged: PackedModule[] = [
-    { result, ownedByOtherCell: false, pack, packed, main: packed[0]!.path, koNames: ['foo'], needs: [] },
-  ];
+  const stage = join(tmp, 'stage');
+  const [report] = BUILT.reports;
+  const packages = await pack(
+    opened,
+    { report: report!, ownedByOtherCell: false },
+    { built: first, signer, outDir: stage },
+  );
   const input = {
     label: 'foo',
     target: { release: RELEASE, distro: 'debian-12', arch: 'x86_64' },
@@ -78,12 +82,35 @@ async function check(
     environment: { layer: {}, snapshot: {} },
     signer,
     outDir: join(tmp, 'out'),
+    checkReproducible: true,
   } as unknown as CellInput;
-  const usual: BuildConditions = { jobs: 2, boot: () => Promise.reject(new Error('not expected')) };
-  await checkReproducible(input, false, first, staged, usual, (_, conditions) => {
-    around.push(conditions);
-    return second();
-  });
+  const verified = await rebuild(
+    {
+      input,
+      phase: (_: string, work: () => unknown) => work(),
+      prepared: { network: false },
+      verifyVm: { [Symbol.asyncDispose]: () => Promise.resolve() },
+      conditions: { jobs: 2, boot: () => Promise.reject(new Error('not expected')) },
+      built: first,
+      modules: [
+        {
+          report,
+          result: cell({ module: 'foo', version: '1.0', package: null }),
+          ownedByOtherCell: false,
+          log: null,
+          packed: { packages, main: packages[0]!.path, koNames: ['foo'], needs: [] },
+        },
+      ],
+    } as unknown as Verified,
+    {
+      build: ({ conditions }) => {
+        around.push(conditions);
+        return second();
+      },
+      pack,
+    },
+  );
+  const { result } = verified.modules[0]!;
   return { result, notes, signers, around, runs: readdirSync(join(tmp, 'state', 'runs')) };
 }
 

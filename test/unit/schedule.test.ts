@@ -62,7 +62,7 @@ async function ran(
       return Promise.resolve();
     },
   };
-  const failure: unknown = await new Schedule(cells, jobs, runner, context, stop).done().then(
+  const failure: unknown = await new Schedule(cells, { jobs, runner, stop }, context).done().then(
     () => null,
     (error: unknown) => error,
   );

@@ -2,7 +2,7 @@ import { X509Certificate } from 'node:crypto';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { baseImage } from '../../src/environment/base.js';
+import { baseImage } from '../../src/environment/base-image.js';
 import { bootEnforcing } from '../../src/environment/enforcing.js';
 import { kernelLayer, type KernelLayer } from '../../src/environment/kernel-layer.js';
 import type { Booted, Machine } from '../../src/environment/boot.js';
@@ -11,7 +11,8 @@ import { resolveKernels } from '../../src/distro/resolve.js';
 import { findRow, loadCatalogue } from '../../src/distro/catalogue.js';
 import { readDeb } from '../../src/formats/deb.js';
 import { openSigner } from '../../src/pack/sign.js';
-import { keyIdOf, stripSignature } from '../../src/pack/signature.js';
+import { keyIdOf } from '../../src/formats/certificate.js';
+import { stripSignature } from '../../src/pack/signature.js';
 import { chooseAccelerator } from '../../src/vm/accel.js';
 import { FIXTURES, kernels, temporary, tool, type Document } from './tool.js';
 
@@ -33,7 +34,7 @@ beforeAll(async () => {
   const [target] = await resolveKernels([kernel], rows, { ...context, cacheDir: cacheDir(), warn: emit });
   const row = findRow(rows, target!.distro);
   const base = await baseImage(row, { ...context, image: 'bootstrap', variant: 'build', cwd: work, emit });
-  layer = await kernelLayer(base, target!, 'build', [], machine);
+  layer = await kernelLayer({ base, target: target!, variant: 'build', kernelPackages: [] }, machine);
   release = [() => layer.entry.use.release(), async () => base.entry?.use.release()];
 });
 

@@ -124,7 +124,7 @@ async function withSmall(folder: string, size: string) {
 test('no room for the run: told before a VM starts', async () => {
   const ended = await withSmall(state, '64m');
   expect(ended.exitCode, ended.stderr).toBe(4);
-  expect(ended.stderr).toMatch(/Less than 4 GiB are free/);
+  expect(ended.stderr).toMatch(/Less than 4 GiB is free/);
 });
 
 test('no room in the out-dir: the package is not there at all', async () => {

@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as openpgp from 'openpgp';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { makeDeb, type DebFile } from '../../src/pack/deb.js';
+import type { TarFile } from '../../src/formats/tar.js';
+import { makeDeb } from '../../src/pack/deb.js';
 import { inspectFile } from '../../src/attest/inspect.js';
 import { debianPackages, serveArchive, writeSuite } from '../rig/ubuntu-archive.js';
 import { Apt, makeKey } from '../unit/repo-fixture.js';
@@ -29,7 +30,7 @@ let server: Server | undefined;
 let env: Record<string, string> = {};
 
 /** A .deb of files by path. */
-const deb = (name: string, architecture: string, depends: string[], files: DebFile[]): Buffer =>
+const deb = (name: string, architecture: string, depends: string[], files: TarFile[]): Buffer =>
   makeDeb({
     control: {
       package: name,

@@ -23,27 +23,33 @@ export async function bisectKernels(
   ask: (kernel: string) => Promise<Answer>,
   refuse: (end: 'good' | 'bad', kernel: string, answer: Answer) => Error,
 ): Promise<BisectResult> {
+  const kernelAt = (index: number): string => {
+    const kernel = kernels[index];
+    if (kernel === undefined) throw new RangeError(`There is no kernel ${index} among ${kernels.length}`);
+    return kernel;
+  };
   let low = 0;
   let high = kernels.length - 1;
   for (const [index, end] of [[low, 'good'] as const, [high, 'bad'] as const]) {
-    const answer = await ask(kernels[index]!);
-    if (answer !== end) throw refuse(end, kernels[index]!, answer);
+    const kernel = kernelAt(index);
+    const answer = await ask(kernel);
+    if (answer !== end) throw refuse(end, kernel, answer);
   }
   const untested = new Set<number>();
   for (;;) {
     const open = range(low + 1, high).filter((index) => !untested.has(index));
     const next = nearestTo((low + high) / 2, open);
     if (next === undefined) break;
-    const answer = await ask(kernels[next]!);
+    const answer = await ask(kernelAt(next));
     if (answer === 'good') low = next;
     else if (answer === 'bad') high = next;
     else untested.add(next);
   }
   return {
     status: high - low === 1 ? 'found' : 'ambiguous',
-    lastGood: kernels[low]!,
-    firstBad: kernels[high]!,
-    untested: range(low + 1, high).map((index) => kernels[index]!),
+    lastGood: kernelAt(low),
+    firstBad: kernelAt(high),
+    untested: range(low + 1, high).map(kernelAt),
   };
 }
 

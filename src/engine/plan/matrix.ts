@@ -59,7 +59,7 @@ export function matrixPlan(request: BuildRequest, input: MatrixInput): MatrixPla
       .filter((source) => own(input.sources, source) && input.targets.some((t) => place(t) === place(target)))
       .map((source) => plannedCell(source.source, target, request)),
   );
-  const kept = crossed.filter((cell) => !exclude.some((each) => fits(each, cell, names[cell.source]!)));
+  const kept = crossed.filter((cell) => !exclude.some((each) => fits(each, cell, names[cell.source] ?? [])));
   const extra = include.map(({ source, target }) => plannedCell(source.source, target, request));
   const all = unique([...kept, ...extra], (cell) => `${place(cell.target)} ${cell.source}`);
   const cells = targets.flatMap((target) => all.filter((cell) => place(cell.target) === place(target)));
@@ -87,7 +87,7 @@ export function matrixPlan(request: BuildRequest, input: MatrixInput): MatrixPla
 const place = ({ distro, release }: KernelTarget): string => `${distro} ${release}`;
 
 const byAge = (a: KernelTarget, b: KernelTarget): number =>
-  a.distro < b.distro ? -1 : a.distro > b.distro ? 1 : compareReleases(b.release, a.release);
+  Number(a.distro > b.distro) - Number(a.distro < b.distro) || compareReleases(b.release, a.release);
 
 /** The first of each. */
 const unique = <T>(list: readonly T[], key: (each: T) => string): T[] => {
@@ -120,7 +120,7 @@ function idleOnes(
   names: MatrixPlan['names'],
 ): string[] {
   return patterns
-    .filter((pattern) => !cells.some((cell) => fits(pattern, cell, names[cell.source]!)))
+    .filter((pattern) => !cells.some((cell) => fits(pattern, cell, names[cell.source] ?? [])))
     .map(({ module, kernel, distro }) => {
       const said = Object.entries({ module, kernel, distro }).filter(([, value]) => value !== undefined);
       return `${key} of ${said.map(([name, value]) => `${name} ${value}`).join(', ')} fits no cell`;
@@ -129,7 +129,7 @@ function idleOnes(
 
 /** Why a row is expected to fail; null where it is not. A source with several modules may be expected to fail in one. */
 export function expectedOf(plan: MatrixPlan, cell: PlannedCell, module: string): string | null {
-  const names = plan.names[cell.source]!;
+  const names = plan.names[cell.source] ?? [];
   // The names of its other modules are not this one's.
   const own = names.includes(module) ? namesOf({ source: cell.module, names: [module] }) : [...names, module];
   return plan.expectations.find((each) => fits(each, cell, own))?.reason ?? null;

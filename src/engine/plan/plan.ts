@@ -1,19 +1,15 @@
 import type { Arch, KernelTarget, ModuleSource } from '../../model/cell.js';
-import type { Emit } from '../../model/events.js';
+import type { PlanContext } from '../../model/context.js';
 import { Dkms2binError } from '../../model/errors.js';
 import { cacheDir } from '../../lib/paths.js';
 import { archOf, candidatesFor } from '../../distro/release.js';
-import { releaseOfKernelPackages, resolveKernels } from '../../distro/resolve.js';
+import { releaseOfKernelPackages } from '../../distro/kernel-package.js';
+import { resolveKernels } from '../../distro/resolve.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../../distro/catalogue.js';
 import { plannedCell } from './planned-cell.js';
 import { parseModuleSource } from './source.js';
 import type { BuildPlan } from './types.js';
 import type { BuildRequest } from '../../options/request.js';
-
-export interface PlanContext {
-  emit: Emit;
-  signal: AbortSignal;
-}
 
 /** Turns a request into the frozen list of cells. Reads package indexes, starts no VM, writes nothing but caches. */
 export async function plan(request: BuildRequest, context: PlanContext): Promise<BuildPlan> {
@@ -44,29 +40,7 @@ export async function planTargets(
   context: PlanContext,
 ): Promise<KernelTarget[]> {
   const arch = archOfRequest(request);
-  if (request.kernelPackages.length > 0) {
-    return releaseOfKernelPackages(request.kernelPackages, arch).map(({ release, packageVersion }) => {
-      if (request.kernels.length > 0 && !request.kernels.includes(release)) {
-        throw new Dkms2binError(
-          'usage',
-          `--kernel-package brings ${release}, --kernel asks for ${request.kernels.join(', ')}`,
-        );
-      }
-      const ids = request.distro
-        ? [findRow(rows, request.distro).id]
-        : candidatesFor(release, rows).map((r) => r.id);
-      if (ids.length !== 1) {
-        throw new Dkms2binError(
-          'usage',
-          `${release} fits ${ids.join(' and ') || 'no distro of the catalogue'}`,
-          {
-            hint: 'Say which with --distro.',
-          },
-        );
-      }
-      return { release, distro: ids[0]!, arch, packageVersion };
-    });
-  }
+  if (request.kernelPackages.length > 0) return packageTargets(request, rows, arch);
   return resolveKernels(request.kernels, rows, {
     cacheDir: cacheDir(),
     arch,
@@ -77,6 +51,31 @@ export async function planTargets(
     archiveUrl: request.archive,
     signal: context.signal,
     warn: (message) => context.emit({ type: 'note', level: 'warn', message }),
+  });
+}
+
+/** The kernels that the --kernel-package files bring. */
+function packageTargets(
+  { kernelPackages, kernels, distro }: BuildRequest,
+  rows: CatalogueRow[],
+  arch: Arch,
+): KernelTarget[] {
+  return releaseOfKernelPackages(kernelPackages, arch).map(({ release, packageVersion }) => {
+    if (kernels.length > 0 && !kernels.includes(release)) {
+      throw new Dkms2binError(
+        'usage',
+        `--kernel-package brings ${release}, but --kernel asks for ${kernels.join(', ')}`,
+      );
+    }
+    const fitting = distro ? [findRow(rows, distro)] : candidatesFor(release, rows);
+    const [row, ...others] = fitting;
+    if (!row || others.length > 0) {
+      const ids = fitting.map(({ id }) => id).join(' and ');
+      throw new Dkms2binError('usage', `${release} fits ${ids || 'no distro of the catalogue'}`, {
+        hint: 'Say which with --distro.',
+      });
+    }
+    return { release, distro: row.id, arch, packageVersion };
   });
 }
 

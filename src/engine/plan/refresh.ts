@@ -22,7 +22,7 @@ export interface PublishedModule {
   sourceVersion: string | null;
 }
 
-export interface OfferedKernel {
+interface OfferedKernel {
   release: string;
   packageVersion: string;
   suite: string;
@@ -39,7 +39,7 @@ export interface Offer {
   heads: readonly string[];
 }
 
-/** What a held module's source is now. */
+/** What a published module's source is now. */
 export type SourceNow =
   { module: ModuleSource; digest: string; version: string | null } | { fault: Fault; reason: string };
 
@@ -156,112 +156,122 @@ const byAge = (a: PublishedModule, b: PublishedModule): number =>
   compareVersions(a.version, b.version) ||
   compareVersions(a.sourceVersion ?? '', b.sourceVersion ?? '');
 
-function grouped(
-  held: readonly PublishedModule[],
-  key: (each: PublishedModule) => string,
-): PublishedModule[][] {
-  const groups = new Map<string, PublishedModule[]>();
-  for (const each of [...held].sort(byAge)) groups.set(key(each), [...(groups.get(key(each)) ?? []), each]);
-  return [...groups.values()];
-}
-
 /**
  * What a repository lacks: for each module that it holds and each line of kernels that it holds it for, the kernels that are
- * newer than the newest one held, of the series that the line has come to; and the newest kernel again when the source has
+ * newer than the newest one there, of the series that the line has come to; and the newest kernel again when the source has
  * changed since. `newest`: of each line only the newest kernel.
  */
 export function missingCells(
-  held: readonly PublishedModule[],
+  published: readonly PublishedModule[],
   offers: readonly Offer[],
-  sourceNow: (held: PublishedModule, distro: string) => SourceNow,
-  { tried, newest, force }: { tried: readonly TriedCell[]; newest: boolean; force: boolean },
+  sourceNow: (module: PublishedModule, distro: string) => SourceNow,
+  options: { tried: readonly TriedCell[]; newest: boolean; force: boolean },
 ): Missing {
-  const offerOf = new Map(offers.map((offer) => [place(offer), offer]));
   const found = new Collector();
-  const line = (each: PublishedModule): number | null => {
-    const offer = offerOf.get(place(each));
-    return offer ? lineOf(each.kernel, offer) : null;
-  };
-  const groups = grouped(
-    held.filter((each) => line(each) !== null),
-    (each) => [each.module, place(each), flavourOf(each.kernel), line(each)].join(' '),
-  );
-  for (const group of groups) {
-    const last = group.at(-1)!;
-    const kernels = kernelsOf(offerOf.get(place(last))!, flavourOf(last.kernel), line(last)!);
-    const newer = kernels.filter(({ release }) => compareReleases(release, last.kernel) > 0);
-    const source = sourceNow(last, last.distro);
+  /** The newest of each module and line. */
+  const newest = new Map<string, Line>();
+  for (const module of [...published].sort(byAge)) {
+    const offer = offers.find((each) => place(each) === place(module));
+    const series = offer ? lineOf(module.kernel, offer) : null;
+    if (!offer || series === null) continue;
+    const flavour = flavourOf(module.kernel);
+    const key = [module.module, place(module), flavour, series].join(' ');
+    newest.set(key, { module, kernels: kernelsOf(offer, flavour, series) });
+  }
+  for (const { module, kernels } of newest.values()) {
+    const source = sourceNow(module, module.distro);
+    const newer = kernels.filter(({ release }) => compareReleases(release, module.kernel) > 0);
     const want = (kernel: OfferedKernel, why: string): void => {
-      const before = tried.find(
-        (each) =>
-          !('fault' in source) &&
-          each.module === last.module &&
-          place(each) === place(last) &&
-          each.kernel === kernel.release &&
-          each.packageVersion === kernel.packageVersion &&
-          each.digest === source.digest &&
-          (each.verdict !== 'built' || each.kernel === last.kernel),
-      );
-      if (!before || force) found.add(last, source, kernel, last, why);
-      else if (before.verdict === 'failed')
-        found.block(
-          last,
-          kernel,
-          last,
-          'module',
-          `it failed before, and nothing has changed since: ${before.reason}\n--force tries it again.`,
-        );
+      const on: Place = { kernel, distro: module.distro, arch: module.arch };
+      const before = 'fault' in source ? undefined : triedBefore(options.tried, module, source, kernel);
+      if (!before || options.force) found.add(module, source, on, why);
+      else if (before.verdict === 'failed') {
+        const reason = `it failed before, and nothing has changed since: ${before.reason}\n--force tries it again.`;
+        found.block(module, on, { fault: 'module', reason });
+      }
     };
-    for (const kernel of newest ? newer.slice(-1) : newer) want(kernel, 'new kernel');
-    const own = kernels.find(({ release }) => release === last.kernel);
+    for (const kernel of options.newest ? newer.slice(-1) : newer) want(kernel, 'new kernel');
+    const own = kernels.find(({ release }) => release === module.kernel);
     if (newer.length > 0 || !own || 'fault' in source) continue;
-    const change = changeOf(last, source);
+    const change = changeOf(module, source);
     if (change !== null) want(own, change);
   }
   return found.result();
 }
 
-function changeOf(held: PublishedModule, now: Exclude<SourceNow, { fault: Fault }>): string | null {
-  if (held.digest === null || held.digest === now.digest) return null;
-  if (held.sourceVersion === null || now.version === null) return 'changed source';
-  return compareVersions(now.version, held.sourceVersion) > 0
-    ? `new module version ${held.sourceVersion} → ${now.version}`
+/** The newest module of a line of kernels, and what the line offers now, oldest first. */
+interface Line {
+  module: PublishedModule;
+  kernels: OfferedKernel[];
+}
+
+/** What an earlier run found out about this very cell. */
+function triedBefore(
+  tried: readonly TriedCell[],
+  module: PublishedModule,
+  { digest }: Exclude<SourceNow, { fault: Fault }>,
+  { release, packageVersion }: OfferedKernel,
+): TriedCell | undefined {
+  return tried.find(
+    (each) =>
+      each.module === module.module &&
+      place(each) === place(module) &&
+      each.kernel === release &&
+      each.packageVersion === packageVersion &&
+      each.digest === digest &&
+      (each.verdict !== 'built' || each.kernel === module.kernel),
+  );
+}
+
+function changeOf(before: PublishedModule, now: Exclude<SourceNow, { fault: Fault }>): string | null {
+  if (before.digest === null || before.digest === now.digest) return null;
+  if (before.sourceVersion === null || now.version === null) return 'changed source';
+  return compareVersions(now.version, before.sourceVersion) > 0
+    ? `new module version ${before.sourceVersion} → ${now.version}`
     : null;
 }
 
 /**
- * What to try on coming kernels: each module and flavour that is held for `distros` of an offer on the newest kernel of the
- * offer's lowest series, which is the one that its distro boots by default; nothing where a kernel as new is held.
+ * What to try on coming kernels: each module and flavour that is published for the offer's `of` on the newest kernel of the
+ * offer's lowest series, which is the one that its distro boots by default; nothing where one for a kernel as new is there.
  */
 export function comingCells(
-  held: readonly PublishedModule[],
+  published: readonly PublishedModule[],
   coming: readonly { of: string; offer: Offer; why: string }[],
-  sourceNow: (held: PublishedModule, distro: string) => SourceNow,
+  sourceNow: (module: PublishedModule, distro: string) => SourceNow,
 ): Missing {
   const found = new Collector();
   for (const { of, offer, why } of coming) {
-    const groups = grouped(
-      held.filter(({ distro, arch }) => distro === of && arch === offer.arch),
-      (each) => [each.module, flavourOf(each.kernel)].join(' '),
-    );
-    for (const group of groups) {
-      const last = group.at(-1)!;
-      const flavour = flavourOf(last.kernel);
+    const newest = new Map<string, PublishedModule>();
+    for (const each of [...published].sort(byAge)) {
+      if (each.distro === of && each.arch === offer.arch)
+        newest.set([each.module, flavourOf(each.kernel)].join(' '), each);
+    }
+    for (const module of newest.values()) {
+      const flavour = flavourOf(module.kernel);
       const [lowest] = heads(offer, flavour);
       const kernel = lowest === undefined ? undefined : kernelsOf(offer, flavour, lowest).at(-1);
       if (!kernel) continue;
-      const there = held.some(
+      const there = published.some(
         (each) =>
-          each.module === last.module &&
+          each.module === module.module &&
           place(each) === place(offer) &&
           flavourOf(each.kernel) === flavour &&
           seriesOf(each.kernel) === lowest &&
           compareReleases(each.kernel, kernel.release) >= 0,
       );
-      if (!there) found.add(last, sourceNow(last, offer.distro), kernel, offer, why);
+      const { distro, arch } = offer;
+      if (!there) found.add(module, sourceNow(module, distro), { kernel, distro, arch }, why);
     }
   }
   return found.result();
+}
+
+/** A kernel where it is offered. */
+interface Place {
+  kernel: OfferedKernel;
+  distro: string;
+  arch: Arch;
 }
 
 /** Modules of one source for one kernel are one cell. */
@@ -269,39 +279,29 @@ class Collector {
   readonly #cells = new Map<string, WantedCell>();
   readonly #blocked = new Map<string, BlockedCell>();
 
-  add(
-    held: PublishedModule,
-    source: SourceNow,
-    kernel: OfferedKernel,
-    { distro, arch }: { distro: string; arch: Arch },
-    why: string,
-  ): void {
+  add(published: PublishedModule, source: SourceNow, on: Place, why: string): void {
     if ('fault' in source) {
-      this.block(held, kernel, { distro, arch }, source.fault, source.reason);
+      this.block(published, on, source);
       return;
     }
     const { module, digest } = source;
-    const key = [module.kind, module.text, distro, arch, kernel.release].join('\n');
-    const version = source.version ?? (digest === held.digest ? held.version : null);
-    const cell = this.#cells.get(key) ?? {
-      ...{ modules: [], source: module, version, digest, kernel, distro, arch, why },
-    };
-    if (!cell.modules.includes(held.module)) cell.modules.push(held.module);
+    const key = [module.kind, module.text, place(on), on.kernel.release].join('\n');
+    const version = source.version ?? (digest === published.digest ? published.version : null);
+    const cell = this.#cells.get(key) ?? { modules: [], source: module, version, digest, ...on, why };
+    if (!cell.modules.includes(published.module)) cell.modules.push(published.module);
     this.#cells.set(key, cell);
   }
 
   block(
-    held: PublishedModule,
-    kernel: OfferedKernel,
-    { distro, arch }: { distro: string; arch: Arch },
-    fault: Fault,
-    reason: string,
+    { module, source }: PublishedModule,
+    { kernel: { release: kernel }, distro, arch }: Place,
+    { fault, reason }: { fault: Fault; reason: string },
   ): void {
-    const key = [held.source.kind, held.source.name, distro, arch, kernel.release, fault, reason].join('\n');
+    const key = [source.kind, source.name, distro, arch, kernel, fault, reason].join('\n');
     const cell = this.#blocked.get(key) ?? {
-      ...{ modules: [], source: held.source.name, kernel: kernel.release, distro, arch, fault, reason },
+      ...{ modules: [], source: source.name, kernel, distro, arch, fault, reason },
     };
-    if (!cell.modules.includes(held.module)) cell.modules.push(held.module);
+    if (!cell.modules.includes(module)) cell.modules.push(module);
     this.#blocked.set(key, cell);
   }
 
@@ -317,7 +317,7 @@ class Collector {
   }
 }
 
-const order = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
+const order = (a: string, b: string): number => Number(a > b) - Number(a < b);
 
 /** A wanted cell in the words of a build plan. */
 export function plannedCell(
@@ -345,7 +345,7 @@ export interface NamedSource {
 }
 
 /**
- * Where a held module's source is now: the one of --dkms that brings the module or is called the same, else the package of
+ * Where a published module's source is now: the one of --dkms that brings the module or is called the same, else the package of
  * the distro that it came from. Throws `usage` for a file or folder that is not named.
  */
 export function sourceOf(

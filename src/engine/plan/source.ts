@@ -1,3 +1,4 @@
+import type { Stats } from 'node:fs';
 import { open, readFile, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
@@ -19,62 +20,77 @@ export async function parseModuleSource(
   text: string,
   options: { cwd: string; signal?: AbortSignal },
 ): Promise<ModuleSource[]> {
-  return parse(text, options, true);
+  return parse(text, { ...options, inList: false });
 }
 
-async function parse(
-  text: string,
-  options: { cwd: string; signal?: AbortSignal },
-  listAllowed: boolean,
-): Promise<ModuleSource[]> {
+interface ParseOptions {
+  cwd: string;
+  signal?: AbortSignal;
+  /** Whether a list file named it, which may name no other one. */
+  inList: boolean;
+}
+
+async function parse(text: string, options: ParseOptions): Promise<ModuleSource[]> {
   const value = text.trim();
   if (value === '') throw new Dkms2binError('usage', '--dkms is empty');
 
   if (/[\x00-\x1f\x7f]/.test(value)) throw new Dkms2binError('usage', '--dkms holds a control character');
   const path = resolve(options.cwd, value.replace(/^~(?=\/)/, homedir()));
-  let info;
+  const info = await statOf(value, path);
+  if (!info) return [notOnDisk(value, path)];
+  if (info.isDirectory()) return [await folderOrPackage(value, path)];
+  if (!info.isFile()) throw new Dkms2binError('usage', `${value} is neither a file nor a folder`);
+  return fileSources(value, path, options);
+}
+
+/** Null for what is not there. */
+async function statOf(value: string, path: string): Promise<Stats | null> {
   try {
-    info = await stat(path);
+    return await stat(path);
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
-    if (code !== 'ENOENT' && code !== 'ENOTDIR') {
-      throw new Dkms2binError('usage', `Cannot read ${value}: ${messageOf(error)}`);
-    }
-    if (value.includes('/') || /\.(?:deb|rpm|txt|list)$/i.test(value) || TARBALL.test(value)) {
-      throw new Dkms2binError('usage', `No such file or folder: ${value}`, {
-        hint: `Looked for ${path}. A package of the distro is named without a path, such as acpi-call-dkms.`,
-      });
-    }
-    return [parseRepositoryName(value)];
+    if (code === 'ENOENT' || code === 'ENOTDIR') return null;
+    throw new Dkms2binError('usage', `Cannot read ${value}: ${messageOf(error)}`);
   }
-  if (info.isDirectory()) {
-    // A folder that merely shares a package's name (a checkout next to us) does not hide the package.
-    if (!value.includes('/') && value !== '.' && value !== '..' && !(await exists(join(path, 'dkms.conf')))) {
-      if (REPOSITORY_NAME.test(value) && /-(?:dkms|source)(?:-|=|$)/.test(value)) {
-        return [parseRepositoryName(value)];
-      }
-    }
-    return [await folder(value, path)];
+}
+
+function notOnDisk(value: string, path: string): ModuleSource {
+  if (value.includes('/') || /\.(?:deb|rpm|txt|list)$/i.test(value) || TARBALL.test(value)) {
+    throw new Dkms2binError('usage', `No such file or folder: ${value}`, {
+      hint: `Looked for ${path}. A package of the distro is named without a path, such as acpi-call-dkms.`,
+    });
   }
-  if (!info.isFile()) throw new Dkms2binError('usage', `${value} is neither a file nor a folder`);
+  return parseRepositoryName(value);
+}
+
+/** A folder that merely shares a package's name (a checkout next to us) does not hide the package. */
+async function folderOrPackage(value: string, path: string): Promise<ModuleSource> {
+  const named = REPOSITORY_NAME.test(value) && /-(?:dkms|source)(?:-|=|$)/.test(value);
+  if (named && !(await exists(join(path, 'dkms.conf')))) return parseRepositoryName(value);
+  return folder(value, path);
+}
+
+async function fileSources(value: string, path: string, options: ParseOptions): Promise<ModuleSource[]> {
   const head = await firstBytes(path, 512);
-  if (/\.u?deb$/i.test(value)) {
-    if (!isDeb(head)) throw new Dkms2binError('usage', `${value} is not a Debian package${looksLike(head)}`);
-    return [{ kind: 'deb', text: value, path }];
-  }
-  if (/\.rpm$/i.test(value)) {
-    if (!isRpm(head)) throw new Dkms2binError('usage', `${value} is not an RPM package${looksLike(head)}`);
-    return [{ kind: 'rpm', text: value, path }];
-  }
-  if (isDeb(head)) return [{ kind: 'deb', text: value, path }];
-  if (isRpm(head)) return [{ kind: 'rpm', text: value, path }];
+  const kind = packageKind(value, head);
+  if (kind) return [{ kind, text: value, path }];
   if (TARBALL.test(value) || isArchive(head)) return [await tarball(value, path, options.signal)];
   if (basename(path) === 'dkms.conf') {
     throw new Dkms2binError('usage', `${value} is one file of a module's source`, {
       hint: 'Give the folder that holds it.',
     });
   }
-  return list(value, path, options, listAllowed, info.size);
+  return list(value, path, options);
+}
+
+/** Null for what is no package. Throws fault `usage` for a file that is named like one and is none. */
+function packageKind(value: string, head: Buffer): 'deb' | 'rpm' | null {
+  if (/\.u?deb$/i.test(value) && !isDeb(head))
+    throw new Dkms2binError('usage', `${value} is not a Debian package${looksLike(head)}`);
+  if (/\.rpm$/i.test(value) && !isRpm(head))
+    throw new Dkms2binError('usage', `${value} is not an RPM package${looksLike(head)}`);
+  if (isDeb(head)) return 'deb';
+  return isRpm(head) ? 'rpm' : null;
 }
 
 const REPOSITORY_NAME = /^[A-Za-z0-9][A-Za-z0-9+._~-]*(?:=[A-Za-z0-9+._~:-]+)?$/;
@@ -156,16 +172,10 @@ async function tarball(text: string, path: string, signal?: AbortSignal): Promis
   return { kind: 'tarball', text, path };
 }
 
-async function list(
-  text: string,
-  path: string,
-  options: { cwd: string; signal?: AbortSignal },
-  allowed: boolean,
-  size: number,
-): Promise<ModuleSource[]> {
-  if (!allowed) throw new Dkms2binError('usage', `A list file inside a list file: ${text}`);
-  if (size > MAX_LIST_BYTES) {
-    throw new Dkms2binError('usage', `${text} is no DKMS source, and too large for a list file`);
+async function list(text: string, path: string, options: ParseOptions): Promise<ModuleSource[]> {
+  if (options.inList) throw new Dkms2binError('usage', `A list file inside a list file: ${text}`);
+  if ((await stat(path)).size > MAX_LIST_BYTES) {
+    throw new Dkms2binError('usage', `${text} is not a DKMS source, and is too large for a list file`);
   }
   const content = await readFile(path, 'utf8');
 
@@ -179,7 +189,7 @@ async function list(
     const line = raw.replace(/(?:^|\s)#.*$/, '').trim();
     if (line === '') continue;
     try {
-      sources.push(...(await parse(line, options, false)));
+      sources.push(...(await parse(line, { ...options, inList: true })));
     } catch (error) {
       if (!(error instanceof Dkms2binError)) throw error;
       throw new Dkms2binError(error.fault, `${text}, line ${index + 1}: ${error.message}`, {

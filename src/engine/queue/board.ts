@@ -7,9 +7,9 @@ import { serveStatic } from '@hono/node-server/serve-static';
 import { Queue } from 'bullmq';
 import { Hono } from 'hono';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
-import type { Emit } from '../../model/events.js';
+import type { PlanContext } from '../../model/context.js';
 import { connect, parseAddress } from './redis.js';
-import { names, prefixOf } from './protocol.js';
+import { NAMES, PREFIX } from './protocol.js';
 
 /** Queues appear as runs make them. */
 const LOOK_MS = 5000;
@@ -20,7 +20,7 @@ const LOOK_MS = 5000;
  */
 export async function board(
   { url, port }: { url: string; port: number },
-  context: { emit: Emit; signal: AbortSignal; ready: (address: string) => void },
+  context: PlanContext & { ready: (address: string) => void },
 ): Promise<void> {
   const address = parseAddress(url);
   const redis = await connect(address, context.emit);
@@ -33,9 +33,9 @@ export async function board(
       options: { uiConfig: { boardTitle: `dkms2bin at ${address.label}` } },
     });
     const look = async (): Promise<void> => {
-      for (const name of Object.keys(await redis.hgetall(names(prefixOf()).queues))) {
+      for (const name of Object.keys(await redis.hgetall(NAMES.queues))) {
         if (queues.has(name)) continue;
-        const queue = new Queue(name, { connection: redis, prefix: prefixOf(), skipMetasUpdate: true });
+        const queue = new Queue(name, { connection: redis, prefix: PREFIX, skipMetasUpdate: true });
         queue.on('error', () => undefined);
         queues.set(name, queue);
         shown.addQueue(new BullMQAdapter(queue, { readOnlyMode: true }));

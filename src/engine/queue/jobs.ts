@@ -3,17 +3,18 @@ import { basename, join, resolve } from 'node:path';
 import { dependenciesOf } from '../../cell/source.js';
 import type { ModuleSource } from '../../model/cell.js';
 import { Dkms2binError } from '../../model/errors.js';
-import type { Emit } from '../../model/events.js';
+import type { PlanContext } from '../../model/context.js';
 import { cacheDir } from '../../lib/paths.js';
 import { redact } from '../../lib/proxy.js';
-import { readCapped } from '../../lib/read-capped.js';
 import type { Store } from '../../lib/object-store/index.js';
 import { findDkmsPackage } from '../../distro/dkms-package.js';
 import { fetchKernelPackage } from '../../distro/kernel-package.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../../distro/catalogue.js';
-import { readCertificate } from '../../pack/signature.js';
 import type { BuildPlan, PlannedCell } from '../plan/types.js';
 import type { BuildRequest } from '../../options/request.js';
+import { once } from '../once.js';
+import { otherSourcesOf } from '../plan/planned-cell.js';
+import { fingerprintOf } from '../signer.js';
 import { shareSource } from './sources.js';
 import { jobIdOf, type CellJob, type Need, type SharedSource } from './protocol.js';
 
@@ -22,37 +23,43 @@ export interface NamedJob {
   data: CellJob;
 }
 
+/** What jobs are made with. */
+interface Means extends PlanContext {
+  store: Store;
+  /** For what is made on the way. */
+  dir: string;
+}
+
+interface SharedSources {
+  source: SharedSource;
+  /** What it needs to build. */
+  otherSources: SharedSource[];
+}
+
+/** What a distro's index says of a package. */
+interface IndexEntry {
+  version: string;
+  sha256: string;
+}
+
 /** Makes jobs of a plan's cells: nothing of this machine and nothing secret is in them. */
 export class Jobs {
-  readonly #sources = new Map<
-    ModuleSource,
-    Promise<{ source: SharedSource; otherSources: SharedSource[] }>
-  >();
+  readonly #sources = new Map<ModuleSource, Promise<SharedSources>>();
   readonly #shared = new Map<ModuleSource, Promise<SharedSource>>();
-  readonly #index = new Map<string, Promise<{ version: string; sha256: string } | null>>();
+  readonly #index = new Map<string, Promise<IndexEntry | null>>();
   #kernelPackages: Promise<CellJob['kernelPackages']> | undefined;
 
   private constructor(
     private readonly plan: BuildPlan,
+    private readonly means: Means,
     private readonly rows: readonly CatalogueRow[],
     private readonly signer: string | null,
-    private readonly store: Store,
-    /** For what is made on the way. */
-    private readonly dir: string,
-    private readonly context: { emit: Emit; signal: AbortSignal },
   ) {}
 
   /** Throws fault `usage` for a request with what only a worker can know. */
-  static async of(
-    plan: BuildPlan,
-    store: Store,
-    dir: string,
-    context: { emit: Emit; signal: AbortSignal },
-  ): Promise<Jobs> {
+  static async of(plan: BuildPlan, means: Means): Promise<Jobs> {
     requireShareable(plan.request);
-    const { signCert, cwd } = plan.request;
-    const signer = signCert === undefined ? null : await fingerprintOf(resolve(cwd, signCert));
-    return new Jobs(plan, await loadCatalogue(), signer, store, dir, context);
+    return new Jobs(plan, means, await loadCatalogue(), await fingerprintOf(plan.request));
   }
 
   needOf({ distro, arch }: PlannedCell): Need {
@@ -62,7 +69,9 @@ export class Jobs {
 
   async jobOf(cell: PlannedCell): Promise<NamedJob> {
     const { request } = this.plan;
-    const { source, otherSources } = await this.#sourceOf(cell.module);
+    const { source, otherSources } = await once(this.#sources, cell.module, () =>
+      this.#shareAll(cell.module),
+    );
     const found = await this.#found(cell);
     const data: CellJob = {
       source: source.kind === 'repo' && found ? { ...source, version: found.version } : source,
@@ -82,76 +91,58 @@ export class Jobs {
     return { id: jobIdOf(data, found?.sha256 ?? null), data };
   }
 
-  #sourceOf(module: ModuleSource): Promise<{ source: SharedSource; otherSources: SharedSource[] }> {
-    let shared = this.#sources.get(module);
-    if (!shared) {
-      shared = this.#shareAll(module);
-      this.#sources.set(module, shared);
-    }
-    return shared;
-  }
-
   /** A source with those that it needs. The index has seen to it that a distro's package needs no other. */
-  async #shareAll(module: ModuleSource): Promise<{ source: SharedSource; otherSources: SharedSource[] }> {
+  async #shareAll(module: ModuleSource): Promise<SharedSources> {
     const source = await this.#share(module);
     if (module.kind === 'repo') return { source, otherSources: [] };
-    const all = this.plan.otherSources ?? [...new Set(this.plan.cells.map((cell) => cell.module))];
-    const needed = (await dependenciesOf(module, all, this.context.signal)).with;
+    const all = otherSourcesOf(this.plan);
+    const needed = (await dependenciesOf(module, all, this.means.signal)).with;
     return { source, otherSources: await Promise.all(needed.map((each) => this.#share(each))) };
   }
 
   #share(module: ModuleSource): Promise<SharedSource> {
-    let shared = this.#shared.get(module);
-    if (!shared) {
-      shared = shareSource(module, this.store, this.dir, this.context.signal);
-      this.#shared.set(module, shared);
-    }
-    return shared;
+    const { store, dir, signal } = this.means;
+    return once(this.#shared, module, () => shareSource(module, store, dir, signal));
   }
 
-  /** What the distro's index says of a package; null when it cannot be asked, which the worker then finds out. */
-  async #found({ module, distro }: PlannedCell): Promise<{ version: string; sha256: string } | null> {
+  async #found({ module, distro }: PlannedCell): Promise<IndexEntry | null> {
     if (module.kind !== 'repo') return null;
     const key = `${distro} ${module.name}=${module.version ?? ''}`;
-    let found = this.#index.get(key);
-    if (!found) {
-      const { mirror, offline, proxy } = this.plan.request;
-      const { emit, signal } = this.context;
-      found = findDkmsPackage(findRow(this.rows, distro), module, {
+    return once(this.#index, key, () => this.#ask(module, distro));
+  }
+
+  /** Null when the index cannot be asked, which the worker then finds out. */
+  async #ask(module: Extract<ModuleSource, { kind: 'repo' }>, distro: string): Promise<IndexEntry | null> {
+    const { mirror, offline, proxy } = this.plan.request;
+    const { emit, signal } = this.means;
+    try {
+      return await findDkmsPackage(findRow(this.rows, distro), module, {
         ...{ mirror, offline, proxy, signal, cacheDir: cacheDir() },
         warn: (message) => emit({ type: 'note', level: 'warn', message }),
-      }).catch((error: unknown) => {
-        if (!(error instanceof Dkms2binError) || signal.aborted) throw error;
-        return null;
       });
-      this.#index.set(key, found);
+    } catch (error) {
+      if (!(error instanceof Dkms2binError) || signal.aborted) throw error;
+      return null;
     }
-    return found;
   }
 
   async #shareKernelPackages(): Promise<CellJob['kernelPackages']> {
     const { kernelPackages, cwd, proxy } = this.plan.request;
-    const { emit, signal } = this.context;
+    const { store, dir, emit, signal } = this.means;
     const shared: CellJob['kernelPackages'] = [];
     for (const each of kernelPackages) {
       const url = /^https?:/.test(each);
       const file = basename(url ? decodeURIComponent(new URL(each).pathname) : each);
       let path = resolve(cwd, each);
       if (url) {
-        await mkdir(join(this.dir, 'kernel'), { recursive: true });
-        path = join(this.dir, 'kernel', file);
+        await mkdir(join(dir, 'kernel'), { recursive: true });
+        path = join(dir, 'kernel', file);
         await fetchKernelPackage(each, path, { emit, signal, proxy });
       }
-      shared.push({ file, sha256: (await this.store.put(path, signal)).sha256 });
+      shared.push({ file, sha256: (await store.put(path, signal)).sha256 });
     }
     return shared;
   }
-}
-
-/** SHA-256 of a certificate, hex: what coordinator and worker know it by. */
-export async function fingerprintOf(path: string): Promise<string> {
-  const certificate = readCertificate(await readCapped(path, 2 ** 20), path);
-  return certificate.fingerprint256.replaceAll(':', '').toLowerCase();
 }
 
 /** Keys and passwords stay where they are used. */
@@ -159,7 +150,7 @@ function requireShareable(request: BuildRequest): void {
   const { signKey, provenanceKey, passphraseFile, mirror, archive, image, debug, keepFailed } = request;
   const only = (option: string, why: string): Dkms2binError =>
     new Dkms2binError('usage', `${option} cannot be used with --queue: ${why}`, {
-      hint: `Give it to \`dkms2bin worker\` instead.`,
+      hint: 'Give it to `dkms2bin worker` instead.',
     });
   if (signKey !== undefined) throw only('--sign-key', 'workers sign, and no key is sent to them');
   if (provenanceKey !== undefined) throw only('--provenance-key', 'workers sign, and no key is sent to them');

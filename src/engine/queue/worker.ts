@@ -1,59 +1,36 @@
 import { randomUUID } from 'node:crypto';
-import { mkdir, readdir, rm } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { hostname } from 'node:os';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import { UnrecoverableError, Worker, type Job } from 'bullmq';
 import type { Redis } from 'ioredis';
-import type { CellResult, ModuleSource } from '../../model/cell.js';
+import type { CellResult } from '../../model/cell.js';
+import type { PlanContext } from '../../model/context.js';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
-import type { Emit, Event } from '../../model/events.js';
+import type { Emit } from '../../model/events.js';
 import { packageVersion } from '../../lib/paths.js';
 import { scratch } from '../../lib/scratch.js';
 import { openStore, type Store } from '../../lib/object-store/index.js';
-import { CANCELLED, unwanted } from './executor.js';
-import { connect, parseAddress, unblocking } from './redis.js';
-import { fetchSource } from './sources.js';
+import { packDelivery } from './delivery.js';
+import { canDo } from './needs.js';
+import { freeName, unwanted, WorkerPresence } from './presence.js';
 import {
-  ATTEMPTS,
-  canDo,
-  MAX_LOST,
-  names,
-  parseJob,
+  CANCELLED,
+  NAMES,
   parseNeed,
-  prefixOf,
-  TIMING,
-  workerKey,
-  WORKERS,
+  PREFIX,
   type CellJob,
   type Delivery,
-  type Timing,
   type Told,
   type WorkerInfo,
 } from './protocol.js';
+import { connect, parseAddress, unblocking } from './redis.js';
+import { fetchTask, type CellBuilder } from './task.js';
+import { Teller } from './teller.js';
+import { ATTEMPTS, forAMoment, MAX_LOST, TIMING, type Timing } from './timing.js';
+import { Turn } from './turn.js';
 
-/** One cell as the builder gets it: all files are on this machine. */
-export interface CellTask {
-  label: string;
-  job: CellJob;
-  source: ModuleSource;
-  otherSources: ModuleSource[];
-  kernelPackages: string[];
-  /** Empty; what is in it at the end is delivered. */
-  outDir: string;
-}
-
-export interface CellBuilt {
-  /** Paths are below the task's outDir. */
-  results: CellResult[];
-  accelerator: string | null;
-  /** Wall seconds, the waiting for image and layer not included. */
-  seconds: number;
-}
-
-/** Builds one cell. When `signal` is aborted its VM ends, and it rejects. */
-export type CellBuilder = (task: CellTask, turn: { emit: Emit; signal: AbortSignal }) => Promise<CellBuilt>;
-
-export interface WorkerOptions {
+export interface WorkerOptions extends PlanContext {
   /** Of Redis or Valkey. */
   url: string;
   store: string;
@@ -62,13 +39,12 @@ export interface WorkerOptions {
   /** What it can do. */
   can: Pick<WorkerInfo, 'distros' | 'arches' | 'accelerator' | 'signer' | 'vms'>;
   build: CellBuilder;
-  emit: Emit;
-  /** Ends the work: VMs end, and their cells go back to the queue. */
-  signal: AbortSignal;
   timing?: Partial<Timing>;
 }
 
-/** Takes cells from the queue and builds them until `signal` is aborted. */
+/**
+ * Takes cells from the queue and builds them until `signal` is aborted: then VMs end, and their cells go back to the queue.
+ */
 export async function runWorker(options: WorkerOptions): Promise<void> {
   const store = await openStore(options.store, options);
   await using place = await scratch();
@@ -76,30 +52,30 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   const listening = redis.duplicate({ lazyConnect: false });
   listening.on('error', () => undefined);
   try {
-    const name = options.name ?? hostname();
-    const taken = (await redis.exists(workerKey(name))) === 1;
-    const own = taken ? `${name}-${process.pid}` : name;
+    const name = await freeName(redis, options.name ?? hostname());
     const timing = { ...TIMING, ...options.timing };
-    await new CellWorker({ ...options, timing, name: own }, store, place.dir, redis, listening).run();
+    const means = { store, dir: place.dir, redis, listening };
+    await new CellWorker({ ...options, timing, name }, means).run();
   } finally {
     redis.disconnect();
     listening.disconnect();
   }
 }
 
-type CellJobOf = Job<CellJob, Delivery>;
-
-/** A cell that is being built. */
-interface Turn {
-  job: CellJobOf;
-  controller: AbortController;
-  /** Why it was ended before its time. */
-  ended: 'lost' | 'cancelled' | 'stopped' | null;
+/** What a worker works with. */
+interface Means {
+  store: Store;
+  /** For the files of cells. */
+  dir: string;
+  redis: Redis;
+  /** The connection that messages come by. */
+  listening: Redis;
 }
 
 class CellWorker {
+  /** Of the locks of its cells. */
   readonly #token = randomUUID();
-  readonly #names = names(prefixOf());
+  readonly #presence: WorkerPresence;
   readonly #queues = new Map<string, Worker<CellJob, Delivery>>();
   readonly #turns = new Map<string, Turn>();
   readonly #working = new Set<Promise<void>>();
@@ -112,30 +88,30 @@ class CellWorker {
 
   constructor(
     private readonly options: WorkerOptions & { timing: Timing; name: string },
-    private readonly store: Store,
-    private readonly dir: string,
-    private readonly redis: Redis,
-    private readonly listening: Redis,
-  ) {}
+    private readonly means: Means,
+  ) {
+    this.#presence = new WorkerPresence(means.redis, options.timing.heartbeat, () => this.#info());
+  }
 
   async run(): Promise<void> {
-    const { signal, can, name, timing, emit } = this.options;
+    const { signal, can, name, timing } = this.options;
+    const { listening } = this.means;
     const stop = (): void => {
-      for (const turn of this.#turns.values()) this.#end(turn, 'stopped');
+      for (const turn of this.#turns.values()) turn.end('stopped');
       this.#wake();
     };
     signal.addEventListener('abort', stop, { once: true });
-    const beat = setInterval(() => void this.#heartbeat().catch(() => undefined), timing.heartbeat);
+    const beat = setInterval(() => void this.#presence.beat().catch(() => undefined), timing.heartbeat);
     try {
-      this.listening.on('message', (channel: string, text: string) => {
-        if (channel === this.#names.cancel) void this.#cancel(text).catch(() => undefined);
+      listening.on('message', (channel: string, text: string) => {
+        if (channel === NAMES.cancel) void this.#cancel(text).catch(() => undefined);
         // A busy one looks for itself when it has a VM free.
         else if (this.#turns.size < can.vms) this.#wake();
       });
-      await this.listening.subscribe(this.#names.wake, this.#names.cancel);
-      await this.#heartbeat();
+      await listening.subscribe(NAMES.wake, NAMES.cancel);
+      await this.#presence.beat();
       const what = `${can.vms} VM${can.vms === 1 ? '' : 's'} with ${can.accelerator} for ${can.distros.join(', ')}`;
-      emit({ type: 'note', level: 'info', message: `Worker ${name}: ${what}` });
+      this.#note('info', `Worker ${name}: ${what}`);
       while (!signal.aborted) {
         await this.#attach();
         while (!signal.aborted && this.#turns.size < can.vms && Date.now() >= this.#restUntil) {
@@ -155,14 +131,15 @@ class CellWorker {
   /** Queues that this machine can work for; they come as runs ask for them. */
   async #attach(): Promise<void> {
     const { name, timing } = this.options;
-    const queues = await this.redis.hgetall(this.#names.queues);
-    for (const [queue, text] of Object.entries(queues)) {
-      if (this.#queues.has(queue) || !canDo(this.#info(), parseNeed(text))) continue;
+    const { redis } = this.means;
+    for (const [queue, text] of Object.entries(await redis.hgetall(NAMES.queues))) {
+      const need = parseNeed(text);
+      if (this.#queues.has(queue) || !need || !canDo(this.#info(), need)) continue;
       const worker = new Worker<CellJob, Delivery>(
         queue,
         null,
         {
-          ...{ connection: this.redis, prefix: prefixOf(), name, autorun: false },
+          ...{ connection: redis, prefix: PREFIX, name, autorun: false },
           ...{ lockDuration: timing.lock, stalledInterval: timing.stalled, maxStalledCount: MAX_LOST },
         },
         unblocking,
@@ -179,12 +156,13 @@ class CellWorker {
   /** Takes one cell and begins to build it. False when there is none. */
   async #take(): Promise<boolean> {
     const queues = [...this.#queues.values()];
-    for (let at = 0; at < queues.length; at += 1) {
-      const worker = queues[(this.#next + at) % queues.length]!;
+    const first = this.#next % Math.max(1, queues.length);
+    for (const [at, worker] of [...queues.slice(first), ...queues.slice(0, first)].entries()) {
       const since = Date.now();
-      const job = (await worker.getNextJob(this.#token, { block: false })) as CellJobOf | undefined;
+      const job = (await worker.getNextJob(this.#token, { block: false })) as
+        Job<CellJob, Delivery> | undefined;
       if (!job) continue;
-      this.#next = (this.#next + at + 1) % queues.length;
+      this.#next = first + at + 1;
       const work = this.#work(job, since).catch((error: unknown) => {
         this.#note('warn', `${job.name}: ${messageOf(error)}`);
       });
@@ -212,49 +190,28 @@ class CellWorker {
     this.#wake = () => undefined;
   }
 
-  async #work(job: CellJobOf, since: number): Promise<void> {
-    const id = job.id!;
+  async #work(job: Job<CellJob, Delivery>, since: number): Promise<void> {
+    using turn = new Turn(job, this.#token, this.options.timing, since);
     if (job.deferredFailure) {
-      await job.moveToFailed(new UnrecoverableError(lostText(job)), this.#token);
-      return this.#tell(id, { type: 'done' });
+      const text = `Its worker was lost ${job.stalledCounter} times while it was built`;
+      await job.moveToFailed(new UnrecoverableError(text), this.#token);
+      return this.#tell(turn.id, { type: 'done' });
     }
-    const turn: Turn = { job, controller: new AbortController(), ended: null };
-    this.#turns.set(id, turn);
-    const renewal = this.#renew(turn, since);
-    const dir = join(this.dir, `${id}-${randomUUID().slice(0, 8)}`);
+    this.#turns.set(turn.id, turn);
+    const dir = join(this.means.dir, `${turn.id}-${randomUUID().slice(0, 8)}`);
     try {
       await this.#build(turn, dir);
     } finally {
-      clearInterval(renewal);
-      this.#turns.delete(id);
+      this.#turns.delete(turn.id);
       await rm(dir, { recursive: true, force: true });
     }
-  }
-
-  /** Keeps the cell's lock. A process that was frozen, or cut off for too long, sees by its clock that the lock is gone. */
-  #renew(turn: Turn, since: number): NodeJS.Timeout {
-    const { lock, renew } = this.options.timing;
-    let held = since;
-    return setInterval(() => {
-      const now = Date.now();
-      if (now - held > lock) return this.#end(turn, 'lost');
-      turn.job.extendLock(this.#token, lock).then(
-        (kept) => {
-          if (Number(kept) === 1) held = now;
-          else this.#end(turn, 'lost');
-        },
-        (error: unknown) => {
-          if (/lock/i.test(messageOf(error))) this.#end(turn, 'lost');
-        },
-      );
-    }, renew);
   }
 
   async #build(turn: Turn, dir: string): Promise<void> {
     const { job } = turn;
     const { name } = this.options;
     await job.updateProgress({ worker: name });
-    await this.#tell(job.id!, { type: 'begun', worker: name });
+    await this.#tell(turn.id, { type: 'begun', worker: name });
     let delivery: Delivery;
     try {
       delivery = await this.#made(turn, dir);
@@ -273,66 +230,39 @@ class CellWorker {
 
   /** Builds the cell and puts what came of it into the store. */
   async #made(turn: Turn, dir: string): Promise<Delivery> {
-    const { job } = turn;
-    const { signal } = turn.controller;
-    const outDir = join(dir, 'out');
-    await mkdir(outDir, { recursive: true });
-    const data = parseJob(job.data);
-    const otherSources: ModuleSource[] = [];
-    for (const [at, each] of data.otherSources.entries()) {
-      otherSources.push(await fetchSource(each, this.store, join(dir, `sibling-${at}`), signal));
-    }
-    const source = await fetchSource(data.source, this.store, join(dir, 'source'), signal);
-    const kernelPackages: string[] = [];
-    if (data.kernelPackages.length > 0) await mkdir(join(dir, 'kernel'));
-    for (const { file, sha256 } of data.kernelPackages) {
-      const path = join(dir, 'kernel', file);
-      await this.store.get(sha256, path, signal);
-      kernelPackages.push(path);
-    }
-    const teller = new Teller((told) => this.#tell(job.id!, told));
-    const emit: Emit = (event) => {
+    const { signal } = turn;
+    const { store } = this.means;
+    const task = await fetchTask(turn.job, { dir, store, signal });
+    const built = await this.#toldOf(turn.id, (emit) => this.options.build(task, { emit, signal }));
+    signal.throwIfAborted();
+    return packDelivery(built, { worker: this.options.name, outDir: task.outDir, store, signal });
+  }
+
+  /** Whoever waits for the job hears what happens in it, and so does this worker's own user. */
+  async #toldOf<T>(id: string, work: (emit: Emit) => Promise<T>): Promise<T> {
+    using teller = new Teller((told) => this.#tell(id, told));
+    return await work((event) => {
       teller.take(event);
       this.options.emit(event);
-    };
-    const task = { label: job.name, job: data, source, otherSources, kernelPackages, outDir };
-    const built = await this.options.build(task, { emit, signal }).finally(() => teller.close());
-    signal.throwIfAborted();
-    const files: Delivery['files'] = [];
-    for (const each of (await readdir(outDir, { withFileTypes: true })).sort((a, b) =>
-      a.name < b.name ? -1 : 1,
-    )) {
-      if (!each.isFile()) continue;
-      files.push({ name: each.name, ...(await this.store.put(join(outDir, each.name), signal)) });
-    }
-    signal.throwIfAborted();
-    const bare = (path: string | null): string | null => path && basename(path);
-    const results = built.results.map((r) => ({
-      ...r,
-      package: bare(r.package),
-      log: bare(r.log),
-      kept: null,
-    }));
-    const { accelerator, seconds } = built;
-    return { results, files, worker: this.options.name, accelerator, seconds };
+    });
   }
 
   /** What ended without a verdict. */
   async #failed(turn: Turn, error: unknown): Promise<void> {
     const { job } = turn;
-    switch (turn.ended) {
+    switch (turn.endedBy) {
       case 'lost':
         return this.#note('warn', `${job.name}: its lock is lost, so another worker has it; stopped here`);
       case 'stopped':
         // A server that is away gives the cell to another worker when the lock has run out.
-        if (this.redis.status !== 'ready') return;
+        if (this.means.redis.status !== 'ready') return;
         await job.moveToWait(this.#token);
-        await this.redis.publish(this.#names.wake, job.queueName);
+        await this.means.redis.publish(NAMES.wake, job.queueName);
         return this.#note('info', `${job.name}: given back`);
       case 'cancelled':
         await job.moveToFailed(new UnrecoverableError(CANCELLED), this.#token);
         await job.remove().catch(() => undefined);
-        await this.#tell(job.id!, { type: 'done' });
+        await this.#tell(turn.id, { type: 'done' });
         return this.#note('info', `${job.name}: cancelled`);
       case null: {
         const own = error instanceof Dkms2binError;
@@ -348,27 +278,20 @@ class CellWorker {
 
   /** Says how the cell ended, unless another worker has it by now. */
   async #over(turn: Turn, move: () => Promise<unknown>): Promise<void> {
-    const { job } = turn;
     try {
       await move();
     } catch (error) {
       // The lock went in the last moment: the result does not count.
-      return this.#note('warn', `${job.name}: not delivered: ${messageOf(error)}`);
+      return this.#note('warn', `${turn.job.name}: not delivered: ${messageOf(error)}`);
     }
-    await this.#tell(job.id!, { type: 'done' });
-  }
-
-  #end(turn: Turn, why: NonNullable<Turn['ended']>): void {
-    if (turn.ended !== null) return;
-    turn.ended = why;
-    turn.controller.abort(new Dkms2binError('interrupted', 'Interrupted'));
+    await this.#tell(turn.id, { type: 'done' });
   }
 
   async #cancel(id: string): Promise<void> {
     const turn = this.#turns.get(id);
     if (!turn) return;
     // Somebody may have asked for it since.
-    if ((await unwanted(this.redis, prefixOf(), [id])).length === 1) this.#end(turn, 'cancelled');
+    if ((await unwanted(this.means.redis, [id])).length === 1) turn.end('cancelled');
   }
 
   /** Takes nothing for a while, so that a broken machine does not spoil one cell after the other. */
@@ -383,25 +306,17 @@ class CellWorker {
     return { name, version: packageVersion(), ...can, running: this.#turns.size };
   }
 
-  async #heartbeat(): Promise<void> {
-    const info = this.#info();
-    await this.redis.set(workerKey(info.name), JSON.stringify(info), 'PX', 3 * this.options.timing.heartbeat);
-    await this.redis.zadd(WORKERS, Date.now(), info.name);
-  }
-
   async #leave(): Promise<void> {
-    const { name } = this.options;
     // A server that is away sees to it by itself.
-    const left = (async () => {
-      await this.redis.del(workerKey(name));
-      await this.redis.zrem(WORKERS, name);
+    const left = async (): Promise<void> => {
+      await this.#presence.leave();
       for (const worker of this.#queues.values()) await worker.close(true);
-    })().catch(() => undefined);
-    await Promise.race([left, new Promise((done) => setTimeout(done, 5000).unref())]);
+    };
+    await forAMoment(left());
   }
 
   async #tell(id: string, told: Told): Promise<void> {
-    await this.redis.publish(this.#names.told(id), JSON.stringify(told));
+    await this.means.redis.publish(NAMES.told(id), JSON.stringify(told));
   }
 
   #note(level: 'info' | 'warn', message: string): void {
@@ -411,34 +326,3 @@ class CellWorker {
 
 /** Faults that another try, or another machine, may not meet. */
 const isPassing = (fault: CellResult['fault']): boolean => fault === 'transient' || fault === 'host';
-
-const lostText = (job: CellJobOf): string =>
-  `Its worker was lost ${job.stalledCounter} times while it was built`;
-
-/** Tells of a cell's phases at once, and of its output a few times a second the last lines. */
-class Teller {
-  #lines: string[] = [];
-  readonly #timer: NodeJS.Timeout;
-
-  constructor(private readonly tell: (told: Told) => Promise<void>) {
-    this.#timer = setInterval(() => this.#flush(), 500);
-  }
-
-  take(event: Event): void {
-    if (event.type === 'output') this.#lines = [...this.#lines, event.line].slice(-20);
-    if (event.type !== 'phase') return;
-    const { type, state, phase, seconds } = event;
-    void this.tell({ type, state, phase, ...(seconds !== undefined && { seconds }) }).catch(() => undefined);
-  }
-
-  #flush(): void {
-    if (this.#lines.length === 0) return;
-    const lines = this.#lines.splice(0);
-    void this.tell({ type: 'output', lines }).catch(() => undefined);
-  }
-
-  close(): void {
-    clearInterval(this.#timer);
-    this.#flush();
-  }
-}

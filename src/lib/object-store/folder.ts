@@ -2,7 +2,8 @@ import { copyFile, mkdir, readFile, stat, utimes } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
 import { writeAtomic } from '../atomic-write.js';
-import { blobOf, blobPath, notThere, requireDigest, type Store } from './store.js';
+import { digestOf } from '../digest.js';
+import { blobPath, notThere, requireDigest, type Store } from './store.js';
 
 /** A folder that all machines see, such as one on NFS. */
 export async function folderStore(path: string): Promise<Store> {
@@ -23,7 +24,7 @@ export async function folderStore(path: string): Promise<Store> {
   return {
     name: root,
     put: async (file, signal) => {
-      const blob = await blobOf(file, signal);
+      const blob = await digestOf({ file }, signal);
       const to = join(root, blobPath(blob.sha256));
       // Its time says when it was last wanted, for whoever clears old ones away.
       if (await there(blob.sha256)) await utimes(to, new Date(), new Date()).catch(() => undefined);

@@ -5,7 +5,8 @@ import { download, fetchSmall } from '../download.js';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
 import type { Emit } from '../../model/events.js';
 import { proxyOptions, redact } from '../proxy.js';
-import { blobOf, blobPath, MAX_NOTE_BYTES, notThere, type Store } from './store.js';
+import { digestOf } from '../digest.js';
+import { blobPath, MAX_NOTE_BYTES, notThere, type Store } from './store.js';
 
 /** A web server's folder; one that takes PUT can be written to. User and password of the URL go with each request. */
 export function httpStore(url: string, emit: Emit): Store {
@@ -40,7 +41,7 @@ export function httpStore(url: string, emit: Emit): Store {
   return {
     name,
     put: async (file, signal) => {
-      const blob = await blobOf(file, signal);
+      const blob = await digestOf({ file }, signal);
       if (!(await there(blobPath(blob.sha256)))) await put(blobPath(blob.sha256), { file });
       return blob;
     },

@@ -9,23 +9,25 @@ import {
   S3ServiceException,
 } from '@aws-sdk/client-s3';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
-import { blobOf, blobPath, MAX_NOTE_BYTES, notThere, requireDigest, type Store } from './store.js';
+import { digestOf } from '../digest.js';
+import { blobPath, MAX_NOTE_BYTES, notThere, requireDigest, type Store } from './store.js';
+import { environment, standardVariable } from '../variables.js';
 
 /**
  * A bucket of S3 or of what speaks its protocol. Access key, region and endpoint come from where all AWS tools look for them
  * (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, profiles, the machine's role).
  */
 export function s3Store(url: string): Store {
-  const match = /^s3:\/\/([^/@:?]+)(?:\/([^?]*))?$/.exec(url);
-  if (!match) throw new Dkms2binError('usage', 'Not an S3 store: give s3://BUCKET or s3://BUCKET/PREFIX');
-  const bucket = match[1]!;
-  const prefix = (match[2] ?? '').replace(/\/+$/, '');
+  const [, bucket, path = ''] = /^s3:\/\/([^/@:?]+)(?:\/([^?]*))?$/.exec(url) ?? [];
+  if (bucket === undefined)
+    throw new Dkms2binError('usage', 'Not an S3 store: give s3://BUCKET or s3://BUCKET/PREFIX');
+  const prefix = path.replace(/\/+$/, '');
   const name = prefix === '' ? `s3://${bucket}` : `s3://${bucket}/${prefix}`;
   // Not for whoever runs this: which versions work is this package's own matter.
-  process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true';
-  const endpoint = process.env.AWS_ENDPOINT_URL_S3 ?? process.env.AWS_ENDPOINT_URL;
+  environment().AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true';
+  const endpoint = standardVariable('AWS_ENDPOINT_URL_S3') ?? standardVariable('AWS_ENDPOINT_URL');
   const client = new S3Client({
-    region: process.env.AWS_REGION ?? process.env.AWS_DEFAULT_REGION ?? 'us-east-1',
+    region: standardVariable('AWS_REGION') ?? standardVariable('AWS_DEFAULT_REGION') ?? 'us-east-1',
     // A server of one's own has no names for buckets, and often does not know the newer checksums.
     ...(endpoint !== undefined && { forcePathStyle: true }),
     requestChecksumCalculation: 'WHEN_REQUIRED',
@@ -47,7 +49,7 @@ export function s3Store(url: string): Store {
   return {
     name,
     put: async (file, signal) => {
-      const blob = await blobOf(file, signal);
+      const blob = await digestOf({ file }, signal);
       const key = blobPath(blob.sha256);
       if (await there(key)) return blob;
       const put = { ...object(key), Body: createReadStream(file), ContentLength: blob.size };

@@ -1,15 +1,5 @@
-import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
-import { stat } from 'node:fs/promises';
 import { Dkms2binError } from '../../model/errors.js';
-
-/** A file in a store: its name there is its content's digest. */
-export interface Blob {
-  /** Lower-case hex. */
-  sha256: string;
-  /** Bytes. */
-  size: number;
-}
+import { digestOf, type ContentDigest } from '../digest.js';
 
 /**
  * What several machines share: files by content, and small notes by name. All that is put is there whole or not at all;
@@ -18,7 +8,7 @@ export interface Blob {
 export interface Store {
   /** For people; no credentials in it. */
   readonly name: string;
-  put(file: string, signal?: AbortSignal): Promise<Blob>;
+  put(file: string, signal?: AbortSignal): Promise<ContentDigest>;
   has(sha256: string): Promise<boolean>;
   /** Writes the file to `to` and checks its digest: what does not fit is not left there. Fault `not-found` when it is not there. */
   get(sha256: string, to: string, signal?: AbortSignal): Promise<void>;
@@ -33,22 +23,15 @@ export const blobPath = (sha256: string): string => `sha256/${sha256.slice(0, 2)
 /** Notes are for programs and small. */
 export const MAX_NOTE_BYTES = 2 ** 20;
 
-/** Digest and size of a file. */
-export async function blobOf(file: string, signal?: AbortSignal): Promise<Blob> {
-  const hash = createHash('sha256');
-  for await (const chunk of createReadStream(file, signal ? { signal } : {})) hash.update(chunk as Buffer);
-  return { sha256: hash.digest('hex'), size: (await stat(file)).size };
-}
-
 /** Throws fault `transient` unless the file is the one that was asked for. */
 export async function requireDigest(file: string, sha256: string, where: string): Promise<void> {
-  const got = await blobOf(file);
+  const got = await digestOf({ file });
   if (got.sha256 === sha256) return;
   throw new Dkms2binError(
     'transient',
     `${where}: the file ${sha256} there has another content, ${got.sha256}`,
     {
-      hint: 'Remove it from the store; it is made again.',
+      hint: 'Remove it from the store; it will be made again.',
     },
   );
 }

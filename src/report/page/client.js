@@ -511,8 +511,8 @@ function scrolled(kind, label, text) {
 
 /** @param {PageCell} cell @param {string} source */
 function facts(cell, source) {
-  const reproducible =
-    cell.reproducible === null ? null : cell.reproducible ? 'yes, a second build gave the same bytes' : 'no';
+  const answer = cell.reproducible ? 'yes, a second build gave the same bytes' : 'no';
+  const reproducible = cell.reproducible === null ? null : answer;
   /** @type {[string, Node | string | null][]} */
   const all = [
     ['Source', source],

@@ -3,8 +3,10 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Dkms2binError } from '../../../src/model/errors.js';
 import { run } from '../../../src/lib/exec.js';
-import { runWorker, type CellBuilder } from '../../../src/engine/queue/worker.js';
-import type { Timing, WorkerInfo } from '../../../src/engine/queue/protocol.js';
+import type { CellBuilder } from '../../../src/engine/queue/task.js';
+import { runWorker } from '../../../src/engine/queue/worker.js';
+import type { WorkerInfo } from '../../../src/engine/queue/protocol.js';
+import type { Timing } from '../../../src/engine/queue/timing.js';
 
 /** A real worker whose building is a stand-in: a child process that makes a file after a while. VMs would take minutes. */
 export interface WorkerSetting {

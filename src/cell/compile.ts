@@ -1,0 +1,142 @@
+import { deadline, specOf } from '../environment/boot.js';
+import { packageForm } from '../distro/row.js';
+import { GUEST_DIR, type Guest, type ScriptRun } from '../guest/guest.js';
+import { runBuild, type ModuleReport } from '../guest/programs/build.js';
+import { collect } from '../guest/programs/collect.js';
+import { fetchSource } from '../guest/programs/fetch-source.js';
+import type { PushedSource } from '../guest/programs/pushed-source.js';
+import { Dkms2binError } from '../model/errors.js';
+import { MAX_DEBUG_BYTES, MAX_DEBUG_TOTAL } from '../pack/debug-symbols.js';
+import { allowLogin, keepIfAsked } from './keep.js';
+import type { Phase } from './phases.js';
+import type { RunDir } from './run-dir.js';
+import { EPOCH, folderTar, rpmTar, type LocalSource, type Prepared } from './source.js';
+import type { BuildConditions, Built, CellInput, Compiled, Opened } from './types.js';
+
+/** One build of a cell; a cell whose reproducibility is checked has two. */
+export interface BuildTurn {
+  input: CellInput;
+  prepared: Prepared;
+  run: RunDir;
+  conditions: BuildConditions;
+  phase: Phase;
+  /** Hears how each module ended before its files are taken. */
+  onReport?: (report: ModuleReport) => void;
+}
+
+/** Builds the cell's modules in its build VM. */
+export async function compile(cell: Opened): Promise<Compiled> {
+  const { input, verifyVm, phases } = cell;
+  // The verify VM boots while the build VM hands over what it made.
+  const onReport = ({ verdict }: ModuleReport): void => {
+    if (input.verify && verdict === 'built') void verifyVm.start();
+  };
+  const built = await buildInVm({ ...cell, onReport });
+  for (const { seconds } of built.reports) {
+    if (seconds !== undefined) phases.build = (phases.build ?? 0) + seconds;
+  }
+  return { ...cell, built };
+}
+
+/** Boots a build VM, runs the package's build in it and takes what it made. */
+export async function buildInVm(turn: BuildTurn): Promise<Built> {
+  const { input, run, phase, conditions } = turn;
+  const { environment, machine } = input;
+  // A kept disk is booted again for a login.
+  const spec = specOf(machine, { boot: environment.layer.boot, control: 'ssh', egress: true });
+  await using booted = await phase('boot', () => conditions.boot(run.dir));
+  const { vm, guest } = booted;
+  await run.save({ live: { socketDir: vm.socketDir, sshPort: vm.sshPort }, vm: { ...spec } });
+  let built: Built;
+  try {
+    if (input.debug) await allowLogin(input, run, guest);
+    built = await buildInGuest(turn, guest, () => vm.cutEgress());
+  } catch (error) {
+    await keepIfAsked(input, run, guest, true);
+    throw error;
+  }
+  const bad = built.reports.some(({ verdict }) => verdict === 'failed' || verdict === 'error');
+  await keepIfAsked(input, run, guest, bad);
+  await run.save({ live: null });
+  return built;
+}
+
+/** Sends the source, cuts the way out, builds, and takes what came of it. */
+async function buildInGuest(
+  { input, prepared, conditions, phase, onReport }: Omit<BuildTurn, 'run'>,
+  guest: Guest,
+  cutEgress: () => Promise<void>,
+): Promise<Built> {
+  const { machine, label } = input;
+  const onLine = (line: string): void => machine.emit({ type: 'output', cell: label, line });
+  const source = await phase('fetch', async () => {
+    const pushed = await pushSource(guest, prepared, machine.signal);
+    if (prepared.network) await fetchInGuest(input, guest, pushed, onLine);
+    return pushed;
+  });
+  // From here on the package's own code runs: nothing but the management NIC is left to it.
+  await cutEgress();
+  await conditions.disguise?.(guest);
+  const order = {
+    source,
+    release: input.target.release,
+    jobs: conditions.jobs,
+    epoch: EPOCH,
+    keep: input.debug || input.keepFailed,
+    debugSymbols: input.debugSymbols,
+  };
+  const run: ScriptRun = { timeoutMs: input.timeoutMs, onLine };
+  const reports = await phase('dkms', () => runBuild(guest, order, label, run));
+  for (const report of reports) onReport?.(report);
+  const limits = { single: MAX_DEBUG_BYTES, total: MAX_DEBUG_TOTAL };
+  const collected = await phase('collect', () => collect(guest, deadline(machine.accel, 60), limits));
+  return { reports, collected };
+}
+
+/** Sends the cell's local sources into the guest. */
+async function pushSource(guest: Guest, prepared: Prepared, signal: AbortSignal): Promise<PushedSource> {
+  const push = async (source: LocalSource, name: string): Promise<string> => {
+    // tar finds the compression out by itself, so a tarball needs no name of its own in the guest.
+    const to = `${GUEST_DIR}/${name}.${source.kind === 'deb' ? 'deb' : 'tar'}`;
+    await guest.put(await contentOf(source, signal), to);
+    return to;
+  };
+  const { source } = prepared;
+  const path = source.kind === 'repo' ? '' : await push(source, 'source');
+  const extra: { kind: LocalSource['kind']; path: string }[] = [];
+  for (const each of prepared.with) {
+    extra.push({ kind: each.kind, path: await push(each, `extra-${extra.length}`) });
+  }
+  return {
+    kind: source.kind,
+    name: prepared.package?.name ?? '',
+    version: prepared.package?.version ?? '',
+    path,
+    extra,
+    brings: prepared.brings,
+  };
+}
+
+async function contentOf(
+  source: LocalSource,
+  signal: AbortSignal,
+): Promise<{ bytes: Buffer } | { file: string }> {
+  if (source.kind === 'folder') return { bytes: await folderTar(source.path, signal) };
+  if (source.kind === 'rpm') return { bytes: await rpmTar(source.path) };
+  return { file: source.path };
+}
+
+/** Lets the guest download what the host could not find for it. */
+async function fetchInGuest(
+  { source, lookup, machine }: CellInput,
+  guest: Guest,
+  pushed: PushedSource,
+  onLine: (line: string) => void,
+): Promise<void> {
+  if (packageForm(lookup.row) !== 'deb') {
+    throw new Dkms2binError('not-found', `${source.text} needs modules that nobody brings (BUILD_DEPENDS)`, {
+      hint: `Packages of ${lookup.row.id} cannot be looked up by name yet: give their sources with --dkms, too.`,
+    });
+  }
+  await fetchSource(guest, pushed, source.text, { timeoutMs: deadline(machine.accel, 180), onLine });
+}

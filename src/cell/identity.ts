@@ -1,0 +1,85 @@
+import { createHash, type X509Certificate } from 'node:crypto';
+import type { KernelTarget, ModuleSource } from '../model/cell.js';
+import type { BuildRequest } from '../options/request.js';
+import { EPOCH } from './source.js';
+
+/**
+ * To be raised by whoever changes what comes out of the same inputs: the guest's build scripts, packing, signing. It is not
+ * the tool's version, so that a release which makes the same packages leaves those that are there alone.
+ */
+const RECIPE = 1;
+
+/** The options that decide what comes out of a cell, beside its source and kernel, by name. */
+export const identityOptions = ({
+  nameStyle,
+  verify,
+  debugSymbols,
+}: Pick<BuildRequest, 'nameStyle' | 'verify' | 'debugSymbols'>): Readonly<Record<string, unknown>> => ({
+  'debug-symbols': debugSymbols,
+  'name-style': nameStyle,
+  verify,
+});
+
+/** A source by its content; by its name only while an index that knows its content cannot be asked. */
+export type SourceContent =
+  { kind: ModuleSource['kind']; sha256: string } | { kind: 'unknown'; name: string };
+
+/** What counts of a cell, wherever it is built. */
+interface Inputs {
+  /** Its own first, then those of its build dependencies. */
+  sources: readonly SourceContent[];
+  target: KernelTarget;
+  /** Fingerprint of the certificate that the modules are signed for; null: they are not signed. */
+  signer: string | null;
+  /** What `identityOptions` says. */
+  options: Readonly<Record<string, unknown>>;
+}
+
+/** A cell whose kernel layer is there. The layer's name says what image, mirror and kernel packages came to. */
+export interface LayeredInputs extends Inputs {
+  layer: string;
+}
+
+/** A cell of which only that is known which needs no layer. */
+export interface PlannedInputs extends Inputs {
+  /** Where the layer is to come from, and what the result must tell. */
+  order: Pick<BuildRequest, 'image' | 'mirror' | 'archive' | 'checkReproducible'>;
+  /** SHA-256 of the --kernel-package files. */
+  kernelPackages: readonly string[];
+  /** Key id of who signs the provenance; null: it is not signed, or whoever builds the cell knows. */
+  attester: string | null;
+}
+
+/**
+ * The identity of a cell: what has the same one comes out the same. Hex SHA-256. Identities of planned and of layered inputs
+ * are never equal: a plan cannot know all that a layer holds.
+ */
+export function identityOf(inputs: LayeredInputs | PlannedInputs): string {
+  const { target, signer, sources, options } = inputs;
+  const kernel = 'layer' in inputs ? { layer: inputs.layer } : planned(inputs);
+  const parts = {
+    ...{ recipe: RECIPE, epoch: EPOCH, signer },
+    sources: sources.map((each) => ('sha256' in each ? [each.kind, each.sha256] : [each.kind, each.name])),
+    options,
+    target: [target.distro, target.arch, target.release],
+    kernel,
+  };
+  return createHash('sha256').update(JSON.stringify(parts)).digest('hex');
+}
+
+function planned({ order, target, kernelPackages, attester }: PlannedInputs): unknown {
+  const { packageVersion, suite, archive, files = [] } = target;
+  return {
+    package: [packageVersion, suite, archive?.uri, archive?.suite],
+    files: files.map(({ url, sha256 }) => sha256 ?? url),
+    // Which of them is which, the packages themselves say.
+    packages: [...kernelPackages].sort(),
+    from: [order.image, order.mirror, order.archive],
+    checkReproducible: order.checkReproducible,
+    attester,
+  };
+}
+
+/** What coordinator, worker and reports know a certificate by: its SHA-256, hex. */
+export const certificateFingerprint = ({ fingerprint256 }: X509Certificate): string =>
+  fingerprint256.replaceAll(':', '').toLowerCase();

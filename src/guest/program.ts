@@ -1,0 +1,52 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { PACKAGE_ROOT } from '../lib/paths.js';
+import { quote } from '../lib/text.js';
+
+const CODES = 'lib/exit-codes.sh';
+const SHELL = [CODES, 'lib/common.sh'];
+
+/** The programs that the host runs in a guest: the files of cloud-init/guest that each is put together from, its own last. */
+const PARTS = {
+  'build.sh': [
+    ...SHELL,
+    ...['dkms-conf', 'take-source', 'build-module', 'for-login'].map((part) => `build/${part}.sh`),
+    'build.sh',
+  ],
+  'collect.py': ['collect.py'],
+  'disguise.sh': ['disguise.sh'],
+  'fetch-source.sh': [...SHELL, 'lib/apt.sh', 'fetch-source.sh'],
+  'install-kernel-apt.sh': [...SHELL, 'lib/apt.sh', 'install-kernel-apt.sh'],
+  'install-kernel-rpm.sh': [...SHELL, 'install-kernel-rpm.sh'],
+  'open-ssh.sh': ['open-ssh.sh'],
+  'pack-rpm.py': ['pack-rpm.py'],
+  'prove.py': [CODES, 'lib/load.py', 'prove.py'],
+  'provision.sh': ['provision.sh'],
+  'settle.sh': ['settle.sh'],
+  'verify.py': [CODES, 'lib/load.py', 'verify.py'],
+} satisfies Record<string, readonly string[]>;
+
+export type ProgramName = keyof typeof PARTS;
+
+type Value = string | number | readonly Value[];
+/** Set in front of a program's text. A shell program takes strings and numbers. */
+export type Variables = Readonly<Record<string, Value>>;
+
+/** Paths in cloud-init/guest of the files that a program is put together from. */
+export const programFiles = (name: ProgramName): readonly string[] => PARTS[name];
+
+/** A program's text with its variables in front. */
+export async function programText(name: ProgramName, variables: Variables): Promise<string> {
+  const texts = await Promise.all(
+    programFiles(name).map((file) => readFile(join(PACKAGE_ROOT, 'cloud-init', 'guest', file), 'utf8')),
+  );
+  const isPython = name.endsWith('.py');
+  // What JSON writes of strings, numbers and lists is Python, too.
+  const literal = (value: Value): string => (isPython ? JSON.stringify(value) : quote(String(value)));
+  const head = Object.entries(variables).map(([key, value]) => `${key}=${literal(value)}\n`);
+  const text = texts.join('');
+  // One message of the channel holds a Python program and its variables, a hundred modules' names among them: words for people
+  // stay here.
+  const sent = isPython ? text.replaceAll(/^"""[^]*?"""\n/gm, '').replaceAll(/^ *#.*\n/gm, '') : text;
+  return head.join('') + sent;
+}

@@ -1,0 +1,23 @@
+import type { Guest, ScriptRun } from '../guest.js';
+import { readEnd, valuesOf } from '../protocol.js';
+import { sourceVariables, type PushedSource } from './pushed-source.js';
+
+/**
+ * Has the guest's apt download a source's package and all that it depends on, while there is a network. Throws what the
+ * program's exit code means; `called` is what the user calls the source.
+ */
+export async function fetchSource(
+  guest: Guest,
+  source: PushedSource,
+  called: string,
+  run: ScriptRun,
+): Promise<void> {
+  const output = await guest.script('fetch-source.sh', sourceVariables(source), run);
+  readEnd(output, ['DONE'], (why) => {
+    const near = valuesOf(output, 'near');
+    return {
+      message: `${called}: ${why}`,
+      hint: near.length > 0 ? `Near it: ${near.join(', ')}` : undefined,
+    };
+  });
+}

@@ -1,0 +1,63 @@
+import { createHash, type Hash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { open, type FileHandle } from 'node:fs/promises';
+
+export interface Digest {
+  algorithm: 'sha256' | 'sha512';
+  /** Lower case. */
+  hex: string;
+}
+
+/** What identifies content: its SHA-256 in lower-case hex, and its size in bytes. */
+export interface ContentDigest {
+  sha256: string;
+  size: number;
+}
+
+/** Bytes in memory, or those of a file. */
+export type Content = Buffer | { file: string };
+
+/** The bytes piece by piece. */
+export function chunksOf(content: Content, signal?: AbortSignal): Iterable<Buffer> | AsyncIterable<Buffer> {
+  if (Buffer.isBuffer(content)) return [content];
+  return createReadStream(content.file, signal ? { signal } : {}) as AsyncIterable<Buffer>;
+}
+
+export async function digestOf(content: Content, signal?: AbortSignal): Promise<ContentDigest> {
+  const hash = createHash('sha256');
+  let size = 0;
+  for await (const chunk of chunksOf(content, signal)) {
+    hash.update(chunk);
+    size += chunk.length;
+  }
+  return { sha256: hash.digest('hex'), size };
+}
+
+/** Whether the file exists with that digest. */
+export async function hasDigest(path: string, digest: Digest): Promise<boolean> {
+  let handle: FileHandle;
+  try {
+    handle = await open(path, 'r');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
+    throw error;
+  }
+  try {
+    const hash = createHash(digest.algorithm);
+    await hashFile(handle, hash);
+    return hash.digest('hex') === digest.hex;
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Feeds an open file to `hash`, from its beginning. */
+export async function hashFile(handle: FileHandle, hash: Hash): Promise<void> {
+  const buffer = Buffer.allocUnsafe(1 << 20);
+  for (let at = 0; ;) {
+    const { bytesRead } = await handle.read(buffer, 0, buffer.length, at);
+    if (bytesRead === 0) return;
+    hash.update(buffer.subarray(0, bytesRead));
+    at += bytesRead;
+  }
+}

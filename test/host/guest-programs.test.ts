@@ -1,0 +1,290 @@
+import { spawnSync } from 'node:child_process';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { release, tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { programText, type ProgramName, type Variables } from '../../src/guest/program.js';
+
+// The guest's programs, put together as the host sends them and run here on a root folder of their own, with stand-ins for the
+// guest's dkms and apt. What the real ones make of them, the VM tests show.
+const KERNEL = '6.1.0-56-amd64';
+
+let root: string;
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), 'dkms2bin-test-'));
+  put('proc/sys/kernel/osrelease', `${KERNEL}\n`);
+  put('proc/net/route', 'Iface\tDestination\neth0\t00000000\n');
+  put(`lib/modules/${KERNEL}/build/Makefile`, '');
+  for (const folder of ['usr/src', 'usr/local/bin', 'etc/profile.d'])
+    mkdirSync(join(root, folder), { recursive: true });
+});
+afterEach(() => rmSync(root, { recursive: true }));
+
+function put(path: string, text: string, mode = 0o644): void {
+  mkdirSync(dirname(join(root, path)), { recursive: true });
+  writeFileSync(join(root, path), text);
+  chmodSync(join(root, path), mode);
+}
+const read = (path: string): string => readFileSync(join(root, path), 'utf8');
+
+async function run(
+  name: ProgramName,
+  variables: Variables,
+): Promise<{ code: number | null; rows: string[]; said: string }> {
+  const text = (await programText(name, variables))
+    .replace(/ PATH=\S+$/m, ` PATH='${root}/bin':/usr/bin:/bin`)
+    .replaceAll(
+      /(?<![\w.$}/*-])\/(?:etc|boot|lib\/modules|proc|var\/lib|var\/cache|usr\/src|usr\/local)\b/g,
+      (path) => root + path,
+    );
+  const [command, ...args] = name.endsWith('.py') ? ['python3', '-I', '-c'] : ['bash', '-c'];
+  const { status, stdout, stderr } = spawnSync(command, [...args, text], { encoding: 'utf8' });
+  const lines = stdout.split('\n');
+  const rows = lines.flatMap((line) => (line.startsWith('@@dkms2bin ') ? [line.slice(11)] : []));
+  return { code: status, rows, said: stdout + stderr };
+}
+
+/** What a source's dkms.conf says, in a tar as a folder is sent. */
+function source(name: string, conf: string): string {
+  put(`${name}/dkms.conf`, `PACKAGE_NAME=${name}\nPACKAGE_VERSION=1.0\n${conf}`);
+  const tar = join(root, `${name}.tar`);
+  spawnSync('tar', ['-cf', tar, '-C', join(root, name), '.']);
+  return tar;
+}
+
+/** A dkms whose build of a module writes to make.log and makes its .ko, or ends as `end` says. */
+function dkms(end = ''): void {
+  put(
+    'bin/dkms',
+    `#!/bin/bash
+tree='${root}/var/lib/dkms' module=$3 version=$5 kernel=$7
+case $1 in
+  build)
+    mkdir -p "$tree/$module/$version/build"
+    echo "CC $module.o" >"$tree/$module/$version/build/make.log"
+    ${end}
+    mkdir -p "$tree/$module/$version/$kernel/x86_64/module"
+    echo KO >"$tree/$module/$version/$kernel/x86_64/module/$module.ko" ;;
+esac`,
+    0o755,
+  );
+}
+
+describe('build.sh', () => {
+  const build = (more: Variables) =>
+    run('build.sh', {
+      KIND: 'folder',
+      NAME: '',
+      VERSION: '',
+      EXTRA: '',
+      RELEASE: KERNEL,
+      JOBS: 1,
+      EPOCH: 0,
+      KEEP: '',
+      ...more,
+    });
+
+  test('builds a folder with the module that another source brings for it, and leaves both for collect.py', async () => {
+    dkms();
+    const SRC = source('foo', 'BUILD_DEPENDS=(lib)\n');
+    const { code, rows, said } = await build({ SRC, EXTRA: `folder:${source('lib', '')}`, KEEP: 1 });
+    expect(
+      rows.filter((row) => !row.startsWith('build-seconds ')),
+      said,
+    ).toEqual(['source-package foo 1.0', 'dependency lib 1.0 built lib.ko', 'module foo 1.0 built foo.ko']);
+    expect(rows.filter((row) => /^build-seconds (lib|foo)\/1\.0 \d+\.\d{6}$/.test(row))).toHaveLength(2);
+    expect(code).toBe(0);
+    const result = 'var/lib/dkms2bin/result';
+    expect(read(`${result}/targets`)).toBe('foo/1.0\n');
+    expect(read(`${result}/modules/foo--1.0/verdict`)).toBe('built\nfoo.ko\n');
+    expect(read(`${result}/modules/foo--1.0/depends`)).toBe('lib\n');
+    expect(read(`${result}/modules/lib--1.0/ko-files`)).toMatch(/lib\.ko\n$/);
+    expect(read('var/lib/dkms2bin/rebuild')).toContain("dkms build -m 'foo' -v '1.0'");
+    expect(read('etc/profile.d/dkms2bin.sh')).toContain('foo/1.0 for ');
+  });
+
+  test.each([
+    [
+      'a compiler error',
+      'echo "foo.c:1: error: no" >>"$tree/$module/$version/build/make.log"; exit 10',
+      1,
+      'failed foo.c:1: error: no',
+    ],
+    ['a directive that excludes the kernel', 'exit 77', 0, 'skipped a BUILD_EXCLUSIVE directive'],
+    ['a full disk', 'echo "No space left on device"; exit 10', 6, "error the guest's disk is full"],
+    ['a killed compiler', 'exit 137', 6, 'error the guest ran out of memory'],
+  ])('tells %s from the others', async (_, end, expected, row) => {
+    dkms(end);
+    const { code, rows, said } = await build({ SRC: source('foo', '') });
+    expect(
+      rows.find((each) => each.startsWith('module ')),
+      said,
+    ).toMatch(new RegExp(`^module foo 1\\.0 ${row}`));
+    expect(code).toBe(expected);
+  });
+
+  test.each<[string, Variables, number]>([
+    ['another kernel', { RELEASE: '6.2.0' }, 20],
+    ['a release that is none', { RELEASE: '$(reboot)' }, 2],
+    ['an unreadable source', { SRC: '/nowhere' }, 2],
+    ['an unknown kind', { KIND: 'zip' }, 2],
+  ])('ends at once for %s', async (_, more, expected) => {
+    const { code, rows } = await build({ SRC: source('foo', ''), ...more });
+    expect(rows).toEqual([expect.stringMatching(/^error /)]);
+    expect(code).toBe(expected);
+  });
+
+  test('a source without a module is no success', async () => {
+    const empty = join(root, 'empty.tar');
+    spawnSync('tar', ['-cf', empty, '-T', '/dev/null']);
+    expect(await build({ SRC: empty })).toMatchObject({
+      code: 4,
+      rows: [expect.stringContaining('no DKMS module')],
+    });
+    put('binaries/dkms_binaries_only/dkms.conf', '');
+    const tar = join(root, 'binaries.tar');
+    spawnSync('tar', ['-cf', tar, '-C', join(root, 'binaries'), '.']);
+    expect(await build({ SRC: tar })).toMatchObject({
+      code: 4,
+      rows: [expect.stringContaining('binaries only')],
+    });
+  });
+});
+
+describe('fetch-source.sh', () => {
+  /** An apt that has foo-dkms; `install` and `update` are what it does, and it writes down what it was asked for. */
+  function apt(install: string, update = ''): void {
+    put(
+      'bin/apt-cache',
+      `#!/bin/sh\ncase $1 in madison) [ "$2" != foo-dkms ] || echo ' foo-dkms | 1.0-1 | x' ;; esac`,
+      0o755,
+    );
+    const body = `case " $* " in *" update "*) echo update >>'${root}/calls'; ${update} ;; *) echo install >>'${root}/calls'; ${install} ;; esac`;
+    put('bin/apt-get', `#!/bin/bash\n${body}`, 0o755);
+  }
+  const fetch = () =>
+    run('fetch-source.sh', { KIND: 'repo', NAME: 'foo-dkms', VERSION: '', SRC: '', EXTRA: '', BROUGHT: '' });
+  const calls = (): string[] => read('calls').trim().split('\n');
+
+  test('names the package that it brought', async () => {
+    apt('');
+    const { code, rows } = await fetch();
+    expect(rows).toEqual(['package foo-dkms', 'package-version 1.0-1', 'source-package foo-dkms']);
+    expect([code, calls()]).toEqual([0, ['install']]);
+    expect(existsSync(join(root, 'var/lib/dkms2bin/fetched-depends'))).toBe(true);
+  });
+
+  test('what an old list names is tried once more with a new one', async () => {
+    apt(
+      `if [ ! -e '${root}/updated' ]; then echo 'E: 404  Not Found'; exit 100; fi`,
+      `touch '${root}/updated'`,
+    );
+    expect(await fetch()).toMatchObject({ code: 0 });
+    expect(calls()).toEqual(['install', 'update', 'install']);
+  });
+
+  test.each([
+    [
+      "echo 'E: Failed to fetch http://x  Connection timed out'; exit 100",
+      5,
+      'error the mirror did not deliver: E: Failed',
+    ],
+    [
+      "echo 'E: You do not have enough free space in /var/cache'; exit 100",
+      8,
+      "error the guest's disk is full: E: You",
+    ],
+    [
+      "echo ' foo : Depends: bar'; echo 'E: Unable to correct problems'; exit 100",
+      3,
+      'error not installable: E: Unable to correct problems  foo : Depends: bar',
+    ],
+    ["echo 'dpkg was interrupted'; exit 100", 9, 'error apt failed: dpkg was interrupted'],
+  ])('%j ends with %d', async (install, expected, row) => {
+    apt(install);
+    const { code, rows, said } = await fetch();
+    expect(rows.at(-1), said).toContain(row);
+    expect(code).toBe(expected);
+  });
+
+  test('a list that does not come is the mirror’s fault', async () => {
+    apt("echo 'E: 404  Not Found'; exit 100", "echo 'E: Could not resolve x'; exit 100");
+    expect(await fetch()).toMatchObject({ code: 5 });
+    expect(calls()).toEqual(['install', 'update']);
+  });
+});
+
+describe('install-kernel-apt.sh', () => {
+  /** An apt whose `install` does what the text says; its calls are written down. */
+  function apt(install: string): void {
+    for (const name of ['debconf-set-selections', 'dpkg-query', 'sync', 'gcc'])
+      put(`bin/${name}`, '#!/bin/sh\n', 0o755);
+    put('bin/apt-cache', `#!/bin/sh\necho "Package: $2"\n`, 0o755);
+    const body = `case " $* " in *" update "*) echo update ;; *" -t "*) echo suite ;; *) echo install ;; esac >>'${root}/calls'`;
+    put('bin/apt-get', `#!/bin/bash\n${body}\ncase " $* " in *" update "*) ;; *) ${install} ;; esac`, 0o755);
+    for (const path of [
+      `boot/vmlinuz-${KERNEL}`,
+      `boot/initrd.img-${KERNEL}`,
+      `lib/modules/${KERNEL}/modules.dep`,
+    ])
+      put(path, 'x');
+    for (const folder of ['etc/apt/sources.list.d', 'etc/dpkg'])
+      mkdirSync(join(root, folder), { recursive: true });
+    put('etc/fstab', 'UUID=0dbb09f2-7f28-4c6b-8d7f-5f0a0a2f5c1e / ext4 defaults 0 1\n');
+  }
+  const install = (more: Variables = {}) => run('install-kernel-apt.sh', { RELEASE: KERNEL, ...more });
+  const calls = (): string[] => read('calls').trim().split('\n');
+
+  test('reports what it installed', async () => {
+    apt('');
+    const { code, rows, said } = await install();
+    expect(code, said).toBe(0);
+    expect(rows).toContain(`image-package linux-image-${KERNEL}`);
+    expect(rows).toContain('root-uuid 0dbb09f2-7f28-4c6b-8d7f-5f0a0a2f5c1e');
+    expect(calls()).toEqual(['install']);
+    expect(read('etc/dkms/framework.conf.d/dkms2bin.conf')).toContain('sign_file');
+  });
+
+  test('looks with new lists, then in the suite, before it says that something is missing', async () => {
+    apt("echo 'E: Unable to locate package dkms'; exit 100");
+    expect(await install({ SUITE: 'bookworm-backports' })).toMatchObject({
+      code: 3,
+      rows: [expect.stringMatching(/^error not installable: E: Unable to locate package dkms/)],
+    });
+    expect(calls()).toEqual(['install', 'update', 'install', 'suite']);
+  });
+
+  test.each([
+    ["echo 'E: Failed to fetch x'; exit 100", 5],
+    ["echo 'E: No space left on device'; exit 100", 8],
+    ["echo 'E: Sub-process dpkg returned an error code'; exit 100", 9],
+  ])('%j ends with %d', async (does, expected) => {
+    apt(does);
+    expect(await install()).toMatchObject({ code: expected });
+    expect(calls()).toEqual(['install']);
+  });
+
+  test('without an initramfs of the distro it asks for the program that makes one', async () => {
+    apt(
+      `case " $* " in *" initramfs-tools "*) echo 'E: Unable to locate package initramfs-tools'; exit 100 ;; esac`,
+    );
+    rmSync(join(root, `boot/initrd.img-${KERNEL}`));
+    const { code, rows } = await install();
+    expect(rows).toEqual(['error no initramfs-tools in the package sources']);
+    expect(code).toBe(10);
+  });
+});
+
+describe('verify.py and prove.py', () => {
+  const more: [ProgramName, Variables][] = [
+    ['verify.py', { PACKAGES: [], MODULES: ['foo'], NEEDS: [], MANAGER: 'apt' }],
+    [
+      'prove.py',
+      { MANAGER: 'apt', URL: 'http://10.0.2.9/', SOURCES: '', KEY_URL: '', KEYRING: '', PACKAGES: [] },
+    ],
+  ];
+  test.each(more)('%s ends at once when another kernel runs', async (name, variables) => {
+    const { code, rows, said } = await run(name, { RELEASE: 'x', ...variables });
+    expect([code, rows], said).toEqual([20, [`error the guest runs ${release()}, not x`]]);
+  });
+});

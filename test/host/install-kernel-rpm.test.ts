@@ -1,0 +1,78 @@
+import { spawnSync } from 'node:child_process';
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { programText } from '../../src/guest/program.js';
+
+// The guest's script, run here on a root folder of its own, with programs that write down how they were called. What the real dnf
+// makes of it, the rig shows (test/vm/rpm-rig.test.ts).
+const RELEASE = '5.14.0-503.el9.x86_64';
+
+let root: string;
+beforeEach(() => void (root = mkdtempSync(join(tmpdir(), 'dkms2bin-test-'))));
+afterEach(() => rmSync(root, { recursive: true }));
+
+function put(path: string, text: string, mode = 0o644): void {
+  mkdirSync(dirname(join(root, path)), { recursive: true });
+  writeFileSync(join(root, path), text);
+  chmodSync(join(root, path), mode);
+}
+
+/** Packages that dnf was told to install, call by call, with the options that switch repositories on. */
+async function install(variables: Record<string, string>): Promise<string[]> {
+  put(
+    'bin/dnf',
+    `#!/bin/sh
+case " $* " in
+  *" repoquery "*) for last; do :; done; echo "$last" ;;
+  *" install "*) printf '%s\n' "$*" >>'${root}/calls' ;;
+esac`,
+    0o755,
+  );
+  put('bin/rpm', '#!/bin/sh\nexit 1\n', 0o755);
+  for (const path of [`boot/vmlinuz-${RELEASE}`, `boot/initramfs-${RELEASE}.img`]) put(path, 'x');
+  for (const path of ['build/Makefile', 'modules.dep']) put(`lib/modules/${RELEASE}/${path}`, 'x');
+  const script = (await programText('install-kernel-rpm.sh', variables))
+    .replace(/ PATH=\S+$/m, ` PATH='${root}/bin':/usr/bin:/bin`)
+    .replaceAll(/(?<![\w.$}/-])\/(?:etc|boot|lib\/modules)\b/g, (path) => root + path);
+  const done = spawnSync('bash', ['-c', script], { encoding: 'utf8' });
+  expect(done.status, done.stdout + done.stderr).toBe(0);
+  return readFileSync(join(root, 'calls'), 'utf8')
+    .trim()
+    .split('\n')
+    .map((call) => call.replace(/^.* install /, ''));
+}
+
+const ROCKY = {
+  RELEASE,
+  IMAGE_PACKAGES: `kernel-core-${RELEASE}`,
+  MODULE_PACKAGES: `kernel-modules-${RELEASE}`,
+  HEADER_PACKAGES: `kernel-devel-${RELEASE}`,
+  TOOLCHAIN_REPO: 'epel-release',
+  TOOLCHAIN_NEEDS: 'crb',
+};
+const KERNEL = ['core', 'modules', 'devel'].map((name) => `kernel-${name}-${RELEASE}`).join(' ');
+const TOOLS = 'dkms gcc make rpm-build elfutils-libelf-devel';
+
+test("EPEL comes before dkms, and the image's repository that EPEL needs is switched on for it alone", async () => {
+  put('etc/yum.repos.d/rocky.repo', '[baseos]\nenabled=1\n[crb]\nenabled=0\n');
+  expect(await install(ROCKY)).toEqual([KERNEL, 'epel-release', `--enablerepo=crb ${TOOLS}`]);
+});
+
+test('with repositories of a mirror, the needed one is on already: dnf would refuse its other name', async () => {
+  put('etc/yum.repos.d/rocky.repo', '[crb]\nenabled=0\n');
+  expect(await install({ ...ROCKY, REPOS: 'crb=http://mirror.test/crb' })).toEqual([
+    KERNEL,
+    'epel-release',
+    TOOLS,
+  ]);
+  expect(readFileSync(join(root, 'etc/yum.repos.d/rocky.repo'), 'utf8')).toContain('[crb]');
+});
+
+test('a machine that builds nothing gets neither EPEL nor headers', async () => {
+  put('etc/yum.repos.d/rocky.repo', '[crb]\nenabled=0\n');
+  expect(await install({ ...ROCKY, VARIANT: 'runtime', TOOLCHAIN_REPO: '' })).toEqual([
+    `kernel-core-${RELEASE} kernel-modules-${RELEASE}`,
+  ]);
+});

@@ -1,0 +1,119 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { programFiles, programText, type ProgramName } from '../../src/guest/program.js';
+import { PROGRAM_ENDS, readEnd, requireSuccess } from '../../src/guest/protocol.js';
+import { Dkms2binError } from '../../src/model/errors.js';
+
+const GUEST = join(import.meta.dirname, '../../cloud-init/guest');
+const textOf = (file: string): string => readFileSync(join(GUEST, file), 'utf8');
+
+/** Those that have exit codes of their own. */
+const PROGRAMS: ProgramName[] = [
+  'build.sh',
+  'fetch-source.sh',
+  'install-kernel-apt.sh',
+  'install-kernel-rpm.sh',
+  'prove.py',
+  'verify.py',
+];
+
+const output = (code: number, ...reports: [key: string, value: string][]) => ({
+  code,
+  tail: 'one\ntwo\nthree\nlast words',
+  reports: reports.map(([key, value]) => ({ key, value })),
+});
+
+const thrown = (work: () => unknown): Dkms2binError => {
+  try {
+    work();
+  } catch (error) {
+    expect(error).toBeInstanceOf(Dkms2binError);
+    return error as Dkms2binError;
+  }
+  throw new Error('nothing was thrown');
+};
+
+describe('exit codes', () => {
+  it('are the same in the guest and on the host', () => {
+    const lines = textOf('lib/exit-codes.sh').split('\n');
+    const codes = lines.flatMap((line) => {
+      const [, name, code] = /^E_([A-Z_]+)=(\d+)(?: |$)/.exec(line) ?? [];
+      return name === undefined ? [] : [[Number(code), name]];
+    });
+    expect(codes).toHaveLength(lines.filter((line) => line !== '' && !line.startsWith('#')).length);
+    expect(Object.fromEntries(codes)).toEqual(
+      Object.fromEntries(Object.entries(PROGRAM_ENDS).map(([code, { name }]) => [code, name])),
+    );
+  });
+
+  it.each(PROGRAMS)('%s ends by name alone, with names that there are', (program) => {
+    const known = new Set<string>(Object.values(PROGRAM_ENDS).map(({ name }) => `E_${name}`));
+    const files = programFiles(program).filter((file) => file !== 'lib/exit-codes.sh');
+    const text = files.map(textOf).join('');
+    const used = text.match(/\bE_[A-Z_]+/g) ?? [];
+    expect(used.filter((name) => !known.has(name))).toEqual([]);
+    expect(used.length).toBeGreaterThan(3);
+    expect(text).not.toMatch(/\bfail[ (]\d/);
+  });
+});
+
+describe('readEnd', () => {
+  it.each([
+    [2, 'usage'],
+    [3, 'not-found'],
+    [4, 'module'],
+    [5, 'transient'],
+    [7, 'module'],
+    [8, 'transient'],
+    [9, 'transient'],
+    [20, 'transient'],
+    [99, 'transient'],
+  ])('%d is %s', (code, fault) => {
+    const error = thrown(() =>
+      readEnd(output(code, ['error', 'a reason']), ['DONE'], (why) => ({ message: `x: ${why}` })),
+    );
+    expect(error).toMatchObject({ fault, message: 'x: a reason', hint: undefined });
+  });
+
+  it('passes what is expected, and tells which it was', () => {
+    const describe_ = (): never => expect.unreachable();
+    expect(readEnd(output(0), ['DONE', 'BAD'], describe_)).toBe('DONE');
+    expect(readEnd(output(1), ['DONE', 'BAD'], describe_)).toBe('BAD');
+  });
+
+  it('quotes the last lines of a program that names no error', () => {
+    const error = thrown(() =>
+      readEnd(output(137), ['DONE'], (why, end) => ({ message: `${why} ${end}`, hint: 'next' })),
+    );
+    expect(error).toMatchObject({ message: 'two\nthree\nlast words null', hint: 'next' });
+  });
+
+  it('any failure of a program without codes of its own is transient', () => {
+    expect(thrown(() => requireSuccess(output(7), 'It did not settle'))).toMatchObject({
+      fault: 'transient',
+      message: 'It did not settle:\none\ntwo\nthree\nlast words',
+    });
+    expect(() => requireSuccess(output(0), '')).not.toThrow();
+  });
+});
+
+describe('the text of a program', () => {
+  it('has the variables first, quoted for its language, then codes, library and program', async () => {
+    const shell = await programText('fetch-source.sh', { NAME: "it's", COUNT: 2 });
+    expect(shell.startsWith(`NAME='it'\\''s'\nCOUNT='2'\n`)).toBe(true);
+    const order = ['\nE_DONE=0', '\nfail() {', '\napt_update() {', '\ncase $KIND in'].map((text) =>
+      shell.indexOf(text),
+    );
+    expect(order).toEqual([...order].sort((a, b) => a - b));
+    expect(order[0]).toBeGreaterThan(0);
+    const python = await programText('verify.py', { MODULES: ['a"b', 'c'], SIZE: 3 });
+    expect(python.startsWith(`MODULES=["a\\"b","c"]\nSIZE=3\nE_DONE=0\n`)).toBe(true);
+  });
+
+  it('leaves room for variables in the one message of the channel that holds a Python program', async () => {
+    for (const name of ['verify.py', 'prove.py', 'collect.py', 'pack-rpm.py'] as const) {
+      expect(JSON.stringify({ python: await programText(name, {}) }).length).toBeLessThan(15 * 1024);
+    }
+  });
+});
