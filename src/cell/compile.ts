@@ -138,5 +138,6 @@ async function fetchInGuest(
       hint: `Packages of ${lookup.row.id} cannot be looked up by name yet: give their sources with --dkms, too.`,
     });
   }
-  await fetchSource(guest, pushed, source.text, { timeoutMs: deadline(machine.accel, 180), onLine });
+  const how = { called: source.text, proxy: machine.proxy };
+  await fetchSource(guest, pushed, how, { timeoutMs: deadline(machine.accel, 180), onLine });
 }
