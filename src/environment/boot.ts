@@ -225,12 +225,14 @@ async function connect(
   try {
     if (control === 'channel') {
       const transport = await Channel.connect(vm.channelSocket, { deadlineMs, alive, signal });
-      await transport.wake({
+      const told = {
         time: Date.now() / 1000,
         entropy: randomBytes(64).toString('base64'),
         machineId: randomBytes(16).toString('hex'),
         nonce: randomBytes(16).toString('hex'),
-      });
+      };
+      // On a busy host an agent that has answered may still be the last to get the processor.
+      await transport.wake(told, deadlineMs);
       return new Guest({ transport, alive });
     }
     const transport = new SshTransport({

@@ -112,10 +112,13 @@ export class Channel implements Transport {
 
   /**
    * Tells a machine that was cloned from a saved one who it is and what time it is: sets the clock (seconds since 1970),
-   * credits entropy (base64), writes the machine id. Rejects when the answer is not this call's.
+   * credits entropy (base64), writes the machine id. Rejects when the answer is not this call's, or does not come in time.
    */
-  async wake(told: { time: number; entropy: string; machineId: string; nonce: string }): Promise<void> {
-    const awake = await this.#session<z.infer<typeof AWAKE>>({ ms: 30_000 }, (resolve, reject) => {
+  async wake(
+    told: { time: number; entropy: string; machineId: string; nonce: string },
+    deadlineMs = 30_000,
+  ): Promise<void> {
+    const awake = await this.#session<z.infer<typeof AWAKE>>({ ms: deadlineMs }, (resolve, reject) => {
       this.#handler = (kind, data) => {
         if (kind !== 'w') return;
         const parsed = AWAKE.safeParse(json(data));

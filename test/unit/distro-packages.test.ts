@@ -222,10 +222,10 @@ describe('variables for the guest', () => {
       TOOLCHAIN: 'dkms gcc make libc6-dev dpkg-dev',
       SOURCES: '',
     });
-    const { variables } = PACKAGE_MANAGERS.apt;
+    const { apt } = PACKAGE_MANAGERS;
     const mirrors = { main: 'http://m.test/debian', security: 'http://m.test/security' };
     const row = findRow(rows, 'debian-12');
-    expect(variables(row, { release, arch: 'x86_64' }, { mirrors }).SOURCES!.split('\n')).toEqual([
+    expect(apt.variables(row, { release, arch: 'x86_64' }, { mirrors }).SOURCES!.split('\n')).toEqual([
       'deb http://m.test/debian bookworm main',
       'deb http://m.test/debian bookworm-updates main',
       'deb http://m.test/security bookworm-security main',

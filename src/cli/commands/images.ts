@@ -26,7 +26,7 @@ function addList(images: Command, context: CliContext): void {
   images
     .command('list', { isDefault: true })
     .description(
-      'List what the cache holds, the last used first: what it takes on the disk, and whether a build or a kept VM uses it now (the default).',
+      'List what the cache holds, the last used first: what it is built on, what it takes on the disk, and whether a build or a kept VM uses it now (the default).',
     )
     .option('--json', 'print one JSON document instead of a table')
     .action(async (options: { json?: true }) => {
@@ -42,12 +42,13 @@ function addList(images: Command, context: CliContext): void {
       const lines = rows.map((i) => [
         i.name,
         i.kind,
+        i.on ?? '-',
         formatBytes(i.bytes),
         formatAge(i.created),
         formatAge(i.lastUsed),
         i.damaged ? 'damaged' : i.inUse ? 'in use' : '-',
       ]);
-      context.stdout.write(table([['NAME', 'KIND', 'SIZE', 'AGE', 'LAST USED', 'STATE'], ...lines]));
+      context.stdout.write(table([['NAME', 'KIND', 'ON', 'SIZE', 'AGE', 'LAST USED', 'STATE'], ...lines]));
     });
 }
 
