@@ -21,7 +21,9 @@ test('images lists with and without the word list, as a table or JSON', async ()
   const { stdout } = await cli(['images'], { listImages });
   const [head, ...rows] = stdout.trimEnd().split('\n');
   expect(head).toMatch(/^NAME +KIND +ON +SIZE +AGE +LAST USED +STATE$/);
-  expect(rows[0]).toMatch(/^kernel 6.1.0-56-amd64 0123 +layer +debian-12 official 4567 +3\.0 GiB +\d+ days +\d+ days +in use$/);
+  expect(rows[0]).toMatch(
+    /^kernel 6.1.0-56-amd64 0123 +layer +debian-12 official 4567 +3\.0 GiB +\d+ days +\d+ days +in use$/,
+  );
   expect(rows.map((row) => /(\S+)$/.exec(row)?.[1])).toEqual(['use', '-', 'damaged']);
   const json = await cli(['images', '--json'], { listImages });
   expect(JSON.parse(json.stdout)).toMatchObject({ schemaVersion: 1, images: [IMAGE, {}, {}] });
