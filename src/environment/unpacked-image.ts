@@ -19,7 +19,7 @@ const RootPlace = z.object({
   rootOffset: z.number(),
   rootUuid: z.string(),
 });
-export type RootPlace = z.infer<typeof RootPlace>;
+type RootPlace = z.infer<typeof RootPlace>;
 
 interface UnpackRequest {
   /** The official image, a qcow2 of any kind, and its cache entry. */
