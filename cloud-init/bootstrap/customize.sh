@@ -38,11 +38,6 @@ echo 'nameserver 10.0.2.3' >/etc/resolv.conf
 rm -f /var/lib/dbus/machine-id
 [ -e /etc/hosts ] || printf '127.0.0.1\tlocalhost\n::1\tlocalhost\n' >/etc/hosts
 
-for timer in apt-daily apt-daily-upgrade e2scrub_all fstrim man-db dpkg-db-backup logrotate; do
-	ln -sf /dev/null "/etc/systemd/system/$timer.timer"
-done
-ln -sf /dev/null /etc/systemd/system/e2scrub_reap.service
-
 # cloud-init before 21.2 (bullseye has 20.4) writes ifupdown's files, newer ones networkd's.
 if [ -e /usr/lib/python3/dist-packages/cloudinit/net/networkd.py ]; then
 	systemctl enable systemd-networkd.service

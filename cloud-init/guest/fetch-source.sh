@@ -4,7 +4,7 @@
 #
 # Variables: KIND (repo|deb|rpm|folder|tarball), NAME (package or module name), VERSION (may be empty; a trailing ~ means
 #   "starts with"), SRC (path in the guest of the pushed file, or of a folder's or an .rpm's tar; empty for repo), EXTRA (words KIND:SRC,
-#   other pushed sources that bring build dependencies), BROUGHT (the names of their modules)
+#   other pushed sources that bring build dependencies), BROUGHT (the names of their modules), PROXY (http://host:port for downloads, may be empty)
 #
 # Leaves /var/lib/dkms2bin/fetched-depends (package names, one a line) for build.sh.
 #

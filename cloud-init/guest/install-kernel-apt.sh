@@ -10,6 +10,10 @@
 #   ARCHIVE_SUITE       that archive's suite, e.g. bookworm
 #   ARCHIVE_COMPONENTS  its components, default "main"
 #   ARCHIVE_KEYRING     keyring that vouches for it, default Debian's; where the guest lacks the file, the keys that apt trusts do
+#   TOOLCHAIN           packages that build a module, words with blanks between, default "dkms gcc make libc6-dev"
+#   SOURCES             one-line sources to use from now on instead of the distro's own in the image; may be empty
+#   PROXY               http://host:port for downloads, may be empty
+#   ROOT_UUID           of the root file system, when this is not run from it
 #   KERNEL_PACKAGE_DIR  folder in the guest with .deb files to use instead of the archive, may be empty
 #
 # Result lines: @@dkms2bin KEY VALUE with KEY one of
@@ -21,6 +25,7 @@
 # Exit codes (lib/exit-codes.sh): DONE INPUT NOT_FOUND NETWORK DISK_FULL PACKAGE_MANAGER INITRAMFS
 RELEASE=${RELEASE:-} VARIANT=${VARIANT:-build} SUITE=${SUITE:-} ARCHIVE_URI=${ARCHIVE_URI:-} ARCHIVE_SUITE=${ARCHIVE_SUITE:-}
 ARCHIVE_COMPONENTS=${ARCHIVE_COMPONENTS:-main} ARCHIVE_KEYRING=${ARCHIVE_KEYRING:-/usr/share/keyrings/debian-archive-keyring.gpg}
+TOOLCHAIN=${TOOLCHAIN:-dkms gcc make libc6-dev} SOURCES=${SOURCES:-} ROOT_UUID=${ROOT_UUID:-}
 KERNEL_PACKAGE_DIR=${KERNEL_PACKAGE_DIR:-}
 
 check_release
@@ -29,13 +34,21 @@ check_words SUITE "$SUITE"
 check_words ARCHIVE_SUITE "$ARCHIVE_SUITE"
 check_words ARCHIVE_COMPONENTS "$ARCHIVE_COMPONENTS"
 case $VARIANT in build | runtime) ;; *) fail "$E_INPUT" "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
+case $TOOLCHAIN in *[!a-z0-9.+\ -]*) fail "$E_INPUT" 'a package name has a character that none has' ;; esac
 
 work=$(mktemp -d) || fail "$E_DISK_FULL" 'no temporary folder'
 list=/etc/apt/sources.list.d/dkms2bin-archive.list
-cleanup() { rm -rf "$work"; rm -f "$list" /etc/dpkg/dpkg.cfg.d/dkms2bin-tmp; }
+updates=/etc/initramfs-tools/update-initramfs.conf updates_were=
+cleanup() {
+  rm -rf "$work"
+  rm -f "$list" /etc/dpkg/dpkg.cfg.d/dkms2bin-tmp
+  [ -z "$updates_were" ] || printf '%s\n' "$updates_were" >"$updates"
+}
 trap cleanup EXIT
 log=$work/apt.log
-apt_opts+=(-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold -o APT::Get::Assume-Yes=true)
+# What apt asks for is what it gets: no newer one of the image's own kernel, which is of the same source package.
+apt_opts+=(-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold -o APT::Get::Assume-Yes=true
+  -o APT::Get::Upgrade-By-Source-Package=false)
 
 # Installs the packages; refreshes the lists once when they are missing or stale. Returns 1 if they do not exist.
 apt_install() {
@@ -48,8 +61,24 @@ apt_install() {
 package_known() { apt-cache show "$1" 2>/dev/null | grep -q "^Package: "; }
 installed_version() { dpkg-query -W -f '${db:Status-Abbrev} ${Version}\n' "$1" 2>/dev/null | sed -n 's/^ii *//p'; }
 
+# --- mirrors, in place of those that the image knows --------------------------------------------------------------------
+signed=
+[ ! -f "$ARCHIVE_KEYRING" ] || signed=" signed-by=$ARCHIVE_KEYRING"
+if [ -n "$SOURCES" ]; then
+  rm -f /etc/apt/sources.list /etc/apt/sources.list.d/{debian,ubuntu}.{list,sources}
+  sed "s,^deb ,deb ${signed:+[${signed# }] }," <<<"$SOURCES" >/etc/apt/sources.list.d/dkms2bin-distro.list
+fi
+
+# --- no upkeep in a machine that lives for minutes: none runs now, none at a later boot --------------------------------
+upkeep=(apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer logrotate.timer man-db.timer
+  e2scrub_reap.service unattended-upgrades.service)
+[ ! -d /run/systemd/system ] || systemctl stop --quiet "${upkeep[@]}" 2>/dev/null
+mkdir -p /etc/systemd/system
+for unit in "${upkeep[@]}"; do ln -sf /dev/null "/etc/systemd/system/$unit"; done
+export APT_LISTCHANGES_FRONTEND=none
+
 # --- cheap work only: each of these costs seconds to minutes under emulation ---------------------------------------
-mkdir -p /etc/dpkg/dpkg.cfg.d /etc/initramfs-tools/conf.d
+mkdir -p /etc/dpkg/dpkg.cfg.d
 printf 'force-unsafe-io\n' >/etc/dpkg/dpkg.cfg.d/dkms2bin-tmp
 echo 'man-db man-db/auto-update boolean false' | debconf-set-selections 2>/dev/null
 rm -f /var/lib/man-db/auto-update
@@ -57,6 +86,11 @@ for hook in /etc/kernel/postinst.d/zz-update-grub /etc/kernel/postrm.d/zz-update
   /etc/kernel/postinst.d/unattended-upgrades; do
   if [ -f "$hook" ]; then chmod -x "$hook"; fi
 done
+# A kernel's own initramfs is made all the same; those that are there are not made again for every package that would like it.
+if grep -qs '^update_initramfs=yes' "$updates"; then
+  updates_were=$(<"$updates")
+  sed -i 's/^update_initramfs=.*/update_initramfs=no/' "$updates"
+fi
 
 # --- dkms must not build by itself, nor sign with a key of its own (two builds would differ) --------------------------
 image='' headers='' toolchain=()
@@ -65,7 +99,7 @@ if [ "$VARIANT" = build ]; then
   : >/etc/dkms/no-autoinstall
   printf '# dkms2bin: modules are signed outside the guest.\nsign_file="/nonexistent"\n' >/etc/dkms/framework.conf.d/dkms2bin.conf
   headers=linux-headers-$RELEASE
-  for package in dkms gcc make; do
+  for package in $TOOLCHAIN; do
     [ -n "$(installed_version "$package")" ] || toolchain+=("$package")
   done
 fi
@@ -94,8 +128,6 @@ else
   elif [ -n "$(installed_version "linux-image-$RELEASE-unsigned")" ]; then image=linux-image-$RELEASE-unsigned
   fi
   if [ -n "$ARCHIVE_URI" ] && { [ -z "$image" ] || ! headers_installed; }; then
-    signed=
-    [ ! -f "$ARCHIVE_KEYRING" ] || signed=" signed-by=$ARCHIVE_KEYRING"
     printf 'deb [check-valid-until=no%s] %s %s %s\n' "$signed" "$ARCHIVE_URI" "$ARCHIVE_SUITE" "$ARCHIVE_COMPONENTS" >"$list"
     if ! package_known "linux-image-$RELEASE" || ! headers_known; then
       apt_update
@@ -123,21 +155,32 @@ else
   wanted=("$image" ${headers:+"$headers"})
 fi
 
-# MODULES=dep looks at the disk we run from: a small initramfs, a third of the time of MODULES=most under emulation.
-# A chroot or a foreign root has no device behind / that it could look at: then leave the distro's choice.
-# An image that brings a short list of its own (the bootstrapped one) keeps it.
-if [ ! -e /etc/initramfs-tools/conf.d/dkms2bin ] && [ -b "$(findmnt -no SOURCE / 2>/dev/null)" ]; then
-  cat >/etc/initramfs-tools/conf.d/dkms2bin <<'CONF'
-MODULES=dep
-COMPRESS=gzip
-COMPRESSLEVEL=1
+# A small initramfs: most of the time that it takes under emulation goes with its size. The next boot may bring other virtio devices
+# than this one (direct kernel boot, another disk bus). An image that brings a list of its own (the bootstrapped one) keeps it.
+drivers=(virtio_pci virtio_blk virtio_scsi virtio_net virtio_console virtio_rng virtio_mmio sd_mod ext4)
+if command -v update-initramfs >/dev/null || ! command -v dracut >/dev/null; then
+  if [ ! -e /etc/initramfs-tools/conf.d/dkms2bin ]; then
+    # MODULES=dep looks at the disk we run from: a chroot or a foreign root has no device behind / that it could look at.
+    choice=dep
+    [ -b "$(findmnt -no SOURCE / 2>/dev/null)" ] || choice=list
+    mkdir -p /etc/initramfs-tools/conf.d
+    printf 'MODULES=%s\nCOMPRESS=gzip\nCOMPRESSLEVEL=1\n' "$choice" >/etc/initramfs-tools/conf.d/dkms2bin
+    [ "$choice" = dep ] || echo FSTYPE=ext4 >>/etc/initramfs-tools/conf.d/dkms2bin
+    touch /etc/initramfs-tools/modules
+    for module in "${drivers[@]}" crc32c crc32c_generic; do
+      grep -qx "$module" /etc/initramfs-tools/modules || echo "$module" >>/etc/initramfs-tools/modules
+    done
+  fi
+elif [ ! -e /etc/dracut.conf.d/dkms2bin.conf ]; then
+  # Not by what this machine has: it may be none. dracut's own list of file systems and drivers is hundreds long.
+  mkdir -p /etc/dracut.conf.d
+  cat >/etc/dracut.conf.d/dkms2bin.conf <<CONF
+hostonly="no"
+compress="gzip"
+drivers=" ${drivers[*]} "
+filesystems=" ext4 "
+omit_dracutmodules+=" plymouth network nfs iscsi crypt dm lvm mdraid multipath btrfs "
 CONF
-  # The next boot may bring other virtio devices than this one (direct kernel boot, another disk bus).
-  mkdir -p /etc/initramfs-tools
-  touch /etc/initramfs-tools/modules
-  for module in virtio_pci virtio_blk virtio_scsi virtio_net virtio_console virtio_rng virtio_mmio sd_mod ext4; do
-    grep -qx "$module" /etc/initramfs-tools/modules || echo "$module" >>/etc/initramfs-tools/modules
-  done
 fi
 
 # Ubuntu has the less common modules in a package of their own; asking costs seconds, and Debian has none.
@@ -151,6 +194,10 @@ case $RELEASE in
     fi ;;
 esac
 
+# Of other kernels apt is to bring nothing newer along.
+dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' 'linux-image-*' 2>/dev/null | sed -n 's/^ii *//p' | grep -vxF -- "$image" |
+  sed 's/$/ hold/' | dpkg --set-selections
+
 echo "installing ${wanted[*]} ${toolchain[*]-}"
 apt_install "${wanted[@]}" ${toolchain[@]+"${toolchain[@]}"} || give_up
 
@@ -163,13 +210,14 @@ vmlinuz=/boot/vmlinuz-$RELEASE initrd=/boot/initrd.img-$RELEASE
 [ -f "$vmlinuz" ] || fail "$E_NOT_FOUND" "$image brought no $vmlinuz"
 [ -z "$headers" ] || [ -e "/lib/modules/$RELEASE/build/Makefile" ] || fail "$E_NOT_FOUND" "$headers brought no /lib/modules/$RELEASE/build"
 if [ ! -s "$initrd" ]; then
-  if ! command -v update-initramfs >/dev/null; then
+  if ! command -v update-initramfs >/dev/null && ! command -v dracut >/dev/null; then
     apt_install initramfs-tools || fail "$E_INITRAMFS" 'no initramfs-tools in the package sources'
   fi
-  [ -s "$initrd" ] || update-initramfs -c -k "$RELEASE" 2>&1 | sed -u '$a\'
-  [ -s "$initrd" ] || fail "$E_INITRAMFS" "update-initramfs failed for $RELEASE"
+  maker=(update-initramfs -c -k "$RELEASE")
+  command -v update-initramfs >/dev/null || maker=(dracut --force "$initrd" "$RELEASE")
+  [ -s "$initrd" ] || "${maker[@]}" 2>&1 | sed -u '$a\'
+  [ -s "$initrd" ] || fail "$E_INITRAMFS" "${maker[0]} failed for $RELEASE"
 fi
-[ -s "$initrd" ] || fail "$E_INITRAMFS" "no $initrd"
 [ -e "/lib/modules/$RELEASE/modules.dep" ] || depmod "$RELEASE"
 
 # What headers and dkms would take, as a person installs them: with what they recommend, as is every distro's default.
@@ -200,7 +248,7 @@ say dkms-version "$(installed_version dkms)"
 say vmlinuz "$vmlinuz"
 say initrd "$initrd"
 # In a chroot findmnt would tell of the host.
-uuid=$(sed -nE 's,^UUID=([^ ]+)[[:space:]]+/[[:space:]].*,\1,p' /etc/fstab 2>/dev/null)
+uuid=${ROOT_UUID:-$(sed -nE 's,^UUID=([^ ]+)[[:space:]]+/[[:space:]].*,\1,p' /etc/fstab 2>/dev/null)}
 say root-uuid "${uuid:-$(findmnt -no UUID / 2>/dev/null)}"
 if [ "$VARIANT" = runtime ]; then
   cost=$(toolchain_cost)

@@ -11,7 +11,9 @@ mkdir -p /etc/systemd/network
 printf '%s\n' "$NETWORK_MANAGEMENT" >/etc/systemd/network/10-dkms2bin-management.network
 printf '%s\n' "$NETWORK_EGRESS" >/etc/systemd/network/10-dkms2bin-egress.network
 systemctl enable --quiet systemd-networkd.service
-systemctl mask --quiet systemd-networkd-wait-online.service systemd-binfmt.service
+# Of what an official image starts: seconds of emulation each, and nothing that a module is built or loads by.
+systemctl mask --quiet systemd-networkd-wait-online.service systemd-binfmt.service apparmor.service \
+  systemd-timesyncd.service
 # It has no host key yet: open-ssh.sh brings one and starts it.
 systemctl disable --quiet ssh.service ssh.socket 2>/dev/null || true
 systemctl enable --quiet dkms2bin-agent.service

@@ -1,7 +1,8 @@
 #!/bin/bash
 # Brings a freshly booted guest to rest before its memory is saved. Run as root. No variables.
 # Afterwards: cloud-init and systemd have no work left, sshd is stopped and has no keys, nothing runs by a timer, and
-# what a build will read first is in the page cache, where there is a compiler. Exit codes: 0 settled · 1 jobs of systemd did not end
+# what a build will read first is in the page cache, where there is a compiler. Result lines, @@dkms2bin KEY VALUE: note (what is
+# not as it should be). Exit codes: 0 settled · 1 jobs of systemd did not end
 set -u
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
@@ -20,10 +21,12 @@ command -v gcc >/dev/null || { sync; exit 0; }
 # The compiler's answers to the probes of the kernel's makefiles are kept: see cc-probes.c. Without them a build is only slower.
 own=/usr/local/lib/dkms2bin
 mkdir -p "$own/cc" "$own/probes"
-if gcc -O2 -static -o "$own/cc-probes" "$own/cc-probes.c" || gcc -O2 -o "$own/cc-probes" "$own/cc-probes.c"; then
+if gcc -O2 -static -o "$own/cc-probes" "$own/cc-probes.c" || why=$(gcc -O2 -o "$own/cc-probes" "$own/cc-probes.c" 2>&1); then
   for compiler in /usr/bin/gcc /usr/bin/gcc-[0-9]* /usr/bin/*-linux-gnu-gcc /usr/bin/*-linux-gnu-gcc-[0-9]*; do
     [ ! -x "$compiler" ] || ln -sf "$own/cc-probes" "$own/cc/${compiler##*/}"
   done
+else
+  printf '@@dkms2bin note %s\n' "builds for this kernel are slower: the guest's gcc does not compile cc-probes.c: ${why//$'\n'/ }"
 fi
 
 # A first tiny build: compiler, make and the kernel's makefiles come from memory afterwards.

@@ -39,7 +39,11 @@ cp -R "$scratch/in" "$root/tmp/in"
 export APT_CONFIG=/tmp/in/apt.conf
 : >"$scratch/resolv.conf"
 if [ -e /etc/resolv.conf ]; then cat /etc/resolv.conf >"$scratch/resolv.conf"; fi
-mount --bind "$scratch/resolv.conf" "$root/etc/resolv.conf"
+# Of systemd-resolved it is a link into /run.
+resolver=$root$(chroot "$root" readlink -m /etc/resolv.conf)
+mkdir -p "${resolver%/*}"
+[ -e "$resolver" ] || : >"$resolver"
+mount --bind "$scratch/resolv.conf" "$resolver"
 printf '#!/bin/sh\nexit 101\n' >"$scratch/policy-rc.d"
 chmod 755 "$scratch/policy-rc.d"
 touch "$root/usr/sbin/policy-rc.d"
@@ -56,7 +60,7 @@ chroot "$root" apt-get clean
 # Building this cache takes a guest under emulation half a minute.
 chroot "$root" apt-cache gencaches
 chroot "$root" /bin/sh /tmp/in/list-packages.sh >"$scratch/packages"
-umount "$root/etc/resolv.conf" "$root/usr/sbin/policy-rc.d" "$root/proc" "$root/tmp" "$root/run"
+umount "$resolver" "$root/usr/sbin/policy-rc.d" "$root/proc" "$root/tmp" "$root/run"
 umount -l "$root/dev"
 rm -f "$root/usr/sbin/policy-rc.d" "$root"/var/log/apt/* "$root/var/log/dpkg.log"
 cp "$root/boot/vmlinuz-$release" "$scratch/vmlinuz"

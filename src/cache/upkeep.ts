@@ -23,6 +23,8 @@ const KIND: Record<EntryKind, ItemKind> = { images: 'image', layers: 'layer', sn
 export interface CacheRow {
   name: string;
   kind: ItemKind;
+  /** Name of what it is built on. */
+  on: string | null;
   /** On the disk. */
   bytes: number;
   created: string;
@@ -44,6 +46,7 @@ export async function listImages(pinned: Pinned = []): Promise<CacheRow[]> {
     rows.push({
       name: item.name,
       kind: KIND[item.kind],
+      on: items.find((each) => item.parents.some((parent) => same(parent, each)))?.name ?? null,
       bytes: item.bytes,
       created: new Date(item.created).toISOString(),
       lastUsed: new Date(item.lastUsed).toISOString(),

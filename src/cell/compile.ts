@@ -142,5 +142,6 @@ async function fetchInGuest(
       },
     );
   }
-  await fetchSource(guest, pushed, source.text, { timeoutMs: deadline(machine.accel, 180), onLine });
+  const how = { called: source.text, proxy: machine.proxy };
+  await fetchSource(guest, pushed, how, { timeoutMs: deadline(machine.accel, 180), onLine });
 }

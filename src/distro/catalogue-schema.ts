@@ -177,15 +177,18 @@ export const RowInput = z.strictObject({
     .optional(),
   /** Asked in this order for kernels that left the live archive. */
   archives: z.array(Archive).default([]),
-  /** Packages of an image made from the distro's packages; lists in the list are flattened. Absent: cannot be made. */
+  /** Of apt rows: the packages that build a module. A machine that builds none is without them. */
+  toolchain: z.array(PackageName).default([]),
+  /**
+   * Packages of an image made from the distro's packages, without toolchain and kernel; lists in the list are flattened. Absent:
+   * cannot be made.
+   */
   bootstrap: z
     .strictObject({
       includes: z
         .array(z.union([PackageName, z.array(PackageName)]))
         .min(1)
         .transform((list) => [...new Set(list.flat())]),
-      /** Those of them that an image for a machine without a toolchain leaves out. */
-      toolchain: z.array(PackageName).default([]),
     })
     .optional(),
   seed: z

@@ -3,6 +3,13 @@ import { kernelPackages, suseVersionPrefix } from './packages.js';
 import type { DistroRow } from './row.js';
 import { fillKnown } from './templates.js';
 
+/** Where a guest gets its packages. */
+interface GuestNet {
+  /** In place of the mirrors that the image knows. */
+  mirrors?: { main: string; security?: string | undefined } | undefined;
+  proxy?: string | undefined;
+}
+
 /** How a distro's package manager is driven in a guest. */
 export interface PackageManager {
   /**
@@ -14,7 +21,7 @@ export interface PackageManager {
   variables(
     row: DistroRow,
     target: Pick<KernelTarget, 'release' | 'arch'>,
-    net: { mirror?: string | undefined; proxy?: string | undefined },
+    net: GuestNet,
   ): Record<string, string>;
   /** Shell command that lists what is installed: name, version, what it provides, architecture, by tabs. */
   list: string;
@@ -22,12 +29,12 @@ export interface PackageManager {
 
 const rpm = (manager: 'dnf' | 'zypper'): PackageManager => ({
   script: 'install-kernel-rpm.sh',
-  variables: (row, { release, arch }, { mirror, proxy }) => {
+  variables: (row, { release, arch }, { mirrors, proxy }) => {
     const { image, modules, extra, headers } = kernelPackages(row, release);
     // Without --mirror the image's own repositories serve: they know their mirrors.
     const all = [...(row.repos ?? []), ...(row.epel?.repos ?? [])];
-    const values = { mirror: (mirror ?? '').replace(/\/+$/, ''), arch };
-    const repos = mirror === undefined ? [] : all.filter(({ mirrorList }) => !mirrorList);
+    const values = { mirror: (mirrors?.main ?? '').replace(/\/+$/, ''), arch };
+    const repos = mirrors === undefined ? [] : all.filter(({ mirrorList }) => !mirrorList);
     return {
       PACKAGE_MANAGER: manager,
       IMAGE_PACKAGES: image.join(' '),
@@ -46,12 +53,30 @@ const rpm = (manager: 'dnf' | 'zypper'): PackageManager => ({
   list: "rpm -qa --qf '%{NAME}\\t%{VERSION}-%{RELEASE}\\t[%{PROVIDES}, ]\\t%{ARCH}\\n'",
 });
 
+/** One line for each suite of the row. */
+function aptSources(
+  { suites, components = [] }: DistroRow,
+  mirrors: NonNullable<GuestNet['mirrors']>,
+): string {
+  const { main, security = main } = mirrors;
+  return suites
+    .map(
+      ({ name, mirror }) => `deb ${mirror === 'security' ? security : main} ${name} ${components.join(' ')}`,
+    )
+    .join('\n');
+}
+
 /** By the catalogue's `packageManager`. */
 export const PACKAGE_MANAGERS: Record<NonNullable<DistroRow['packageManager']>, PackageManager> = {
   apt: {
     script: 'install-kernel-apt.sh',
-    // apt finds a kernel's packages by what they depend on; the image has mirrors and proxy since its first boot.
-    variables: ({ keyring = '' }) => ({ ARCHIVE_KEYRING: keyring }),
+    // apt finds a kernel's packages by what they depend on.
+    variables: (row, _, { mirrors, proxy }) => ({
+      ARCHIVE_KEYRING: row.keyring ?? '',
+      TOOLCHAIN: row.toolchain?.join(' ') ?? '',
+      SOURCES: mirrors ? aptSources(row, mirrors) : '',
+      PROXY: proxy ?? '',
+    }),
     list: "dpkg-query -W -f '${Package}\\t${Version}\\t${Provides}\\t${Architecture}\\n'",
   },
   dnf: rpm('dnf'),

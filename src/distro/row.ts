@@ -57,6 +57,7 @@ export interface DistroRow {
   /** Id of the row of the release that follows. */
   next?: string | undefined;
   components?: readonly string[];
+  toolchain?: readonly string[];
   repos?: readonly RowRepo[];
   packages?: PackageSet & { variants: readonly (PackageSet & { match: string; suffix: string })[] };
   epel?: { package: string; needs: string; repos: readonly RowRepo[] } | undefined;

@@ -6,19 +6,29 @@ import type { Emit } from '../model/events.js';
 import { Dkms2binError } from '../model/errors.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { mirrorsOf } from '../distro/mirrors.js';
-import { archRow, type DistroRow } from '../distro/row.js';
-import { cached, contentDigest, hashOf, isCached, type Entry, type SharedCache } from '../cache/entries.js';
+import { archRow, isApt, type DistroRow } from '../distro/row.js';
+import {
+  cached,
+  contentDigest,
+  hashOf,
+  holdOfficial,
+  isCached,
+  type Entry,
+  type SharedCache,
+} from '../cache/entries.js';
 import type { CatalogueRow } from '../distro/catalogue.js';
 import { basePackages, bootstrapImage, type BootstrapRequest } from './bootstrap.js';
+import { ROOT_OFFSET } from './bootstrap-disk.js';
 import { requireStandalone } from './image-check.js';
+import { unpackedImage } from './unpacked-image.js';
 import { fetchOfficial, officialInCache } from './official-image.js';
 
 /** A base image ready to put layers on. */
 export interface BaseImage {
   /** Read-only qcow2. */
   disk: string;
-  /** A bootstrapped image's root folder, `root.tar.zst`: its layers are made natively. */
-  root?: string;
+  /** Layers are made natively from it. */
+  root?: ImageRoot;
   hash: string;
   /** The cache entry that it is. */
   parents: { kind: 'images'; hash: string }[];
@@ -29,6 +39,16 @@ export interface BaseImage {
   source: string;
   /** What provenance says of it. */
   origin: ImageOrigin;
+}
+
+/** The root folder of an image. */
+export interface ImageRoot {
+  /** Packed with zstd. */
+  tar: string;
+  /** Where its file system begins on the disk, in bytes. */
+  offset: number;
+  /** Of the file system, where /etc/fstab in it does not say. */
+  uuid?: string;
 }
 
 export const ImageOrigin = z.object({
@@ -95,7 +115,7 @@ export async function baseImage(
   }
 }
 
-async function official(row: CatalogueRow, context: BaseContext): Promise<BaseImage> {
+async function official(row: CatalogueRow, context: BaseContext): Promise<BaseImage & { entry?: Entry }> {
   const { emit, signal, proxy, offline } = context;
   const path = await fetchOfficial(row, context.arch, {
     emit,
@@ -104,14 +124,32 @@ async function official(row: CatalogueRow, context: BaseContext): Promise<BaseIm
     ...(proxy ? { proxy } : {}),
   });
   // Official images are stored under their digest.
-  return {
+  const digest = basename(path, '.qcow2');
+  const id = { kind: 'images', hash: basename(path) } as const;
+  const image: BaseImage = {
     disk: path,
-    hash: basename(path, '.qcow2'),
-    parents: [{ kind: 'images', hash: basename(path) }],
+    hash: digest,
+    parents: [id],
     firmware: archRow(row, context.arch).firmware,
     row,
     source: 'official',
-    origin: { origin: 'official', digest: digestSet(basename(path, '.qcow2')) },
+    origin: { origin: 'official', digest: digestSet(digest) },
+  };
+  // The others have no installer that works without a kernel of its own.
+  if (!isApt(row)) return image;
+  await using _held = await holdOfficial(id, signal);
+  const whose = context.arch === 'x86_64' ? row.id : `${row.id} ${context.arch}`;
+  const name = `${whose} official ${digest.slice(0, 12)}, unpacked`;
+  const entry = await unpackedImage({ disk: path, of: id, name, shared: context.shared, emit, signal });
+  if (!entry) return image;
+  const { rootOffset, rootUuid, created } = entry.meta;
+  return {
+    ...image,
+    disk: join(entry.dir, 'disk.qcow2'),
+    root: { tar: join(entry.dir, 'root.tar.zst'), offset: rootOffset, uuid: rootUuid },
+    hash: `${basename(entry.dir)}-${created}`,
+    parents: [{ kind: 'images', hash: basename(entry.dir) }],
+    entry,
   };
 }
 
@@ -142,9 +180,9 @@ async function given(image: string, row: CatalogueRow, context: BaseContext): Pr
 }
 
 /** The packages that a bootstrapped image is made of, besides `basePackages` and its kernel. */
-function includesOf({ bootstrap }: CatalogueRow, variant: Variant): string[] {
-  const { includes = [], toolchain = [] } = bootstrap ?? {};
-  return variant === 'build' ? includes : includes.filter((name) => !toolchain.includes(name));
+function includesOf({ bootstrap, toolchain }: CatalogueRow, variant: Variant): string[] {
+  const includes = bootstrap?.includes ?? [];
+  return variant === 'build' ? [...includes, ...toolchain] : includes;
 }
 
 /** The kernel that a bootstrapped image boots. */
@@ -232,7 +270,7 @@ async function bootstrapped(row: CatalogueRow, context: BaseContext): Promise<Ba
   );
   return {
     disk: join(entry.dir, 'disk.qcow2'),
-    root: join(entry.dir, 'root.tar.zst'),
+    root: { tar: join(entry.dir, 'root.tar.zst'), offset: ROOT_OFFSET },
     hash: `${hash}-${entry.meta.created}`,
     parents: [{ kind: 'images', hash }],
     firmware,

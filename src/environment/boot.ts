@@ -5,6 +5,7 @@ import type { Arch } from '../model/cell.js';
 import type { Emit } from '../model/events.js';
 import { Dkms2binError } from '../model/errors.js';
 import { run } from '../lib/exec.js';
+import { qcow2Info } from '../lib/qemu-img.js';
 import { Channel } from '../guest/channel.js';
 import { Guest, waitForCloudInit } from '../guest/guest.js';
 import { GUEST_USER, makeKeys, type Keys } from '../guest/keys.js';
@@ -100,16 +101,19 @@ interface NewBoot {
   backing: string;
   spec: BootSpec;
   memory?: Memory;
+  /** The disk is at least as large; the guest's cloud-init then enlarges its root. */
+  atLeastGiB?: number;
 }
 
 /** Makes disk, keys and seed in `dir`, and boots. */
 export async function bootNew(
-  { backing, spec, memory }: NewBoot,
+  { backing, spec, memory, atLeastGiB = 0 }: NewBoot,
   dir: string,
   machine: Machine,
 ): Promise<Booted> {
   await makeOverlay(backing, dir, machine.signal);
-  await makeAccess(dir, spec.egress, machine);
+  if (atLeastGiB > 0) await enlarge(join(dir, 'disk.qcow2'), atLeastGiB, machine.signal);
+  await makeAccess(dir, spec.egress, machine.signal);
   if (spec.boot.kind === 'loader' && spec.boot.firmware === 'uefi') {
     await copyFile((await findFirmware(spec.arch)).vars, join(dir, 'efivars.fd'));
   }
@@ -129,13 +133,15 @@ async function makeOverlay(backing: string, dir: string, signal: AbortSignal): P
   await run('qemu-img', args, { cancelSignal: signal });
 }
 
+async function enlarge(disk: string, gib: number, signal: AbortSignal): Promise<void> {
+  const { virtualSize } = await qcow2Info(disk, signal);
+  if (virtualSize >= gib * 1024 ** 3) return;
+  await run('qemu-img', ['resize', '-q', '-f', 'qcow2', disk, `${gib}G`], { cancelSignal: signal });
+}
+
 /** Keys for a login and the seed that puts them into a guest at its next boot, in `dir`. */
-async function makeAccess(
-  dir: string,
-  egress: boolean,
-  machine: Pick<Machine, 'mirror' | 'proxy' | 'signal'>,
-): Promise<Keys> {
-  const keys = await makeKeys(dir, machine.signal);
+async function makeAccess(dir: string, egress: boolean, signal: AbortSignal): Promise<Keys> {
+  const keys = await makeKeys(dir, signal);
   await makeSeed(
     {
       instanceId: `dkms2bin-${randomBytes(16).toString('hex')}`,
@@ -144,11 +150,9 @@ async function makeAccess(
       hostPrivateKey: keys.hostPrivateKey,
       hostPublicKey: keys.hostPublicKey,
       egress,
-      ...(machine.mirror ? { mirror: machine.mirror } : {}),
-      ...(machine.proxy ? { proxy: machine.proxy } : {}),
     },
     dir,
-    machine.signal,
+    signal,
   );
   return keys;
 }
@@ -221,12 +225,14 @@ async function connect(
   try {
     if (control === 'channel') {
       const transport = await Channel.connect(vm.channelSocket, { deadlineMs, alive, signal });
-      await transport.wake({
+      const told = {
         time: Date.now() / 1000,
         entropy: randomBytes(64).toString('base64'),
         machineId: randomBytes(16).toString('hex'),
         nonce: randomBytes(16).toString('hex'),
-      });
+      };
+      // On a busy host an agent that has answered may still be the last to get the processor.
+      await transport.wake(told, deadlineMs);
       return new Guest({ transport, alive });
     }
     const transport = new SshTransport({
@@ -248,6 +254,6 @@ async function connect(
 
 /** Lets a VM that was reached through the channel be logged in to over ssh: now, and after its disk boots again. */
 export async function openSsh(guest: Guest, dir: string, machine: Machine): Promise<void> {
-  const keys = await makeAccess(dir, true, machine);
+  const keys = await makeAccess(dir, true, machine.signal);
   await startSshd(guest, keys, deadline(machine.accel, 30));
 }

@@ -5,7 +5,9 @@ import { CONSOLE, type KernelTarget } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { run } from '../lib/exec.js';
+import { hostMirrors, mirrorsOf, proxyFor } from '../distro/mirrors.js';
 import { PACKAGE_MANAGERS, type PackageManager } from '../distro/package-manager.js';
+import { isApt } from '../distro/row.js';
 import { programFiles } from '../guest/program.js';
 import {
   installKernel,
@@ -19,6 +21,7 @@ import { ImageOrigin, type BaseImage, type Variant } from './base-image.js';
 import { bootNew, deadline, removeAccess, specOf, type Machine } from './boot.js';
 import { nativeLayer } from './native-layer.js';
 import { phase } from './phase.js';
+import { OFFICIAL_GIB } from './unpacked-image.js';
 
 /** Which kernel, on which image. */
 interface LayerRequest {
@@ -64,9 +67,12 @@ export async function kernelLayer(request: LayerRequest, machine: Machine): Prom
     request.kernelPackages.map(async (path) => ({ file: basename(path), sha256: await contentDigest(path) })),
   );
   const hash = hashOf([
-    'kernel-layer-4',
+    'kernel-layer-5',
     variant,
     base.hash,
+    // A bootstrapped image has its mirror in its own hash.
+    base.source === 'bootstrap' ? null : (machine.mirror ?? null),
+    variant === 'build' ? (base.row.toolchain ?? null) : null,
     target.release,
     target.packageVersion ?? null,
     target.suite ?? null,
@@ -138,7 +144,7 @@ const AGENT_FILES: Record<Variant, typeof AGENT> = {
 type Made = Pick<LayerMeta, 'versions' | 'toolchain' | 'cmdline'>;
 
 /**
- * In the image's root folder, for a bootstrapped image and packages that its distro signed. Null when this image or host
+ * In the image's root folder, where we have it, and for packages that its distro signed. Null when this image or host
  * cannot; says why.
  */
 async function makeNatively(request: LayerRequest, machine: Machine, dir: string): Promise<Made | null> {
@@ -154,7 +160,10 @@ async function makeNatively(request: LayerRequest, machine: Machine, dir: string
       release: target.release,
       install: {
         script: managerOf(base).script,
-        vars: installVars(request, '', machine),
+        vars: {
+          ...(await installVars(request, machine, (await proxyFor(machine.proxy)) ?? '')),
+          ROOT_UUID: base.root.uuid ?? '',
+        },
         list: managerOf(base).list,
       },
       provision: {
@@ -169,7 +178,6 @@ async function makeNatively(request: LayerRequest, machine: Machine, dir: string
       dir,
       emit: machine.emit,
       signal: machine.signal,
-      ...(machine.proxy ? { proxy: machine.proxy } : {}),
     });
     return madeOf(readInstalledKernel(installed, target), target, ' cloud-init=disabled');
   } catch (error) {
@@ -190,7 +198,9 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
   const { base, target, variant, kernelPackages } = request;
   const boot = { kind: 'loader', firmware: base.firmware } as const;
   const spec = specOf(machine, { boot, control: 'ssh', egress: true });
-  await using booted = await bootNew({ backing: base.disk, spec }, dir, machine);
+  // One that was made here is large enough.
+  const atLeastGiB = base.source === 'bootstrap' ? 0 : OFFICIAL_GIB;
+  await using booted = await bootNew({ backing: base.disk, spec, atLeastGiB }, dir, machine);
   const { guest, vm } = booted;
   if (kernelPackages.length > 0) {
     await guest.text('mkdir -p /var/tmp/dkms2bin-kernel');
@@ -202,9 +212,12 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
     }
   }
   const packageDir = kernelPackages.length > 0 ? '/var/tmp/dkms2bin-kernel' : '';
-  const vars = installVars(request, packageDir, machine);
+  const proxy = reachable(await proxyFor(machine.proxy), machine);
+  const vars = { ...(await installVars(request, machine, proxy)), KERNEL_PACKAGE_DIR: packageDir };
   const result = await installKernel(guest, managerOf(base).script, vars, {
-    timeoutMs: deadline(machine.accel, 300),
+    timeoutMs: INSTALL_LIMIT_MS,
+    // apt itself gives a connection up after a minute.
+    silenceMs: deadline(machine.accel, 120),
     onLine: (line) => machine.emit({ type: 'output', line }),
   });
   const installed = readInstalledKernel(result, target);
@@ -231,23 +244,43 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
   return madeOf(installed, target, '');
 }
 
-function installVars(
+/** A mirror may be as slow as it likes: what does nothing is given up before. */
+const INSTALL_LIMIT_MS = 12 * 3600 * 1000;
+
+async function installVars(
   { base, target, variant }: LayerRequest,
-  packageDir: string,
   machine: Machine,
-): InstallVariables {
-  const { row, source } = base;
-  // A cloud image knows its own repositories; one that was made here has to be told.
-  const mirror = machine.mirror ?? (source === 'bootstrap' ? row.mirrors.main : undefined);
+  proxy: string,
+): Promise<InstallVariables> {
   return {
     RELEASE: target.release,
     VARIANT: variant,
-    ...managerOf(base).variables(row, target, { mirror, proxy: machine.proxy }),
+    ...managerOf(base).variables(base.row, target, { mirrors: await guestMirrors(base, machine), proxy }),
     SUITE: target.suite ?? '',
     ARCHIVE_URI: target.archive?.uri ?? '',
     ARCHIVE_SUITE: target.archive?.suite ?? '',
-    KERNEL_PACKAGE_DIR: packageDir,
+    KERNEL_PACKAGE_DIR: '',
   };
+}
+
+/**
+ * The mirrors for a guest, when they are not to be those that its image knows: `--mirror`, and for an official image of Debian
+ * those of this host's apt, as for a bootstrapped one. apt in one that was made here has them already.
+ */
+async function guestMirrors(
+  { row, source }: BaseImage,
+  { mirror, arch }: Machine,
+): Promise<{ main: string; security?: string | undefined } | undefined> {
+  if (source === 'bootstrap') return isApt(row) ? undefined : { main: mirror ?? row.mirrors.main };
+  const ofHost = source === 'official' && row.family === 'debian' ? await hostMirrors() : {};
+  if (mirror === undefined && ofHost.main === undefined) return undefined;
+  return mirrorsOf(row, { mirror }, arch);
+}
+
+/** A proxy as a VM sees it: one of the host's own loopback is none there, unless it was asked for. */
+function reachable(proxy: string | undefined, machine: Machine): string {
+  if (proxy === undefined || machine.proxy !== undefined) return proxy ?? '';
+  return /^https?:\/\/(?:[^@/]*@)?(?:localhost|127\.|\[::1\])/.test(proxy) ? '' : proxy;
 }
 
 /** The layer by what was reported; `cmdline` is added to the kernel's. */

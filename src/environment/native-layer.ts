@@ -15,8 +15,7 @@ import {
   type InstallVariables,
 } from '../guest/programs/install-kernel.js';
 import { provisionText, type Provision } from '../guest/programs/provision.js';
-import { hostProxy } from '../distro/mirrors.js';
-import { ROOT_OFFSET } from './bootstrap-disk.js';
+import type { ImageRoot } from './base-image.js';
 import { debugfsCommands } from './debugfs.js';
 import { writeDelta } from './delta.js';
 import { phase } from './phase.js';
@@ -24,8 +23,8 @@ import { childEnvironment } from '../lib/variables.js';
 
 export interface NativeLayerRequest {
   arch: Arch;
-  /** The bootstrapped image: its root folder (`root.tar.zst`) and its disk. */
-  root: string;
+  /** The image: its root folder and its disk, a qcow2 without compressed clusters. */
+  root: ImageRoot;
   disk: string;
   release: string;
   /** What of cloud-init/guest to run in the root folder, with its variables, and the command that then lists its packages. */
@@ -33,7 +32,6 @@ export interface NativeLayerRequest {
   provision: Provision;
   /** Files of cloud-init/guest to put into the layer: path in the guest, mode. */
   files: { from: string; to: string; mode: number }[];
-  proxy?: string;
   /** An existing folder: gets `disk.qcow2`, `vmlinuz`, `initrd`, `config` and `packages`. */
   dir: string;
   emit: Emit;
@@ -41,7 +39,7 @@ export interface NativeLayerRequest {
 }
 
 /**
- * Installs a kernel into a copy of a bootstrapped image at native speed, and writes what changed as a qcow2 on top of the
+ * Installs a kernel into a copy of an image's root at native speed, and writes what changed as a qcow2 on top of the
  * image's disk. No privilege: a user namespace. Extended attributes are not kept. Throws fault `host` where namespaces do
  * not work, and for a change that cannot be written.
  */
@@ -64,7 +62,7 @@ export async function nativeLayer(request: NativeLayerRequest): Promise<GuestOut
     );
     if (installed.code !== 0) return installed;
     await phase(emit, 'kernel layer disk', async () => {
-      await run('e2fsck', ['-fn', fileSystemOf(raw)], { cancelSignal: signal, env: SBIN });
+      await run('e2fsck', ['-fn', fileSystemOf(raw, request.root)], { cancelSignal: signal, env: SBIN });
       await writeDelta({ base: disk, raw, out: join(dir, 'disk.qcow2'), workDir: scratch, signal });
       for (const name of ['vmlinuz', 'initrd', 'config', 'packages'])
         await rename(join(scratch, name), join(dir, name));
@@ -76,8 +74,8 @@ export async function nativeLayer(request: NativeLayerRequest): Promise<GuestOut
   }
 }
 
-/** The root file system of a bootstrapped raw disk, as e2fsprogs takes it. */
-const fileSystemOf = (raw: string): string => `${raw}?offset=${ROOT_OFFSET}`;
+/** The root file system of a raw disk, as e2fsprogs takes it. */
+const fileSystemOf = (raw: string, { offset }: ImageRoot): string => `${raw}?offset=${offset}`;
 
 async function prepare(request: NativeLayerRequest, scratch: string): Promise<void> {
   const guest = join(PACKAGE_ROOT, 'cloud-init', 'guest');
@@ -93,10 +91,7 @@ async function prepare(request: NativeLayerRequest, scratch: string): Promise<vo
     await cp(join(guest, from), path);
     await chmod(path, mode);
   }
-  const proxy = request.proxy ?? (await hostProxy(request.signal));
-  const apt = ['APT::Sandbox::User "root";'];
-  if (proxy) apt.push(`Acquire::http::Proxy "${proxy}";`, `Acquire::https::Proxy "${proxy}";`);
-  await writeFile(join(into, 'apt.conf'), apt.join('\n') + '\n');
+  await writeFile(join(into, 'apt.conf'), 'APT::Sandbox::User "root";\n');
 }
 
 interface Work {
@@ -121,7 +116,7 @@ async function install(request: NativeLayerRequest, work: Work): Promise<GuestOu
     'setpriv',
     [
       ...['--pdeathsig', 'KILL', '--', ...namespace],
-      ...['bash', script, scratch, root, release, fileSystemOf(raw)],
+      ...['bash', script, scratch, root.tar, release, fileSystemOf(raw, root)],
     ],
     {
       reject: false,

@@ -91,6 +91,7 @@ class OfficialImage {
       return this.#withoutSums(error);
     }
     this.#tellWhoVouches();
+    await this.#tellWhatIsNew(published);
     try {
       return await this.#obtain(published);
     } catch (error) {
@@ -132,6 +133,19 @@ class OfficialImage {
       message: secure
         ? `${this.row.id} publishes no signature: only https vouches for its checksums`
         : `${this.row.id} publishes no signature, and its checksums did not come over https: nothing vouches for them`,
+    });
+  }
+
+  /** What a new image costs, before it is paid. */
+  async #tellWhatIsNew({ digest }: PublishedImage): Promise<void> {
+    const before = this.#image.digest ? null : await this.#lastVerified();
+    if (!before || before.hex === digest.hex || !(await stat(this.pathOf(before)).catch(() => null))) return;
+    this.options.emit({
+      type: 'note',
+      level: 'warn',
+      message:
+        `${this.row.id} has published a new image: each kernel's layer and snapshot is made anew on it, which takes minutes. ` +
+        '--offline stays with the old one; dkms2bin images prune --max-age 1d removes it once nothing uses it',
     });
   }
 

@@ -101,7 +101,8 @@ async function make(layer: KernelLayer, spec: BootSpec, machine: Machine, dir: s
       throw new Dkms2binError('transient', `The VM booted kernel ${running} instead of ${layer.release}`);
     }
     await vm.cutEgress();
-    await settle(guest, deadline(machine.accel, 60));
+    for (const message of await settle(guest, deadline(machine.accel, 60)))
+      machine.emit({ type: 'note', level: 'warn', message });
     await vm.save(join(dir, 'state'));
   }
   // The keys are dead: settle.sh took them out of the guest. The device stays, with its size.

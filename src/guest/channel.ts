@@ -93,7 +93,7 @@ export class Channel implements Transport {
           'transient',
           `The guest's agent did not answer within ${deadlineMs / 1000} s`,
           {
-            hint: 'Read the console log of the run, or give a slow host more time with --timeout.',
+            hint: 'Read the console log of the run.',
           },
         );
       });
@@ -112,10 +112,13 @@ export class Channel implements Transport {
 
   /**
    * Tells a machine that was cloned from a saved one who it is and what time it is: sets the clock (seconds since 1970),
-   * credits entropy (base64), writes the machine id. Rejects when the answer is not this call's.
+   * credits entropy (base64), writes the machine id. Rejects when the answer is not this call's, or does not come in time.
    */
-  async wake(told: { time: number; entropy: string; machineId: string; nonce: string }): Promise<void> {
-    const awake = await this.#session<z.infer<typeof AWAKE>>(30_000, (resolve, reject) => {
+  async wake(
+    told: { time: number; entropy: string; machineId: string; nonce: string },
+    deadlineMs = 30_000,
+  ): Promise<void> {
+    const awake = await this.#session<z.infer<typeof AWAKE>>({ ms: deadlineMs }, (resolve, reject) => {
       this.#handler = (kind, data) => {
         if (kind !== 'w') return;
         const parsed = AWAKE.safeParse(json(data));
@@ -133,7 +136,7 @@ export class Channel implements Transport {
     const over = new AbortController();
     let whole = false;
     try {
-      const ended = await this.#session<Ended>(io.timeoutMs, (resolve, reject) => {
+      const ended = await this.#session<Ended>({ ms: io.timeoutMs, giveUp: io.giveUp }, (resolve, reject) => {
         this.#handler = (kind, data) => {
           if (kind === 'o' || kind === 'e') {
             const to = kind === 'o' ? io.stdout : io.stderr;
@@ -171,7 +174,7 @@ export class Channel implements Transport {
       if (ended !== 'timeout') return ended;
       // Its end has to be out of the way before the next command begins.
       this.socket.resume();
-      const killed = await this.#session<void>(10_000, (resolve) => {
+      const killed = await this.#session<void>({ ms: 10_000 }, (resolve) => {
         this.#handler = (kind) => {
           if (kind === 'c') resolve();
         };
@@ -225,7 +228,7 @@ export class Channel implements Transport {
   }
 
   async #session<T>(
-    timeoutMs: number,
+    { ms, giveUp }: { ms: number; giveUp?: AbortSignal | undefined },
     begin: (resolve: (value: T) => void, reject: (error: Error) => void) => void,
   ): Promise<T | 'timeout'> {
     if (this.#broken) throw this.#broken;
@@ -236,8 +239,9 @@ export class Channel implements Transport {
         this.#fail = reject;
         begin(resolve, reject);
       });
-      const late = sleep(timeoutMs, 'timeout' as const, { signal: over.signal });
-      late.catch(() => undefined);
+      const late = sleep(ms, 'timeout' as const, {
+        signal: giveUp ? AbortSignal.any([over.signal, giveUp]) : over.signal,
+      }).catch(() => 'timeout' as const);
       return await Promise.race([work, late, aborted(this.signal, over.signal)]);
     } finally {
       over.abort();

@@ -28,6 +28,10 @@ export interface GuestOptions {
 /** How long a program may run, and who hears the lines that it prints. */
 export interface ScriptRun {
   timeoutMs: number;
+  /** What to do when it has run for so long. */
+  lateHint?: string;
+  /** How long it may print nothing; a result line `progress` counts. */
+  silenceMs?: number;
   onLine?: (line: string) => void;
 }
 
@@ -70,9 +74,12 @@ export class Guest {
     const form = new RegExp(`^@@dkms2bin:${nonce} (\\S{1,64}) ?(.*)$`);
     const reports: GuestOutput['reports'] = [];
     const tail: string[] = [];
+    const silence = new Silence(options.silenceMs);
     const sink = (line: string, whole: boolean): void => {
+      silence.broken();
       // What a line goes on with after it was cut is never a report.
       const [, key, value = ''] = (whole && form.exec(line)) || [];
+      if (key === 'progress') return;
       if (key !== undefined && reports.length < MAX_REPORTS) {
         reports.push({ key, value: plain(value) });
         return;
@@ -90,17 +97,21 @@ export class Guest {
         stdout: new Lines(sink),
         stderr: new Lines(sink),
         timeoutMs: options.timeoutMs,
+        giveUp: silence.signal,
       });
     } catch (error) {
       if (!(error instanceof Dkms2binError) || error.fault !== 'transient' || tail.length === 0) throw error;
       throw new Dkms2binError('transient', `${error.message} during ${name}:\n${said()}`, { cause: error });
+    } finally {
+      silence.end();
     }
     if (ended.timedOut) {
-      throw new Dkms2binError(
-        'transient',
-        `${name} did not end within ${Math.round(options.timeoutMs / 1000)} s in the guest; it last said:\n${said()}`,
-        { hint: 'Give it more time with --timeout.' },
-      );
+      const { timeoutMs, lateHint, silenceMs = 0 } = options;
+      const seconds = (ms: number): number => Math.round(ms / 1000);
+      const message = silence.signal.aborted
+        ? `${name} has done nothing in the guest for ${seconds(silenceMs)} s; it last said:\n${said()}`
+        : `${name} did not end within ${seconds(timeoutMs)} s in the guest; it last said:\n${said()}`;
+      throw new Dkms2binError('transient', message, lateHint === undefined ? {} : { hint: lateHint });
     }
     if (ended.code === null) {
       throw new Dkms2binError('transient', `${name} was killed in the guest:\n${said()}`);
@@ -189,6 +200,25 @@ async function commandOf(
     command: { sh: `${keep} && exec bash ${path} </dev/null 2>&1 9<<END\n$nonce\nEND\n` },
     input: `${nonce}\n${await programText(name, vars)}`,
   };
+}
+
+/** Aborts its signal once `ms` have passed without a word; never without `ms`. */
+class Silence {
+  readonly #over = new AbortController();
+  readonly signal = this.#over.signal;
+  readonly #timer: NodeJS.Timeout | undefined;
+
+  constructor(ms: number | undefined) {
+    if (ms !== undefined) this.#timer = setTimeout(() => this.#over.abort(), ms);
+  }
+
+  broken(): void {
+    this.#timer?.refresh();
+  }
+
+  end(): void {
+    clearTimeout(this.#timer);
+  }
 }
 
 /** Keeps the first `limit` bytes and lets the rest go. */

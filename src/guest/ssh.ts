@@ -85,12 +85,12 @@ export class SshTransport implements Transport {
       await alive(sleep(700));
     }
     throw new Dkms2binError('transient', `ssh did not answer within ${deadlineMs / 1000} s: ${plain(last)}`, {
-      hint: 'Read the console log of the run, or give a slow host more time with --timeout.',
+      hint: 'Read the console log of the run.',
     });
   }
 
   async exec(command: Command, io: ExecIo): Promise<Ended> {
-    const { input } = io;
+    const { input, giveUp } = io;
     const words = 'sh' in command ? `sh -c ${quote(command.sh)}` : `python3 -I -c ${quote(command.python)}`;
     const child = execa('ssh', [...this.#args, `sudo -n ${words}`], {
       ...settings(),
@@ -98,14 +98,14 @@ export class SshTransport implements Transport {
       timeout: io.timeoutMs,
       forceKillAfterDelay: 3000,
       ...stdinOf(input),
-      ...this.#cancel,
+      cancelSignal: AbortSignal.any([giveUp, this.#cancel.cancelSignal].filter((each) => each !== undefined)),
     });
     child.stdout.pipe(io.stdout, { end: false });
     child.stderr.pipe(io.stderr, { end: false });
     const result = await child;
     await Promise.all([endOf(io.stdout), endOf(io.stderr)]);
-    if (result.isCanceled) throw new Dkms2binError('interrupted', 'Interrupted');
-    if (result.timedOut) return { code: null, timedOut: true };
+    if (result.isCanceled && !giveUp?.aborted) throw new Dkms2binError('interrupted', 'Interrupted');
+    if (result.timedOut || giveUp?.aborted) return { code: null, timedOut: true };
     if (result.exitCode === undefined || result.exitCode === 255) {
       throw new Dkms2binError('transient', 'The ssh connection to the guest broke');
     }

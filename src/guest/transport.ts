@@ -9,6 +9,8 @@ export interface ExecIo {
   stdout: Writable;
   stderr: Writable;
   timeoutMs: number;
+  /** Ends the command before, as `timeoutMs` does. */
+  giveUp?: AbortSignal | undefined;
 }
 
 export interface Ended {

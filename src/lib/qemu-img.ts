@@ -27,6 +27,7 @@ export async function extentsOf(
 
 const Info = z.object({
   format: z.string(),
+  'virtual-size': z.number(),
   'backing-filename': z.string().optional(),
   'full-backing-filename': z.string().optional(),
   'format-specific': z
@@ -36,9 +37,10 @@ const Info = z.object({
     .optional(),
 });
 
-/** What else than itself a qcow2 refers to. */
+/** A qcow2's size as a guest sees it, and what else than itself it refers to. */
 export interface Qcow2Info {
   format: string;
+  virtualSize: number;
   backing: string | undefined;
   dataFile: string | undefined;
   corrupt: boolean;
@@ -61,7 +63,7 @@ export async function qcow2Info(path: string, signal?: AbortSignal): Promise<Qco
   const info = read(Info, stdout, path);
   const { 'data-file': dataFile, corrupt = false } = info['format-specific']?.data ?? {};
   const backing = info['full-backing-filename'] ?? info['backing-filename'];
-  return { format: info.format, backing, dataFile, corrupt };
+  return { format: info.format, virtualSize: info['virtual-size'], backing, dataFile, corrupt };
 }
 
 /** How many clusters a qcow2 itself holds. Throws fault `host` for a damaged one. */

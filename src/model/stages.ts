@@ -24,6 +24,7 @@ const SHARED_STAGES = [
   'bootstrap packages',
   'bootstrap filesystem',
   'bootstrap convert',
+  'image root',
   'kernel packages',
   'kernel layer disk',
 ] as const;

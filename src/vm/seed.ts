@@ -11,9 +11,6 @@ export interface SeedInput {
   userPublicKey: string;
   hostPrivateKey: string;
   hostPublicKey: string;
-  /** apt mirror and proxy, for images that do not carry their own. */
-  mirror?: string;
-  proxy?: string;
   egress: boolean;
 }
 
@@ -35,10 +32,6 @@ async function template(name: string, values: Record<string, string>): Promise<s
 
 /** Writes a NoCloud ISO labelled `cidata` to `<dir>/seed.iso` and returns its path. */
 export async function makeSeed(input: SeedInput, dir: string, signal?: AbortSignal): Promise<string> {
-  const apt = [
-    ...(input.mirror ? [`  primary: [{ arches: [default], uri: ${JSON.stringify(input.mirror)} }]`] : []),
-    ...(input.proxy ? [`  proxy: ${JSON.stringify(input.proxy)}`] : []),
-  ];
   await writeFile(
     join(dir, 'user-data'),
     await template('user-data.yaml', {
@@ -46,8 +39,6 @@ export async function makeSeed(input: SeedInput, dir: string, signal?: AbortSign
       USER_KEY: input.userPublicKey.trim(),
       HOST_KEY: indent(input.hostPrivateKey, 4),
       HOST_KEY_PUBLIC: input.hostPublicKey.trim(),
-      CONFIG_MODULES: apt.length > 0 ? '[apt_configure]' : '[]',
-      APT: apt.length > 0 ? `apt:\n${apt.join('\n')}` : '',
     }),
     { mode: 0o600 },
   );

@@ -43,10 +43,29 @@ check_words() {
 #   worth_again N    whether the N-th run in a row may have failed for something that has passed or was mended meanwhile
 #   complaints       prints why the last one failed, in a line
 outcome=ok
+# Result lines `progress` while bytes come in or a processor is at work: a large file and a long script print nothing.
+watch_progress() {
+  local name bytes now busy user nice system was_bytes='' was_busy=0
+  while sleep 10 >/dev/null 2>&1; do
+    now=0
+    while read -r name bytes _; do case $name in *:) [ "$name" = lo: ] || now=$((now + bytes)) ;; esac; done </proc/net/dev
+    read -r _ user nice system _ </proc/stat
+    busy=$((user + nice + system))
+    # In hundredths of a second.
+    if [ -n "$was_bytes" ] && { [ $((now - was_bytes)) -gt 10000 ] || [ $((busy - was_busy)) -gt 200 ]; }; then say progress; fi
+    was_bytes=$now was_busy=$busy
+  done
+}
 # Prints what the command prints, and keeps it in $log.
 once() {
+  local code watcher
+  watch_progress &
+  watcher=$!
   "$@" </dev/null 2>&1 | tee "$log" | sed -u '$a\'
-  judge "${PIPESTATUS[0]}"
+  code=${PIPESTATUS[0]}
+  kill "$watcher" 2>/dev/null
+  wait "$watcher" 2>/dev/null
+  judge "$code"
   [ "$outcome" = ok ]
 }
 try() {

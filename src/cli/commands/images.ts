@@ -15,16 +15,16 @@ export const imagesList = command({
   summary: 'list what the cache holds (the default)',
   isDefault: true,
   description:
-    'Lists what the cache holds, the last used first: what it takes on the disk, and whether a build or a kept VM uses it now.',
+    'Lists what the cache holds, the last used first: what it is built on, what it takes on the disk, and whether a build or a kept VM uses it now.',
   run: async ({ options: { json } }, { engine, stderr, answer }) => {
     const images = await engine.listImages();
     if (images.length === 0 && !json)
       stderr.write('The cache is empty. The first build fills it, or dkms2bin images warm.\n');
     const rows = images.map((i) => [
-      ...[i.name, i.kind, formatBytes(i.bytes), formatAge(i.created), formatAge(i.lastUsed)],
+      ...[i.name, i.kind, i.on ?? '-', formatBytes(i.bytes), formatAge(i.created), formatAge(i.lastUsed)],
       imageState(i),
     ]);
-    const head = ['NAME', 'KIND', 'SIZE', 'AGE', 'LAST USED', 'STATE'];
+    const head = ['NAME', 'KIND', 'ON', 'SIZE', 'AGE', 'LAST USED', 'STATE'];
     answer(
       () => ({ schemaVersion: SCHEMA_VERSION, images }),
       () => (rows.length === 0 ? '' : table([head, ...rows])),

@@ -54,7 +54,7 @@ export async function runBuild(
       KEEP: order.keep ? 1 : '',
       DEBUG_SYMBOLS: order.debugSymbols ? 1 : '',
     },
-    run,
+    { ...run, lateHint: 'Give it more time with --timeout.' },
   );
   const reports = readModuleReports(output);
   if (reports.length === 0) readEnd(output, [], (why) => ({ message: `${label}: ${why}` }));

@@ -4,15 +4,15 @@ import { sourceVariables, type PushedSource } from './pushed-source.js';
 
 /**
  * Has the guest's apt download a source's package and all that it depends on, while there is a network. Throws what the
- * program's exit code means; `called` is what the user calls the source.
+ * program's exit code means; `called` is what the user calls the source, `proxy` is for the downloads.
  */
 export async function fetchSource(
   guest: Guest,
   source: PushedSource,
-  called: string,
+  { called, proxy = '' }: { called: string; proxy?: string | undefined },
   run: ScriptRun,
 ): Promise<void> {
-  const output = await guest.script('fetch-source.sh', sourceVariables(source), run);
+  const output = await guest.script('fetch-source.sh', { ...sourceVariables(source), PROXY: proxy }, run);
   readEnd(output, ['DONE'], (why) => {
     const near = valuesOf(output, 'near');
     return {

@@ -1,7 +1,12 @@
 import type { Guest } from '../guest.js';
-import { requireSuccess } from '../protocol.js';
+import { requireSuccess, valuesOf } from '../protocol.js';
 
-/** Brings a freshly booted guest to rest, so that its memory can be saved. Throws `transient` when it does not. */
-export async function settle(guest: Guest, timeoutMs: number): Promise<void> {
-  requireSuccess(await guest.script('settle.sh', {}, { timeoutMs }), 'The guest did not settle');
+/**
+ * Brings a freshly booted guest to rest, so that its memory can be saved. Resolves with what is not as it should be in it.
+ * Throws `transient` when it does not settle.
+ */
+export async function settle(guest: Guest, timeoutMs: number): Promise<string[]> {
+  const output = await guest.script('settle.sh', {}, { timeoutMs });
+  requireSuccess(output, 'The guest did not settle');
+  return valuesOf(output, 'note');
 }

@@ -56,6 +56,15 @@ test('what another process uses stays, and so does what it builds on', async () 
   expect(await pruned({ maxBytes: 0 })).toEqual(['used used', 'base base']);
 });
 
+test('the list says what each is built on', async () => {
+  const image = await entry('images', 'base', { days: 90 });
+  await entry('layers', 'kernel', { days: 60, parents: [image] });
+  expect((await listImages()).map((r) => [r.name, r.on])).toEqual([
+    ['kernel kernel', 'base base'],
+    ['base base', null],
+  ]);
+});
+
 test('what a kept run boots from stays, with all below it', async () => {
   const image = await entry('images', 'base', { days: 90 });
   const layer = await entry('layers', 'kernel', { days: 60, parents: [image] });

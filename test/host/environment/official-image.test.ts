@@ -142,6 +142,24 @@ describe('fetchOfficial', () => {
     });
   });
 
+  it('says what a newer image costs before it is downloaded', async () => {
+    await official(row());
+    const notes = (): string[] => events.flatMap((e) => (e.type === 'note' ? [e.message] : []));
+    expect(notes().join('\n')).not.toContain('new image');
+    const newer = Buffer.concat([image, Buffer.alloc(512)]);
+    tree.set(`${TREE}/${NAME}`, newer);
+    tree.set(`${TREE}/SHA512SUMS`, `${hexOf('sha512', newer)}  ${NAME}\n`);
+    events = [];
+    await official(row());
+    expect(notes()).toContainEqual(
+      expect.stringMatching(/^debian-12 has published a new image: .*prune --max-age/),
+    );
+    const first = (what: (e: Event) => boolean): number => events.findIndex(what);
+    expect(first((e) => e.type === 'note' && e.message.includes('new image'))).toBeLessThan(
+      first((e) => e.type === 'progress'),
+    );
+  });
+
   it('asks no sums for a pinned digest', async () => {
     await official(row({ kind: 'none' }, `sha512:${hexOf('sha512', image)}`));
     expect(asked).toEqual([NAME]);

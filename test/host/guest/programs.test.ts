@@ -253,7 +253,7 @@ describe('fetch-source.sh', () => {
 describe('install-kernel-apt.sh', () => {
   /** An apt whose `install` does what the text says; its calls are written down. */
   function apt(install: string): void {
-    for (const name of ['debconf-set-selections', 'dpkg-query', 'sync', 'gcc'])
+    for (const name of ['debconf-set-selections', 'dpkg-query', 'dpkg', 'systemctl', 'sync', 'gcc'])
       put(`bin/${name}`, '#!/bin/sh\n', 0o755);
     put('bin/apt-cache', `#!/bin/sh\necho "Package: $2"\n`, 0o755);
     const body = `case " $* " in *" update "*) echo update ;; *" -t "*) echo suite ;; *) echo install ;; esac >>'${root}/calls'`;
@@ -315,6 +315,77 @@ describe('install-kernel-apt.sh', () => {
     expect(rows).toEqual([expect.stringContaining(`error ${name} `)]);
     expect(code).toBe(2);
     expect(existsSync(join(root, 'calls'))).toBe(false);
+  });
+
+  test('installs the toolchain of the row, and nothing that apt would bring along unasked', async () => {
+    apt(`echo "$*" >'${root}/asked'`);
+    expect(await install({ TOOLCHAIN: 'dkms gcc make libc6-dev' })).toMatchObject({ code: 0 });
+    expect(read('asked')).toMatch(/ install linux-image-\S+ linux-headers-\S+ dkms gcc make libc6-dev\n$/);
+    expect(read('asked')).toContain('APT::Get::Upgrade-By-Source-Package=false');
+    expect(read('asked')).toContain('deb-src::Sources::DefaultEnabled=false');
+  });
+
+  test("holds the image's own kernel, and leaves its initramfs as it is for this time only", async () => {
+    apt(`cp '${root}/etc/initramfs-tools/update-initramfs.conf' '${root}/meanwhile'`);
+    put('etc/initramfs-tools/update-initramfs.conf', 'update_initramfs=yes\nbackup_initramfs=no\n');
+    put(
+      'bin/dpkg-query',
+      `#!/bin/sh\ncase "$*" in *'linux-image-*') printf 'ii  linux-image-%s\\n' cloud-amd64 ${KERNEL} ;; esac`,
+      0o755,
+    );
+    put('bin/dpkg', `#!/bin/sh\n[ "$1" != --set-selections ] || cat >>'${root}/selections'`, 0o755);
+    expect(await install()).toMatchObject({ code: 0 });
+    expect(read('selections')).toBe('linux-image-cloud-amd64 hold\n');
+    expect(read('meanwhile')).toContain('update_initramfs=no');
+    expect(read('etc/initramfs-tools/update-initramfs.conf')).toBe(
+      'update_initramfs=yes\nbackup_initramfs=no\n',
+    );
+  });
+
+  test("sources that are given stand in place of the distro's own; others stay", async () => {
+    apt('');
+    put('etc/apt/sources.list.d/debian.sources', 'Types: deb deb-src\n');
+    put('etc/apt/sources.list.d/own.list', 'deb http://own.invalid ./\n');
+    put('keyring.gpg', '');
+    const SOURCES =
+      'deb http://m.invalid/debian bookworm main\ndeb http://m.invalid/s bookworm-security main';
+    await install({ SOURCES, ARCHIVE_KEYRING: join(root, 'keyring.gpg') });
+    expect(existsSync(join(root, 'etc/apt/sources.list.d/debian.sources'))).toBe(false);
+    expect(read('etc/apt/sources.list.d/own.list')).toBe('deb http://own.invalid ./\n');
+    expect(read('etc/apt/sources.list.d/dkms2bin-distro.list')).toBe(
+      `deb [signed-by=${root}/keyring.gpg] http://m.invalid/debian bookworm main\n` +
+        `deb [signed-by=${root}/keyring.gpg] http://m.invalid/s bookworm-security main\n`,
+    );
+  });
+
+  test('says why apt could not fetch, which stands on the line after', async () => {
+    const lines = [
+      'Err:2 https://m.invalid/debian bookworm InRelease',
+      '  Certificate verification failed: The certificate is NOT trusted.',
+      'Err:3 https://m.invalid/debian bookworm-updates InRelease',
+      '  Certificate verification failed: The certificate is NOT trusted.',
+      'Reading package lists...',
+      'E: Failed to fetch https://m.invalid/debian/dists/bookworm/InRelease',
+    ];
+    apt(`printf '%s\\n' ${lines.map((line) => `'${line}'`).join(' ')}; exit 100`);
+    expect(await install()).toMatchObject({
+      code: 5,
+      rows: [
+        'error the mirror did not deliver: Err:2 https://m.invalid/debian bookworm InRelease: Certificate verification ' +
+          'failed: The certificate is NOT trusted. E: Failed to fetch https://m.invalid/debian/dists/bookworm/InRelease ',
+      ],
+    });
+  });
+
+  test('where dracut makes the initramfs, it gets a short list of drivers and initramfs-tools nothing', async () => {
+    apt('');
+    put('bin/dracut', `#!/bin/sh\necho made >"$2"`, 0o755);
+    rmSync(join(root, `boot/initrd.img-${KERNEL}`));
+    const { code, said } = await install();
+    expect(code, said).toBe(0);
+    expect(read(`boot/initrd.img-${KERNEL}`)).toBe('made\n');
+    expect(read('etc/dracut.conf.d/dkms2bin.conf')).toMatch(/^drivers=" virtio_pci .* ext4 "$/m);
+    expect(existsSync(join(root, 'etc/initramfs-tools'))).toBe(false);
   });
 
   test('without an initramfs of the distro it asks for the program that makes one', async () => {

@@ -7,6 +7,7 @@ import { cli } from '../fixtures/cli-harness.js';
 const IMAGE: ImageInfo = {
   name: 'kernel 6.1.0-56-amd64 0123',
   kind: 'layer',
+  on: 'debian-12 official 4567',
   bytes: 3 * 1024 ** 3,
   created: '2020-01-01T00:00:00Z',
   lastUsed: '2020-01-01T00:00:00Z',
@@ -19,8 +20,10 @@ test('images lists with and without the word list, as a table or JSON', async ()
     Promise.resolve([IMAGE, { ...IMAGE, inUse: false }, { ...IMAGE, damaged: true }]);
   const { stdout } = await cli(['images'], { listImages });
   const [head, ...rows] = stdout.trimEnd().split('\n');
-  expect(head).toMatch(/^NAME +KIND +SIZE +AGE +LAST USED +STATE$/);
-  expect(rows[0]).toMatch(/^kernel 6.1.0-56-amd64 0123 +layer +3\.0 GiB +\d+ days +\d+ days +in use$/);
+  expect(head).toMatch(/^NAME +KIND +ON +SIZE +AGE +LAST USED +STATE$/);
+  expect(rows[0]).toMatch(
+    /^kernel 6.1.0-56-amd64 0123 +layer +debian-12 official 4567 +3\.0 GiB +\d+ days +\d+ days +in use$/,
+  );
   expect(rows.map((row) => /(\S+)$/.exec(row)?.[1])).toEqual(['use', '-', 'damaged']);
   const json = await cli(['images', '--json'], { listImages });
   expect(JSON.parse(json.stdout)).toMatchObject({ schemaVersion: 1, images: [IMAGE, {}, {}] });

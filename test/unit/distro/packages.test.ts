@@ -179,7 +179,8 @@ describe('package names', () => {
 describe('variables for the guest', () => {
   const of = (id: string, release: string, mirror?: string): Record<string, string> => {
     const row = findRow(rows, id);
-    return PACKAGE_MANAGERS[row.packageManager].variables(row, { release, arch: 'x86_64' }, { mirror });
+    const net = mirror === undefined ? {} : { mirrors: { main: mirror } };
+    return PACKAGE_MANAGERS[row.packageManager].variables(row, { release, arch: 'x86_64' }, net);
   };
 
   test('dnf gets names with their versions, and repositories only of a mirror that was given', () => {
@@ -213,6 +214,23 @@ describe('variables for the guest', () => {
       ...(id === 'oracle-9' ? ['crb', 'epel'] : ['extras', needs]),
     ]);
     expect(repos.filter((each) => !/^[a-z0-9]+=http:\/\/mirror\.test\/[\w./-]+$/.test(each))).toEqual([]);
+  });
+
+  test('apt gets the toolchain of the row, and sources for each suite of mirrors that were given', () => {
+    const release = '6.1.0-56-amd64';
+    expect(of('debian-12', release)).toMatchObject({
+      TOOLCHAIN: 'dkms gcc make libc6-dev dpkg-dev',
+      SOURCES: '',
+    });
+    const { apt } = PACKAGE_MANAGERS;
+    const mirrors = { main: 'http://m.test/debian', security: 'http://m.test/security' };
+    const row = findRow(rows, 'debian-12');
+    expect(apt.variables(row, { release, arch: 'x86_64' }, { mirrors }).SOURCES!.split('\n')).toEqual([
+      'deb http://m.test/debian bookworm main',
+      'deb http://m.test/debian bookworm-updates main',
+      'deb http://m.test/security bookworm-security main',
+      'deb http://m.test/debian bookworm-backports main',
+    ]);
   });
 
   test('zypper gets bare names and the beginning of their versions', () => {

@@ -170,7 +170,7 @@ describe('fetch-source', () => {
   it('says what is near, and whose fault it is', async () => {
     const stdout = rows('near foo-dkms=1', 'near foo-dkms=2', 'error no version 3');
     const { guest } = standInGuest({ 'fetch-source.sh': { code: 3, stdout } });
-    await expect(fetchSource(guest, SOURCE, 'foo-dkms=3', RUN)).rejects.toMatchObject({
+    await expect(fetchSource(guest, SOURCE, { called: 'foo-dkms=3' }, RUN)).rejects.toMatchObject({
       fault: 'not-found',
       message: 'foo-dkms=3: no version 3',
       hint: 'Similar names: foo-dkms=1, foo-dkms=2',

@@ -1,8 +1,11 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
+import { Guest } from '../../../src/guest/guest.js';
 import { programFiles, programText, type ProgramName } from '../../../src/guest/program.js';
 import { PROGRAM_ENDS, readEnd, requireSuccess } from '../../../src/guest/protocol.js';
+import { endOf } from '../../../src/guest/transport.js';
 import { Dkms2binError } from '../../../src/model/errors.js';
 
 const GUEST = join(import.meta.dirname, '../../../cloud-init/guest');
@@ -115,5 +118,38 @@ describe('the text of a program', () => {
     for (const name of ['verify.py', 'prove.py', 'collect.py', 'pack-rpm.py'] as const) {
       expect(JSON.stringify({ python: await programText(name, {}) }).length).toBeLessThan(15 * 1024);
     }
+  });
+});
+
+describe('a program that may not be silent', () => {
+  /** A guest that prints each line after a pause of `ms`, and then nothing until it is given up. */
+  const slow = (lines: string[], ms: number): Guest =>
+    new Guest({
+      alive: (work) => work,
+      transport: {
+        exec: async (_, { stdout, stderr, giveUp }) => {
+          for (const line of lines) {
+            await sleep(ms);
+            stdout.write(`${line}\n`);
+          }
+          await new Promise((resolve) => giveUp?.addEventListener('abort', resolve));
+          await Promise.all([endOf(stdout), endOf(stderr)]);
+          return { code: null, timedOut: true };
+        },
+        close: () => Promise.resolve(),
+      },
+    });
+
+  it('is given up when it has done nothing for so long, whatever it did before', async () => {
+    const lines = ['one', '@@dkms2bin progress ', '@@dkms2bin progress ', 'two'];
+    const said: string[] = [];
+    const run = { timeoutMs: 60_000, silenceMs: 400, onLine: (line: string) => said.push(line) };
+    const started = Date.now();
+    await expect(slow(lines, 250).script('settle.sh', {}, run)).rejects.toMatchObject({
+      fault: 'transient',
+      message: 'settle.sh has done nothing in the guest for 0 s; it last said:\none\ntwo',
+    });
+    expect(Date.now() - started).toBeGreaterThan(1300);
+    expect(said).toEqual(['one', 'two']);
   });
 });
