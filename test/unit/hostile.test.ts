@@ -4,6 +4,7 @@ import * as forms from '../../src/model/forms.js';
 import { checkModuleName, checkModuleVersion } from '../../src/distro/package-names.js';
 import { checkRelease } from '../../src/distro/release.js';
 import { Guest } from '../../src/guest/guest.js';
+import { Dkms2binError } from '../../src/model/errors.js';
 import { requireAskedFor } from '../../src/engine/queue/delivery.js';
 import { parseDelivery, parseJob } from '../../src/engine/queue/protocol.js';
 import { changedAt, corpus, DELIVERY, JOB } from '../hostile/corpus.js';
@@ -164,4 +165,13 @@ describe('what a package prints', () => {
     expect(reports).toEqual([{ key: 'c', value: 'd' }]);
     expect(lines.map((line) => line.slice(0, 13))).toEqual(['y'.repeat(13), '… @@dkms2bin:']);
   });
+});
+
+test('an error shows no password of a URL', () => {
+  const places =
+    'Looked in:\n  http://me:s3cret@mirror.example/debian trixie: not there\n  redis://:s3cret@q.example';
+  const error = new Dkms2binError('not-found', places, { hint: 'Try https://s3cret@x.example/?a=b@c' });
+  expect(`${error.message} ${error.hint}`).not.toContain('s3cret');
+  expect(error.message).toContain('http://mirror.example/debian trixie: not there');
+  expect(error.hint).toBe('Try https://x.example/?a=b@c');
 });
