@@ -127,10 +127,11 @@ describe('a program that may not be silent', () => {
     new Guest({
       alive: (work) => work,
       transport: {
-        exec: async (_, { stdout, stderr, giveUp }) => {
+        exec: async (_, { input, stdout, stderr, giveUp }) => {
+          const [nonce] = /[0-9a-f]{32}/.exec(input?.toString() ?? '') ?? [];
           for (const line of lines) {
             await sleep(ms);
-            stdout.write(`${line}\n`);
+            stdout.write(`${line.replace('@@dkms2bin', `@@dkms2bin:${nonce}`)}\n`);
           }
           await new Promise((resolve) => giveUp?.addEventListener('abort', resolve));
           await Promise.all([endOf(stdout), endOf(stderr)]);
