@@ -137,7 +137,7 @@ describe('keygen', () => {
     expect(differ.stderr).toContain('The two passphrases differ');
     const same = await ask('typpo\x7f\x7f\x7fed\r', 'typed\n'.replace('typed', 'tyed'));
     expect(same.code).toBe(0);
-    expect(same.stderr).toBe('Passphrase of the new key: \nThe same once more: \n');
+    expect(same.stderr).toBe('Passphrase of the new key: \nThe same passphrase again: \n');
     await sign('mok.key', () => Promise.resolve('tyed'));
   });
 

@@ -125,7 +125,7 @@ test('repo publishes: options, lines, JSON, and an exit code for what is left ou
   expect(bad).toMatchObject({ code: 2, stderr: expect.stringContaining('bad.deb: cut off') as string });
   const none = { ...RESULT, packages: [], removed: [], kinds: [], changed: false };
   const empty = await cli(['repo', 'out'], { publishRepository: publishRepository(none) });
-  expect(empty).toMatchObject({ code: 3, stderr: expect.stringContaining('No .deb and no .rpm') as string });
+  expect(empty).toMatchObject({ code: 3, stderr: expect.stringContaining('No .deb or .rpm') as string });
   for (const wrong of [
     ['repo'],
     ['repo', 'out', '--keep', '0'],

@@ -27,7 +27,8 @@ esac
 name=debian-$version-genericcloud-amd64
 
 mkdir -p "$folder"
-work=$(mktemp -d -p "$folder" .tmp-XXXXXX)
+# Not in a home folder: the root of the namespace is another user there.
+work=$(mktemp -d)
 trap 'chmod -R u+rwX "$work" 2>/dev/null; rm -rf -- "$work"' EXIT
 
 # Without the security archive, so that the image is as old as the last point release: there is a newer kernel than its own.
@@ -41,18 +42,20 @@ root_uuid=$(cat /proc/sys/kernel/random/uuid) root_part=$(cat /proc/sys/kernel/r
 
 # dpkg reads its own file there, as the root of the namespace.
 export HOME=$work
-export RIG_HERE=$here RIG_SUITE=$suite RIG_MIRROR=$mirror RIG_SECURITY=$security RIG_WORK=$work
+export RIG_SUITE=$suite RIG_MIRROR=$mirror RIG_SECURITY=$security RIG_WORK=$work
 export RIG_ROOT_UUID=$root_uuid RIG_ROOT_PART=$root_part RIG_ESP_PART=$esp_part
 # 3 GiB without the 1 MiB in front, the 3 MiB of grub, the 124 MiB of the ESP and the 1 MiB of the table's copy.
 export RIG_ROOT_MIB=$((3072 - 1 - 3 - 124 - 1))
 chmod 777 "$work"
+
+install -m 755 -t "$work" "$here/customize-debian.sh" "$here/write-root.sh"
 printf '%s\n' "${sources[@]}" |
   mmdebstrap --quiet --mode=unshare --variant=required --format=null --skip=cleanup \
     --include="$(IFS=,; echo "${packages[*]}")" \
     --aptopt='Acquire::Retries "5"' --aptopt='APT::Install-Recommends "false"' --aptopt='APT::Install-Suggests "false"' \
     --dpkgopt=force-unsafe-io \
-    --customize-hook="$here/customize-debian.sh" \
-    --customize-hook="$here/write-root.sh" \
+    --customize-hook="$work/customize-debian.sh" \
+    --customize-hook="$work/write-root.sh" \
     "$suite" - - >&2
 
 # --- the disk -----------------------------------------------------------------------------------------------------------
