@@ -10,7 +10,7 @@ const keygen = (options = {}): Promise<Terminal> =>
     ...options,
   });
 const FIRST = /Passphrase of the new key: $/;
-const SECOND = /The same once more: $/;
+const SECOND = /The same passphrase again: $/;
 
 describe("keygen's passphrase", () => {
   test('is asked for twice and never shown', async () => {
