@@ -29,7 +29,7 @@ name=debian-$version-genericcloud-amd64
 mkdir -p "$folder"
 # Not in a home folder: the root of the namespace is another user there.
 work=$(mktemp -d)
-trap 'chmod -R u+rwX "$work" 2>/dev/null; rm -rf -- "$work"' EXIT
+trap 'rm -rf -- "$work"' EXIT
 
 # Without the security archive, so that the image is as old as the last point release: there is a newer kernel than its own.
 sources=("deb $mirror $suite main")
@@ -47,7 +47,6 @@ export RIG_ROOT_UUID=$root_uuid RIG_ROOT_PART=$root_part RIG_ESP_PART=$esp_part
 # 3 GiB without the 1 MiB in front, the 3 MiB of grub, the 124 MiB of the ESP and the 1 MiB of the table's copy.
 export RIG_ROOT_MIB=$((3072 - 1 - 3 - 124 - 1))
 chmod 777 "$work"
-
 install -m 755 -t "$work" "$here/customize-debian.sh" "$here/write-root.sh"
 printf '%s\n' "${sources[@]}" |
   mmdebstrap --quiet --mode=unshare --variant=required --format=null --skip=cleanup \
