@@ -128,7 +128,8 @@ describe('a program that may not be silent', () => {
       alive: (work) => work,
       transport: {
         exec: async (_, { input, stdout, stderr, giveUp }) => {
-          const [nonce] = /[0-9a-f]{32}/.exec(input?.toString() ?? '') ?? [];
+          const sent = typeof input === 'string' || Buffer.isBuffer(input) ? input.toString() : '';
+          const [nonce] = /[0-9a-f]{32}/.exec(sent) ?? [];
           for (const line of lines) {
             await sleep(ms);
             stdout.write(`${line.replace('@@dkms2bin', `@@dkms2bin:${nonce}`)}\n`);
