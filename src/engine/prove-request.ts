@@ -8,7 +8,7 @@ import { readCapped } from '../lib/read-capped.js';
 import { findRow, loadCatalogue } from '../distro/catalogue.js';
 import { readCertificate } from '../formats/certificate.js';
 import type { BuildRequest } from '../options/request.js';
-import { readOffer } from '../repo/index.js';
+import { readOfferedPackages } from '../repo/index.js';
 import { KernelEnvironments, machineOf } from './kernel-environments.js';
 import { planTargets } from './plan/plan.js';
 import { choosePackages, prove, proverOf } from './prove.js';
@@ -23,7 +23,7 @@ export async function proveRequest(
   context: PlanContext,
 ): Promise<Proof> {
   const [release = ''] = request.kernels;
-  const offer = await readOffer(dir);
+  const offer = await readOfferedPackages(dir);
   const packages = choosePackages(offer, release, modules);
   const certificate = await certificateOf(request);
   const rows = await loadCatalogue();

@@ -34,7 +34,7 @@ export interface Offer {
 const MAX_INDEX_BYTES = 256 << 20;
 
 /** What a published folder offers to apt and dnf. Throws fault `usage` when it is no repository. */
-export async function readOffer(dir: string): Promise<Offer> {
+export async function readOfferedPackages(dir: string): Promise<Offer> {
   const has = async (path: string): Promise<boolean> =>
     (await stat(join(dir, path)).catch(() => null)) !== null;
   const [apt, dnf] = [await has('Release'), await has('repodata/repomd.xml')];

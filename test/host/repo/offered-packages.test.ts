@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { findRow, loadCatalogue } from '../../../src/distro/catalogue.js';
 import { choosePackages, proverOf } from '../../../src/engine/prove.js';
-import { kernelsOf, modulesFor, readOffer } from '../../../src/repo/index.js';
+import { kernelsOf, modulesFor, readOfferedPackages } from '../../../src/repo/index.js';
 import { addDeb, makeKey, publishQuietly, tempFolder } from '../../unit/fixtures/repository.js';
 import { hasTool } from '../fixtures/has-tool.js';
 
@@ -32,7 +32,7 @@ describe('what a repository offers', () => {
     // Not published: nobody is offered it.
     addDeb(tmp.path, `late-modules-${KERNEL}`, '1');
 
-    const offer = await readOffer(tmp.path);
+    const offer = await readOfferedPackages(tmp.path);
     expect(offer.signedBy).toBe(key!.fingerprint);
     expect(kernelsOf(offer)).toEqual([KERNEL, '6.12.117+deb12-amd64']);
     const modules = modulesFor(offer, KERNEL);
@@ -97,7 +97,7 @@ describe('what a repository offers', () => {
     await publishQuietly(tmp.path, { key });
     build.remove();
 
-    const offer = await readOffer(tmp.path);
+    const offer = await readOfferedPackages(tmp.path);
     expect(offer.signedBy).toBe(key!.fingerprint);
     expect(kernelsOf(offer)).toEqual([el, '5.14.0-570.el9.x86_64']);
     expect([...modulesFor(offer, '5.14.0-570.el9.x86_64').keys()]).toEqual(['tiny-2']);
@@ -117,14 +117,14 @@ describe('what a repository offers', () => {
 
   test('a folder that was not published, or whose key is gone, is refused with the next step', async () => {
     addDeb(tmp.path, `tiny-modules-${KERNEL}`, '1');
-    await expect(readOffer(tmp.path)).rejects.toMatchObject({
+    await expect(readOfferedPackages(tmp.path)).rejects.toMatchObject({
       fault: 'usage',
       hint: `Make it one: dkms2bin repo ${tmp.path}`,
     });
     await publishQuietly(tmp.path);
-    expect((await readOffer(tmp.path)).signedBy).toBeNull();
+    expect((await readOfferedPackages(tmp.path)).signedBy).toBeNull();
     writeFileSync(join(tmp.path, 'InRelease'), 'signed');
     rmSync(join(tmp.path, 'dkms2bin-archive-keyring.asc'), { force: true });
-    await expect(readOffer(tmp.path)).rejects.toMatchObject({ fault: 'usage' });
+    await expect(readOfferedPackages(tmp.path)).rejects.toMatchObject({ fault: 'usage' });
   });
 });
