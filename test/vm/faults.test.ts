@@ -130,7 +130,8 @@ test('no room for the run: told before a VM starts', async () => {
 test('no room in the out-dir: the package is not there at all', async () => {
   const ended = await withSmall(out, '4k');
   expect(ended.exitCode, ended.stderr).toBe(4);
-  expect(ended.stderr).toMatch(/no space|full/i);
+  // The result line tells why; on a terminal both streams are one.
+  expect(`${ended.stdout}\n${ended.stderr}`).toMatch(/no space|full/i);
   // `ls` at the end names what is there.
   expect(ended.stderr).not.toMatch(/^[^ /]+\.deb$/m);
   expect(ended.stderr).not.toMatch(/\n\s+at /);
