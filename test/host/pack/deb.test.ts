@@ -13,16 +13,15 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { makeDeb, type ControlFields } from '../../../src/pack/deb.js';
-import { packModules, type PackInput } from '../../../src/pack/module-package.js';
+import { makeDeb } from '../../../src/pack/deb.js';
+import { packModules } from '../../../src/pack/module-package.js';
 import { hasTool } from '../fixtures/has-tool.js';
 import { fakeModule } from '../../unit/fixtures/elf.js';
+import { control, EXTRAS, MTIME, packInput } from '../../unit/fixtures/pack-input.js';
 
 let tmp: string;
 beforeEach(() => void (tmp = mkdtempSync(join(tmpdir(), 'dkms2bin-test-'))));
 afterEach(() => rmSync(tmp, { recursive: true }));
-
-const MTIME = 1_700_000_000;
 
 function tool(file: string, args: string[], env: Record<string, string> = {}): string {
   const done = spawnSync(file, args, { env: { ...process.env, LC_ALL: 'C', TZ: 'UTC', ...env } });
@@ -30,39 +29,6 @@ function tool(file: string, args: string[], env: Record<string, string> = {}): s
     throw new Error(`${file} ${args.join(' ')}: ${String(done.stdout)}${String(done.stderr)}`);
   return String(done.stdout);
 }
-
-const control = (more: Partial<ControlFields> = {}): ControlFields => ({
-  package: 'foo-modules-6.1.0-56-amd64',
-  version: '1.0-2',
-  architecture: 'amd64',
-  maintainer: 'dkms2bin <root@localhost>',
-  section: 'kernel',
-  priority: 'optional',
-  description: { synopsis: 'foo', lines: ['one', '', '  two'] },
-  ...more,
-});
-
-const input = (release: string, more: Partial<PackInput> = {}): PackInput => ({
-  module: 'acpi_call',
-  version: '1.2.2',
-  release,
-  debArch: 'amd64',
-  kernelImages: [`linux-image-${release}`, `linux-image-${release}-unsigned`],
-  modules: [{ name: 'acpi_call.ko', bytes: fakeModule(release) }],
-  extras: [],
-  sourcePackage: { name: 'acpi-call-dkms', version: '1.2.2-1' },
-  maintainer: 'dkms2bin <root@localhost>',
-  dependsModules: [],
-  mtime: MTIME,
-  outDir: tmp,
-  fileName: `acpi_call_1.2.2-${release}_x86_64.deb`,
-  ...more,
-});
-
-const EXTRAS = [
-  { path: '/etc/modprobe.d/acpi-call.conf', bytes: Buffer.from('options acpi_call x=1\n'), mode: 0o644 },
-  { path: '/lib/udev/rules.d/60-acpi-call.rules', bytes: Buffer.from('# rule\n'), mode: 0o600 },
-];
 
 describe('makeDeb', () => {
   const make = (paths: string[], mode = 0o644) =>
@@ -89,7 +55,7 @@ describe('packModules', () => {
   it('makes one package that dpkg-deb reads', async (ctx) => {
     if (!hasTool('dpkg-deb')) ctx.skip('dpkg-deb is not installed');
     const release = '6.1.0-56-amd64';
-    const packed = await packModules(input(release, { dependsModules: ['base_mod'] }));
+    const packed = await packModules(packInput(tmp, release, { dependsModules: ['base_mod'] }));
     expect(packed).toHaveLength(1);
     const deb = packed[0]?.path ?? '';
     expect(deb).toBe(join(tmp, 'acpi_call_1.2.2-6.1.0-56-amd64_x86_64.deb'));
@@ -170,7 +136,9 @@ describe('packModules', () => {
     writeFileSync(join(root, 'lib/modules', here, 'modules.builtin'), '');
     const paths: string[] = [];
     for (const release of [here, '6.12.117+deb12-amd64']) {
-      paths.push(...(await packModules(input(release, { extras: EXTRAS }))).map((each) => each.path));
+      paths.push(
+        ...(await packModules(packInput(tmp, release, { extras: EXTRAS }))).map((each) => each.path),
+      );
     }
     dpkg('-i', ...new Set(paths));
     expect(calls()).toBe(`-b ${root} ${here}\n`);

@@ -7,45 +7,11 @@ import { formatControl, makeDeb, type ControlFields } from '../../../src/pack/de
 import { debName, debVersion } from '../../../src/distro/deb-names.js';
 import { isExtraPath, packModules, type PackInput } from '../../../src/pack/module-package.js';
 import { fakeModule } from '../fixtures/elf.js';
+import { control, EXTRAS, MTIME, packInput } from '../fixtures/pack-input.js';
 
 let tmp: string;
 beforeEach(() => void (tmp = mkdtempSync(join(tmpdir(), 'dkms2bin-test-'))));
 afterEach(() => rmSync(tmp, { recursive: true }));
-
-const MTIME = 1_700_000_000;
-
-const control = (more: Partial<ControlFields> = {}): ControlFields => ({
-  package: 'foo-modules-6.1.0-56-amd64',
-  version: '1.0-2',
-  architecture: 'amd64',
-  maintainer: 'dkms2bin <root@localhost>',
-  section: 'kernel',
-  priority: 'optional',
-  description: { synopsis: 'foo', lines: ['one', '', '  two'] },
-  ...more,
-});
-
-const input = (release: string, more: Partial<PackInput> = {}): PackInput => ({
-  module: 'acpi_call',
-  version: '1.2.2',
-  release,
-  debArch: 'amd64',
-  kernelImages: [`linux-image-${release}`, `linux-image-${release}-unsigned`],
-  modules: [{ name: 'acpi_call.ko', bytes: fakeModule(release) }],
-  extras: [],
-  sourcePackage: { name: 'acpi-call-dkms', version: '1.2.2-1' },
-  maintainer: 'dkms2bin <root@localhost>',
-  dependsModules: [],
-  mtime: MTIME,
-  outDir: tmp,
-  fileName: `acpi_call_1.2.2-${release}_x86_64.deb`,
-  ...more,
-});
-
-const EXTRAS = [
-  { path: '/etc/modprobe.d/acpi-call.conf', bytes: Buffer.from('options acpi_call x=1\n'), mode: 0o644 },
-  { path: '/lib/udev/rules.d/60-acpi-call.rules', bytes: Buffer.from('# rule\n'), mode: 0o600 },
-];
 
 describe('control fields', () => {
   it('writes the description as dpkg wants it', () => {
@@ -125,11 +91,11 @@ describe('names', () => {
 
 describe('packModules', () => {
   it('gives the same bytes twice, and one common package for all kernels', async () => {
-    const one = await packModules(input('6.1.0-56-amd64', { extras: EXTRAS }));
-    const again = await packModules(input('6.1.0-56-amd64', { extras: [...EXTRAS].reverse() }));
+    const one = await packModules(packInput(tmp, '6.1.0-56-amd64', { extras: EXTRAS }));
+    const again = await packModules(packInput(tmp, '6.1.0-56-amd64', { extras: [...EXTRAS].reverse() }));
     expect(again.map((each) => each.status)).toEqual(['up to date', 'up to date']);
     expect(again.map((each) => each.sha256)).toEqual(one.map((each) => each.sha256));
-    const other = await packModules(input('6.12.117+deb12-amd64', { extras: EXTRAS }));
+    const other = await packModules(packInput(tmp, '6.12.117+deb12-amd64', { extras: EXTRAS }));
     expect(other.map((each) => each.status)).toEqual(['up to date', 'written']);
     expect(readdirSync(tmp).sort()).toEqual([
       'acpi-call-modules-common_1.2.2_all.deb',
@@ -151,7 +117,7 @@ describe('packModules', () => {
     ['a module without a name', { module: '___' }],
     ['a source package with a newline', { sourcePackage: { name: 'a', version: '1\nEssential: yes' } }],
   ])('refuses %s and writes nothing', async (_name, more) => {
-    await expect(packModules(input('6.1.0-56-amd64', more))).rejects.toBeInstanceOf(Dkms2binError);
+    await expect(packModules(packInput(tmp, '6.1.0-56-amd64', more))).rejects.toBeInstanceOf(Dkms2binError);
     expect(readdirSync(tmp)).toEqual([]);
   });
 });
