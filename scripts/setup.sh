@@ -30,7 +30,7 @@ setup_tools=(
   gpgv:gpgv
 )
 # Only wanted by tests; those that miss one say that they are skipped.
-setup_test_tools=(chromium:chromium redis-server:redis-server kmod:modinfo)
+setup_test_tools=(chromium:chromium redis-server:redis-server kmod:modinfo rpm:rpmbuild createrepo-c:createrepo_c dnf:dnf dpkg-dev:dpkg-scanpackages)
 # Only wanted when npm has to compile node-pty.
 setup_compilers=(python3:python3 make:make g++:g++)
 

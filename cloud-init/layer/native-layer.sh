@@ -51,6 +51,10 @@ mount --bind "$scratch/policy-rc.d" "$root/usr/sbin/policy-rc.d"
 
 touch "$scratch/marker"
 sleep 0.02
+# The layer's /boot is the folder: a file system of its own there would hide the kernel, and what is in that boots no VM.
+if grep -qsE '^[^#]+[[:space:]]/boot(/|[[:space:]])' "$root/etc/fstab"; then
+  sed -i -E '\,^[^#]+[[:space:]]/boot(/|[[:space:]]),d' "$root/etc/fstab"
+fi
 cp -R --no-preserve=ownership "$scratch/in/files/." "$root/"
 code=0
 chroot "$root" /bin/bash /tmp/in/install-kernel.sh </dev/null || code=$?

@@ -5,6 +5,7 @@ import { runBuild, type ModuleReport } from '../guest/programs/build.js';
 import { collect } from '../guest/programs/collect.js';
 import { fetchSource } from '../guest/programs/fetch-source.js';
 import type { PushedSource } from '../guest/programs/pushed-source.js';
+import { extraAuthorities } from '../lib/authorities.js';
 import { Dkms2binError } from '../model/errors.js';
 import { MAX_DEBUG_BYTES, MAX_DEBUG_TOTAL } from '../pack/debug-symbols.js';
 import { allowLogin, keepIfAsked } from './keep.js';
@@ -142,6 +143,6 @@ async function fetchInGuest(
       },
     );
   }
-  const how = { called: source.text, proxy: machine.proxy };
+  const how = { called: source.text, proxy: machine.proxy, authorities: await extraAuthorities() };
   await fetchSource(guest, pushed, how, { timeoutMs: deadline(machine.accel, 180), onLine });
 }

@@ -13,6 +13,7 @@ import { FIXTURES, kernels, temporary, tool, type Document } from './tool.js';
 
 // The road of the distro's own cloud image, with one that is made like Debian's (test/rig/official) and served as Debian serves its own.
 const RIG = fileURLToPath(new URL('../rig/official', import.meta.url));
+const SCRIPTS = ['make-debian.sh', 'customize-debian.sh', 'finish-root.sh', 'write-root.sh', 'grub-bios.py'];
 const IMAGE = 'debian-12-genericcloud-amd64.qcow2';
 const { main, security } = await hostMirrors();
 const missing: string[] = [];
@@ -39,7 +40,7 @@ const asked: string[] = [];
 /** The rig's folder in the cache; made when it is not there, or was made by other scripts. */
 async function rig(): Promise<string> {
   const hash = createHash('sha256');
-  for (const name of ['make-debian.sh', 'customize-debian.sh', 'write-root.sh', 'bookworm.packages'])
+  for (const name of [...SCRIPTS, 'bookworm.packages'])
     hash.update(await readFile(join(RIG, name)));
   const rigs = join(cacheDir(), 'test-rigs');
   const made = join(rigs, `official-bookworm-${hash.digest('hex').slice(0, 16)}`);
