@@ -1,6 +1,7 @@
 import { execa } from 'execa';
 import { readFile, writeFile } from 'node:fs/promises';
-import { createServer, type RequestListener, type Server } from 'node:https';
+import type { RequestListener } from 'node:http';
+import { createServer, type Server } from 'node:https';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import type { AddressInfo } from 'node:net';

@@ -7,8 +7,10 @@ import { cacheDir } from '../../src/lib/paths.js';
 
 const RIG = fileURLToPath(new URL('.', import.meta.url));
 const PARTS = [
-  ...['make-image.sh', 'customize.sh', 'fill-disk.sh'].map((name) => `cloud/${name}`),
-  ...['finish-root.sh', 'write-root.sh', 'grub-bios.py', 'bookworm.packages'].map((name) => `official/${name}`),
+  ...['make-image.sh', 'before-packages.sh', 'customize.sh', 'fill-disk.sh'].map((name) => `cloud/${name}`),
+  ...['finish-root.sh', 'write-root.sh', 'grub-bios.py', 'bookworm.packages'].map(
+    (name) => `official/${name}`,
+  ),
 ];
 
 /** What make-image.sh needs of this host. */

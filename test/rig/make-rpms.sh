@@ -20,8 +20,11 @@ rm -rf "$tree/usr/share"
 # Debian's paths are those of a merged /usr, or are not.
 if [ -d "$tree/usr/lib/modules" ]; then mkdir -p "$tree/lib"; mv "$tree/usr/lib/modules" "$tree/lib/modules"; fi
 # What no virtual machine has: it would only cost time.
-for folder in drivers/{gpu,media,infiniband,staging,iio,hid,usb,bluetooth,mmc,leds,hwmon,isdn} drivers/net/{wireless,ethernet} sound; do
-  rm -rf "$tree/lib/modules/$release/kernel/$folder"
+for folder in drivers/{gpu,media,infiniband,staging,iio,hid,usb,bluetooth,mmc,leds,hwmon,isdn,comedi,platform,mtd,input,accel,video,nvme,ata} \
+  drivers/{md,target,firewire,message,power,thunderbolt,vfio,xen,hv} drivers/net/{wireless,ethernet,usb,can,phy} drivers/scsi/*/ \
+  net/{bluetooth,wireless,mac80211} fs/{bcachefs,nfs,nfsd,smb,ceph,ocfs2,f2fs,gfs2,dlm} sound; do
+  # shellcheck disable=SC2086 # a pattern
+  rm -rf "$tree/lib/modules/$release/kernel/"$folder
 done
 # kernel-devel has none; with it, every module would get type information from pahole.
 rm -f "$tree/usr/src/linux-headers-$release/vmlinux"

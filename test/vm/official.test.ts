@@ -40,8 +40,7 @@ const asked: string[] = [];
 /** The rig's folder in the cache; made when it is not there, or was made by other scripts. */
 async function rig(): Promise<string> {
   const hash = createHash('sha256');
-  for (const name of [...SCRIPTS, 'bookworm.packages'])
-    hash.update(await readFile(join(RIG, name)));
+  for (const name of [...SCRIPTS, 'bookworm.packages']) hash.update(await readFile(join(RIG, name)));
   const rigs = join(cacheDir(), 'test-rigs');
   const made = join(rigs, `official-bookworm-${hash.digest('hex').slice(0, 16)}`);
   if (existsSync(join(made, IMAGE))) return made;

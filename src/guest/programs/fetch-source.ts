@@ -17,7 +17,11 @@ export async function fetchSource(
   }: { called: string; proxy?: string | undefined; authorities?: string },
   run: ScriptRun,
 ): Promise<void> {
-  const output = await guest.script('fetch-source.sh', { ...sourceVariables(source), PROXY: proxy, AUTHORITIES: authorities }, run);
+  const output = await guest.script(
+    'fetch-source.sh',
+    { ...sourceVariables(source), PROXY: proxy, AUTHORITIES: authorities },
+    run,
+  );
   readEnd(output, ['DONE'], (why) => {
     const near = valuesOf(output, 'near');
     return {

@@ -52,7 +52,6 @@ red_hat() {
   chmod 440 "$root/etc/sudoers.d/00-distro"
   mkdir -p "$root/etc/yum.repos.d"
   install -m 755 "$RIG_WORK/fill-disk.sh" "$root/usr/local/sbin/fill-disk"
-  printf 'add_drivers+=" virtio_pci virtio_blk virtio_net xfs btrfs ext4 "\n' >"$root/etc/dracut.conf.d/rig.conf"
   cat >"$root/etc/cloud/cloud.cfg.d/05_distro.cfg" <<'CFG'
 disable_root: true
 ssh_pwauth: false
@@ -62,10 +61,8 @@ ssh_genkeytypes: [rsa, ecdsa, ed25519]
 datasource_list: [ConfigDrive, OpenStack, NoCloud, None]
 CFG
   cp "$root/boot/vmlinuz-$kernel" "$RIG_WORK/vmlinuz"
-  if [ ! -s "$root/boot/initrd.img-$kernel" ]; then
-    chroot "$root" dracut --no-hostonly --force "/boot/initrd.img-$kernel" "$kernel"
-  fi
   cp "$root/boot/initrd.img-$kernel" "$RIG_WORK/initrd"
+  chmod 644 "$RIG_WORK/initrd"
 }
 
 case $RIG_FORM in

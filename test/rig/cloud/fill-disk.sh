@@ -29,10 +29,12 @@ case ${rig[rig.form]} in
     done
     ;;
 esac
-cp -ax / "$new/"
+cp -ax /. "$new"
 rm "$new/usr/local/sbin/fill-disk"
-# Without /proc it takes every file system there for one that can be labelled, as they all can.
-chroot "$new" setfiles -F /etc/selinux/default/contexts/files/file_contexts /
+# It reaches files by /proc. -m: this kernel runs without SELinux, and nothing would seem to take labels.
+mount -t proc proc "$new/proc"
+chroot "$new" setfiles -m -F -e /proc /etc/selinux/default/contexts/files/file_contexts /
+umount "$new/proc"
 ls -Zd "$new/etc" "$new/var" "$new/boot"
 df -k "$new"
 umount -R "$new"

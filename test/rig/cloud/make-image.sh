@@ -38,7 +38,7 @@ case $form in
     ;;
   stream | fedora)
     suite=bookworm
-    with=(linux-image-cloud-amd64 dracut selinux-policy-default selinux-utils policycoreutils xfsprogs btrfs-progs rpm dnf createrepo-c)
+    with=(linux-image-cloud-amd64 dracut selinux-policy-default selinux-utils policycoreutils python3-selinux xfsprogs btrfs-progs rpm dnf createrepo-c)
     without+=(apparmor initramfs-tools initramfs-tools-core cloud-initramfs-growroot klibc-utils libklibc unattended-upgrades)
     if [ "$form" = stream ]; then
       mib=10240 bios=2048 boot=4096 esp='' root=$((4096 + 1000 * 2048))
@@ -59,11 +59,12 @@ export RIG_ROOT_MIB=3072
 mapfile -t packages < <(
   { grep -v '^#' "$official/bookworm.packages" | grep -vxF -f <(printf '%s\n' "${without[@]}"); printf '%s\n' "${with[@]}"; }
 )
-install -m 755 -t "$work" "$here/customize.sh" "$here/fill-disk.sh" "$official/finish-root.sh" "$official/write-root.sh"
+install -m 755 -t "$work" "$here/before-packages.sh" "$here/customize.sh" "$here/fill-disk.sh" "$official/finish-root.sh" "$official/write-root.sh"
 mmdebstrap --quiet --mode=unshare --variant=required --format=null --skip=cleanup \
   --include="$(IFS=,; echo "${packages[*]}")" \
   --aptopt='Acquire::Retries "5"' --aptopt='APT::Install-Recommends "false"' --aptopt='APT::Install-Suggests "false"' \
   --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+  --essential-hook="$work/before-packages.sh" \
   --customize-hook="$work/customize.sh" \
   --customize-hook="$work/finish-root.sh" \
   --customize-hook="$work/write-root.sh" \

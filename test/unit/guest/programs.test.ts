@@ -214,7 +214,8 @@ describe('install-kernel', () => {
   });
 
   it('keeps what the root and the security module of the image need', async () => {
-    const cmdline = 'root=UUID=x rootflags=subvol=root ro quiet security=selinux init=/bin/sh selinux=1;reboot';
+    const cmdline =
+      'root=UUID=x rootflags=subvol=root ro quiet security=selinux init=/bin/sh selinux=1;reboot';
     const stdout = rows(`root-uuid ${UUID}`, `cmdline ${cmdline}`);
     expect(await install({ stdout })).toMatchObject({
       bootArguments: ' rootflags=subvol=root security=selinux',
