@@ -7,7 +7,7 @@ import { cacheDir } from '../../src/lib/paths.js';
 
 const RIG = fileURLToPath(new URL('.', import.meta.url));
 const PARTS = [
-  ...['make-image.sh', 'before-packages.sh', 'customize.sh', 'fill-disk.sh'].map((name) => `cloud/${name}`),
+  ...['make-image.sh', 'before-packages.sh', 'customize.sh', 'fill-disk.sh', 'label.py', 'list-labels.sh'].map((name) => `cloud/${name}`),
   ...['finish-root.sh', 'write-root.sh', 'grub-bios.py', 'bookworm.packages'].map(
     (name) => `official/${name}`,
   ),
@@ -38,7 +38,7 @@ export async function makeImage(form: Form, { sources, url }: Origin, folder: st
   await mkdir(folder, { recursive: true });
   await writeFile(join(folder, 'sources'), sources);
   const args = [form, join(folder, 'sources'), url, folder];
-  await execa(join(RIG, 'cloud/make-image.sh'), args, { timeout: 40 * 60_000 });
+  await execa(join(RIG, 'cloud/make-image.sh'), args, { timeout: 150 * 60_000 });
   return folder;
 }
 

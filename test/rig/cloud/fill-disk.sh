@@ -30,11 +30,8 @@ case ${rig[rig.form]} in
     ;;
 esac
 cp -ax /. "$new"
-rm "$new/usr/local/sbin/fill-disk"
-# It reaches files by /proc. -m: this kernel runs without SELinux, and nothing would seem to take labels.
-mount -t proc proc "$new/proc"
-chroot "$new" setfiles -m -F -e /proc /etc/selinux/default/contexts/files/file_contexts /
-umount "$new/proc"
+rm "$new"/usr/local/sbin/{fill-disk,label} "$new/usr/local/share/labels"
+/usr/local/sbin/label apply /usr/local/share/labels "$new"
 ls -Zd "$new/etc" "$new/var" "$new/boot"
 df -k "$new"
 umount -R "$new"

@@ -59,7 +59,7 @@ export RIG_ROOT_MIB=3072
 mapfile -t packages < <(
   { grep -v '^#' "$official/bookworm.packages" | grep -vxF -f <(printf '%s\n' "${without[@]}"); printf '%s\n' "${with[@]}"; }
 )
-install -m 755 -t "$work" "$here/before-packages.sh" "$here/customize.sh" "$here/fill-disk.sh" "$official/finish-root.sh" "$official/write-root.sh"
+install -m 755 -t "$work" "$here/before-packages.sh" "$here/customize.sh" "$here/fill-disk.sh" "$here/label.py" "$here/list-labels.sh" "$official/finish-root.sh" "$official/write-root.sh"
 mmdebstrap --quiet --mode=unshare --variant=required --format=null --skip=cleanup \
   --include="$(IFS=,; echo "${packages[*]}")" \
   --aptopt='Acquire::Retries "5"' --aptopt='APT::Install-Recommends "false"' --aptopt='APT::Install-Suggests "false"' \
@@ -67,6 +67,7 @@ mmdebstrap --quiet --mode=unshare --variant=required --format=null --skip=cleanu
   --essential-hook="$work/before-packages.sh" \
   --customize-hook="$work/customize.sh" \
   --customize-hook="$work/finish-root.sh" \
+  --customize-hook="$work/list-labels.sh" \
   --customize-hook="$work/write-root.sh" \
   "$suite" - - <"$sources" >&2
 
@@ -92,7 +93,7 @@ if [ "$form" = ubuntu ]; then
   put "$work/boot.ext4" $((boot * 512))
 else
   # As PID 1 of a VM, fill-disk.sh copies the root folder to the file systems of the new disk, and labels it for SELinux.
-  timeout 1800 qemu-system-x86_64 -accel tcg,thread=multi -cpu max -m 2048 -smp 2 -nodefaults -no-reboot -display none -serial "file:$work/console" \
+  timeout 7200 qemu-system-x86_64 -accel tcg,thread=multi -cpu max -m 2048 -smp 2 -nodefaults -no-reboot -display none -serial "file:$work/console" \
     -kernel "$work/vmlinuz" -initrd "$work/initrd" \
     -append "root=/dev/vda ro console=ttyS0 panic=-1 quiet init=/usr/local/sbin/fill-disk rig.form=$form rig.root=$RIG_ROOT_UUID rig.boot=$RIG_BOOT_UUID" \
     -drive "file=$work/root.ext4,format=raw,if=virtio,readonly=on" -drive "file=$disk,format=raw,if=virtio,cache=unsafe"
