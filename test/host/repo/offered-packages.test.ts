@@ -111,7 +111,7 @@ describe('what a repository offers', () => {
     const rows = await loadCatalogue();
     const packages = choosePackages(offer, el, []);
     expect(proverOf(findRow(rows, 'rocky-9'), packages)).toBe('dnf');
-    expect(() => proverOf(findRow(rows, 'debian-12'), packages)).toThrow(/takes no \.rpm packages/);
+    expect(() => proverOf(findRow(rows, 'debian-12'), packages)).toThrow(/uses no \.rpm packages/);
     expect(() => proverOf(findRow(rows, 'tumbleweed'), packages)).toThrow(/prove knows apt and dnf/);
   });
 
