@@ -112,7 +112,10 @@ export async function loadConfig(options: {
     if (options.explicit === undefined && (error as NodeJS.ErrnoException).code === 'ENOENT') {
       return { path: null, config: {} };
     }
-    throw new Dkms2binError('usage', `Cannot read the config file ${path}: ${messageOf(error)}`, {
+    const { code } = error as NodeJS.ErrnoException;
+    const why = { ENOENT: 'no such file', EISDIR: 'it is a folder', EACCES: 'permission denied' }[code ?? ''];
+    throw new Dkms2binError('usage', `Cannot read the config file ${path}: ${why ?? messageOf(error)}`, {
+      hint: `--config takes the path of a YAML file, from the current folder on; without it ${CONFIG_NAME} is read, if there.`,
       cause: error,
     });
   }

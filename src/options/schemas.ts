@@ -60,7 +60,7 @@ const onOff = z.boolean(saying({ what: 'true or false', hint: 'Write true or fal
 
 const URL_WORDS: Words = {
   what: 'an http:// or https:// URL',
-  hint: 'Example: http://proxy.example:3128',
+  hint: 'URLs look like http://HOST/PATH or http://HOST:PORT',
 };
 const url = z.url({ protocol: /^https?$/, ...saying(URL_WORDS) });
 
