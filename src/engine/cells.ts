@@ -65,6 +65,10 @@ export class CellRunner implements AsyncDisposable {
     });
   }
 
+  get machine(): Machine {
+    return this.means.machine;
+  }
+
   /** Makes what the VMs of a kernel start from. What goes wrong is told by the cells of that kernel. */
   async warm(target: KernelTarget): Promise<void> {
     await this.means.environments.environment(target).catch(() => undefined);
