@@ -29,6 +29,8 @@ export const engine = {
   loadConfig: async (explicit: string | undefined, cwd: string): Promise<Config> =>
     (await (await import('../options/config.js')).loadConfig({ cwd, explicit })).config,
   plan: async (...input: Of<Plan, 'plan'>) => (await import('../engine/plan/plan.js')).plan(...input),
+  checkPlan: async (...input: Of<typeof import('../engine/plan/check.js'), 'checkPlan'>) =>
+    (await import('../engine/plan/check.js')).checkPlan(...input),
   build: async (...input: Of<Local, 'build'>) => (await import('../engine/local.js')).build(...input),
   planRefresh: async (...input: Of<Refresh, 'planRefresh'>) =>
     (await import('../engine/refresh.js')).planRefresh(...input),

@@ -2,7 +2,7 @@ import { readFile, rm, stat, statfs, truncate } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
 import { cacheDir, PACKAGE_ROOT } from '../lib/paths.js';
-import { cached, hashOf, type Entry } from '../cache/entries.js';
+import { cached, hashOf, isCached, type Entry } from '../cache/entries.js';
 import { settle } from '../guest/programs/settle.js';
 import { qemuArgs } from '../vm/args.js';
 import { qemuIdentity } from '../vm/qemu-binary.js';
@@ -39,25 +39,7 @@ interface Snapshot {
  */
 async function snapshotOf(layer: KernelLayer, machine: Machine): Promise<Snapshot> {
   const spec = specFor(layer, true, machine);
-  const hash = hashOf([
-    'snapshot-1',
-    basename(layer.entry.dir),
-    layer.entry.meta.created,
-    await qemuIdentity(machine.arch),
-    machine.accel === 'kvm' ? await hostCpu() : null,
-    // Every device and option, with stand-ins for this run's own paths.
-    qemuArgs({
-      ...(await configOf('/', spec, { kind: 'file', path: '/ram', shared: true })),
-      ...{
-        qmpSocket: '',
-        consoleSocket: '',
-        consoleLog: '',
-        channelSocket: '',
-        forwardSocket: spec.forward ? '' : null,
-      },
-    }),
-    await Promise.all(['settle.sh', '../user-data.yaml'].map(guestText)),
-  ]);
+  const hash = await snapshotHash(layer, machine);
   const what = layer.variant === 'runtime' ? 'runtime snapshot' : 'snapshot';
   const entry = await cached(
     'snapshots',
@@ -79,6 +61,38 @@ async function snapshotOf(layer: KernelLayer, machine: Machine): Promise<Snapsho
     seed: join(entry.dir, 'seed.iso'),
     entry,
   };
+}
+
+/** Of a layer, what its snapshot is known by and boots from. */
+type SnapshotBase = Pick<KernelLayer, 'boot' | 'variant'> & { entry: Pick<Entry, 'dir' | 'meta'> };
+
+async function snapshotHash(layer: SnapshotBase, machine: Machine): Promise<string> {
+  const spec = specFor(layer, true, machine);
+  return hashOf([
+    'snapshot-1',
+    basename(layer.entry.dir),
+    layer.entry.meta.created,
+    await qemuIdentity(machine.arch),
+    machine.accel === 'kvm' ? await hostCpu() : null,
+    // Every device and option, with stand-ins for this run's own paths.
+    qemuArgs({
+      ...(await configOf('/', spec, { kind: 'file', path: '/ram', shared: true })),
+      ...{
+        qmpSocket: '',
+        consoleSocket: '',
+        consoleLog: '',
+        channelSocket: '',
+        forwardSocket: spec.forward ? '' : null,
+      },
+    }),
+    await Promise.all(['settle.sh', '../user-data.yaml'].map(guestText)),
+  ]);
+}
+
+/** Whether the cache has the layer's snapshot; true also where none is used. */
+export async function hasSnapshot(layer: SnapshotBase, machine: Machine): Promise<boolean> {
+  if (variable('DKMS2BIN_NO_SNAPSHOT')) return true;
+  return isCached('snapshots', await snapshotHash(layer, machine));
 }
 
 const guestText = (name: string): Promise<string> =>
@@ -115,7 +129,7 @@ async function make(layer: KernelLayer, spec: BootSpec, machine: Machine, dir: s
 }
 
 /** How a layer's VMs boot. One that stands for a target machine has an address that leads to a repository. */
-const specFor = (layer: KernelLayer, egress: boolean, machine: Machine): BootSpec =>
+const specFor = (layer: Pick<KernelLayer, 'boot' | 'variant'>, egress: boolean, machine: Machine): BootSpec =>
   specOf(machine, { boot: layer.boot, control: 'channel', egress, forward: layer.variant === 'runtime' });
 
 /** Where the VMs of one kernel come from. */

@@ -36,6 +36,7 @@ export const build = command({
       });
     const plan = await engine.plan(request, { emit: ui.emit, signal });
     if (options.dryRun) {
+      await engine.checkPlan(plan, { emit: ui.emit, signal });
       context.answer(
         () => planDocument(plan),
         () => planText(plan),

@@ -165,7 +165,7 @@ export const MACHINE = [
   option({
     name: 'port',
     value: '<n>',
-    schema: form.whole(1, 65_535, 'a port'),
+    schema: form.whole(1, 65_535, { what: 'a port', example: 8080 }),
     help: 'port to serve on',
     says: {
       board: { help: 'port to serve on', default: '3000' },

@@ -232,7 +232,7 @@ export const RESULT = [
   option({
     name: 'days',
     value: '<n>',
-    schema: form.whole(1, 36_525, 'a whole number of days'),
+    schema: form.whole(1, 36_525, { what: 'a whole number of days', example: 730 }),
     help: 'how long the certificate is valid',
     default: '3650',
     fallback: 3650,

@@ -336,3 +336,12 @@ describe('--debug on a terminal', () => {
     expect((await failing('y\n', [])).offered).toBe(false);
   });
 });
+
+test('--dry-run says what a run would end with before it built anything', async () => {
+  const refused = new Dkms2binError('not-found', 'There is no DKMS package nope-dkms');
+  const { code, stdout, stderr } = await cli(['--dkms', 'nope-dkms', '--dry-run'], {
+    checkPlan: () => Promise.reject(refused),
+  });
+  expect({ code, stdout }).toEqual({ code: 3, stdout: '' });
+  expect(stderr).toContain('There is no DKMS package nope-dkms');
+});
