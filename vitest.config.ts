@@ -65,6 +65,7 @@ export default defineConfig({
         test: {
           name: 'vm',
           include: ['test/vm/**/*.test.ts'],
+          globalSetup: ['test/vm/setup.ts'],
           testTimeout: 45 * 60_000,
           hookTimeout: 45 * 60_000,
           // A guest under TCG fills a core, so files run one after the other and share one cache.

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Terminal } from '../pty/terminal.js';
-import { FIXTURES, kernels, temporary, tool } from './tool.js';
+import { FIXTURES, kernels, ROAD, temporary, tool } from './tool.js';
 
 // The dialogues with a real guest, all in the VM of one failed build; their many endings are tested in test/pty.
 let kernel = '';
@@ -62,7 +62,7 @@ async function useShell(shell: Terminal): Promise<void> {
 
 test('one VM: the offered login, its rebuild, a second login, and the console', async () => {
   await using first = await Terminal.open(
-    ['--dkms', join(FIXTURES, 'broken'), '--kernel', kernel, '--out-dir', out, '--debug'],
+    ['--dkms', join(FIXTURES, 'broken'), ...ROAD, '--kernel', kernel, '--out-dir', out, '--debug'],
     { env },
   );
   await first.wait(/kept as (\S+)\.\r\nLog in to the VM now\? \[Y\/n\] /, 30 * MINUTES);

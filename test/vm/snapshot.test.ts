@@ -2,7 +2,7 @@ import { execa } from 'execa';
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { cacheWithoutLayers, FIXTURES, kernels, MAIN, temporary, tool, type Document } from './tool.js';
+import { cacheWithoutLayers, FIXTURES, kernels, MAIN, ROAD, temporary, tool, type Document } from './tool.js';
 
 let kernel = '';
 let out = '';
@@ -39,7 +39,7 @@ async function rows(kind: string, release: string): Promise<CacheRow[]> {
 }
 
 const build = (source: string, release: string, ...more: string[]): string[] => [
-  ...['--dkms', source, '--kernel', release, '--out-dir', out, '--force', '--json', ...more],
+  ...['--dkms', source, ...ROAD, '--kernel', release, '--out-dir', out, '--force', '--json', ...more],
 ];
 
 test('two runs at once on a kernel that neither has make one layer and one snapshot', async () => {

@@ -10,8 +10,11 @@ mkdir -p "$root/etc/apt/mirrors"
 https "$RIG_MIRROR" >"$root/etc/apt/mirrors/debian.list"
 https "$RIG_SECURITY" >"$root/etc/apt/mirrors/debian-security.list"
 rm -f "$root/etc/apt/sources.list" "$root"/etc/apt/sources.list.d/*
-suites=$RIG_SUITE
-[ "$RIG_SUITE" = sid ] || suites="$RIG_SUITE $RIG_SUITE-updates $RIG_SUITE-backports"
+case $RIG_SUITE in
+  sid) suites=sid ;;
+  forky) suites='forky forky-updates' ;;
+  *) suites="$RIG_SUITE $RIG_SUITE-updates $RIG_SUITE-backports" ;;
+esac
 {
   printf 'Types: deb deb-src\nURIs: mirror+file:///etc/apt/mirrors/debian.list\nSuites: %s\nComponents: main\n' "$suites"
   [ "$RIG_SUITE" = sid ] ||

@@ -4,9 +4,9 @@
 # What is known of the real ones stands in README.md beside this file. Needs no root: mmdebstrap has a user namespace.
 #
 # Usage: make-debian.sh SUITE MIRROR SECURITY_MIRROR FOLDER
-#   SUITE             bookworm, trixie or sid
+#   SUITE             bookworm, trixie, forky or sid
 #   MIRROR, SECURITY  http URLs of Debian's archive and its security archive; the image itself names them with https
-#   FOLDER            gets debian-N-genericcloud-amd64.qcow2, SHA512SUMS and packages, in the layout of Debian's server
+#   FOLDER            gets debian-N-genericcloud-amd64.qcow2 (forky, sid: -daily), SHA512SUMS and packages, in the layout of Debian's server
 set -euo pipefail
 
 suite=$1 mirror=${2%/} security=${3%/} folder=$4
@@ -16,15 +16,16 @@ PATH=$PATH:/usr/sbin:/sbin
 export SOURCE_DATE_EPOCH=1577836800 MKE2FS_SKIP_PROGRESS=1
 
 case $suite in
-  bookworm) version=12 ;;
-  trixie) version=13 ;;
-  sid) version=sid ;;
+  bookworm) version=12 daily= ;;
+  trixie) version=13 daily= ;;
+  forky) version=14 daily=-daily ;;
+  sid) version=sid daily=-daily ;;
   *)
     echo "make-debian.sh: no such suite: $suite" >&2
     exit 2
     ;;
 esac
-name=debian-$version-genericcloud-amd64
+name=debian-$version-genericcloud-amd64$daily
 
 mkdir -p "$folder"
 # Not in a home folder: the root of the namespace is another user there.
