@@ -72,6 +72,17 @@ export default defineConfig({
           fileParallelism: false,
         },
       },
+      {
+        test: {
+          // Every official image, or what stands in for it: too long for each commit.
+          name: 'official',
+          include: ['test/official/**/*.test.ts'],
+          globalSetup: ['test/official/setup.ts'],
+          testTimeout: 2 * 3600_000,
+          hookTimeout: 2 * 3600_000,
+          fileParallelism: false,
+        },
+      },
     ],
   },
 });

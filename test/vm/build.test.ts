@@ -109,33 +109,6 @@ test('BUILD_DEPENDS from another source of the request: both are built, and load
   expect(ended.code).toBe(0);
 });
 
-test('--debug keeps the VM; login reaches the build tree and rebuilds; rm removes it', async () => {
-  const build = await tool(
-    ['--dkms', join(FIXTURES, 'broken'), ...ROAD, '--kernel', kernel, '--out-dir', out, '--debug', '--json'],
-    { env },
-  );
-  const [cell] = (JSON.parse(build.stdout) as Document).cells;
-  expect(cell!.verdict).toBe('failed');
-  const id = cell!.kept!;
-  expect(id).toBeTruthy();
-  const listed = await tool(['runs'], { env });
-  expect(listed.stdout).toContain(id);
-  expect(await gone(qemus)).toEqual([]);
-
-  const login = await tool(['login', id], {
-    env,
-    input: 'pwd; uname -r; dkms2bin-rebuild; echo status=$?\nexit\n',
-  });
-  expect(login.stdout, login.stderr).toContain('/var/lib/dkms/dk2b-broken/1.0/build');
-  expect(login.stdout).toContain(kernel);
-  expect(login.stdout).toMatch(/there_is_no_such_symbol/);
-  expect(login.stdout).toMatch(/status=[1-9]/);
-  expect(await gone(qemus)).toEqual([]);
-
-  expect((await tool(['rm', id], { env })).code).toBe(0);
-  expect(await runsLeft()).toEqual([]);
-});
-
 test('an interrupted and a killed run leave no process, and the next run no folder', async () => {
   const tiny = ['--dkms', join(FIXTURES, 'tiny'), ...ROAD];
   const args = [...tiny, '--kernel', kernel, '--out-dir', out, '--no-verify'];

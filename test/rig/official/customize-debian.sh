@@ -21,6 +21,7 @@ esac
     printf '\nTypes: deb deb-src\nURIs: mirror+file:///etc/apt/mirrors/debian-security.list\nSuites: %s-security\nComponents: main\n' "$RIG_SUITE"
 } >"$root/etc/apt/sources.list.d/debian.sources"
 printf 'APT::Periodic::Update-Package-Lists "1";\nAPT::Periodic::Unattended-Upgrade "1";\n' >"$root/etc/apt/apt.conf.d/20auto-upgrades"
+[ -z "$RIG_STALE" ] || echo 'Acquire::Check-Valid-Until "false";' >"$root/etc/apt/apt.conf.d/99stale-mirror"
 
 mkdir -p "$root/etc/cloud/cloud.cfg.d"
 cat >"$root/etc/cloud/cloud.cfg.d/01_debian_cloud.cfg" <<'CFG'

@@ -49,11 +49,19 @@ export RIG_ROOT_UUID=$root_uuid RIG_ROOT_PART=$root_part RIG_ESP_PART=$esp_part
 export RIG_ROOT_MIB=$((3072 - 1 - 3 - 124 - 1))
 chmod 777 "$work"
 install -m 755 -t "$work" "$here/customize-debian.sh" "$here/write-root.sh"
+# A mirror that has stood still for weeks serves its testing and unstable no longer: there the image, too, is told to take them.
+export RIG_STALE=
+fetch='import sys, urllib.request; sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[1]).read())'
+valid=$(python3 -c "$fetch" "$mirror/dists/$suite/InRelease" | sed -n 's/^Valid-Until: //p')
+stale=()
+if [[ -n $valid ]] && (($(date -d "$valid" +%s) < $(date +%s))); then
+  RIG_STALE=1 stale=(--aptopt='Acquire::Check-Valid-Until "false"')
+fi
 printf '%s\n' "${sources[@]}" |
   mmdebstrap --quiet --mode=unshare --variant=required --format=null --skip=cleanup \
     --include="$(IFS=,; echo "${packages[*]}")" \
     --aptopt='Acquire::Retries "5"' --aptopt='APT::Install-Recommends "false"' --aptopt='APT::Install-Suggests "false"' \
-    --dpkgopt=force-unsafe-io \
+    --dpkgopt=force-unsafe-io ${stale[@]+"${stale[@]}"} \
     --customize-hook="$work/customize-debian.sh" \
     --customize-hook="$work/write-root.sh" \
     "$suite" - - >&2
