@@ -197,7 +197,7 @@ async function makeNatively(request: LayerRequest, machine: Machine, dir: string
 async function makeInVm(request: LayerRequest, machine: Machine, dir: string): Promise<Made> {
   const { base, target, variant, kernelPackages } = request;
   const boot = { kind: 'loader', firmware: base.firmware } as const;
-  const spec = specOf(machine, { boot, control: 'ssh', egress: true });
+  const spec = specOf(machine, { boot, control: 'ssh', egress: true, network: 'egress' });
   // One that was made here is large enough.
   const atLeastGiB = base.source === 'bootstrap' ? 0 : OFFICIAL_GIB;
   await using booted = await bootNew({ backing: base.disk, spec, atLeastGiB }, dir, machine);
