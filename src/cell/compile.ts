@@ -1,4 +1,6 @@
 import { deadline, specOf } from '../environment/boot.js';
+import { guestProxy } from '../environment/guest-proxy.js';
+import { mirrorsOf } from '../distro/mirrors.js';
 import { packageForm } from '../distro/row.js';
 import { GUEST_DIR, type Guest, type ScriptRun } from '../guest/guest.js';
 import { runBuild, type ModuleReport } from '../guest/programs/build.js';
@@ -154,6 +156,8 @@ async function fetchInGuest(
       },
     );
   }
-  const how = { called: source.text, proxy: machine.proxy };
+  const { main, security } = await mirrorsOf(lookup.row, machine, machine.arch);
+  await using through = await guestProxy({ proxy: machine.proxy ?? '', urls: [main, security] }, 'vm');
+  const how = { called: source.text, proxy: through.proxy };
   await fetchSource(guest, pushed, how, { timeoutMs: deadline(machine.accel, 180), onLine });
 }

@@ -6,11 +6,13 @@ import { Dkms2binError, messageOf } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
 import { syncPath } from '../lib/atomic-write.js';
 import { run } from '../lib/exec.js';
+import { guestUrl } from '../lib/gateway.js';
 import { removeScratch } from '../lib/namespace.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { nativeSandbox, type NativeSandbox } from '../lib/sandbox.js';
 import { hostMirrors, hostProxy } from '../distro/mirrors.js';
 import { derivedUuid, EFI_GRUB, writeDisk } from './bootstrap-disk.js';
+import { guestProxy } from './guest-proxy.js';
 import { phase } from './phase.js';
 
 export interface BootstrapRequest {
@@ -149,6 +151,9 @@ async function installPackages(context: Context, concessions: Concessions): Prom
   const extraSuites = request.extraSuites.filter(
     (suite) => !concessions.withoutSecurity || !isSecurity(suite),
   );
+  const mirrors = await mirrorsFor(request);
+  const proxy = request.proxy ?? (await hostProxy(request.signal)) ?? '';
+  await using through = await guestProxy({ proxy, urls: [mirrors?.main, mirrors?.security] }, 'sandbox');
   const inside = (script: string): string => `chroot "$1" sh /tmp/bootstrap/${script}`;
   const [file, ...before] = command;
   await run(
@@ -163,7 +168,7 @@ async function installPackages(context: Context, concessions: Concessions): Prom
       `--include=${[...basePackages(request.arch), ...request.includes].join(',')}`,
       ...options,
       ...(await settings('aptopt', join(support, 'files/etc/apt/apt.conf.d/90dkms2bin'))),
-      ...(await proxyOptions(request)),
+      ...proxyOptions(through.proxy),
       ...(concessions.expired ? ['--aptopt=Acquire::Check-Valid-Until "false"'] : []),
       ...(await settings('dpkgopt', join(support, 'files/etc/dpkg/dpkg.cfg.d/90dkms2bin'))),
       `--essential-hook=copy-in "${support}" /tmp`,
@@ -174,7 +179,7 @@ async function installPackages(context: Context, concessions: Concessions): Prom
       '--skip=cleanup/apt,check/qemu',
       request.suite,
       tar,
-      ...(await sourceLines({ ...request, extraSuites }, components)),
+      ...sourceLines({ ...request, extraSuites }, components, mirrors),
     ],
     {
       cancelSignal: request.signal,
@@ -246,10 +251,8 @@ async function hostOptions({ archive }: BootstrapRequest): Promise<{ dpkg: strin
 /** In the new root it comes before dpkg itself: the packages' scripts have no network. */
 const OFFLINE_DPKG = '/usr/local/sbin/dpkg';
 
-async function proxyOptions({ proxy, signal }: BootstrapRequest): Promise<string[]> {
-  const used = proxy ?? (await hostProxy(signal));
-  return used ? ['http', 'https'].map((scheme) => `--aptopt=Acquire::${scheme}::Proxy "${used}"`) : [];
-}
+const proxyOptions = (used: string): string[] =>
+  used ? ['http', 'https'].map((scheme) => `--aptopt=Acquire::${scheme}::Proxy "${used}"`) : [];
 
 /**
  * A settings file's lines as options of mmdebstrap. It takes a path, too, but takes the path for a setting when the root
@@ -260,17 +263,26 @@ async function settings(option: 'aptopt' | 'dpkgopt', path: string): Promise<str
   return lines.map((line) => `--${option}=${line}`);
 }
 
-/** One-line apt sources for mmdebstrap and the guest; none when no mirror is known: mmdebstrap then uses its own. */
-async function sourceLines(request: BootstrapRequest, components: string): Promise<string[]> {
-  const { archive } = request;
-  const host = archive === undefined && request.mirror === undefined ? await hostMirrors() : {};
-  const main = archive?.main ?? request.mirror ?? host.main;
-  if (main === undefined) return [];
+/** Where the packages are; undefined when no mirror is known: mmdebstrap then uses its own. */
+async function mirrorsFor({ archive, mirror }: BootstrapRequest): Promise<{ main: string; security: string } | undefined> {
+  const host = archive === undefined && mirror === undefined ? await hostMirrors() : {};
+  const main = archive?.main ?? mirror ?? host.main;
+  if (main === undefined) return undefined;
   const security = archive?.security ?? host.security ?? main.replace(/\/debian(\/*)$/, '/debian-security$1');
-  return [request.suite, ...request.extraSuites].map((suite) => {
-    return `deb ${isSecurity(suite) ? security : main} ${suite} ${components}`;
-  });
+  return { main, security };
 }
+
+/** One-line apt sources for mmdebstrap and the guest. */
+const sourceLines = (
+  { suite, extraSuites }: BootstrapRequest,
+  components: string,
+  mirrors: { main: string; security: string } | undefined,
+): string[] =>
+  mirrors === undefined
+    ? []
+    : [suite, ...extraSuites].map(
+        (each) => `deb ${guestUrl(isSecurity(each) ? mirrors.security : mirrors.main)} ${each} ${components}`,
+      );
 
 const isSecurity = (suite: string): boolean => suite.endsWith('-security');
 

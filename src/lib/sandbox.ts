@@ -119,8 +119,8 @@ async function subordinateIds(): Promise<Ids> {
     }
     counts.push(mine.count);
   }
-  // 0 is the user's own; the granted ones follow.
-  return { first: 1, count: Math.min(...counts, COUNT) };
+  // 0 is the user's own, in place of one of the granted ones that follow.
+  return { first: 1, count: Math.min(...counts, COUNT) - 1 };
 }
 
 /** Puts an ordinary user into a namespace of all ids that are theirs; there they may mount, and hand files over. */

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { withoutCredentials } from '../lib/credentials.js';
 import { oneLine } from '../lib/text.js';
 
 // The forms that an option's value can have. Each takes what a person types on the command line, always text, and what
@@ -61,7 +62,8 @@ const URL_WORDS: Words = {
   what: 'an http:// or https:// URL',
   hint: 'Example: http://proxy.example:3128',
 };
-export const url = z.url({ protocol: /^https?$/, ...saying(URL_WORDS) });
+/** Its user and password go no further. */
+export const url = z.url({ protocol: /^https?$/, ...saying(URL_WORDS) }).transform(withoutCredentials);
 
 /** A whole number in a range, both ends included. */
 export function whole(least: number, most: number, what = 'a whole number') {
