@@ -7,7 +7,14 @@ import { cacheDir } from '../../src/lib/paths.js';
 
 const RIG = fileURLToPath(new URL('.', import.meta.url));
 const PARTS = [
-  ...['make-image.sh', 'before-packages.sh', 'customize.sh', 'fill-disk.sh', 'label.py', 'list-labels.sh'].map((name) => `cloud/${name}`),
+  ...[
+    'make-image.sh',
+    'before-packages.sh',
+    'customize.sh',
+    'fill-disk.sh',
+    'label.py',
+    'list-labels.sh',
+  ].map((name) => `cloud/${name}`),
   ...['finish-root.sh', 'write-root.sh', 'grub-bios.py', 'bookworm.packages'].map(
     (name) => `official/${name}`,
   ),

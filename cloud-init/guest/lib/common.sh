@@ -51,6 +51,11 @@ trusted_file() {
   { cat "$known" 2>/dev/null; echo; printf '%s\n' "$AUTHORITIES"; } >"$work/authorities.pem"
   echo "$work/authorities.pem"
 }
+# Boots from a layer go past the loader, so the EFI partition is not needed. On a slow machine systemd gives its device up after 90 s,
+# and with it the whole boot.
+forget_esp() {
+  [ ! -f /etc/fstab ] || sed -i -E 's,^[^#[:space:]]+[[:space:]]+(/boot)?/efi[[:space:]],# &,' /etc/fstab
+}
 
 # --- one run of a package manager ---------------------------------------------------------------------------------------
 # The program defines, for its package manager:
