@@ -19,7 +19,7 @@ setup_tools=(
   dosfstools:mkfs.vfat
   e2fsprogs:mke2fs
   fakeroot:fakeroot
-  fakechroot:fakechroot
+  bubblewrap:bwrap
   uidmap:newuidmap
   fdisk:sfdisk
   openssh-client:ssh

@@ -66,7 +66,12 @@ async function boot(row: CatalogueRow): Promise<{ image: string; facts: string }
   const proxy = await hostProxy();
   const disk = await fetchOfficial(row, 'x86_64', { emit, signal, ...(proxy && { proxy }) });
   const { firmware } = row.arch.x86_64;
-  const spec = specOf(machine, { boot: { kind: 'loader', firmware }, control: 'ssh', egress: true });
+  const spec = specOf(machine, {
+    boot: { kind: 'loader', firmware },
+    control: 'ssh',
+    network: 'egress',
+    egress: true,
+  });
   await using booted = await bootNew(
     { backing: disk, spec, atLeastGiB: OFFICIAL_GIB },
     join(folder, row.id),
