@@ -1,4 +1,4 @@
-import { deadline, specOf } from '../environment/boot.js';
+import { AS_LONG_AS_IT_TAKES_MS, deadline, MIRROR_HINT, specOf } from '../environment/boot.js';
 import { packageForm } from '../distro/row.js';
 import { GUEST_DIR, type Guest, type ScriptRun } from '../guest/guest.js';
 import { runBuild, type ModuleReport } from '../guest/programs/build.js';
@@ -143,5 +143,8 @@ async function fetchInGuest(
     );
   }
   const how = { called: source.text, proxy: machine.proxy };
-  await fetchSource(guest, pushed, how, { timeoutMs: deadline(machine.accel, 180), onLine });
+  // A line may be as slow as it likes; apt itself gives a connection up after a minute.
+  const silenceMs = deadline(machine.accel, 120);
+  const run = { timeoutMs: AS_LONG_AS_IT_TAKES_MS, silenceMs, lateHint: MIRROR_HINT, onLine };
+  await fetchSource(guest, pushed, how, run);
 }

@@ -18,7 +18,15 @@ import {
 import { cached, contentDigest, hashOf, lookUp, type Entry } from '../cache/entries.js';
 import { MAC, NET, type DirectBoot } from '../vm/args.js';
 import { ImageOrigin, type BaseImage, type Variant } from './base-image.js';
-import { bootNew, deadline, removeAccess, specOf, type Machine } from './boot.js';
+import {
+  AS_LONG_AS_IT_TAKES_MS,
+  bootNew,
+  deadline,
+  MIRROR_HINT,
+  removeAccess,
+  specOf,
+  type Machine,
+} from './boot.js';
 import { nativeLayer } from './native-layer.js';
 import { phase } from './phase.js';
 import { OFFICIAL_GIB } from './unpacked-image.js';
@@ -151,7 +159,8 @@ function recipeTexts(base: LayerBase, variant: Variant): Promise<string[]> {
   return Promise.all(names.map((name) => readFile(join(PACKAGE_ROOT, 'cloud-init', name), 'utf8')));
 }
 
-const managerOf = ({ row }: Pick<BaseImage, 'row'>): PackageManager => PACKAGE_MANAGERS[row.packageManager ?? 'apt'];
+const managerOf = ({ row }: Pick<BaseImage, 'row'>): PackageManager =>
+  PACKAGE_MANAGERS[row.packageManager ?? 'apt'];
 
 const AGENT = [
   { from: 'agent.py', to: '/usr/local/lib/dkms2bin/agent.py', mode: 0o755 },
@@ -238,7 +247,8 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
   const proxy = reachable(await proxyFor(machine.proxy), machine);
   const vars = { ...(await installVars(request, machine, proxy)), KERNEL_PACKAGE_DIR: packageDir };
   const result = await installKernel(guest, managerOf(base).script, vars, {
-    timeoutMs: INSTALL_LIMIT_MS,
+    timeoutMs: AS_LONG_AS_IT_TAKES_MS,
+    lateHint: MIRROR_HINT,
     // apt itself gives a connection up after a minute.
     silenceMs: deadline(machine.accel, 120),
     onLine: (line) => machine.emit({ type: 'output', line }),
@@ -266,9 +276,6 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
   await run('qemu-img', ['check', '-q', '-f', 'qcow2', join(dir, 'disk.qcow2')]);
   return madeOf(installed, target, '');
 }
-
-/** A mirror may be as slow as it likes: what does nothing is given up before. */
-const INSTALL_LIMIT_MS = 12 * 3600 * 1000;
 
 async function installVars(
   { base, target, variant }: LayerRequest,
