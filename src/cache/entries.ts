@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { chmod, lstat, mkdir, open, readdir, readFile, rename, stat, utimes } from 'node:fs/promises';
+import { chmod, chown, lstat, mkdir, open, readdir, readFile, rename, stat, utimes } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
@@ -8,6 +8,7 @@ import { lock, type Lock } from '../lib/lock.js';
 import { cacheDir } from '../lib/paths.js';
 import { syncPath } from '../lib/atomic-write.js';
 import { removeScratch } from '../lib/namespace.js';
+import { isRoot } from '../lib/sandbox.js';
 import { extentsOf } from '../lib/qemu-img.js';
 
 /** In the order in which they build on each other. */
@@ -158,8 +159,9 @@ async function seal(dir: string, meta: Record<string, unknown>): Promise<void> {
   for (const name of await readdir(dir)) {
     const path = join(dir, name);
     await syncPath(path);
-    // QEMU opens a memory file for writing even when it maps it copy-on-write.
-    await chmod(path, name === 'ram' ? 0o644 : 0o444);
+    await chmod(path, 0o444);
+    // Started by root, QEMU is another user, who owned what it wrote.
+    if (isRoot()) await chown(path, 0, 0);
     sizes[name] = (await stat(path)).size;
     digests[name] = await contentDigest(path);
   }

@@ -3,6 +3,7 @@ import { basename, dirname, join } from 'node:path';
 import { z } from 'zod';
 import { CONSOLE, type KernelTarget } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
+import { credentialsFor } from '../lib/credentials.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { run } from '../lib/exec.js';
 import { hostMirrors, mirrorsOf, proxyFor } from '../distro/mirrors.js';
@@ -27,6 +28,7 @@ import {
   specOf,
   type Machine,
 } from './boot.js';
+import { guestProxy, type GuestProxy } from './guest-proxy.js';
 import { nativeLayer } from './native-layer.js';
 import { phase } from './phase.js';
 import { OFFICIAL_GIB } from './unpacked-image.js';
@@ -185,6 +187,8 @@ async function makeNatively(request: LayerRequest, machine: Machine, dir: string
   const network = (nic: keyof typeof NET, more: string[]): string =>
     ['[Match]', `MACAddress=${MAC[nic]}`, '[Network]', `Address=${NET[nic].guest}/24`, ...more].join('\n');
   try {
+    const reach = { proxy: (await proxyFor(machine.proxy)) ?? '', urls: await urlsOf(request, machine) };
+    await using through = await guestProxy(reach, 'sandbox');
     const installed = await nativeLayer({
       arch: target.arch,
       root: base.root,
@@ -193,7 +197,7 @@ async function makeNatively(request: LayerRequest, machine: Machine, dir: string
       install: {
         script: managerOf(base).script,
         vars: {
-          ...(await installVars(request, machine, (await proxyFor(machine.proxy)) ?? '')),
+          ...(await installVars(request, machine, through)),
           ROOT_UUID: base.root.uuid ?? '',
         },
         list: managerOf(base).list,
@@ -229,7 +233,7 @@ async function makeNatively(request: LayerRequest, machine: Machine, dir: string
 async function makeInVm(request: LayerRequest, machine: Machine, dir: string): Promise<Made> {
   const { base, target, variant, kernelPackages } = request;
   const boot = { kind: 'loader', firmware: base.firmware } as const;
-  const spec = specOf(machine, { boot, control: 'ssh', egress: true });
+  const spec = specOf(machine, { boot, control: 'ssh', egress: true, network: 'egress' });
   // One that was made here is large enough.
   const atLeastGiB = base.source === 'bootstrap' ? 0 : OFFICIAL_GIB;
   await using booted = await bootNew({ backing: base.disk, spec, atLeastGiB }, dir, machine);
@@ -244,8 +248,15 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
     }
   }
   const packageDir = kernelPackages.length > 0 ? '/var/tmp/dkms2bin-kernel' : '';
-  const proxy = reachable(await proxyFor(machine.proxy), machine);
-  const vars = { ...(await installVars(request, machine, proxy)), KERNEL_PACKAGE_DIR: packageDir };
+  const proxy = await proxyFor(machine.proxy);
+  const urls = await urlsOf(request, machine);
+  // One of the host's loopback is in reach of the gateway alone.
+  const secret = [proxy, ...urls].some((url) => url !== undefined && credentialsFor(url));
+  await using through = await guestProxy(
+    { proxy: secret ? (proxy ?? '') : reachable(proxy, machine), urls },
+    'vm',
+  );
+  const vars = { ...(await installVars(request, machine, through)), KERNEL_PACKAGE_DIR: packageDir };
   const result = await installKernel(guest, managerOf(base).script, vars, {
     timeoutMs: AS_LONG_AS_IT_TAKES_MS,
     lateHint: MIRROR_HINT,
@@ -280,17 +291,25 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
 async function installVars(
   { base, target, variant }: LayerRequest,
   machine: Machine,
-  proxy: string,
+  { proxy, named }: GuestProxy,
 ): Promise<InstallVariables> {
+  const found = await guestMirrors(base, machine);
+  const mirrors = found && { main: named(found.main), security: found.security && named(found.security) };
   return {
     RELEASE: target.release,
     VARIANT: variant,
-    ...managerOf(base).variables(base.row, target, { mirrors: await guestMirrors(base, machine), proxy }),
+    ...managerOf(base).variables(base.row, target, { mirrors, proxy }),
     SUITE: target.suite ?? '',
-    ARCHIVE_URI: target.archive?.uri ?? '',
+    ARCHIVE_URI: named(target.archive?.uri ?? ''),
     ARCHIVE_SUITE: target.archive?.suite ?? '',
     KERNEL_PACKAGE_DIR: '',
   };
+}
+
+/** What a guest may be told to download from: all that may need a password. */
+async function urlsOf({ base, target }: LayerRequest, machine: Machine): Promise<(string | undefined)[]> {
+  const mirrors = (await guestMirrors(base, machine)) ?? (await mirrorsOf(base.row, machine, machine.arch));
+  return [mirrors.main, mirrors.security, target.archive?.uri];
 }
 
 /**

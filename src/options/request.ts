@@ -1,4 +1,5 @@
 import { Dkms2binError } from '../model/errors.js';
+import { cleaned } from '../lib/credentials.js';
 import type { Option } from './option.js';
 import { fieldOf, OPTIONS, type FieldOf, type Row, type ValuesOf } from './table.js';
 
@@ -23,7 +24,8 @@ const DEFAULTS = Object.fromEntries(
 /** A request with the command line's defaults for what is not given; `cwd` is the process's. */
 export function buildRequest(values: RequestValues): BuildRequest {
   const given = Object.entries(values).filter(([field, value]) => value !== undefined && FIELDS.has(field));
-  return { ...DEFAULTS, cwd: process.cwd(), ...Object.fromEntries(given) } as BuildRequest;
+  const clean = given.map(([field, value]) => [field, cleaned(value)]);
+  return { ...DEFAULTS, cwd: process.cwd(), ...Object.fromEntries(clean) } as BuildRequest;
 }
 
 /** What a command is asked of the engine: its options' values, others left aside. */

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { withoutCredentials } from '../lib/credentials.js';
 import { oneLine } from '../lib/text.js';
 import type * as forms from './forms.js';
 import type { Form, WholeWords } from './forms.js';
@@ -62,7 +63,8 @@ const URL_WORDS: Words = {
   what: 'an http:// or https:// URL',
   hint: 'URLs look like http://HOST/PATH or http://HOST:PORT',
 };
-const url = z.url({ protocol: /^https?$/, ...saying(URL_WORDS) });
+/** Its user and password go no further. */
+const url = z.url({ protocol: /^https?$/, ...saying(URL_WORDS) }).transform(withoutCredentials);
 
 function whole(least: number, most: number, { what = 'a whole number', example }: WholeWords) {
   const words = {

@@ -7,7 +7,7 @@ test('the first lines, and one bar for the whole that only grows and is gone at 
   expect(await terminal.ended()).toBe(1);
   expect(terminal.text).toMatch(/there already: official image of debian-12\r?\n/);
   expect(terminal.text).toContain(
-    'to do: index (1.0 MiB to download); memory snapshot 6; 1 to build; about 65 s in all',
+    'to do: index (1.0 MiB to download); memory snapshot 6; 1 cell; about 65 s in all',
   );
   const percents = [...terminal.text.matchAll(/[█░]{8,} (\d+)%, about/g)].map(([, percent]) =>
     Number(percent),

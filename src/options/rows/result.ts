@@ -192,6 +192,16 @@ export const RESULT = [
     file: 'own',
   }),
   option({
+    name: 'hold',
+    schema: form.onOff,
+    help: 'the metapackages keep the distro\'s kernel metapackage back while there is no module for its next kernel',
+    default: 'it is kept back',
+    fallback: true,
+    group: 'signing',
+    commands: ['build', 'matrix', 'refresh', 'repo publish'],
+    file: 'own',
+  }),
+  option({
     name: 'origin',
     value: '<name>',
     schema: form.text,

@@ -131,6 +131,7 @@ describe('options', () => {
       published.push([dir, options]);
       return Promise.resolve({
         ...{ packages: [], changed: true, removed: [], kinds: ['apt' as const], signedBy: null },
+        metapackages: [],
         leftOut: [{ path: 'cut.deb', reason: 'cut off' }],
       });
     };
@@ -146,6 +147,7 @@ describe('options', () => {
       published.push(dir);
       return Promise.resolve({
         ...{ packages: [], changed: true, removed: [], kinds: ['apt' as const], signedBy: null },
+        metapackages: [],
         leftOut: [],
       });
     };
