@@ -2,6 +2,8 @@ import { StringDecoder } from 'node:string_decoder';
 import { plain } from '../lib/text.js';
 
 const MAX_LINE = 1000;
+/** systemd counts the seconds of a job that hangs; one that it will never end is no sign of life. */
+const ENDLESS = /\/ no limit\)/;
 
 /** Hears what a guest writes on its console, until it is disposed. */
 export class ConsoleWatch implements Disposable {
@@ -36,12 +38,13 @@ export class ConsoleWatch implements Disposable {
   }
 
   #take(bytes: Buffer): void {
-    this.#heard = Date.now();
     const lines = (this.#rest + this.#decoder.write(bytes)).split(/[\r\n]+/);
     this.#rest = (lines.pop() ?? '').slice(-MAX_LINE);
     for (const line of lines) {
       const clean = plain(line).trim().slice(0, MAX_LINE);
-      if (clean !== '') this.onLine(clean);
+      if (clean === '') continue;
+      if (!ENDLESS.test(clean)) this.#heard = Date.now();
+      this.onLine(clean);
     }
   }
 }

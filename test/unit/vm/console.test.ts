@@ -32,6 +32,19 @@ test('each line once and whole, without what a terminal would obey', () => {
   expect(from.listeners.size).toBe(0);
 });
 
+test('seconds that systemd counts of a job without a limit are no sign of life', async () => {
+  const from = consoleOf();
+  using watch = new ConsoleWatch(from.watch);
+  using silent = watch.silent(300, () => new Error('silent'));
+  const counting = setInterval(
+    () => from.write('[ *** ] A start job is running for x (9s / no limit)\r'),
+    50,
+  );
+  await expect(silent)
+    .rejects.toThrow('silent')
+    .finally(() => clearInterval(counting));
+});
+
 test('a guest that goes on writing is not silent, however long it takes; one that stops is', async () => {
   const from = consoleOf();
   using watch = new ConsoleWatch(from.watch);
