@@ -10,6 +10,7 @@ import { MAX_DEBUG_BYTES, MAX_DEBUG_TOTAL } from '../pack/debug-symbols.js';
 import { allowLogin, keepIfAsked } from './keep.js';
 import type { Phase } from './phases.js';
 import type { RunDir } from './run-dir.js';
+import { readSource } from './source-reading.js';
 import { EPOCH, folderTar, rpmTar, type LocalSource, type Prepared } from './source.js';
 import type { BuildConditions, Built, CellInput, Compiled, Opened } from './types.js';
 
@@ -63,16 +64,17 @@ export async function buildInVm(turn: BuildTurn): Promise<Built> {
 
 /** Sends the source, cuts the way out, builds, and takes what came of it. */
 async function buildInGuest(
-  { input, prepared, conditions, phase, onReport }: Omit<BuildTurn, 'run'>,
+  { input, prepared, conditions, phase, run: runDir, onReport }: BuildTurn,
   guest: Guest,
   cutEgress: () => Promise<void>,
 ): Promise<Built> {
   const { machine, label } = input;
   const onLine = (line: string): void => machine.emit({ type: 'output', cell: label, line });
-  const source = await phase('fetch', async () => {
+  const { source, reading } = await phase('fetch', async () => {
     const pushed = await pushSource(guest, prepared, machine.signal);
-    if (prepared.network) await fetchInGuest(input, guest, pushed, onLine);
-    return pushed;
+    const path = prepared.network ? await fetchInGuest(input, guest, pushed, onLine) : null;
+    const fetched = path === null ? null : { guest, path, dir: runDir.dir };
+    return { source: pushed, reading: await readSource(prepared, fetched, machine.signal) };
   });
   // From here on the package's own code runs: nothing but the management NIC is left to it.
   await cutEgress();
@@ -90,7 +92,7 @@ async function buildInGuest(
   for (const report of reports) onReport?.(report);
   const limits = { single: MAX_DEBUG_BYTES, total: MAX_DEBUG_TOTAL };
   const collected = await phase('collect', () => collect(guest, deadline(machine.accel, 60), limits));
-  return { reports, collected };
+  return { reports, collected, reading };
 }
 
 /** Sends the cell's local sources into the guest. */
@@ -126,13 +128,13 @@ async function contentOf(
   return { file: source.path };
 }
 
-/** Lets the guest download what the host could not find for it. */
+/** Lets the guest download what the host could not find for it; the path in the guest of a repository's package. */
 async function fetchInGuest(
   { source, lookup, machine }: CellInput,
   guest: Guest,
   pushed: PushedSource,
   onLine: (line: string) => void,
-): Promise<void> {
+): Promise<string | null> {
   if (packageForm(lookup.row) !== 'deb') {
     throw new Dkms2binError(
       'not-found',
@@ -143,5 +145,5 @@ async function fetchInGuest(
     );
   }
   const how = { called: source.text, proxy: machine.proxy };
-  await fetchSource(guest, pushed, how, { timeoutMs: deadline(machine.accel, 180), onLine });
+  return fetchSource(guest, pushed, how, { timeoutMs: deadline(machine.accel, 180), onLine });
 }

@@ -12,6 +12,7 @@ import { socketParent } from '../lib/paths.js';
 import { plain } from '../lib/text.js';
 import { childEnvironment } from '../lib/variables.js';
 import { qemuArgs, type VmConfig } from './args.js';
+import { capLogs } from './console-log.js';
 import { Qmp } from './qmp.js';
 
 export type VmSpec = Omit<
@@ -78,7 +79,9 @@ export class Vm implements AsyncDisposable {
       forwardSocket: spec.forward ? join(socketDir, 'forward') : null,
       consoleLog: join(dir, 'console.log'),
     };
-    const qemu = startQemu(config, join(dir, 'qemu.log'));
+    const log = join(dir, 'qemu.log');
+    const qemu = startQemu(config, log);
+    void qemu.exited.then(capLogs([config.consoleLog, log]));
     try {
       const qmp = await Promise.race([Qmp.connect(config.qmpSocket, 20_000, signal), qemu.failed]);
       const usernet = await qmp.monitor('info usernet');
