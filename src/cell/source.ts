@@ -308,19 +308,29 @@ const MAX_TAR_SECONDS = 300;
  */
 export async function folderTar(path: string, signal: AbortSignal): Promise<Buffer> {
   if ((await stat(path)).isFile()) return readCapped(path, MAX_SOURCE_BYTES);
+  await requireSmall(path, signal);
   const same = ['--sort=name', `--mtime=@${EPOCH}`, '--owner=0', '--group=0', '--numeric-owner'];
-  try {
-    return await runBytes('tar', [...same, '--exclude-vcs', '-cf', '-', '-C', path, '.'], {
-      ...{ maxBytes: MAX_SOURCE_BYTES, cancelSignal: signal, timeout: MAX_TAR_SECONDS * 1000 },
-    });
-  } catch (error) {
-    if (!/wrote more than|ran out of time/.test(messageOf(error))) throw error;
-    const limit = `${MAX_SOURCE_BYTES / 2 ** 30} GiB and ${MAX_TAR_SECONDS} s`;
-    throw new Dkms2binError('usage', `The folder ${path} is too large for a source: the limit is ${limit}`, {
+  return runBytes('tar', [...same, '--exclude-vcs', '-cf', '-', '-C', path, '.'], {
+    ...{ maxBytes: MAX_SOURCE_BYTES, cancelSignal: signal, timeout: MAX_TAR_SECONDS * 1000 },
+  });
+}
+
+/** Before a sparse file of terabytes is read. What version control keeps may be as large again. */
+async function requireSmall(path: string, signal: AbortSignal): Promise<void> {
+  const vcs = ['.git', '.svn', '.hg', '.bzr', 'CVS'].map((name) => `--exclude=${name}`);
+  const { stdout } = await run('du', ['--apparent-size', '-s', '-B1', ...vcs, '--', path], {
+    cancelSignal: signal,
+    timeout: MAX_TAR_SECONDS * 1000,
+  });
+  const bytes = Number(/^\d+/.exec(stdout)?.[0] ?? 0);
+  if (bytes <= MAX_SOURCE_BYTES) return;
+  throw new Dkms2binError(
+    'usage',
+    `The folder ${path} has ${bytes} bytes, the limit of a source is ${MAX_SOURCE_BYTES}`,
+    {
       hint: 'Give the folder of the module alone, without build products. Holes of sparse files count as bytes.',
-      cause: error,
-    });
-  }
+    },
+  );
 }
 
 /** The one file of that name at the top of a folder's tar. */

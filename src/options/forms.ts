@@ -13,9 +13,18 @@ interface Words {
 }
 
 const refusal = (value: unknown, { what, hint }: Words): string => {
-  const shown = typeof value === 'string' ? `"${value}"` : (JSON.stringify(value) ?? String(value));
+  const shown = typeof value === 'string' ? `"${value}"` : jsonOf(value);
   return `${oneLine(shown)} is not ${what}\n${hint}`;
 };
+
+/** What YAML makes of an alias to itself has no end. */
+function jsonOf(value: unknown): string {
+  try {
+    return JSON.stringify(value) ?? String(value);
+  } catch {
+    return 'a value that contains itself';
+  }
+}
 
 /** zod's `error` setting with these words. */
 const saying = (words: Words) => ({
@@ -61,7 +70,11 @@ const URL_WORDS: Words = {
   what: 'an http:// or https:// URL',
   hint: 'Example: http://proxy.example:3128',
 };
-export const url = z.url({ protocol: /^https?$/, ...saying(URL_WORDS) });
+// What reads URLs passes over newlines and tabs in them, and files of package managers do not.
+export const url = z
+  .string(saying(URL_WORDS))
+  .regex(/^[\x21-\x7e]+$/, saying(URL_WORDS))
+  .pipe(z.url({ protocol: /^https?$/, ...saying(URL_WORDS) }));
 
 /** A whole number in a range, both ends included. */
 export function whole(least: number, most: number, what = 'a whole number') {

@@ -5,6 +5,8 @@
 set -u
 # rpm keeps its database below HOME, which is the host user's when a layer is made on the host.
 export HOME=/root
+# So is its TMPDIR, which names no folder here.
+unset TMPDIR
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 # A word that only the host and this program know: without it nothing that a package prints is a result line. It comes on
