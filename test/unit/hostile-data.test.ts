@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -328,4 +328,23 @@ describe('an index of a mirror', () => {
     for (const url of server.requests)
       expect(url).toMatch(/^\/linux\/(?:releases|updates)\/43\/Everything\/x86_64/);
   });
+});
+
+test('the table of docs/security.md counts what is there', () => {
+  const dir = new URL('../hostile/', import.meta.url);
+  const tried = new Map<string, number>();
+  for (const name of readdirSync(dir).filter((each) => each.endsWith('.json')))
+    for (const row of corpus<{ class: string }>(name.replace('.json', '')))
+      tried.set(row.class, (tried.get(row.class) ?? 0) + 1);
+  const page = readFileSync(new URL('../../docs/security.md', import.meta.url), 'utf8');
+  const table = /^## What was tried$[^]*?^## /m.exec(page)![0];
+  const told = [...table.matchAll(/^\| ([^|]+?) \|[^|]*\| (\d+) \| (\d+) \|/gm)];
+  const all = [...tried.values()].reduce((sum, count) => sum + count, 0);
+  expect(Object.fromEntries(told.map(([, name, count]) => [name, Number(count)]))).toEqual({
+    ...Object.fromEntries(tried),
+    all,
+  });
+  for (const [, name, count, held] of told) expect(held, name).toBe(count);
+  expect(tried.size).toBeGreaterThanOrEqual(12);
+  expect(all).toBeGreaterThanOrEqual(120);
 });
