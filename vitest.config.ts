@@ -65,6 +65,7 @@ export default defineConfig({
         test: {
           name: 'vm',
           include: ['test/vm/**/*.test.ts'],
+          globalSetup: ['test/vm/setup.ts'],
           testTimeout: 45 * 60_000,
           hookTimeout: 45 * 60_000,
           // A guest under TCG fills a core, so files run one after the other and share one cache.
@@ -78,6 +79,17 @@ export default defineConfig({
           include: ['test/hostile-vm/**/*.test.ts'],
           testTimeout: 60 * 60_000,
           hookTimeout: 60 * 60_000,
+          fileParallelism: false,
+        },
+      },
+      {
+        test: {
+          // Every official image, or what stands in for it: too long for each commit.
+          name: 'official',
+          include: ['test/official/**/*.test.ts'],
+          globalSetup: ['test/official/setup.ts'],
+          testTimeout: 2 * 3600_000,
+          hookTimeout: 2 * 3600_000,
           fileParallelism: false,
         },
       },

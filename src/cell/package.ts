@@ -9,6 +9,7 @@ import type { Collected, CollectedModule } from '../guest/programs/collect.js';
 import { DEB_ARCH, type CellResult, type Verdict } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { compressModule, moduleCompression } from '../pack/compress.js';
+import { MAINTAINER } from '../pack/deb.js';
 import { hasDebugInfo, MAX_DEBUG_BYTES, pairDebugSymbols } from '../pack/debug-symbols.js';
 import { packModules, type PackedPackage, type PackInput } from '../pack/module-package.js';
 import { signatureHash, type Signer } from '../pack/sign.js';
@@ -135,7 +136,7 @@ export async function packModule(
     release: target.release,
     modules: await finishModules(input, ko, ownedByOtherCell ? [] : debug, signer),
     ...own,
-    maintainer: 'dkms2bin <dkms2bin@localhost>',
+    maintainer: MAINTAINER,
     mtime: EPOCH,
     outDir,
   };

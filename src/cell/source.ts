@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ModuleSource } from '../model/cell.js';
-import { Dkms2binError, messageOf } from '../model/errors.js';
+import { Dkms2binError } from '../model/errors.js';
 import { run, runBytes } from '../lib/exec.js';
 import { readCapped } from '../lib/read-capped.js';
 import { cacheDir } from '../lib/paths.js';
@@ -12,6 +12,7 @@ import {
   parseInstalled,
   unmetDependency,
   type FindOptions,
+  type FoundPackage,
 } from '../distro/dkms-package.js';
 import type { DistroRow } from '../distro/row.js';
 import { contentDigest } from '../cache/entries.js';
@@ -45,6 +46,30 @@ export interface Prepared {
 
 export interface Lookup extends Pick<FindOptions, 'mirror' | 'offline' | 'proxy'> {
   row: DistroRow;
+  /** What was found already, by the name asked for. */
+  known?: Map<string, Promise<FoundPackage>>;
+}
+
+type RepositorySource = Extract<ModuleSource, { kind: 'repo' }>;
+
+/** The package that a name means in the distro, by its index. Throws what `findDkmsPackage` throws. */
+export function packageOf(
+  source: RepositorySource,
+  { row, known = new Map<string, Promise<FoundPackage>>(), ...where }: Lookup,
+  { arch, emit, signal }: Pick<Machine, 'arch' | 'emit' | 'signal'>,
+): Promise<FoundPackage> {
+  const key = `${row.id} ${source.name}=${source.version ?? ''}`;
+  const before = known.get(key);
+  if (before) return before;
+  const found = findDkmsPackage(row, source, {
+    ...where,
+    ...{ arch, cacheDir: cacheDir(), signal },
+    warn: (message) => emit({ type: 'note', level: 'warn', message }),
+  });
+  known.set(key, found);
+  // What went wrong may go well for another cell.
+  found.catch(() => known.delete(key));
+  return found;
 }
 
 /** Of a cell, what decides its source. */
@@ -76,12 +101,8 @@ export async function prepareSource({
   let digest: string;
   const needs: Relations[] = [];
   if (source.kind === 'repo') {
-    const { row, ...where } = lookup;
-    const common = { ...where, arch, cacheDir: cacheDir(), signal };
-    const found = await findDkmsPackage(row, source, {
-      ...common,
-      warn: (message) => machine.emit({ type: 'note', level: 'warn', message }),
-    });
+    const { offline, proxy } = lookup;
+    const found = await packageOf(source, lookup, machine);
     there = { name: found.name, version: found.version };
     digest = found.sha256;
     // Without a verified index the package is the guest's apt to check.
@@ -91,7 +112,8 @@ export async function prepareSource({
         network: true,
       };
     }
-    const path = await fetchDkmsPackage(found, { ...common, emit: machine.emit });
+    const { emit } = machine;
+    const path = await fetchDkmsPackage(found, { cacheDir: cacheDir(), offline, proxy, emit, signal });
     local = { kind: 'deb', text: source.text, path };
     needs.push({ ...found, line: '' });
   } else {

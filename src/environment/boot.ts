@@ -12,7 +12,7 @@ import { GUEST_USER, makeKeys, type Keys } from '../guest/keys.js';
 import { startSshd } from '../guest/programs/open-ssh.js';
 import { SshTransport } from '../guest/ssh.js';
 import type { SharedCache } from '../cache/entries.js';
-import type { DirectBoot } from '../vm/args.js';
+import type { DirectBoot, Network } from '../vm/args.js';
 import { findFirmware } from '../vm/firmware.js';
 import { makeSeed } from '../vm/seed.js';
 import { Vm, type VmSpec } from '../vm/vm.js';
@@ -42,7 +42,9 @@ export interface BootSpec {
   cpu: string;
   cpus: number;
   memoryMiB: number;
+  /** Whether the card that leads out is configured and has a link. */
   egress: boolean;
+  network: Network;
   /** Whether one address of the guest's leads to `Vm.forwardSocket`. */
   forward: boolean;
 }
@@ -60,10 +62,11 @@ export function specOf(
     boot,
     control,
     egress,
+    network,
     forward = false,
-  }: Pick<BootSpec, 'boot' | 'control' | 'egress'> & { forward?: boolean },
+  }: Pick<BootSpec, 'boot' | 'control' | 'egress' | 'network'> & { forward?: boolean },
 ): BootSpec {
-  return { boot, control, arch, accel, cpu, cpus, memoryMiB, egress, forward };
+  return { boot, control, arch, accel, cpu, cpus, memoryMiB, egress, network, forward };
 }
 
 /** An emulated CPU needs about 20 times as long for everything. */
@@ -183,16 +186,23 @@ export async function bootExisting(
   });
 }
 
-/** A VM that goes on where `from` was frozen, with an overlay of its own in `dir`, its own identity and the right time. */
+/**
+ * A VM that goes on where `from` was frozen, with an overlay of its own in `dir`, its own identity and the right time. Its memory
+ * comes from a file that QEMU can only read, or, of an older QEMU, with the state.
+ */
 export async function bootClone(
-  from: { spec: BootSpec; disk: string; memory: string; state: string; seed: string },
-  egress: boolean,
+  from: { spec: BootSpec; disk: string; memory: string | null; state: string; seed: string },
+  network: Network,
   dir: string,
   machine: Machine,
 ): Promise<Booted> {
   await makeOverlay(from.disk, dir, machine.signal);
-  const config = await configOf(dir, from.spec, { kind: 'file', path: from.memory, shared: false });
-  const vm = await Vm.start({ ...config, egress, seed: from.seed, incoming: true }, dir, machine.signal);
+  const memory: Memory =
+    from.memory === null ? { kind: 'own' } : { kind: 'file', path: from.memory, shared: false };
+  const config = await configOf(dir, from.spec, memory);
+  const egress = network === 'egress';
+  const spec = { ...config, egress, network, seed: from.seed, incoming: true };
+  const vm = await Vm.start(spec, dir, machine.signal);
   return withGuest(vm, async () => {
     await vm.resume(from.state, egress);
     const deadlineMs = deadline(machine.accel, 6);
@@ -235,6 +245,7 @@ async function connect(
       await transport.wake(told, deadlineMs);
       return new Guest({ transport, alive });
     }
+    if (vm.sshPort === null) throw new Dkms2binError('host', 'A VM without a network has no way in for ssh');
     const transport = new SshTransport({
       port: vm.sshPort,
       keyDir: dir,
@@ -245,7 +256,7 @@ async function connect(
     return new Guest({ transport, alive });
   } catch (error) {
     if (!(error instanceof Dkms2binError) || error.fault !== 'transient') throw error;
-    throw new Dkms2binError(error.fault, `${error.message}\nThe console ends:\n${await vm.consoleTail()}`, {
+    throw new Dkms2binError(error.fault, `${error.message}\nThe console ends:\n${vm.consoleTail()}`, {
       cause: error,
       ...(error.hint ? { hint: error.hint } : {}),
     });

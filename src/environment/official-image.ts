@@ -1,10 +1,11 @@
 import { chmod, mkdir, readFile, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { z } from 'zod';
 import type { Arch } from '../model/cell.js';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import { writeAtomic } from '../lib/atomic-write.js';
 import { DigestMismatch, download, hasDigest, sweepParts, type Digest } from '../lib/download.js';
+import type { EntryId } from '../cache/entries.js';
 import type { CatalogueArch, CatalogueRow } from '../distro/catalogue.js';
 import { archRow } from '../distro/row.js';
 import { requireStandalone } from './image-check.js';
@@ -25,9 +26,16 @@ export interface FetchOptions extends PublishedOptions {
 
 /** Whether the cache holds an image of the row that was verified once; `fetchOfficial` hashes it again. */
 export async function officialInCache(row: CatalogueRow, arch: Arch, cache?: string): Promise<boolean> {
+  return (await officialEntry(row, arch, cache)) !== null;
+}
+
+/** The cache's image of a row that was verified once, by its name there; null without one. */
+export async function officialEntry(row: CatalogueRow, arch: Arch, cache?: string): Promise<EntryId | null> {
   const official = new OfficialImage(row, arch, { emit: () => undefined, cacheDir: cache });
   const digest = await official.known();
-  return digest !== null && (await stat(official.pathOf(digest)).catch(() => null)) !== null;
+  if (digest === null) return null;
+  const path = official.pathOf(digest);
+  return (await stat(path).catch(() => null)) ? { kind: 'images', hash: basename(path) } : null;
 }
 
 /**

@@ -20,6 +20,7 @@ const PACKAGE_OF: Record<string, string> = {
   mcopy: 'mtools',
   mmd: 'mtools',
   fakeroot: 'fakeroot',
+  bwrap: 'bubblewrap',
   ssh: 'openssh-client',
   'ssh-keygen': 'openssh-client',
   sfdisk: 'fdisk',

@@ -17,6 +17,8 @@ export interface RepositoryOptions {
   keep?: number | undefined;
   /** Origin and Label that apt shows and pins by. Clients complain when it changes. */
   origin?: string | undefined;
+  /** Puts packages into the folder that are made of those in it; no other run publishes meanwhile. */
+  prepare?: (() => Promise<void>) | undefined;
   emit: Emit;
   signal: AbortSignal;
 }
@@ -56,6 +58,7 @@ export async function publishRepository(dir: string, options: RepositoryOptions)
   await using _held = await lock(join(dir, '.dkms2bin-repo.lock'), 'exclusive', { wait: true, signal });
   const repo = new Repository(dir, { key, emit, signal });
   await repo.checkStaysSigned();
+  await options.prepare?.();
 
   const found = await scan(dir, signal);
   const warn = (message: string): void => emit({ type: 'note', level: 'warn', message });

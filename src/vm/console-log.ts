@@ -1,54 +1,81 @@
-import { constants } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { readSync, writeSync, closeSync, constants, openSync } from 'node:fs';
+import { Socket } from 'node:net';
+import { run } from '../lib/exec.js';
+import { plain } from '../lib/text.js';
 
-/** A file that is longer is cut. */
-const MAX_BYTES = 64 * 2 ** 20;
-/** Of its beginning, and of its end. */
-const KEPT_BYTES = 8 * 2 ** 20;
-const LOOK_MS = 2000;
+/** A kernel's whole start takes 50 KiB; a guest may print for ever. */
+const LIMIT = 16 * 1024 * 1024;
+const TAIL = 64 * 1024;
+
+export const CUT_MARK = `\n[dkms2bin: the console's log is cut here, after ${LIMIT / 2 ** 20} MiB]\n`;
 
 /**
- * Keeps files that QEMU appends to from filling the disk: of one that grows beyond the limit the beginning and the end stay, with a
- * mark between them. A guest can write to its console without end. The result ends the watch, after a last look.
+ * What a guest prints on its console: QEMU writes to the pipe `pipe`, which lies among its sockets, and this keeps the first 16 MiB
+ * in the file `log`, with a mark where it is cut, and the last lines in memory.
  */
-export function capLogs(
-  paths: readonly string[],
-  { max = MAX_BYTES, kept = KEPT_BYTES, lookMs = LOOK_MS } = {},
-): () => Promise<void> {
-  const left = new Map(paths.map((path) => [path, 0]));
-  let looking = Promise.resolve();
-  const look = (): void => {
-    looking = looking.then(async () => {
-      for (const [path, before] of left) left.set(path, await cut(path, { before, max, kept }));
-    });
-  };
-  const timer = setInterval(look, lookMs);
-  timer.unref();
-  return () => {
-    clearInterval(timer);
-    look();
-    return looking;
-  };
-}
+export class ConsoleLog implements Disposable {
+  #left: number;
+  #tail = Buffer.alloc(0);
 
-/** Resolves to the bytes that are left out of the file by now, `before` of them since earlier. A file that is not there is none of its business. */
-async function cut(
-  path: string,
-  { before, max, kept }: { before: number; max: number; kept: number },
-): Promise<number> {
-  try {
-    // QEMU appends as well: what it writes meanwhile comes behind.
-    await using file = await open(path, constants.O_RDWR | constants.O_APPEND);
-    const { size } = await file.stat();
-    if (size <= max) return before;
-    const end = Buffer.alloc(kept);
-    const { bytesRead } = await file.read(end, 0, kept, size - kept);
-    const gone = before + size - kept - bytesRead;
-    await file.truncate(kept);
-    const mark = `\n[dkms2bin: about ${gone} bytes are left out here; ${max} is the limit]\n`;
-    await file.appendFile(Buffer.concat([Buffer.from(mark), end.subarray(0, bytesRead)]));
-    return gone;
-  } catch {
-    return before;
+  private constructor(
+    private readonly file: number,
+    private readonly fd: number,
+    private readonly reader: Socket,
+    limit: number,
+  ) {
+    this.#left = limit;
+    reader.on('data', (bytes: Buffer) => this.#take(bytes));
+    reader.on('error', () => undefined);
+  }
+
+  static async open(pipe: string, log: string, limit = LIMIT): Promise<ConsoleLog> {
+    await run('mkfifo', ['-m', '600', pipe]);
+    // For writing, too: else it would end each time that QEMU does not hold it.
+    const fd = openSync(pipe, constants.O_RDWR | constants.O_NONBLOCK);
+    const file = openSync(log, 'a', 0o600);
+    return new ConsoleLog(file, fd, new Socket({ fd, readable: true, writable: false }), limit);
+  }
+
+  /** Last lines, safe to print. */
+  tail(lines: number): string {
+    this.#drain();
+    return plain(this.#tail.toString('utf8').replaceAll('\r', ''))
+      .split('\n')
+      .filter((line) => line.trim() !== '')
+      .slice(-lines)
+      .join('\n');
+  }
+
+  /** What lies in the pipe and was not told of yet. */
+  #drain(): void {
+    const buffer = Buffer.alloc(64 * 1024);
+    try {
+      for (let got = 1; got > 0;) {
+        got = readSync(this.fd, buffer);
+        this.#take(buffer.subarray(0, got));
+      }
+    } catch {
+      // Nothing is left.
+    }
+  }
+
+  #take(bytes: Buffer): void {
+    this.#tail = Buffer.concat([this.#tail, bytes]).subarray(-TAIL);
+    if (this.#left <= 0) return;
+    const kept = bytes.subarray(0, this.#left);
+    this.#left -= kept.length;
+    try {
+      writeSync(this.file, kept);
+      if (this.#left === 0) writeSync(this.file, CUT_MARK);
+    } catch {
+      // The disk is full, which QEMU notices and says.
+      this.#left = 0;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#drain();
+    this.reader.destroy();
+    closeSync(this.file);
   }
 }

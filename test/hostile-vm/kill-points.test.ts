@@ -77,9 +77,10 @@ async function filesOf(dir: string): Promise<Record<string, string>> {
   for (const each of await readdir(dir, { recursive: true, withFileTypes: true })) {
     if (!each.isFile()) continue;
     const path = join(each.parentPath, each.name);
-    // A time or a number is in these: of a run, and of an entry of the cache.
+    // Of these each run has its own: times, and paths of this folder.
     const varies =
-      /\.jsonl$|meta\.json$|\.dkms2bin-|journal|^run/.test(each.name) || path.includes('.dkms2bin-matrix');
+      /\.jsonl$|meta\.json$|^Release$|\.dkms2bin-|journal|^run/.test(each.name) ||
+      /\.dkms2bin-matrix|cache\/built/.test(path);
     found[path.slice(dir.length + 1)] = varies
       ? 'there'
       : createHash('sha256')
@@ -144,6 +145,11 @@ test('killed at any step, the next run leaves the same, and nothing besides', as
     const now = await filesOf(dir);
     for (const path of new Set([...Object.keys(now), ...Object.keys(reference)]))
       if (now[path] !== reference[path]) wrong.push(`${point}: ${path} is ${now[path] ?? 'missing'}`);
+    const index = createHash('sha256')
+      .update(await readFile(join(dir, 'out/Packages')))
+      .digest('hex');
+    if (!(await readFile(join(dir, 'out/Release'), 'utf8')).includes(index))
+      wrong.push(`${point}: Release does not name the index`);
     for (const folder of ['state/runs', 'state/scratch', 'run'])
       for (const name of await readdir(join(dir, folder))) wrong.push(`${point}: ${folder}/${name} is left`);
     for (let tries = 0; tries < 40 && (await processesOf(dir, marker)).length > 0; tries++) await sleep(100);

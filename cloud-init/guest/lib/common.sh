@@ -67,6 +67,12 @@ check_source() {
   for each in ${BROUGHT-}; do check_package BROUGHT "$each"; done
 }
 
+# Boots from a layer go past the loader, so the EFI partition is not needed. On a slow machine systemd gives its device up after 90 s,
+# and with it the whole boot.
+forget_esp() {
+  [ ! -f /etc/fstab ] || sed -i -E 's,^[^#[:space:]]+[[:space:]]+(/boot)?/efi[[:space:]],# &,' /etc/fstab
+}
+
 # --- one run of a package manager ---------------------------------------------------------------------------------------
 # The program defines, for its package manager:
 #   judge CODE       sets outcome to ok, missing, stale, network, space or other, by the exit code and by $log
