@@ -25,7 +25,7 @@ async function ownFolder(parent: string, prefix: string): Promise<Scratch> {
     await sweep(parent, prefix);
   }
   // Under another name until it is locked: else a sweeper would take it for one that was left.
-  const unlocked = await mkdtemp(join(parent, `.${prefix}`));
+  const unlocked = await mkdtemp(join(parent, `.${prefix}${process.pid}-`));
   const held = await lock(join(unlocked, 'lock'), 'exclusive', { wait: true });
   const dir = join(parent, basename(unlocked).slice(1));
   await rename(unlocked, dir);
@@ -38,6 +38,18 @@ async function ownFolder(parent: string, prefix: string): Promise<Scratch> {
   };
 }
 
+/** Whether its maker may be about to lock it: it is alive, or, where the name does not tell, the folder is new. */
+function isMaking(name: string, madeMs: number): boolean {
+  const pid = /-(\d+)-[^-]*$/.exec(name)?.[1];
+  if (pid === undefined) return Date.now() - madeMs < 60_000;
+  try {
+    process.kill(Number(pid), 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}
+
 async function sweep(parent: string, prefix: string): Promise<void> {
   for (const name of await readdir(parent)) {
     if (!name.startsWith(prefix) && !name.startsWith(`.${prefix}`)) continue;
@@ -45,7 +57,7 @@ async function sweep(parent: string, prefix: string): Promise<void> {
     const info = await lstat(dir).catch(() => null);
     // The parent may be /tmp, where others may put what looks like ours.
     if (!info?.isDirectory() || info.uid !== process.getuid?.() || (info.mode & 0o077) !== 0) continue;
-    if (name.startsWith('.') && Date.now() - info.mtimeMs < 60_000) continue;
+    if (name.startsWith('.') && isMaking(name, info.mtimeMs)) continue;
     const dead = await lock(join(dir, 'lock'), 'exclusive', { wait: false }).catch(() => null);
     if (!dead) continue;
     await removeScratch(dir).catch(() => undefined);
