@@ -77,6 +77,7 @@ export default defineConfig({
           // Packages that mean harm, in VMs, and the tool killed at many points.
           name: 'hostile',
           include: ['test/hostile-vm/**/*.test.ts'],
+          globalSetup: ['test/vm/setup.ts'],
           testTimeout: 60 * 60_000,
           hookTimeout: 60 * 60_000,
           fileParallelism: false,

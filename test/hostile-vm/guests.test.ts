@@ -5,7 +5,7 @@ import { readDeb } from '../../src/formats/deb.js';
 import type { CellResult } from '../../src/model/cell.js';
 import { quote } from '../../src/lib/text.js';
 import { corpus } from '../hostile/corpus.js';
-import { kernels, temporary, tool, type Document, type Ended } from '../vm/tool.js';
+import { kernels, ROAD, temporary, tool, type Document, type Ended } from '../vm/tool.js';
 import { EXTRA, hostilePackage } from './package.js';
 
 /** What the build of a package tries, as root of its VM. */
@@ -79,7 +79,7 @@ beforeAll(async () => {
   ended = await tool(
     [
       ...sources.flatMap((path) => ['--dkms', path]),
-      ...['--kernel', kernel, '--image', 'bootstrap', '--out-dir', out(), '--jobs', '1', '--json'],
+      ...[...ROAD, '--kernel', kernel, '--out-dir', out(), '--jobs', '1', '--json'],
     ],
     {
       cwd: work,

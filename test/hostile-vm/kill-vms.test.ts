@@ -6,7 +6,7 @@ import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { cacheDir } from '../../src/lib/paths.js';
-import { FIXTURES, kernels, MAIN, temporary, tool, type Document } from '../vm/tool.js';
+import { FIXTURES, kernels, MAIN, ROAD, temporary, tool, type Document } from '../vm/tool.js';
 
 /** The tool is killed with SIGKILL after 20 events of a cell with real VMs. After the next run nothing of it is left. */
 const POINTS = 20;
@@ -27,7 +27,7 @@ afterAll(async () => {
 });
 
 const args = (out: string): string[] => [
-  ...['--dkms', join(FIXTURES, 'tiny'), '--kernel', kernel, '--image', 'bootstrap', '--force'],
+  ...['--dkms', join(FIXTURES, 'tiny'), ...ROAD, '--kernel', kernel, '--force'],
   ...['--out-dir', join(work, out), '--json'],
 ];
 

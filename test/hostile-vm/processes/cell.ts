@@ -194,7 +194,7 @@ try {
     ...{ input, startedOn: new Date(0), phases, identity: 'a'.repeat(64), run, verifyVm },
     phase: phaseTimer(phases, emit, 'foo'),
     prepared: {
-      ...{ source: input.source as never, package: null, with: [], brings: [] },
+      ...{ source: input.source, package: null, with: [], brings: [] },
       ...{ digest: sha256(source), network: false },
     },
     conditions: { jobs: 1, boot: boot as never },
