@@ -1,4 +1,4 @@
-import { deadline, specOf } from '../environment/boot.js';
+import { AS_LONG_AS_IT_TAKES_MS, deadline, MIRROR_HINT, specOf } from '../environment/boot.js';
 import { guestProxy } from '../environment/guest-proxy.js';
 import { mirrorsOf } from '../distro/mirrors.js';
 import { packageForm } from '../distro/row.js';
@@ -161,5 +161,8 @@ async function fetchInGuest(
   const { main, security } = await mirrorsOf(lookup.row, machine, machine.arch);
   await using through = await guestProxy({ proxy: machine.proxy ?? '', urls: [main, security] }, 'vm');
   const how = { called: source.text, proxy: through.proxy };
-  return await fetchSource(guest, pushed, how, { timeoutMs: deadline(machine.accel, 180), onLine });
+  // A line may be as slow as it likes; apt itself gives a connection up after a minute.
+  const silenceMs = deadline(machine.accel, 120);
+  const run = { timeoutMs: AS_LONG_AS_IT_TAKES_MS, silenceMs, lateHint: MIRROR_HINT, onLine };
+  return await fetchSource(guest, pushed, how, run);
 }

@@ -68,10 +68,7 @@ export async function publishRepository(dir: string, options: RepositoryOptions)
   const debs = offered.filter((each): each is DebFile => each.format === 'deb');
   const rpms = offered.filter((each): each is RpmFile => each.format === 'rpm');
 
-  const kinds: RepositoryResult['kinds'] = [];
-  // Metadata that are there already must not go on naming packages that are gone.
-  if (debs.length > 0 || (await repo.read('Release')) !== null) kinds.push('apt');
-  if (rpms.length > 0 || (await repo.read('repodata/repomd.xml')) !== null) kinds.push('dnf');
+  const kinds = await kindsOf(repo, { debs, rpms });
   const signer = kinds.length > 0 ? key : undefined;
   if (signer) await repo.write(KEYRING, signer.publicKey);
   if (kinds.includes('apt')) await publishApt(repo, { packages: debs, origin, signal });
@@ -94,6 +91,17 @@ export async function publishRepository(dir: string, options: RepositoryOptions)
     kinds,
     signedBy: signer?.fingerprint ?? null,
   };
+}
+
+async function kindsOf(
+  repo: Repository,
+  { debs, rpms }: { debs: readonly DebFile[]; rpms: readonly RpmFile[] },
+): Promise<RepositoryResult['kinds']> {
+  const kinds: RepositoryResult['kinds'] = [];
+  // Metadata that are there already must not go on naming packages that are gone.
+  if (debs.length > 0 || (await repo.read('Release')) !== null) kinds.push('apt');
+  if (rpms.length > 0 || (await repo.read('repodata/repomd.xml')) !== null) kinds.push('dnf');
+  return kinds;
 }
 
 function checkOptions(origin: string, keep: number | undefined): void {
