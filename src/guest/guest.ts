@@ -161,7 +161,15 @@ export class Guest {
       transform(chunk: Buffer, _encoding, callback) {
         bytes += chunk.length;
         if (bytes > maxBytes) {
-          callback(new Dkms2binError('transient', `${path} in the guest is larger than ${maxBytes} bytes`));
+          callback(
+            new Dkms2binError(
+              'module',
+              `${path} in the guest is larger than ${maxBytes} bytes`,
+              {
+                hint: 'Real files of this kind are far smaller: look at where it comes from.',
+              },
+            ),
+          );
         } else callback(null, chunk);
       },
     });
