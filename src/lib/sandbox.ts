@@ -32,7 +32,8 @@ const ETC_NETWORK = ['hosts', 'resolv.conf', 'ssl/certs', 'ssl/openssl.cnf', 'ga
 export async function bwrapArgs(contents: Contents): Promise<string[]> {
   const { devices = [], network } = contents;
   const args = ['--unshare-pid', '--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try'];
-  args.push('--die-with-parent', ...(network ? [] : ['--unshare-net']), '--ro-bind', '/usr', '/usr');
+  // The program is the first process itself: what it took of the processors is then told to whoever waits for it.
+  args.push('--as-pid-1', '--die-with-parent', ...(network ? [] : ['--unshare-net']), '--ro-bind', '/usr', '/usr');
   for (const name of TOP) {
     const info = await lstat(`/${name}`).catch(() => null);
     if (info?.isSymbolicLink()) args.push('--symlink', await readlink(`/${name}`), `/${name}`);
