@@ -13,6 +13,7 @@
 #   TOOLCHAIN           packages that build a module, words with blanks between, default "dkms gcc make libc6-dev"
 #   SOURCES             one-line sources to use from now on instead of the distro's own in the image; may be empty
 #   PROXY               http://host:port for downloads, may be empty
+#   AUTHORITIES         certificates (PEM) of further authorities that vouch for https mirrors, may be empty
 #   ROOT_UUID           of the root file system, when this is not run from it
 #   KERNEL_PACKAGE_DIR  folder in the guest with .deb files to use instead of the archive, may be empty
 #
@@ -46,6 +47,7 @@ cleanup() {
 }
 trap cleanup EXIT
 log=$work/apt.log
+trust_authorities
 # What apt asks for is what it gets: no newer one of the image's own kernel, which is of the same source package.
 apt_opts+=(-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold -o APT::Get::Assume-Yes=true
   -o APT::Get::Upgrade-By-Source-Package=false)
@@ -75,6 +77,7 @@ upkeep=(apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all
 [ ! -d /run/systemd/system ] || systemctl stop --quiet "${upkeep[@]}" 2>/dev/null
 mkdir -p /etc/systemd/system
 for unit in "${upkeep[@]}"; do ln -sf /dev/null "/etc/systemd/system/$unit"; done
+forget_esp
 export APT_LISTCHANGES_FRONTEND=none
 
 # --- cheap work only: each of these costs seconds to minutes under emulation ---------------------------------------

@@ -52,6 +52,10 @@ mount --bind "$out/policy-rc.d" "$root/usr/sbin/policy-rc.d"
 
 touch "$out/marker"
 sleep 0.02
+# The layer's /boot is the folder: a file system of its own there would hide the kernel, and what is in that boots no VM.
+if grep -qsE '^[^#]+[[:space:]]/boot(/|[[:space:]])' "$root/etc/fstab"; then
+  sed -i -E '\,^[^#]+[[:space:]]/boot(/|[[:space:]]),d' "$root/etc/fstab"
+fi
 cp -R --no-preserve=ownership "$in/files/." "$root/"
 # Whoever can change a list of sources could have its packages' scripts run: none without a signature, whatever the list says.
 if grep -rqsEi '(trusted|allow-insecure|allow-weak)[[:space:]]*[=:][[:space:]]*yes' "$root"/etc/apt/sources.list "$root"/etc/apt/sources.list.d; then

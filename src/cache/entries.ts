@@ -217,9 +217,20 @@ async function readMeta<About>(dir: string, about: z.ZodType<About>): Promise<(E
   }
 }
 
+/** What `cached` would find without making it; nobody holds it. */
+export async function lookUp<About = unknown>(
+  kind: EntryKind,
+  hash: string,
+  about: z.ZodType<About> = ANYTHING as z.ZodType<About>,
+): Promise<Omit<Entry<About>, 'use'> | null> {
+  const dir = pathOf({ kind, hash });
+  const meta = await readMeta(dir, about);
+  return meta && { dir, meta };
+}
+
 /** Whether `cached` would find the entry without making it. */
 export async function isCached(kind: EntryKind, hash: string): Promise<boolean> {
-  return (await readMeta(pathOf({ kind, hash }), ANYTHING)) !== null;
+  return (await lookUp(kind, hash)) !== null;
 }
 
 /** One thing that the cache holds: an entry's folder or an official image's file. */

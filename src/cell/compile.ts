@@ -1,4 +1,4 @@
-import { deadline, specOf } from '../environment/boot.js';
+import { AS_LONG_AS_IT_TAKES_MS, deadline, MIRROR_HINT, specOf } from '../environment/boot.js';
 import { guestProxy } from '../environment/guest-proxy.js';
 import { mirrorsOf } from '../distro/mirrors.js';
 import { packageForm } from '../distro/row.js';
@@ -7,6 +7,7 @@ import { runBuild, type ModuleReport } from '../guest/programs/build.js';
 import { collect } from '../guest/programs/collect.js';
 import { fetchSource } from '../guest/programs/fetch-source.js';
 import type { PushedSource } from '../guest/programs/pushed-source.js';
+import { extraAuthorities } from '../lib/authorities.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { Network } from '../vm/args.js';
 import { MAX_DEBUG_BYTES, MAX_DEBUG_TOTAL } from '../pack/debug-symbols.js';
@@ -158,6 +159,9 @@ async function fetchInGuest(
   }
   const { main, security } = await mirrorsOf(lookup.row, machine, machine.arch);
   await using through = await guestProxy({ proxy: machine.proxy ?? '', urls: [main, security] }, 'vm');
-  const how = { called: source.text, proxy: through.proxy };
-  await fetchSource(guest, pushed, how, { timeoutMs: deadline(machine.accel, 180), onLine });
+  const how = { called: source.text, proxy: through.proxy, authorities: await extraAuthorities() };
+  // A line may be as slow as it likes; apt itself gives a connection up after a minute.
+  const silenceMs = deadline(machine.accel, 120);
+  const run = { timeoutMs: AS_LONG_AS_IT_TAKES_MS, silenceMs, lateHint: MIRROR_HINT, onLine };
+  await fetchSource(guest, pushed, how, run);
 }

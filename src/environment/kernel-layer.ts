@@ -6,6 +6,7 @@ import { Dkms2binError } from '../model/errors.js';
 import { credentialsFor } from '../lib/credentials.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { run } from '../lib/exec.js';
+import { extraAuthorities } from '../lib/authorities.js';
 import { hostMirrors, mirrorsOf, proxyFor } from '../distro/mirrors.js';
 import { PACKAGE_MANAGERS, type PackageManager } from '../distro/package-manager.js';
 import { isApt } from '../distro/row.js';
@@ -16,10 +17,18 @@ import {
   type InstalledKernel,
   type InstallVariables,
 } from '../guest/programs/install-kernel.js';
-import { cached, contentDigest, hashOf, type Entry } from '../cache/entries.js';
+import { cached, contentDigest, hashOf, lookUp, type Entry } from '../cache/entries.js';
 import { MAC, NET, type DirectBoot } from '../vm/args.js';
 import { ImageOrigin, type BaseImage, type Variant } from './base-image.js';
-import { bootNew, deadline, removeAccess, specOf, type Machine } from './boot.js';
+import {
+  AS_LONG_AS_IT_TAKES_MS,
+  bootNew,
+  deadline,
+  MIRROR_HINT,
+  removeAccess,
+  specOf,
+  type Machine,
+} from './boot.js';
 import { guestProxy, type GuestProxy } from './guest-proxy.js';
 import { nativeLayer } from './native-layer.js';
 import { phase } from './phase.js';
@@ -68,20 +77,8 @@ export async function kernelLayer(request: LayerRequest, machine: Machine): Prom
   const kernelPackages = await Promise.all(
     request.kernelPackages.map(async (path) => ({ file: basename(path), sha256: await contentDigest(path) })),
   );
-  const hash = hashOf([
-    'kernel-layer-5',
-    variant,
-    base.hash,
-    // A bootstrapped image has its mirror in its own hash.
-    base.source === 'bootstrap' ? null : (machine.mirror ?? null),
-    variant === 'build' ? (base.row.toolchain ?? null) : null,
-    target.release,
-    target.packageVersion ?? null,
-    target.suite ?? null,
-    target.archive ?? null,
-    kernelPackages.map(({ sha256 }) => sha256),
-    await recipeTexts(request),
-  ]);
+  const digests = kernelPackages.map(({ sha256 }) => sha256);
+  const hash = await layerHash({ base, target, variant, digests }, machine);
   const what = variant === 'build' ? 'kernel' : 'runtime';
   const entry = await cached(
     'layers',
@@ -102,35 +99,71 @@ export async function kernelLayer(request: LayerRequest, machine: Machine): Prom
     },
     { about: LayerMeta, signal: machine.signal, shared: machine.shared },
   );
-  const { cmdline, versions, image, toolchain } = entry.meta;
+  return { ...layerOf(entry, target, variant), entry };
+}
+
+function layerOf(
+  { dir, meta }: Omit<Entry<LayerMeta>, 'use'>,
+  { release }: KernelTarget,
+  variant: Variant,
+): Omit<KernelLayer, 'entry'> {
+  const { cmdline, versions, image, toolchain, kernelPackages } = meta;
   return {
-    release: target.release,
-    variant,
-    disk: join(entry.dir, 'disk.qcow2'),
-    boot: {
-      kind: 'direct',
-      vmlinuz: join(entry.dir, 'vmlinuz'),
-      initrd: join(entry.dir, 'initrd'),
-      cmdline,
-    },
-    config: join(entry.dir, 'config'),
-    versions,
-    image,
-    kernelPackages: entry.meta.kernelPackages,
-    toolchain,
-    entry,
+    ...{ release, variant, versions, image, kernelPackages, toolchain },
+    disk: join(dir, 'disk.qcow2'),
+    boot: { kind: 'direct', vmlinuz: join(dir, 'vmlinuz'), initrd: join(dir, 'initrd'), cmdline },
+    config: join(dir, 'config'),
   };
 }
 
+/** What a layer is known by: with another image, kernel, mirror or recipe it is another one. `digests` of kernel package files. */
+async function layerHash(
+  {
+    base,
+    target,
+    variant,
+    digests,
+  }: Pick<LayerRequest, 'target' | 'variant'> & { base: LayerBase; digests: readonly string[] },
+  machine: Pick<Machine, 'mirror'>,
+): Promise<string> {
+  return hashOf([
+    'kernel-layer-5',
+    variant,
+    base.hash,
+    // A bootstrapped image has its mirror in its own hash.
+    base.source === 'bootstrap' ? null : (machine.mirror ?? null),
+    variant === 'build' ? (base.row.toolchain ?? null) : null,
+    target.release,
+    target.packageVersion ?? null,
+    target.suite ?? null,
+    target.archive ?? null,
+    digests,
+    await recipeTexts(base, variant),
+  ]);
+}
+
+/** Of an image, what its layers are known by. */
+export type LayerBase = Pick<BaseImage, 'hash' | 'source' | 'row'>;
+
+/** A layer that the cache has; nobody holds it. Null when it has none. */
+export async function cachedLayer(
+  request: Parameters<typeof layerHash>[0],
+  machine: Pick<Machine, 'mirror'>,
+): Promise<(Omit<KernelLayer, 'entry'> & { entry: Omit<Entry, 'use'> }) | null> {
+  const entry = await lookUp('layers', await layerHash(request, machine), LayerMeta);
+  return entry && { ...layerOf(entry, request.target, request.variant), entry };
+}
+
 /** The texts of all that a layer is made by: with another one it is another layer. */
-function recipeTexts({ base, variant }: LayerRequest): Promise<string[]> {
+function recipeTexts(base: LayerBase, variant: Variant): Promise<string[]> {
   const agent = AGENT_FILES[variant].map(({ from }) => `guest/${from}`);
   const install = programFiles(managerOf(base).script).map((file) => `guest/${file}`);
   const names = [...install, 'guest/provision.sh', 'layer/native-layer.sh', ...agent];
   return Promise.all(names.map((name) => readFile(join(PACKAGE_ROOT, 'cloud-init', name), 'utf8')));
 }
 
-const managerOf = ({ row }: BaseImage): PackageManager => PACKAGE_MANAGERS[row.packageManager ?? 'apt'];
+const managerOf = ({ row }: Pick<BaseImage, 'row'>): PackageManager =>
+  PACKAGE_MANAGERS[row.packageManager ?? 'apt'];
 
 const AGENT = [
   { from: 'agent.py', to: '/usr/local/lib/dkms2bin/agent.py', mode: 0o755 },
@@ -220,10 +253,14 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
   const urls = await urlsOf(request, machine);
   // One of the host's loopback is in reach of the gateway alone.
   const secret = [proxy, ...urls].some((url) => url !== undefined && credentialsFor(url));
-  await using through = await guestProxy({ proxy: secret ? (proxy ?? '') : reachable(proxy, machine), urls }, 'vm');
+  await using through = await guestProxy(
+    { proxy: secret ? (proxy ?? '') : reachable(proxy, machine), urls },
+    'vm',
+  );
   const vars = { ...(await installVars(request, machine, through)), KERNEL_PACKAGE_DIR: packageDir };
   const result = await installKernel(guest, managerOf(base).script, vars, {
-    timeoutMs: INSTALL_LIMIT_MS,
+    timeoutMs: AS_LONG_AS_IT_TAKES_MS,
+    lateHint: MIRROR_HINT,
     // apt itself gives a connection up after a minute.
     silenceMs: deadline(machine.accel, 120),
     onLine: (line) => machine.emit({ type: 'output', line }),
@@ -249,11 +286,8 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
   await removeAccess(dir);
   await rm(join(dir, 'seed.iso'), { force: true });
   await run('qemu-img', ['check', '-q', '-f', 'qcow2', join(dir, 'disk.qcow2')]);
-  return madeOf(installed, target, '');
+  return madeOf(installed, target, installed.bootArguments);
 }
-
-/** A mirror may be as slow as it likes: what does nothing is given up before. */
-const INSTALL_LIMIT_MS = 12 * 3600 * 1000;
 
 async function installVars(
   { base, target, variant }: LayerRequest,
@@ -269,6 +303,7 @@ async function installVars(
     SUITE: target.suite ?? '',
     ARCHIVE_URI: named(target.archive?.uri ?? ''),
     ARCHIVE_SUITE: target.archive?.suite ?? '',
+    AUTHORITIES: await extraAuthorities(),
     KERNEL_PACKAGE_DIR: '',
   };
 }

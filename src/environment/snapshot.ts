@@ -2,7 +2,7 @@ import { readFile, rm, stat, statfs, truncate, writeFile } from 'node:fs/promise
 import { basename, join } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
 import { cacheDir, PACKAGE_ROOT } from '../lib/paths.js';
-import { cached, hashOf, type Entry } from '../cache/entries.js';
+import { cached, hashOf, isCached, type Entry } from '../cache/entries.js';
 import { settle } from '../guest/programs/settle.js';
 import { qemuArgs, type Network } from '../vm/args.js';
 import { mapsReadOnly, qemuIdentity } from '../vm/qemu-binary.js';
@@ -39,28 +39,7 @@ interface Snapshot {
  * The caller releases `entry.use` when no VM uses it any more. Rejects with fault `host` where snapshots cannot work.
  */
 async function snapshotOf(layer: KernelLayer, machine: Machine): Promise<Snapshot> {
-  // The card that leads out gets its addresses, and leads nowhere.
-  const spec: BootSpec = { ...specFor(layer, 'none', machine), egress: true };
-  const mapped = await mapsReadOnly(machine.arch, machine.signal);
-  const hash = hashOf([
-    'snapshot-2',
-    basename(layer.entry.dir),
-    layer.entry.meta.created,
-    await qemuIdentity(machine.arch),
-    machine.accel === 'kvm' ? await hostCpu() : null,
-    // Every device and option, with stand-ins for this run's own paths.
-    qemuArgs({
-      ...(await configOf('/', spec, mapped ? { kind: 'file', path: '/ram', shared: true } : { kind: 'own' })),
-      ...{
-        qmpSocket: '',
-        consoleSocket: '',
-        consolePipe: '',
-        channelSocket: '',
-        forwardSocket: spec.forward ? '' : null,
-      },
-    }),
-    await Promise.all(['settle.sh', '../user-data.yaml'].map(guestText)),
-  ]);
+  const { spec, mapped, hash } = await recipeOf(layer, machine);
   const what = layer.variant === 'runtime' ? 'runtime snapshot' : 'snapshot';
   const entry = await cached(
     'snapshots',
@@ -84,6 +63,46 @@ async function snapshotOf(layer: KernelLayer, machine: Machine): Promise<Snapsho
     seed: join(entry.dir, 'seed.iso'),
     entry,
   };
+}
+
+/** Of a layer, what its snapshot is known by and boots from. */
+type SnapshotBase = Pick<KernelLayer, 'boot' | 'variant'> & { entry: Pick<Entry, 'dir' | 'meta'> };
+
+/** How a layer's snapshot is made, and what names it. */
+async function recipeOf(
+  layer: SnapshotBase,
+  machine: Machine,
+): Promise<{ spec: BootSpec; mapped: boolean; hash: string }> {
+  // The card that leads out gets its addresses, and leads nowhere.
+  const spec: BootSpec = { ...specFor(layer, 'none', machine), egress: true };
+  const mapped = await mapsReadOnly(machine.arch, machine.signal);
+  const hash = hashOf([
+    'snapshot-2',
+    basename(layer.entry.dir),
+    layer.entry.meta.created,
+    await qemuIdentity(machine.arch),
+    machine.accel === 'kvm' ? await hostCpu() : null,
+    // Every device and option, with stand-ins for this run's own paths.
+    qemuArgs({
+      ...(await configOf('/', spec, mapped ? { kind: 'file', path: '/ram', shared: true } : { kind: 'own' })),
+      ...{
+        qmpSocket: '',
+        consoleSocket: '',
+        consolePipe: '',
+        channelSocket: '',
+        forwardSocket: spec.forward ? '' : null,
+      },
+    }),
+    await Promise.all(['settle.sh', '../user-data.yaml'].map(guestText)),
+  ]);
+  return { spec, mapped, hash };
+}
+
+/** Whether the cache has the layer's snapshot; true also where none is used. */
+export async function hasSnapshot(layer: SnapshotBase, machine: Machine): Promise<boolean> {
+  if (variable('DKMS2BIN_NO_SNAPSHOT')) return true;
+  const { hash } = await recipeOf(layer, machine);
+  return isCached('snapshots', hash);
 }
 
 const guestText = (name: string): Promise<string> =>
@@ -126,7 +145,11 @@ async function make(
 }
 
 /** How a layer's VMs boot. One that stands for a target machine has an address that leads to a repository. */
-const specFor = (layer: KernelLayer, network: Network, machine: Machine): BootSpec =>
+const specFor = (
+  layer: Pick<KernelLayer, 'boot' | 'variant'>,
+  network: Network,
+  machine: Machine,
+): BootSpec =>
   specOf(machine, {
     ...{ boot: layer.boot, control: 'channel', network, egress: network === 'egress' },
     forward: layer.variant === 'runtime',

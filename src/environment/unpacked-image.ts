@@ -33,6 +33,8 @@ interface UnpackRequest {
   signal: AbortSignal;
 }
 
+export const unpackedHash = (of: EntryId): string => hashOf(['unpacked-2', of.hash, OFFICIAL_GIB]);
+
 /**
  * An official image as layers are made natively from it: `disk.qcow2`, uncompressed and with a larger root, and `root.tar.zst`. Null,
  * with the reason in a note, when this image or host cannot. Made when the cache lacks it; the caller releases `entry.use`.
@@ -42,7 +44,7 @@ export async function unpackedImage(request: UnpackRequest): Promise<Entry<RootP
   try {
     return await cached(
       'images',
-      hashOf(['unpacked-2', of.hash, OFFICIAL_GIB]),
+      unpackedHash(of),
       async (dir) => {
         const place = await phase(emit, 'image root', () => unpack(request, dir));
         return { name, parents: [of], ...place };

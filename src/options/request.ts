@@ -1,3 +1,4 @@
+import { Dkms2binError } from '../model/errors.js';
 import { cleaned } from '../lib/credentials.js';
 import type { Option } from './option.js';
 import { fieldOf, OPTIONS, type FieldOf, type Row, type ValuesOf } from './table.js';
@@ -44,4 +45,12 @@ export function identityOptions(
   const rows: Option[] = OPTIONS.filter((row: Option) => row.identity === true);
   const named = rows.map((row): [string, unknown] => [row.name, values[fieldOf(row)]]);
   return Object.fromEntries(named.sort(([a], [b]) => (a < b ? -1 : 1)));
+}
+
+/** Throws fault `usage` for a key without its certificate, or the other way round. */
+export function requirePair({ signKey, signCert }: Pick<BuildRequest, 'signKey' | 'signCert'>): void {
+  if ((signKey === undefined) === (signCert === undefined)) return;
+  throw new Dkms2binError('usage', `--sign-${signKey === undefined ? 'key' : 'cert'} is missing`, {
+    hint: 'Signing needs both --sign-key and --sign-cert; dkms2bin keygen makes a pair.',
+  });
 }

@@ -13,6 +13,7 @@ import { socketFolder, type Scratch } from '../lib/scratch.js';
 import { plain } from '../lib/text.js';
 import { childEnvironment } from '../lib/variables.js';
 import { qemuArgs, type VmConfig } from './args.js';
+import { ConsoleWatch } from './console.js';
 import { ConsoleLog } from './console-log.js';
 import { findQemu } from './qemu-binary.js';
 import { Qmp } from './qmp.js';
@@ -215,6 +216,11 @@ export class Vm implements AsyncDisposable {
     }
     this.qmp.close();
     await closeParts(this.parts);
+  }
+
+  /** Hears the console from now on. */
+  watchConsole(onLine: (line: string) => void): ConsoleWatch {
+    return new ConsoleWatch((onBytes) => this.parts.console.subscribe(onBytes), onLine);
   }
 
   /** Last lines of the console, safe to print. */

@@ -10,14 +10,18 @@ mkdir -p "$root/etc/apt/mirrors"
 https "$RIG_MIRROR" >"$root/etc/apt/mirrors/debian.list"
 https "$RIG_SECURITY" >"$root/etc/apt/mirrors/debian-security.list"
 rm -f "$root/etc/apt/sources.list" "$root"/etc/apt/sources.list.d/*
-suites=$RIG_SUITE
-[ "$RIG_SUITE" = sid ] || suites="$RIG_SUITE $RIG_SUITE-updates $RIG_SUITE-backports"
+case $RIG_SUITE in
+  sid) suites=sid ;;
+  forky) suites='forky forky-updates' ;;
+  *) suites="$RIG_SUITE $RIG_SUITE-updates $RIG_SUITE-backports" ;;
+esac
 {
   printf 'Types: deb deb-src\nURIs: mirror+file:///etc/apt/mirrors/debian.list\nSuites: %s\nComponents: main\n' "$suites"
   [ "$RIG_SUITE" = sid ] ||
     printf '\nTypes: deb deb-src\nURIs: mirror+file:///etc/apt/mirrors/debian-security.list\nSuites: %s-security\nComponents: main\n' "$RIG_SUITE"
 } >"$root/etc/apt/sources.list.d/debian.sources"
 printf 'APT::Periodic::Update-Package-Lists "1";\nAPT::Periodic::Unattended-Upgrade "1";\n' >"$root/etc/apt/apt.conf.d/20auto-upgrades"
+[ -z "$RIG_STALE" ] || echo 'Acquire::Check-Valid-Until "false";' >"$root/etc/apt/apt.conf.d/99stale-mirror"
 
 mkdir -p "$root/etc/cloud/cloud.cfg.d"
 cat >"$root/etc/cloud/cloud.cfg.d/01_debian_cloud.cfg" <<'CFG'
@@ -70,23 +74,3 @@ chroot "$root" grub-mkimage -O i386-pc -p '(hd0,gpt1)/boot/grub' -o /tmp/core.im
 mv "$root/tmp/core.img" "$RIG_WORK/core.img"
 cp "$root/usr/lib/shim/shimx64.efi.signed" "$RIG_WORK/shim"
 cp "$root/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed" "$RIG_WORK/grub-efi"
-
-# The initramfs of a chroot has no device behind / to look at: MODULES=most, as in the real one.
-if [ ! -s "$root/boot/initrd.img-$RIG_KERNEL" ]; then
-  if [ -x "$root/usr/sbin/update-initramfs" ]; then
-    chroot "$root" update-initramfs -c -k "$RIG_KERNEL"
-  else
-    chroot "$root" dracut --no-hostonly --force "/boot/initrd.img-$RIG_KERNEL" "$RIG_KERNEL"
-  fi
-fi
-
-chroot "$root" systemctl enable systemd-networkd systemd-resolved ssh >/dev/null 2>&1 || true
-ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
-: >"$root/etc/machine-id"
-echo localhost >"$root/etc/hostname"
-printf '127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n' >"$root/etc/hosts"
-rm -f "$root"/etc/ssh/ssh_host_* "$root"/var/lib/dbus/machine-id
-chroot "$root" passwd -l root >/dev/null
-chroot "$root" dpkg-query -W -f '${Package}\n' | sort >"$RIG_WORK/packages"
-# As apt-get clean leaves them; the lists are there in no cloud image.
-rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/*

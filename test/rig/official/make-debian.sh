@@ -4,9 +4,9 @@
 # What is known of the real ones stands in README.md beside this file. Needs no root: mmdebstrap has a user namespace.
 #
 # Usage: make-debian.sh SUITE MIRROR SECURITY_MIRROR FOLDER
-#   SUITE             bookworm, trixie or sid
+#   SUITE             bookworm, trixie, forky or sid
 #   MIRROR, SECURITY  http URLs of Debian's archive and its security archive; the image itself names them with https
-#   FOLDER            gets debian-N-genericcloud-amd64.qcow2, SHA512SUMS and packages, in the layout of Debian's server
+#   FOLDER            gets debian-N-genericcloud-amd64.qcow2 (forky, sid: -daily), SHA512SUMS and packages, in the layout of Debian's server
 set -euo pipefail
 
 suite=$1 mirror=${2%/} security=${3%/} folder=$4
@@ -16,15 +16,16 @@ PATH=$PATH:/usr/sbin:/sbin
 export SOURCE_DATE_EPOCH=1577836800 MKE2FS_SKIP_PROGRESS=1
 
 case $suite in
-  bookworm) version=12 ;;
-  trixie) version=13 ;;
-  sid) version=sid ;;
+  bookworm) version=12 daily= ;;
+  trixie) version=13 daily= ;;
+  forky) version=14 daily=-daily ;;
+  sid) version=sid daily=-daily ;;
   *)
     echo "make-debian.sh: no such suite: $suite" >&2
     exit 2
     ;;
 esac
-name=debian-$version-genericcloud-amd64
+name=debian-$version-genericcloud-amd64$daily
 
 mkdir -p "$folder"
 # Not in a home folder: the root of the namespace is another user there.
@@ -47,13 +48,22 @@ export RIG_ROOT_UUID=$root_uuid RIG_ROOT_PART=$root_part RIG_ESP_PART=$esp_part
 # 3 GiB without the 1 MiB in front, the 3 MiB of grub, the 124 MiB of the ESP and the 1 MiB of the table's copy.
 export RIG_ROOT_MIB=$((3072 - 1 - 3 - 124 - 1))
 chmod 777 "$work"
-install -m 755 -t "$work" "$here/customize-debian.sh" "$here/write-root.sh"
+install -m 755 -t "$work" "$here/customize-debian.sh" "$here/finish-root.sh" "$here/write-root.sh"
+# A mirror that has stood still for weeks serves its testing and unstable no longer: there the image, too, is told to take them.
+export RIG_STALE=
+fetch='import sys, urllib.request; sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[1]).read())'
+valid=$(python3 -c "$fetch" "$mirror/dists/$suite/InRelease" | sed -n 's/^Valid-Until: //p')
+stale=()
+if [[ -n $valid ]] && (($(date -d "$valid" +%s) < $(date +%s))); then
+  RIG_STALE=1 stale=(--aptopt='Acquire::Check-Valid-Until "false"')
+fi
 printf '%s\n' "${sources[@]}" |
   mmdebstrap --quiet --mode=unshare --variant=required --format=null --skip=cleanup \
     --include="$(IFS=,; echo "${packages[*]}")" \
     --aptopt='Acquire::Retries "5"' --aptopt='APT::Install-Recommends "false"' --aptopt='APT::Install-Suggests "false"' \
-    --dpkgopt=force-unsafe-io \
+    --dpkgopt=force-unsafe-io ${stale[@]+"${stale[@]}"} \
     --customize-hook="$work/customize-debian.sh" \
+    --customize-hook="$work/finish-root.sh" \
     --customize-hook="$work/write-root.sh" \
     "$suite" - - >&2
 
@@ -78,27 +88,7 @@ mcopy -i "$work/esp" "$work/early.cfg" ::EFI/debian/grub.cfg
 mcopy -i "$work/esp" "$work/early.cfg" ::EFI/BOOT/grub.cfg
 put "$work/esp" $((8192 * 512))
 
-# boot.img knows the first sector of core.img, whose first sector knows where the rest is: what grub-bios-setup writes.
-python3 - "$disk" "$work/boot.img" "$work/core.img" 2048 <<'PY'
-import struct
-import sys
-
-disk, boot_path, core_path, first = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-boot = bytearray(open(boot_path, "rb").read())
-core = bytearray(open(core_path, "rb").read())
-core += bytes(-len(core) % 512)
-with open(disk, "r+b") as out:
-    old = out.read(512)
-    struct.pack_into("<Q", boot, 0x5C, first)
-    boot[440:512] = old[440:512]  # The protective partition table stays.
-    # Disk errors are no reason to stop: this jump is taken out on all but floppies.
-    boot[0x66:0x68] = b"\x90\x90"
-    struct.pack_into("<QHH", core, 512 - 12, first + 1, len(core) // 512 - 1, 0x820)
-    out.seek(0)
-    out.write(boot)
-    out.seek(first * 512)
-    out.write(core)
-PY
+"$here/grub-bios.py" "$disk" "$work/boot.img" "$work/core.img" 2048
 
 qemu-img convert -c -f raw -O qcow2 -o compression_type=zlib "$disk" "$work/$name.qcow2"
 chmod 644 "$work/$name.qcow2"
