@@ -76,8 +76,8 @@ rm -f "$root/usr/sbin/policy-rc.d" "$root"/var/log/apt/* "$root/var/log/dpkg.log
 cp "$root/boot/vmlinuz-$release" "$out/vmlinuz"
 cp "$root/boot/initrd.img-$release" "$out/initrd"
 cp "$root/boot/config-$release" "$out/config"
-# Whoever started this is another user.
-chmod a+r "$out"/*
+# Whoever started this is another user. Not the marker: what changed is told by the time of its last change.
+chmod a+r "$out"/{vmlinuz,initrd,config,packages}
 # `+` for what was touched since the marker, type, mode, uid, gid, seconds, path, link target
 line='%y\t%m\t%U\t%G\t%T@\t%P\t%l\n'
 (cd "$root" && find . -xdev -mindepth 1 \( -newercc "$out/marker" -printf "+\t$line" -o -printf "=\t$line" \)) \
