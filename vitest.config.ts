@@ -74,6 +74,17 @@ export default defineConfig({
       },
       {
         test: {
+          // Packages that mean harm, in VMs, and the tool killed at many points.
+          name: 'hostile',
+          include: ['test/hostile-vm/**/*.test.ts'],
+          globalSetup: ['test/vm/setup.ts'],
+          testTimeout: 60 * 60_000,
+          hookTimeout: 60 * 60_000,
+          fileParallelism: false,
+        },
+      },
+      {
+        test: {
           // Every official image, or what stands in for it: too long for each commit.
           name: 'official',
           include: ['test/official/**/*.test.ts'],

@@ -23,6 +23,7 @@ KIND=${KIND:-} NAME=${NAME:-} VERSION=${VERSION:-} SRC=${SRC:-} RELEASE=${RELEAS
 EXTRA=${EXTRA:-} KEEP=${KEEP:-} DEBUG_SYMBOLS=${DEBUG_SYMBOLS:-}
 
 check_release
+check_source
 case $JOBS in '' | *[!0-9]*) fail "$E_INPUT" "JOBS is not a number: '$JOBS'" ;; esac
 case $EPOCH in '' | *[!0-9]*) fail "$E_INPUT" "EPOCH is not a number: '$EPOCH'" ;; esac
 read -r running </proc/sys/kernel/osrelease

@@ -1,17 +1,15 @@
 """Hands over what build.sh left in /var/lib/dkms2bin/result, as frames on stdout. Run as root.
 
-A frame is an ASCII line "DKMS2BIN1 KIND INDEX SIZE\\n" and then SIZE raw bytes. KIND is ko, debug, extra, log or meta; INDEX counts
+A frame is an ASCII line "DKMS2BIN1 KIND INDEX SIZE\\n" and then SIZE raw bytes. KIND is ko, debug, log or meta; INDEX counts
 from 0 over all frames. meta is JSON and the last but one:
   {"modules": [{"name", "version", "verdict", "reason", "dependency": bool, "ko": [{"dest": "x.ko", "blob": INDEX}],
                 "debug": [{"file": "x.ko.debug", "blob": INDEX}], "debugTooLarge": bool, "log": INDEX|null,
-                "buildDepends": [NAME]}],
-   "extras": [{"path": "/etc/modprobe.d/x.conf", "mode": 420, "blob": INDEX}], "sourcePackage", "sourceVersion"}
+                "buildDepends": [NAME]}]}
 The last line is "DKMS2BIN1 end SHA256 0\\n", the digest of all blobs' bytes in order. No end frame: not all arrived.
 """
 import hashlib
 import json
 import os
-import stat
 import sys
 
 root = "/var/lib/dkms2bin/result"
@@ -54,12 +52,27 @@ def send_file(kind, path):
     return count - 1
 
 
-# The host takes 128 MiB of one file of debug symbols and 512 MiB of all files: without symbols a module is still a module.
+def send_log(path):
+    """The beginning and the end of a log that is too long for the host, with a mark between them."""
+    size = os.path.getsize(path)
+    if size <= MAX_LOG:
+        return send_file("log", path)
+    half = MAX_LOG // 2
+    with open(path, "rb") as file:
+        first = file.read(half)
+        file.seek(-half, os.SEEK_END)
+        last = file.read(half)
+    cut = size - len(first) - len(last)
+    mark = "\n[dkms2bin: %d of the %d bytes of this log are left out here; %s in a VM that is kept (--debug) has all]\n" % (cut, size, path)
+    return send("log", first + mark.encode("utf-8", "replace") + last)
+
+
+# Of one log; of a file of debug symbols the host takes 128 MiB, and 512 MiB of all files: without symbols a module is still a module.
+MAX_LOG = 16 << 20
 MAX_DEBUG, debug_left = 128 << 20, 256 << 20
 
 if not os.path.exists(root + "/source"):
     sys.exit("no build result in this guest")
-source = lines(root + "/source") + ["", ""]
 targets = lines(root + "/targets")
 modules = []
 folder = root + "/modules"
@@ -80,7 +93,7 @@ for entry in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
             debug.append({"file": file.split("@")[-1], "blob": send_file("debug", os.path.join(here, "debug", file))})
         else:
             too_large = True
-    log = send_file("log", lines(here + "/log")[0]) if lines(here + "/log") else None
+    log = send_log(lines(here + "/log")[0]) if lines(here + "/log") else None
     modules.append({"name": name, "version": version, "verdict": verdict, "reason": reason,
                     "dependency": name + "/" + version not in targets, "ko": ko, "debug": debug,
                     "debugTooLarge": too_large, "log": log,
@@ -88,16 +101,6 @@ for entry in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
 # The package's own order; what was built only as a dependency comes last.
 modules.sort(key=lambda m: (m["dependency"], targets.index(m["name"] + "/" + m["version"]) if not m["dependency"] else 0))
 
-extras = []
-for path in lines(root + "/extras"):
-    try:
-        info = os.lstat(path)
-        if stat.S_ISREG(info.st_mode):
-            extras.append({"path": path, "mode": stat.S_IMODE(info.st_mode), "blob": send_file("extra", path)})
-    except OSError:
-        pass
-
-send("meta", json.dumps({"modules": modules, "extras": extras, "sourcePackage": source[0], "sourceVersion": source[1]},
-                        ensure_ascii=False).encode("utf-8", "replace"))
+send("meta", json.dumps({"modules": modules}, ensure_ascii=False).encode("utf-8", "replace"))
 out.write(b"DKMS2BIN1 end %s 0\n" % digest.hexdigest().encode())
 out.flush()

@@ -9,11 +9,13 @@
 #
 # Leaves /var/lib/dkms2bin/fetched-depends (package names, one a line) for build.sh.
 #
-# Result lines: @@dkms2bin KEY VALUE with KEY one of package, package-version, source-package, depends (a build
-#   dependency's package that came along), near (a name or version that exists), error
+# Result lines: @@dkms2bin KEY VALUE with KEY one of package, package-version, source-package, file (where a repository's package
+#   lies now), depends (a build dependency's package that came along), near (a name or version that exists), error
 #
 # Exit codes (lib/exit-codes.sh): DONE INPUT NOT_FOUND NETWORK DISK_FULL PACKAGE_MANAGER
 KIND=${KIND:-} NAME=${NAME:-} VERSION=${VERSION:-} SRC=${SRC:-} EXTRA=${EXTRA:-} BROUGHT=${BROUGHT:-}
+check_source
+check_url PROXY "${PROXY:-}"
 
 work=$(mktemp -d) || fail "$E_DISK_FULL" 'no temporary folder'
 trap 'rm -rf "$work"' EXIT
@@ -93,7 +95,7 @@ done
 
 case $KIND in
   repo)
-    case $NAME in '' | -* | *[!a-z0-9+.-]*) fail "$E_INPUT" "not a package name: '$NAME'" ;; esac
+    [ -n "$NAME" ] || fail "$E_INPUT" 'NAME is empty'
     version=$(match_version "$VERSION" "$NAME")
     if [ -z "$version" ]; then
       apt_update
@@ -119,7 +121,11 @@ case $KIND in
     say package "$NAME"
     say package-version "$version"
     say source-package "$(apt-cache show "$NAME=$version" 2>/dev/null | awk '/^Source:/ {print $2; f = 1; exit} END {if (!f) print "'"$NAME"'"}')"
-    for file in /var/cache/apt/archives/"$NAME"_*.deb; do [ -f "$file" ] && confs_of_deb "$file"; done
+    for file in /var/cache/apt/archives/"$NAME"_*.deb; do
+      [ -f "$file" ] || continue
+      [ "$(dpkg-deb -f "$file" Version)" != "$version" ] || say file "$file"
+      confs_of_deb "$file"
+    done
     ;;
   deb)
     package=$(dpkg-deb -f "$SRC" Package 2>&1) || fail "$E_INPUT" "not a Debian package: $SRC: $package"
@@ -132,6 +138,5 @@ case $KIND in
     confs_of_deb "$SRC"
     ;;
   folder | tarball | rpm) confs_of_tree "$SRC" ;;
-  *) fail "$E_INPUT" "KIND must be repo, deb, rpm, folder or tarball, not '$KIND'" ;;
 esac
 exit "$E_DONE"

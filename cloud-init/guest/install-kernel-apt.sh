@@ -34,6 +34,9 @@ check_url ARCHIVE_URI "$ARCHIVE_URI"
 check_words SUITE "$SUITE"
 check_words ARCHIVE_SUITE "$ARCHIVE_SUITE"
 check_words ARCHIVE_COMPONENTS "$ARCHIVE_COMPONENTS"
+check_sources SOURCES "$SOURCES"
+check_path ARCHIVE_KEYRING "$ARCHIVE_KEYRING"
+case $ROOT_UUID in *[!0-9A-Fa-f-]*) fail "$E_INPUT" "ROOT_UUID is not a file system's: '$ROOT_UUID'" ;; esac
 case $VARIANT in build | runtime) ;; *) fail "$E_INPUT" "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
 case $TOOLCHAIN in *[!a-z0-9.+\ -]*) fail "$E_INPUT" 'a package name has a character that none has' ;; esac
 

@@ -6,6 +6,7 @@ import { readCapped } from '../lib/read-capped.js';
 import { compressionOf, decompress } from '../formats/decompress.js';
 import { readPublicKey } from './dsse.js';
 import { MAX_MODULE_BYTES, readModule } from '../formats/elf.js';
+import { hazardsOf } from '../pack/hazards.js';
 import { readSignature, type ModuleSignature } from '../pack/signature.js';
 import { provenancePath, readBundle, type ReadStatement } from './provenance.js';
 import { AR_MAGIC } from '../formats/ar.js';
@@ -74,6 +75,8 @@ export interface Inspection {
     bytes: number;
     target: string | null;
   }[];
+  /** What of the files could hurt the machine that installs them, a line each. */
+  hazards: string[];
   provenance: InspectedProvenance | null;
 }
 
@@ -99,6 +102,7 @@ export async function inspectFile(path: string, key?: KeyObject): Promise<Inspec
       bytes: size,
       target: target ?? null,
     })),
+    hazards: hazardsOf(packed?.files ?? []),
     provenance: await provenanceOf(path, digests, key),
   };
 }

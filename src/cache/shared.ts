@@ -3,15 +3,16 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
-import { run } from '../lib/exec.js';
+import { run, runBytes, type RunOptions } from '../lib/exec.js';
 import { cacheDir } from '../lib/paths.js';
 import { qcow2Info } from '../lib/qemu-img.js';
 import { openStore, type Store } from '../lib/object-store/index.js';
+import { oneLine } from '../lib/text.js';
 import { formatBytes } from '../lib/units.js';
 import { contentDigest, EntryMeta, type Entry, type EntryId, type SharedCache } from './entries.js';
 
 /** What the store says of an entry: its files, with meta.json, as a tar.zst. */
-const NOTE = z.object({ sha256: z.string().regex(/^[0-9a-f]{64}$/), size: z.number().int() });
+const NOTE = z.object({ sha256: z.string().regex(/^[0-9a-f]{64}$/), size: z.number().int().nonnegative() });
 const noteName = ({ kind, hash }: EntryId): string => `${kind}-${hash}.json`;
 
 /** The shared cache at `url`, a folder's or a bucket's; says what it does. */
@@ -20,6 +21,36 @@ export async function openSharedCache(
   context: { emit: Emit; signal: AbortSignal },
 ): Promise<SharedCache> {
   return new StoredCache(await openStore(url, context), context.emit, context.signal);
+}
+
+/** What an entry's files may come to, holes included; a snapshot has the memory of its machine. */
+const MAX_ENTRY_BYTES = 64 * 2 ** 30;
+const MAX_ENTRY_FILES = 64;
+const MAX_LIST_BYTES = 2 ** 20;
+/** For the unpacking of one. */
+const MAX_SECONDS = 1800;
+
+/** Of `tar -tv`: mode, owner, size, date, time, name. */
+const PLAIN_FILE = /^-[rwx-]{9} +\S+ +(\d+) \S+ \S+ ([A-Za-z0-9_][A-Za-z0-9._-]*)$/;
+
+/** Throws for an archive with anything but a few plain files in it: no folder, link or device, nothing setuid. */
+async function requirePlainFiles(
+  archive: string,
+  cancel: Pick<RunOptions, 'cancelSignal' | 'timeout'>,
+): Promise<void> {
+  const list = await runBytes('tar', ['--zstd', '--numeric-owner', '-tvf', archive], {
+    ...{ ...cancel, maxBytes: MAX_LIST_BYTES, env: { LC_ALL: 'C' } },
+  });
+  const lines = list.toString('latin1').split('\n').slice(0, -1);
+  const sizes = lines.map((line) => Number(PLAIN_FILE.exec(line)?.[1] ?? NaN));
+  const strange = lines[sizes.findIndex(Number.isNaN)];
+  if (strange !== undefined)
+    throw new Error(`it holds what is no plain file: ${oneLine(strange).slice(0, 200)}`);
+  if (lines.length > MAX_ENTRY_FILES)
+    throw new Error(`it holds ${lines.length} files, the limit is ${MAX_ENTRY_FILES}`);
+  const bytes = sizes.reduce((sum, each) => sum + each, 0);
+  if (bytes > MAX_ENTRY_BYTES)
+    throw new Error(`its files have ${formatBytes(bytes)}, the limit is ${formatBytes(MAX_ENTRY_BYTES)}`);
 }
 
 class StoredCache implements SharedCache {
@@ -52,11 +83,12 @@ class StoredCache implements SharedCache {
     }
   }
 
-  async #unpack({ sha256 }: z.infer<typeof NOTE>, dir: string): Promise<Record<string, unknown>> {
+  async #unpack({ sha256, size }: z.infer<typeof NOTE>, dir: string): Promise<Record<string, unknown>> {
     const archive = `${dir}.tar.zst`;
-    const cancel = { cancelSignal: this.signal };
+    const cancel = { cancelSignal: this.signal, timeout: MAX_SECONDS * 1000 };
     try {
-      await this.store.get(sha256, archive, this.signal);
+      await this.store.get(sha256, archive, { signal: this.signal, maxBytes: size });
+      await requirePlainFiles(archive, cancel);
       await run('tar', ['--zstd', '-xSf', archive, '--no-same-owner', '-C', dir], cancel);
     } finally {
       await rm(archive, { force: true });

@@ -1,4 +1,4 @@
-import { deadline, specOf } from '../environment/boot.js';
+import { AS_LONG_AS_IT_TAKES_MS, deadline, MIRROR_HINT, specOf } from '../environment/boot.js';
 import { guestProxy } from '../environment/guest-proxy.js';
 import { mirrorsOf } from '../distro/mirrors.js';
 import { packageForm } from '../distro/row.js';
@@ -14,6 +14,7 @@ import { MAX_DEBUG_BYTES, MAX_DEBUG_TOTAL } from '../pack/debug-symbols.js';
 import { allowLogin, keepIfAsked } from './keep.js';
 import type { Phase } from './phases.js';
 import type { RunDir } from './run-dir.js';
+import { readSource } from './source-reading.js';
 import { EPOCH, folderTar, rpmTar, type LocalSource, type Prepared } from './source.js';
 import type { BuildConditions, Built, CellInput, Compiled, Opened } from './types.js';
 
@@ -78,16 +79,17 @@ export async function buildInVm(turn: BuildTurn): Promise<Built> {
 
 /** Sends the source, cuts the way out, builds, and takes what came of it. */
 async function buildInGuest(
-  { input, prepared, conditions, phase, onReport }: Omit<BuildTurn, 'run'>,
+  { input, prepared, conditions, phase, run: runDir, onReport }: BuildTurn,
   guest: Guest,
   cutEgress: () => Promise<void>,
 ): Promise<Built> {
   const { machine, label } = input;
   const onLine = (line: string): void => machine.emit({ type: 'output', cell: label, line });
-  const source = await phase('fetch', async () => {
+  const { source, reading } = await phase('fetch', async () => {
     const pushed = await pushSource(guest, prepared, machine.signal);
-    if (prepared.network) await fetchInGuest(input, guest, pushed, onLine);
-    return pushed;
+    const path = prepared.network ? await fetchInGuest(input, guest, pushed, onLine) : null;
+    const fetched = path === null ? null : { guest, path, dir: runDir.dir };
+    return { source: pushed, reading: await readSource(prepared, fetched, machine.signal) };
   });
   // From here on the package's own code runs: nothing but the management NIC is left to it.
   await cutEgress();
@@ -105,7 +107,7 @@ async function buildInGuest(
   for (const report of reports) onReport?.(report);
   const limits = { single: MAX_DEBUG_BYTES, total: MAX_DEBUG_TOTAL };
   const collected = await phase('collect', () => collect(guest, deadline(machine.accel, 60), limits));
-  return { reports, collected };
+  return { reports, collected, reading };
 }
 
 /** Sends the cell's local sources into the guest. */
@@ -141,13 +143,13 @@ async function contentOf(
   return { file: source.path };
 }
 
-/** Lets the guest download what the host could not find for it. */
+/** Lets the guest download what the host could not find for it; the path in the guest of a repository's package. */
 async function fetchInGuest(
   { source, lookup, machine }: CellInput,
   guest: Guest,
   pushed: PushedSource,
   onLine: (line: string) => void,
-): Promise<void> {
+): Promise<string | null> {
   if (packageForm(lookup.row) !== 'deb') {
     throw new Dkms2binError(
       'not-found',
@@ -160,5 +162,8 @@ async function fetchInGuest(
   const { main, security } = await mirrorsOf(lookup.row, machine, machine.arch);
   await using through = await guestProxy({ proxy: machine.proxy ?? '', urls: [main, security] }, 'vm');
   const how = { called: source.text, proxy: through.proxy, authorities: await extraAuthorities() };
-  await fetchSource(guest, pushed, how, { timeoutMs: deadline(machine.accel, 180), onLine });
+  // A line may be as slow as it likes; apt itself gives a connection up after a minute.
+  const silenceMs = deadline(machine.accel, 120);
+  const run = { timeoutMs: AS_LONG_AS_IT_TAKES_MS, silenceMs, lateHint: MIRROR_HINT, onLine };
+  return await fetchSource(guest, pushed, how, run);
 }

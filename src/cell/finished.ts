@@ -36,6 +36,9 @@ const recordPath = (identity: string): string => join(cacheDir(), 'built', `${id
 /** It becomes a path in the out-dir. */
 const FileName = z.string().regex(/^[^/\0.][^/\0]*$/);
 
+/** More than the guest's collect.py sends of one. */
+const MAX_LOG_BYTES = 64 * 2 ** 20;
+
 const Remembered = z.array(
   z.strictObject({
     /** Its paths are those of the run that built it; only their last parts count. */
@@ -45,7 +48,7 @@ const Remembered = z.array(
     /** The build log, base64 of its gzip; null when there was none. */
     log: z
       .base64()
-      .transform((text) => gunzipSync(Buffer.from(text, 'base64')))
+      .transform((text) => gunzipSync(Buffer.from(text, 'base64'), { maxOutputLength: MAX_LOG_BYTES }))
       .nullable(),
   }),
 );

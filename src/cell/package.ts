@@ -11,8 +11,9 @@ import { Dkms2binError } from '../model/errors.js';
 import { compressModule, moduleCompression } from '../pack/compress.js';
 import { MAINTAINER } from '../pack/deb.js';
 import { hasDebugInfo, MAX_DEBUG_BYTES, pairDebugSymbols } from '../pack/debug-symbols.js';
-import { isExtraPath, packModules, type PackedPackage, type PackInput } from '../pack/module-package.js';
+import { packModules, type PackedPackage, type PackInput } from '../pack/module-package.js';
 import { signatureHash, type Signer } from '../pack/sign.js';
+import { contentOf } from './package-content.js';
 import { packRpms } from './pack-rpm.js';
 import { EPOCH } from './source.js';
 import type { Built, CellInput, CellModule, Compiled, Opened, Packaged, PackedModule } from './types.js';
@@ -79,8 +80,10 @@ async function packReported(cell: Compiled, module: CellModule, stage: string): 
       packModule(cell, module, { built, signer: input.signer, outDir: stage }),
     );
     const packed = packedOf(packages, found);
-    if (input.debugSymbols && !ownedByOtherCell) await noteMissingSymbols(input, found);
-    return { ...module, packed };
+    if (ownedByOtherCell) return { ...module, packed };
+    if (input.debugSymbols) await noteMissingSymbols(input, found);
+    const { notes } = await contentOf(input, built, found, false);
+    return told(input, { ...module, packed }, notes);
   } catch (error) {
     if (!(error instanceof Dkms2binError)) throw error;
     const result: CellResult = {
@@ -91,6 +94,18 @@ async function packReported(cell: Compiled, module: CellModule, stage: string): 
     };
     return { ...module, result };
   }
+}
+
+/** A module with what its user should know: in the result, in the log and as notes. */
+function told({ machine, label }: CellInput, module: CellModule, notes: readonly string[]): CellModule {
+  if (notes.length === 0) return module;
+  for (const message of notes) machine.emit({ type: 'note', level: 'warn', message, cell: label });
+  const lines = notes.map((note) => `dkms2bin: ${note}\n`).join('');
+  return {
+    ...module,
+    result: { ...module.result, notes: [...notes] },
+    log: module.log && Buffer.concat([module.log, Buffer.from(`\n${lines}`)]),
+  };
 }
 
 function packedOf(packages: readonly PackedPackage[], { ko }: CollectedModule): PackedModule {
@@ -112,16 +127,16 @@ export async function packModule(
 ): Promise<PackedPackage[]> {
   const { target, lookup } = input;
   const form = packageForm(lookup.row);
-  const { ko, debug, extras, buildDepends } = collectedOf(built.collected, report);
+  const found = collectedOf(built.collected, report);
+  const { ko, debug } = found;
+  const { notes: _, ...own } = await contentOf(input, built, found, ownedByOtherCell);
   const content = {
     module: report.name,
     version: report.version,
     release: target.release,
     modules: await finishModules(input, ko, ownedByOtherCell ? [] : debug, signer),
-    extras: extras.filter(({ path }) => isExtraPath(path)),
-    sourcePackage: ownedByOtherCell ? null : built.collected.source,
+    ...own,
     maintainer: MAINTAINER,
-    dependsModules: buildDepends,
     mtime: EPOCH,
     outDir,
   };

@@ -22,6 +22,9 @@ const RUN_RECORD = z.object({
 });
 export type RunRecord = z.infer<typeof RUN_RECORD>;
 
+/** One process at a time makes a run or looks for dead ones: a folder whose lock is not taken yet looks left behind. */
+const alone = (): Promise<Lock> => lock(`${runsDir()}.lock`, 'exclusive', { wait: true });
+
 /** A run's folder with its lock: whoever holds the lock is alive; without it the run is kept or stale. */
 export class RunDir {
   private constructor(
@@ -33,6 +36,7 @@ export class RunDir {
   static async create(about: { cell: string; kernel: string; distro: string }): Promise<RunDir> {
     const id = newRunId();
     const dir = join(runsDir(), id);
+    await using _only = await alone();
     await mkdir(dir, { recursive: true, mode: 0o700 });
     const held = await lock(join(dir, 'lock'), 'exclusive', { wait: true });
     if (!held) throw new Error(`a new run's lock is taken: ${dir}`);
@@ -93,20 +97,14 @@ export interface RunState {
  */
 export async function listRunDirs(): Promise<RunState[]> {
   const runs: RunState[] = [];
+  await using _only = await alone();
   for (const id of (await readdir(runsDir()).catch(() => [])).sort()) {
     const dir = join(runsDir(), id);
     const record = await readRecord(dir);
     const held = await lock(join(dir, 'lock'), 'exclusive', { wait: false }).catch(() => null);
     if (held && !record?.kept) {
       if (record?.live) await rm(record.live.socketDir, { recursive: true, force: true });
-      // A run that was made a moment ago has no lock yet: leave it its first minute.
-      const age =
-        Date.now() -
-        (await stat(dir).then(
-          (s) => s.mtimeMs,
-          () => 0,
-        ));
-      if (record || age > 60_000) await rm(dir, { recursive: true, force: true });
+      await rm(dir, { recursive: true, force: true });
       await held.release();
       continue;
     }

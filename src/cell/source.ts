@@ -1,9 +1,10 @@
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ModuleSource } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { run, runBytes } from '../lib/exec.js';
+import { readCapped } from '../lib/read-capped.js';
 import { cacheDir } from '../lib/paths.js';
 import {
   fetchDkmsPackage,
@@ -15,7 +16,10 @@ import {
 } from '../distro/dkms-package.js';
 import type { DistroRow } from '../distro/row.js';
 import { contentDigest } from '../cache/entries.js';
-import { filesTar } from '../formats/tar.js';
+import { Unreadable } from '../formats/bytes.js';
+import { readDeb } from '../formats/deb.js';
+import type { PackageEntry } from '../formats/package.js';
+import { filesTar, tarEntries } from '../formats/tar.js';
 import { readRpmFile } from '../formats/rpm.js';
 import { evrOf } from '../formats/rpm-header.js';
 import type { KernelLayer } from '../environment/kernel-layer.js';
@@ -79,8 +83,8 @@ export interface SourceInput {
 }
 
 /**
- * Finds on the host what the guest would need minutes of emulation for: a repository's package is downloaded here when
- * everything that it depends on is in the layer, and the request's other sources bring build dependencies.
+ * Finds on the host what the guest would need minutes of emulation for: a repository's package is downloaded here when a
+ * verified index names it, and the request's other sources bring build dependencies.
  * Throws what the look-up throws: `not-found`, `transient`.
  */
 export async function prepareSource({
@@ -95,12 +99,14 @@ export async function prepareSource({
   let local: LocalSource;
   let there: Prepared['package'] = null;
   let digest: string;
+  const needs: Relations[] = [];
   if (source.kind === 'repo') {
     const { offline, proxy } = lookup;
     const found = await packageOf(source, lookup, machine);
     there = { name: found.name, version: found.version };
     digest = found.sha256;
-    if (unmetDependency(found, installed, arch) !== null || !found.verified) {
+    // Without a verified index the package is the guest's apt to check.
+    if (!found.verified) {
       return {
         ...{ source, package: there, digest, with: [], brings: [] },
         network: true,
@@ -109,16 +115,16 @@ export async function prepareSource({
     const { emit } = machine;
     const path = await fetchDkmsPackage(found, { cacheDir: cacheDir(), offline, proxy, emit, signal });
     local = { kind: 'deb', text: source.text, path };
+    needs.push({ ...found, line: '' });
   } else {
     local = source;
     digest = await localDigest(source, signal);
     if (source.kind === 'rpm') there = await rpmPackage(source);
   }
   const along = await dependenciesOf(local, otherSources, signal);
-  // The package of a repository was found to be complete by the index.
-  // An .rpm's dependencies are not looked at: what builds a module is in every layer.
+  // Of a repository's package the index has them. An .rpm's are not looked at: what builds a module is in every layer.
   const debs = [...along.with, ...(local === source ? [local] : [])].filter((each) => each.kind === 'deb');
-  const fields = await Promise.all(debs.map((each) => fieldsOf(each.path, signal)));
+  const fields = [...needs, ...(await Promise.all(debs.map((each) => fieldsOf(each.path, signal))))];
   const brought = await Promise.all(
     along.with.map(async (each) => ({ ...each, digest: await localDigest(each, signal) })),
   );
@@ -167,10 +173,13 @@ export async function rpmTar(path: string): Promise<Buffer> {
 }
 
 /** A package's relations, and its line as `parseInstalled` reads it. */
-async function fieldsOf(
-  path: string,
-  signal: AbortSignal,
-): Promise<{ depends: string; preDepends: string; line: string }> {
+interface Relations {
+  depends: string;
+  preDepends: string;
+  line: string;
+}
+
+async function fieldsOf(path: string, signal: AbortSignal): Promise<Relations> {
   const field = async (name: string): Promise<string> =>
     (await run('dpkg-deb', ['-f', path, name], { cancelSignal: signal })).stdout;
   try {
@@ -184,7 +193,7 @@ async function fieldsOf(
 }
 
 /** What dkms.conf files say about who needs whom. */
-interface ConfText {
+export interface ConfText {
   /** PACKAGE_NAMEs. */
   names: string[];
   /** Words of BUILD_DEPENDS. */
@@ -218,31 +227,43 @@ export async function moduleNames(source: ModuleSource, signal: AbortSignal): Pr
   return source.kind === 'rpm' ? [] : (await confOf(source, signal)).names;
 }
 
-async function confOf(source: LocalSource, signal: AbortSignal): Promise<ConfText> {
-  const tar = ['-xOf', source.kind === 'deb' ? '-' : source.path, '--wildcards', '*dkms.conf'];
-  const options = { cancelSignal: signal };
+/** What the dkms.conf files of a source say. Empty, and not plain, when they cannot be read. */
+export async function confOf(source: LocalSource, signal: AbortSignal): Promise<ConfText> {
+  const tar = ['-xOf', source.path, '--wildcards', '*dkms.conf'];
+  const options = { cancelSignal: signal, maxBytes: MAX_CONF_BYTES, timeout: MAX_TAR_SECONDS * 1000 };
   try {
     switch (source.kind) {
       case 'folder':
-        return readConfText(await readFile(join(source.path, 'dkms.conf'), 'utf8'));
+        return readConfText(await folderConf(source.path, signal));
       case 'tarball':
-        return readConfText((await run('tar', tar, options)).stdout);
-      case 'deb': {
-        const piped = ['-c', 'dpkg-deb --fsys-tarfile "$0" | tar "$@"', source.path, ...tar];
-        return readConfText((await run('sh', piped, options)).stdout);
-      }
-      case 'rpm': {
-        const { files } = await readRpmFile(source.path);
-        const confs = files.filter((each) => each.path.endsWith('/dkms.conf'));
-        if (confs.length > 0) return readConfText(confs.map((each) => each.bytes().toString()).join('\n'));
-        return { names: [], needs: [], plain: false };
-      }
+        return readConfText((await runBytes('tar', tar, options)).toString());
+      case 'deb':
+        return packageConf((await readDeb(source.path)).files);
+      case 'rpm':
+        return packageConf((await readRpmFile(source.path)).files);
     }
   } catch (error) {
     if (signal.aborted) throw error;
     // An old-style package carries its dkms.conf in a tarball of its own.
     return { names: [], needs: [], plain: false };
   }
+}
+
+const MAX_CONF_BYTES = 2 ** 20;
+
+async function folderConf(path: string, signal: AbortSignal): Promise<string> {
+  if ((await stat(path)).isFile()) return textInTar(await folderTar(path, signal), 'dkms.conf');
+  return (await readCapped(join(path, 'dkms.conf'), MAX_CONF_BYTES)).toString('utf8');
+}
+
+/** What dkms reads of a package's modules, the administrator's additions among it. */
+const CONF = /^\/usr\/src\/[^/]+\/dkms\.conf$|^\/etc\/dkms\/[^/]+\.conf$/;
+
+/** What the dkms.conf files of a package say. An old one brings its source in a tarball, and some by a script. */
+export function packageConf(files: readonly PackageEntry[]): ConfText {
+  const confs = files.filter(({ path }) => CONF.test(path));
+  if (confs.length === 0) return { names: [], needs: [], plain: false };
+  return readConfText(confs.map((each) => each.bytes().toString()).join('\n'));
 }
 
 export interface Dependencies {
@@ -299,14 +320,46 @@ export async function localDigest(
 /** Seconds since 1970 that every file and kbuild timestamp gets: a constant, so that same input gives same bytes. */
 export const EPOCH = Number(standardVariable('SOURCE_DATE_EPOCH') ?? 1577836800);
 
-/** Largest source folder, as a tar. */
-const MAX_TAR_BYTES = 2 ** 30;
+/** Largest source, a folder as its tar. */
+export const MAX_SOURCE_BYTES = 2 ** 30;
+const MAX_TAR_SECONDS = 300;
 
-/** A folder as a tar whose bytes depend on its content alone. */
+/**
+ * A folder as a tar whose bytes depend on its content alone. On another machine than its own the folder is that tar already.
+ * Throws fault `usage` for one that is too large.
+ */
 export async function folderTar(path: string, signal: AbortSignal): Promise<Buffer> {
+  if ((await stat(path)).isFile()) return readCapped(path, MAX_SOURCE_BYTES);
+  await requireSmall(path, signal);
   const same = ['--sort=name', `--mtime=@${EPOCH}`, '--owner=0', '--group=0', '--numeric-owner'];
   return runBytes('tar', [...same, '--exclude-vcs', '-cf', '-', '-C', path, '.'], {
-    maxBytes: MAX_TAR_BYTES,
-    cancelSignal: signal,
+    ...{ maxBytes: MAX_SOURCE_BYTES, cancelSignal: signal, timeout: MAX_TAR_SECONDS * 1000 },
   });
 }
+
+/** Before a sparse file of terabytes is read. What version control keeps may be as large again. */
+async function requireSmall(path: string, signal: AbortSignal): Promise<void> {
+  const vcs = ['.git', '.svn', '.hg', '.bzr', 'CVS'].map((name) => `--exclude=${name}`);
+  const { stdout } = await run('du', ['--apparent-size', '-s', '-B1', ...vcs, '--', path], {
+    cancelSignal: signal,
+    timeout: MAX_TAR_SECONDS * 1000,
+  });
+  const bytes = Number(/^\d+/.exec(stdout)?.[0] ?? 0);
+  if (bytes <= MAX_SOURCE_BYTES) return;
+  throw new Dkms2binError(
+    'usage',
+    `The folder ${path} has ${bytes} bytes, the limit of a source is ${MAX_SOURCE_BYTES}`,
+    {
+      hint: 'Give the folder of the module alone, without build products. Holes of sparse files count as bytes.',
+    },
+  );
+}
+
+/** The one file of that name at the top of a folder's tar. */
+function textInTar(tar: Buffer, name: string): string {
+  const found = [...tarEntries(tar, MAX_TAR_ENTRIES)].filter(({ path }) => path === `/${name}`);
+  if (found.length !== 1 || found[0]?.type !== 'file') throw new Unreadable(`no ${name} in the tar`);
+  return found[0].bytes.toString('utf8');
+}
+
+const MAX_TAR_ENTRIES = 200_000;

@@ -12,6 +12,7 @@ import type { Phase } from './phases.js';
 import type { PrebootedVm } from './prebooted-vm.js';
 import type { RunDir } from './run-dir.js';
 import type { Prepared, SourceInput } from './source.js';
+import type { SourceReading } from './source-reading.js';
 
 /** What an invocation says of itself in the provenance of all its packages. */
 interface Invocation {
@@ -55,10 +56,11 @@ export interface BuildConditions {
   disguise?: (guest: Guest) => Promise<void>;
 }
 
-/** What a build VM made. */
+/** What a build VM made, and what the host read of the source. */
 export interface Built {
   reports: ModuleReport[];
   collected: Collected;
+  reading: SourceReading;
 }
 
 // The record of a cell, as each of its steps leaves it.

@@ -68,6 +68,8 @@ export const engine = {
     (await import('../engine/images.js')).pruneImages(...input),
   verifyImages: async (...input: Of<Images, 'verifyImages'>) =>
     (await import('../engine/images.js')).verifyImages(...input),
+  updateImages: async (...input: Of<typeof import('../engine/update-images.js'), 'updateOfficialImages'>) =>
+    (await import('../engine/update-images.js')).updateOfficialImages(...input),
   warmImages: async (...input: Of<typeof import('../engine/warm.js'), 'warm'>) =>
     (await import('../engine/warm.js')).warm(...input),
   prove: async (...input: Of<typeof import('../engine/prove-request.js'), 'proveRequest'>) =>

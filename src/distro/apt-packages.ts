@@ -16,7 +16,7 @@ export const DkmsPackage = z.object({
     .regex(/^[\w.+~%:-]+(?:\/[\w.+~%:-]+)*$/)
     .refine((path) => !path.split('/').includes('..')),
   /** Bytes. */
-  size: z.int(),
+  size: z.int().nonnegative(),
   /** Bytes on the disk, as its Installed-Size has them. */
   installedBytes: z.int(),
   sha256: z.string().regex(/^[0-9a-f]{64}$/),
@@ -89,7 +89,7 @@ export function parseDkmsPackages(bytes: Buffer, suite: string): DkmsPackage[] {
       suite,
       architecture: field('Architecture'),
       filename: field('Filename').replace(/^\.\//, ''),
-      size: Number(field('Size')),
+      size: /^\d+$/.test(field('Size')) ? Number(field('Size')) : NaN,
       installedBytes: Number(field('Installed-Size')) * 1024,
       sha256: field('SHA256').toLowerCase(),
       depends: field('Depends'),

@@ -5,6 +5,7 @@ import { readTimings, writeTimings, type Taken } from '../cache/timings.js';
 import { findRow, type CatalogueRow } from '../distro/catalogue.js';
 import { contentDigest } from '../cache/entries.js';
 import type { KernelTarget } from '../model/cell.js';
+import { Dkms2binError } from '../model/errors.js';
 import type { CourseStep, Emit, Event } from '../model/events.js';
 
 import { resolve } from 'node:path';
@@ -258,7 +259,12 @@ export function reckon(emit: Emit): {
     },
     begin: async (undertaking, rows, machine) => {
       const opened = await Reckoner.open(machine.accel);
-      emit(await opened.course(undertaking, rows, machine));
+      try {
+        emit(await opened.course(undertaking, rows, machine));
+      } catch (error) {
+        // What is wrong is told by the cells that it concerns.
+        if (!(error instanceof Dkms2binError) || error.fault === 'interrupted') throw error;
+      }
       reckoner = opened;
     },
     built: (label, done) => reckoner?.built(label, done),

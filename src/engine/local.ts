@@ -7,6 +7,7 @@ import { CellRunner } from './cells.js';
 import type { CellDone, Executor } from './executor.js';
 import { loadCatalogue } from '../distro/catalogue.js';
 import { reckon, type Undertaking } from './course.js';
+import { tidyImages } from './images.js';
 import { cellLabel } from './plan/planned-cell.js';
 import type { BuildPlan, PlannedCell } from './plan/types.js';
 import { Schedule } from './schedule.js';
@@ -69,6 +70,7 @@ export function localExecutor(run: string, context: BuildContext): Executor {
       const told = { ...turn, ended, emit: reckoning.emit, signal };
       await new Schedule(plan.cells, { jobs, runner, stop }, told).done();
       await reckoning.end();
+      await tidyImages({ emit: turn.emit, signal });
     },
   };
 }

@@ -9,6 +9,7 @@ import { run } from '../lib/exec.js';
 import { guestUrl } from '../lib/gateway.js';
 import { removeScratch } from '../lib/namespace.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
+import { plain } from '../lib/text.js';
 import { nativeSandbox, type NativeSandbox } from '../lib/sandbox.js';
 import { hostMirrors, hostProxy } from '../distro/mirrors.js';
 import { derivedUuid, EFI_GRUB, writeDisk } from './bootstrap-disk.js';
@@ -76,7 +77,7 @@ export async function bootstrapImage(request: BootstrapRequest): Promise<{ packa
   const { arch, diskGiB, rootOut, emit, signal } = request;
   await mkdir(scratch, { mode: 0o755 });
   try {
-    await phase(emit, 'bootstrap packages', () => 
+    await phase(emit, 'bootstrap packages', () =>
       installFromLivingIndexes({ request, scratch, uuid, box, tar }),
     );
     await phase(emit, 'bootstrap filesystem', () =>
@@ -161,7 +162,7 @@ async function installPackages(context: Context, concessions: Concessions): Prom
     [
       ...before,
       // Root of the sandbox, that is.
-      ...['mmdebstrap', '--mode=root', '--variant=apt'],
+      ...['mmdebstrap', '--verbose', '--mode=root', '--variant=apt'],
       '--format=tar',
       `--architectures=${DEB_ARCH[request.arch]}`,
       `--components=${components.replaceAll(' ', ',')}`,
@@ -186,6 +187,7 @@ async function installPackages(context: Context, concessions: Concessions): Prom
       dieWithParent: true,
       env: { TMPDIR: join(box, 'tmp') },
       network: true,
+      onLine: (line) => request.emit({ type: 'output', line: plain(line) }),
     },
   );
 }
@@ -226,10 +228,14 @@ async function placeOf(context: Context, readable: string[]): Promise<NativeSand
     return sandbox;
   } catch (error) {
     if (!(error instanceof Dkms2binError) || error.fault !== 'host') throw error;
-    throw new Dkms2binError('host', `Packages cannot be installed in a sandbox on this host: ${error.message}`, {
-      hint: `${error.hint ?? 'dkms2bin doctor says what is missing.'} Or use --image official, or an image of your own.`,
-      cause: error,
-    });
+    throw new Dkms2binError(
+      'host',
+      `Packages cannot be installed in a sandbox on this host: ${error.message}`,
+      {
+        hint: `${error.hint ?? 'dkms2bin doctor says what is missing.'} Or use --image official, or an image of your own.`,
+        cause: error,
+      },
+    );
   }
 }
 
@@ -264,7 +270,10 @@ async function settings(option: 'aptopt' | 'dpkgopt', path: string): Promise<str
 }
 
 /** Where the packages are; undefined when no mirror is known: mmdebstrap then uses its own. */
-async function mirrorsFor({ archive, mirror }: BootstrapRequest): Promise<{ main: string; security: string } | undefined> {
+async function mirrorsFor({
+  archive,
+  mirror,
+}: BootstrapRequest): Promise<{ main: string; security: string } | undefined> {
   const host = archive === undefined && mirror === undefined ? await hostMirrors() : {};
   const main = archive?.main ?? mirror ?? host.main;
   if (main === undefined) return undefined;

@@ -34,7 +34,12 @@ function headerTrouble(header: Buffer): string | null {
   return null;
 }
 
-function infoTrouble({ format, backing, dataFile, corrupt }: Qcow2Info): string | null {
+/** What a guest would see of it; a disk is not made larger than 64 GiB here. */
+const MAX_VIRTUAL_BYTES = 2 ** 40;
+
+function infoTrouble({ format, backing, dataFile, corrupt, virtualSize }: Qcow2Info): string | null {
+  if (virtualSize > MAX_VIRTUAL_BYTES)
+    return `it unpacks to ${virtualSize} bytes, the limit is ${MAX_VIRTUAL_BYTES}`;
   if (format !== 'qcow2') return `qemu-img calls it ${format}`;
   if (backing !== undefined) return 'it has a backing file';
   if (dataFile !== undefined) return 'it keeps its data in another file';

@@ -20,7 +20,15 @@ import {
 import { cached, contentDigest, hashOf, lookUp, type Entry } from '../cache/entries.js';
 import { MAC, NET, type DirectBoot } from '../vm/args.js';
 import { ImageOrigin, type BaseImage, type Variant } from './base-image.js';
-import { bootNew, deadline, removeAccess, specOf, type Machine } from './boot.js';
+import {
+  AS_LONG_AS_IT_TAKES_MS,
+  bootNew,
+  deadline,
+  MIRROR_HINT,
+  removeAccess,
+  specOf,
+  type Machine,
+} from './boot.js';
 import { guestProxy, type GuestProxy } from './guest-proxy.js';
 import { nativeLayer } from './native-layer.js';
 import { phase } from './phase.js';
@@ -154,7 +162,8 @@ function recipeTexts(base: LayerBase, variant: Variant): Promise<string[]> {
   return Promise.all(names.map((name) => readFile(join(PACKAGE_ROOT, 'cloud-init', name), 'utf8')));
 }
 
-const managerOf = ({ row }: Pick<BaseImage, 'row'>): PackageManager => PACKAGE_MANAGERS[row.packageManager ?? 'apt'];
+const managerOf = ({ row }: Pick<BaseImage, 'row'>): PackageManager =>
+  PACKAGE_MANAGERS[row.packageManager ?? 'apt'];
 
 const AGENT = [
   { from: 'agent.py', to: '/usr/local/lib/dkms2bin/agent.py', mode: 0o755 },
@@ -244,10 +253,14 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
   const urls = await urlsOf(request, machine);
   // One of the host's loopback is in reach of the gateway alone.
   const secret = [proxy, ...urls].some((url) => url !== undefined && credentialsFor(url));
-  await using through = await guestProxy({ proxy: secret ? (proxy ?? '') : reachable(proxy, machine), urls }, 'vm');
+  await using through = await guestProxy(
+    { proxy: secret ? (proxy ?? '') : reachable(proxy, machine), urls },
+    'vm',
+  );
   const vars = { ...(await installVars(request, machine, through)), KERNEL_PACKAGE_DIR: packageDir };
   const result = await installKernel(guest, managerOf(base).script, vars, {
-    timeoutMs: INSTALL_LIMIT_MS,
+    timeoutMs: AS_LONG_AS_IT_TAKES_MS,
+    lateHint: MIRROR_HINT,
     // apt itself gives a connection up after a minute.
     silenceMs: deadline(machine.accel, 120),
     onLine: (line) => machine.emit({ type: 'output', line }),
@@ -275,9 +288,6 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
   await run('qemu-img', ['check', '-q', '-f', 'qcow2', join(dir, 'disk.qcow2')]);
   return madeOf(installed, target, installed.bootArguments);
 }
-
-/** A mirror may be as slow as it likes: what does nothing is given up before. */
-const INSTALL_LIMIT_MS = 12 * 3600 * 1000;
 
 async function installVars(
   { base, target, variant }: LayerRequest,

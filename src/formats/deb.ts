@@ -79,6 +79,9 @@ const COMPRESSION = new Map<string, Compression>([
   ['.gz', 'gzip'],
   ['.xz', 'xz'],
   ['.zst', 'zstd'],
+  // Of packages before 2010.
+  ['.lzma', 'lzma'],
+  ['.bz2', 'bzip2'],
 ]);
 
 /** deb(5): debian-binary, control.tar, data.tar; between them what starts with `_`, after them anything. */
@@ -132,7 +135,7 @@ function takePart(part: Part, found: Part[]): void {
 }
 
 const unknownPacking = ({ name }: Part): Unreadable =>
-  new Unreadable(`${name}: only gzip, xz, zstd and no compression can be read`);
+  new Unreadable(`${name}: only gzip, xz, zstd, lzma, bzip2 and no compression can be read`);
 
 /** A part's tar, at most `limit` bytes of it, packed or not. */
 async function unpack(source: ByteSource, part: Part, limit: number): Promise<Buffer> {

@@ -52,6 +52,10 @@ export async function readable<T>(path: string, kind: string, read: () => Promis
     return await read();
   } catch (error) {
     if (!(error instanceof Unreadable)) throw error;
-    throw new Dkms2binError('usage', `${path} is not a readable ${kind}: ${error.message}`, { cause: error });
+    const hint = error.cause instanceof Dkms2binError ? error.cause.hint : undefined;
+    throw new Dkms2binError('usage', `${path} is not a readable ${kind}: ${error.message}`, {
+      ...(hint !== undefined && { hint }),
+      cause: error,
+    });
   }
 }

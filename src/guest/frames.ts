@@ -72,9 +72,9 @@ export class FrameReader implements AsyncIterable<Frame> {
       if (Number(index) !== expected) throw garbled(`blob ${expected} expected, got ${quote(line)}`);
       const size = Number(length);
       total += size;
-      if (expected >= this.#limits.count) throw beyond(`more than ${this.#limits.count} blobs`);
-      if (size > this.#limits.single) throw beyond(`a blob of ${size} bytes (limit ${this.#limits.single})`);
-      if (total > this.#limits.total) throw beyond(`more than ${this.#limits.total} bytes in all`);
+      if (expected >= this.#limits.count) throw beyond(`more files than the limit of ${this.#limits.count}`);
+      if (size > this.#limits.single) throw beyond(`a file of ${size} bytes (limit ${this.#limits.single})`);
+      if (total > this.#limits.total) throw beyond(`${total} bytes in all (limit ${this.#limits.total})`);
       const bytes = await input.take(size);
       hash.update(bytes);
       yield { kind, index: expected, bytes };
@@ -168,5 +168,7 @@ function garbled(why: string): Dkms2binError {
 }
 
 function beyond(what: string): Dkms2binError {
-  return new Dkms2binError('module', `The guest sent too much: ${what}`);
+  return new Dkms2binError('module', `The guest sent too much: ${what}`, {
+    hint: 'No module needs so much. Look at what its build makes: --debug keeps the VM.',
+  });
 }

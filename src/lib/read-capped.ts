@@ -11,7 +11,9 @@ export async function readCapped(path: string, maxBytes: number): Promise<Buffer
     const info = await handle.stat();
     if (!info.isFile()) throw new Dkms2binError('usage', `${path} is not a file`);
     if (info.size > maxBytes) {
-      throw new Dkms2binError('usage', `${path} has ${info.size} bytes, the limit is ${maxBytes}`);
+      throw new Dkms2binError('usage', `${path} has ${info.size} bytes, the limit is ${maxBytes}`, {
+        hint: 'Real files of this kind are far smaller: check that it is the one that you mean.',
+      });
     }
     return await handle.readFile();
   } catch (error) {

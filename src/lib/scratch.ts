@@ -25,7 +25,7 @@ async function ownFolder(parent: string, prefix: string): Promise<Scratch> {
     await sweep(parent, prefix);
   }
   // Under another name until it is locked: else a sweeper would take it for one that was left.
-  const unlocked = await mkdtemp(join(parent, `.${prefix}`));
+  const unlocked = await mkdtemp(join(parent, `.${prefix}${process.pid}-`));
   const held = await lock(join(unlocked, 'lock'), 'exclusive', { wait: true });
   const dir = join(parent, basename(unlocked).slice(1));
   await rename(unlocked, dir);
@@ -38,14 +38,34 @@ async function ownFolder(parent: string, prefix: string): Promise<Scratch> {
   };
 }
 
+/** One without a lock is none of ours: it gets its name when its lock is taken. */
+const hasLock = (dir: string): Promise<boolean> =>
+  lstat(join(dir, 'lock')).then(
+    (info) => info.isFile(),
+    () => false,
+  );
+
+/** Whether its maker may be about to lock it: it is alive, or, where the name does not tell, the folder is new. */
+function isMaking(name: string, madeMs: number): boolean {
+  const pid = /-(\d+)-[^-]*$/.exec(name)?.[1];
+  if (pid === undefined) return Date.now() - madeMs < 60_000;
+  try {
+    process.kill(Number(pid), 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}
+
 async function sweep(parent: string, prefix: string): Promise<void> {
   for (const name of await readdir(parent)) {
-    if (!name.startsWith(prefix) && !name.startsWith(`.${prefix}`)) continue;
+    // Only what this program has named: a folder of somebody else's may begin with the same letters.
+    if (!new RegExp(`^\\.?${prefix}(?:\\d+-)?[A-Za-z0-9]{6}$`).test(name)) continue;
     const dir = join(parent, name);
     const info = await lstat(dir).catch(() => null);
     // The parent may be /tmp, where others may put what looks like ours.
     if (!info?.isDirectory() || info.uid !== process.getuid?.() || (info.mode & 0o077) !== 0) continue;
-    if (name.startsWith('.') && Date.now() - info.mtimeMs < 60_000) continue;
+    if (name.startsWith('.') ? isMaking(name, info.mtimeMs) : !(await hasLock(dir))) continue;
     const dead = await lock(join(dir, 'lock'), 'exclusive', { wait: false }).catch(() => null);
     if (!dead) continue;
     await removeScratch(dir).catch(() => undefined);

@@ -51,6 +51,8 @@ export interface CellResult {
   kept: string | null;
   /** Set for verdict error and failed: decides the exit code. */
   fault: 'module' | 'usage' | 'not-found' | 'host' | 'transient' | 'interrupted' | null;
+  /** What whoever installs the package should know, a line each; absent when there is nothing. */
+  notes?: string[];
   /** Whether a second build gave the same packages to the byte; absent when that was not checked. */
   reproducible?: boolean;
 }

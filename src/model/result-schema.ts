@@ -27,6 +27,10 @@ export const Cell = z.strictObject({
     .enum(['module', 'usage', 'not-found', 'host', 'transient', 'interrupted'])
     .nullable()
     .describe('Whose fault a failed or error verdict is; decides the exit code'),
+  notes: z
+    .array(z.string())
+    .optional()
+    .describe('What whoever installs the package should know; absent when there is nothing'),
   reproducible: z
     .boolean()
     .optional()

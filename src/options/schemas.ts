@@ -15,9 +15,18 @@ interface Words {
 }
 
 const refusal = (value: unknown, { what, hint }: Words): string => {
-  const shown = typeof value === 'string' ? `"${value}"` : (JSON.stringify(value) ?? String(value));
+  const shown = typeof value === 'string' ? `"${value}"` : jsonOf(value);
   return `${oneLine(shown)} is not ${what}\n${hint}`;
 };
+
+/** What YAML makes of an alias to itself has no end. */
+function jsonOf(value: unknown): string {
+  try {
+    return JSON.stringify(value) ?? String(value);
+  } catch {
+    return 'a value that contains itself';
+  }
+}
 
 /** zod's `error` setting with these words. */
 const saying = (words: Words) => ({
@@ -64,7 +73,12 @@ const URL_WORDS: Words = {
   hint: 'URLs look like http://HOST/PATH or http://HOST:PORT',
 };
 /** Its user and password go no further. */
-const url = z.url({ protocol: /^https?$/, ...saying(URL_WORDS) }).transform(withoutCredentials);
+// What reads URLs passes over newlines and tabs in them, and files of package managers do not.
+const url = z
+  .string(saying(URL_WORDS))
+  .regex(/^[\x21-\x7e]+$/, saying(URL_WORDS))
+  .pipe(z.url({ protocol: /^https?$/, ...saying(URL_WORDS) }))
+  .transform(withoutCredentials);
 
 function whole(least: number, most: number, { what = 'a whole number', example }: WholeWords) {
   const words = {

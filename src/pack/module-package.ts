@@ -17,6 +17,7 @@ import type { Packed } from './compress.js';
 import { makeDeb, type ControlFields, type DebInput } from './deb.js';
 import { debugPaths } from './debug-symbols.js';
 import { buildId, checkModule, readModule } from '../formats/elf.js';
+import { isExtraPath } from './shared-files.js';
 
 export interface PackInput {
   /** The DKMS module's PACKAGE_NAME and PACKAGE_VERSION. */
@@ -33,8 +34,11 @@ export interface PackInput {
   modules: readonly { name: string; bytes: Buffer; packed?: Packed; debug?: Buffer }[];
   /** What the DKMS package ships outside /usr/src; every path must pass isExtraPath. */
   extras: readonly { path: string; bytes: Buffer; mode: number }[];
-  /** The Debian package that the source came from; null for a folder or a tarball. */
-  sourcePackage: { name: string; version?: string } | null;
+  /**
+   * The package that the source came from, as this host read it; null for a folder or a tarball. With `ofDistro` it is called like
+   * a package that every machine of the distro has, whose place nothing may take.
+   */
+  sourcePackage: { name: string; version?: string; ofDistro?: boolean } | null;
   /** `Name <address>`. */
   maintainer: string;
   /** DKMS names of BUILD_DEPENDS: their packages for the same kernel are depended on. */
@@ -59,28 +63,6 @@ export interface PackedPackage extends Published {
 
 export const RELEASE = /^[0-9][A-Za-z0-9.+~_-]{0,63}$/;
 const MODULE_FILE = /^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}\.ko$/;
-const EXTRA_FOLDERS = [
-  '/etc/modprobe.d/',
-  '/lib/modprobe.d/',
-  '/usr/lib/modprobe.d/',
-  '/etc/modules-load.d/',
-  '/lib/modules-load.d/',
-  '/usr/lib/modules-load.d/',
-  '/etc/udev/rules.d/',
-  '/lib/udev/rules.d/',
-  '/usr/lib/udev/rules.d/',
-  '/lib/firmware/',
-  '/usr/lib/firmware/',
-];
-
-/** Whether a file that a DKMS package ships is one that the built module needs beside it. */
-export function isExtraPath(path: string): boolean {
-  return (
-    EXTRA_FOLDERS.some((folder) => path.startsWith(folder) && path.length > folder.length) &&
-    !path.split('/').includes('..')
-  );
-}
-
 /**
  * Writes the binary packages of one cell into outDir. When there are extras they go into a package of their own,
  * `<module>-modules-common`, which is first in the result: it is the same for every kernel, so that several kernels'
@@ -169,6 +151,7 @@ function commonPackage({ input, common, base, origin }: Parts): NewPackage {
       architecture: 'all',
       // It may be an .rpm.
       ...(source &&
+        !source.ofDistro &&
         debName(source.name) === source.name && { conflicts: [source.name], replaces: [source.name] }),
       description: {
         synopsis: `${module} kernel module, files for every kernel`,
@@ -275,12 +258,12 @@ export function checkModules(
   return [...magics].sort();
 }
 
-/** The mode that such a file gets. Throws fault `module` for a path that isExtraPath refuses. */
+/** The mode that such a file gets: its own, without setuid, and nobody but root may write. Throws fault `module` for a path that isExtraPath refuses. */
 export function extraMode(path: string, mode: number): number {
   if (!isExtraPath(path)) {
     throw new Dkms2binError('module', `Not a file that a module package may ship: ${JSON.stringify(path)}`);
   }
-  return (mode & 0o111) === 0 ? 0o644 : 0o755;
+  return mode & 0o755;
 }
 
 async function script(name: 'postinst' | 'postrm', release: string): Promise<string> {

@@ -209,7 +209,7 @@ function commonPackage({ input, names, common, origin }: Parts): SpecPackage {
       tag('Version', common.version),
       tag('Summary', `${module} kernel module, files for every kernel`),
       'BuildArch: noarch',
-      ...(source ? [tag('Conflicts', source.name)] : []),
+      ...(source && !source.ofDistro ? [tag('Conflicts', source.name)] : []),
     ],
     description: [
       'Configuration, udev rules and firmware that the module needs beside it.',

@@ -44,6 +44,7 @@ function cellDocument(cell: CellResult): Record<string, unknown> {
     phases: cell.phases,
     kept: cell.kept,
     fault: cell.fault,
+    ...(cell.notes === undefined ? {} : { notes: cell.notes }),
     ...(cell.reproducible === undefined ? {} : { reproducible: cell.reproducible }),
   };
 }

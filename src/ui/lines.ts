@@ -42,7 +42,7 @@ export function lineOf(event: Event, level: Level): string | null {
 export function courseLines({ ahead, there, seconds }: EventOf<'course'>): string[] {
   const made = ahead.filter(({ kind }) => kind !== 'cell');
   const cells = ahead.length - made.length;
-  const work = [...several(made), ...(cells > 0 ? [`${cells} to build`] : [])];
+  const work = [...several(made), ...(cells > 0 ? [plural(cells, 'cell')] : [])];
   return [
     ...(there.length > 0 ? [`there already: ${listOf(there)}`] : []),
     ...(work.length > 0 ? [`to do: ${work.join('; ')}; ${about(seconds)} in all`] : []),

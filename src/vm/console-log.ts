@@ -15,6 +15,7 @@ export const CUT_MARK = `\n[dkms2bin: the console's log is cut here, after ${LIM
  */
 export class ConsoleLog implements Disposable {
   #left: number;
+  readonly #listeners = new Set<(bytes: Buffer) => void>();
   #tail = Buffer.alloc(0);
 
   private constructor(
@@ -34,6 +35,12 @@ export class ConsoleLog implements Disposable {
     const fd = openSync(pipe, constants.O_RDWR | constants.O_NONBLOCK);
     const file = openSync(log, 'a', 0o600);
     return new ConsoleLog(file, fd, new Socket({ fd, readable: true, writable: false }), limit);
+  }
+
+  /** Calls `onBytes` with what comes from now on, until the returned function is called. */
+  subscribe(onBytes: (bytes: Buffer) => void): () => void {
+    this.#listeners.add(onBytes);
+    return () => void this.#listeners.delete(onBytes);
   }
 
   /** Last lines, safe to print. */
@@ -61,6 +68,7 @@ export class ConsoleLog implements Disposable {
 
   #take(bytes: Buffer): void {
     this.#tail = Buffer.concat([this.#tail, bytes]).subarray(-TAIL);
+    if (bytes.length > 0) for (const listener of this.#listeners) listener(bytes);
     if (this.#left <= 0) return;
     const kept = bytes.subarray(0, this.#left);
     this.#left -= kept.length;

@@ -42,6 +42,8 @@ export async function missingForRigs(): Promise<string[]> {
   return missing;
 }
 
+const SCRIPTS = ['make-debian.sh', 'customize-debian.sh', 'finish-root.sh', 'write-root.sh', 'grub-bios.py'];
+
 /** The folder of a suite's rig in the cache; made when it is not there, or was made by other scripts. */
 export async function officialRig(suite: Suite): Promise<string> {
   const hash = createHash('sha256');

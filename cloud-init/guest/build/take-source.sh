@@ -1,5 +1,5 @@
 # Of build.sh: how the package's source gets to /usr/src and its modules to dkms. Nothing is built yet (/etc/dkms/no-autoinstall).
-# Sets package, package_version, sources, brought, targets; writes $result/extras.
+# Sets package, sources, brought, targets.
 added_modules() { local link; for link in "$tree"/*/*/source; do if [ -e "$link" ]; then link=${link%/source}; echo "${link#"$tree"/}"; fi; done; }
 conf_folders() { local conf; for conf in /usr/src/*/dkms.conf; do if [ -f "$conf" ]; then echo "${conf%/dkms.conf}"; fi; done; }
 apt_offline() {
@@ -122,7 +122,7 @@ take_package() {
     repo | deb)
       file=$SRC
       if [ "$KIND" = repo ]; then
-        case $NAME in '' | -* | *[!a-z0-9+.-]*) fail "$E_INPUT" "not a package name: '$NAME'" ;; esac
+        [ -n "$NAME" ] || fail "$E_INPUT" 'NAME is empty'
         file='' best=''
         for candidate in /var/cache/apt/archives/"$NAME"_*.deb; do
           [ -f "$candidate" ] || continue
@@ -157,17 +157,9 @@ take_package() {
         find_sources
       else take_tree "$SRC"; fi
       ;;
-    *) fail "$E_INPUT" "KIND must be repo, deb, rpm, folder or tarball, not '$KIND'" ;;
   esac
   case $KIND in
     repo | deb | rpm)
-      : >"$result/extras"
-      while read -r path; do
-        path=${path#.} path=/${path#/}
-        if [[ $path =~ ^(/etc|/lib|/usr/lib|/usr/local/lib)/(modprobe\.d|modules-load\.d|udev/rules\.d|firmware)/ ]] && [ -f "$path" ] && [ ! -L "$path" ]; then
-          printf '%s\n' "$path" >>"$result/extras"
-        fi
-      done <"$state/files"
       if [ ${#sources[@]} -eq 0 ]; then
         # An old style package that carries a dkms tarball.
         for archive in /usr/share/"$package"/*.dkms.tar.gz /usr/share/"$NAME"/*.dkms.tar.gz; do

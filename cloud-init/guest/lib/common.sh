@@ -5,6 +5,8 @@
 set -u
 # rpm keeps its database below HOME, which is the host user's when a layer is made on the host.
 export HOME=/root
+# So is its TMPDIR, which names no folder here.
+unset TMPDIR
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 # A word that only the host and this program know: without it nothing that a package prints is a result line. It comes on
@@ -36,6 +38,40 @@ check_url() {
 check_words() {
   case $2 in *[!A-Za-z0-9._~/\ -]* | -* | *' -'* | *..*) fail "$E_INPUT" "$1 has a word that cannot be used: '$2'" ;; esac
 }
+# check_sources NAME VALUE: lines `deb URL SUITE COMPONENT…` of apt, without options: `[trusted=yes]` is one.
+check_sources() {
+  local line word url rest
+  while IFS= read -r line; do
+    [ -n "$line" ] || continue
+    read -r word url rest <<<"$line"
+    [ "$word" = deb ] && [ -n "$url" ] && [ -n "$rest" ] || fail "$E_INPUT" "$1 has a line that is none of apt's: '$line'"
+    check_url "$1" "$url"
+    check_words "$1" "$rest"
+  done <<<"$2"
+}
+# check_path NAME VALUE: an absolute path in plain characters.
+check_path() { case $2 in /*) case $2 in *[!A-Za-z0-9/._+~:-]* | *..*) ;; *) return ;; esac ;; esac; fail "$E_INPUT" "$1 is not a path: '$2'"; }
+# check_package NAME VALUE and check_version NAME VALUE: nothing, or a package's name or version, with a ~ for "starts with".
+check_package() { case $2 in [!A-Za-z0-9]* | *[!A-Za-z0-9.+_-]*) fail "$E_INPUT" "$1 is not a package name: '$2'" ;; esac; }
+check_version() { case $2 in [!A-Za-z0-9]* | *[!A-Za-z0-9.+_~^:-]*) fail "$E_INPUT" "$1 is not a version: '$2'" ;; esac; }
+# check_source: the variables that name a source.
+check_source() {
+  local each
+  check_package NAME "$NAME"
+  check_version VERSION "$VERSION"
+  case $KIND in repo | deb | rpm | folder | tarball) ;; *) fail "$E_INPUT" "KIND must be repo, deb, rpm, folder or tarball, not '$KIND'" ;; esac
+  [ -z "$SRC" ] || check_path SRC "$SRC"
+  for each in $EXTRA; do
+    case $each in deb:* | rpm:* | folder:* | tarball:*) check_path EXTRA "${each#*:}" ;; *) fail "$E_INPUT" "EXTRA has a word that is no source: '$each'" ;; esac
+  done
+  for each in ${BROUGHT-}; do check_package BROUGHT "$each"; done
+}
+
+# Boots from a layer go past the loader, so the EFI partition is not needed. On a slow machine systemd gives its device up after 90 s,
+# and with it the whole boot.
+forget_esp() {
+  [ ! -f /etc/fstab ] || sed -i -E 's,^[^#[:space:]]+[[:space:]]+(/boot)?/efi[[:space:]],# &,' /etc/fstab
+}
 
 # Certificates of authorities that the image does not know (AUTHORITIES, PEM) and those that it knows, as one file in the folder $work;
 # prints its path, and nothing without AUTHORITIES.
@@ -50,11 +86,6 @@ trusted_file() {
   chmod 755 "$work"
   { cat "$known" 2>/dev/null; echo; printf '%s\n' "$AUTHORITIES"; } >"$work/authorities.pem"
   echo "$work/authorities.pem"
-}
-# Boots from a layer go past the loader, so the EFI partition is not needed. On a slow machine systemd gives its device up after 90 s,
-# and with it the whole boot.
-forget_esp() {
-  [ ! -f /etc/fstab ] || sed -i -E 's,^[^#[:space:]]+[[:space:]]+(/boot)?/efi[[:space:]],# &,' /etc/fstab
 }
 
 # --- one run of a package manager ---------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ function problemOf(found: Inspection, key: string | undefined): Dkms2binError | 
 }
 
 function inspectionText(found: Inspection): string {
-  const { package: pkg, modules, files, provenance } = found;
+  const { package: pkg, modules, files, hazards, provenance } = found;
   const rows: string[][] = [
     ['File', `${found.file} (${formatBytes(found.bytes)})`],
     ['SHA-256', found.sha256],
@@ -83,6 +83,7 @@ function inspectionText(found: Inspection): string {
       rows.push([at === 0 ? 'Files' : '', `${mode} ${type === 'file' ? formatBytes(bytes) : type} ${what}`]);
     });
     if (files.length === 0) rows.push(['Files', 'none']);
+    hazards.forEach((hazard, at) => rows.push([at === 0 ? 'Look at' : '', hazard]));
   }
   return table([...rows, ...provenanceRows(provenance)]);
 }

@@ -4,13 +4,16 @@ import { homedir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
 import type { ModuleSource } from '../../model/cell.js';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
-import { run } from '../../lib/exec.js';
+import { MAX_SOURCE_BYTES } from '../../cell/source.js';
+import { runBytes, type RunOptions } from '../../lib/exec.js';
 
 const TARBALL = /\.(?:tar|tar\.gz|tgz|tar\.xz|txz|tar\.zst|tar\.bz2|tbz2?)$/i;
 const MAX_LIST_BYTES = 1 << 20;
 const MAX_CONF_BYTES = 1 << 20;
-/** What tar may print for one archive's member list; a kernel-sized tree stays far below. */
+/** A kernel-sized tree stays far below. */
 const MAX_MEMBERS = 200_000;
+const MAX_MEMBER_LIST_BYTES = 64 << 20;
+const MAX_TAR_SECONDS = 120;
 
 /**
  * Turns one `--dkms` value into module sources: one, or as many as a list file names. What exists on disk decides
@@ -141,25 +144,10 @@ function requirePackageName(conf: string, where: string): void {
 }
 
 async function tarball(text: string, path: string, signal?: AbortSignal): Promise<ModuleSource> {
-  const options = {
-    env: { LC_ALL: 'C' },
-    timeout: 120_000,
-    ...(signal === undefined ? {} : { cancelSignal: signal }),
-  };
-  let members: string[];
-  try {
-    members = (await run('tar', ['-tf', path], options)).stdout.split('\n');
-  } catch (error) {
-    if (error instanceof Dkms2binError && error.fault === 'interrupted') throw error;
-    if (messageOf(error).includes('is not installed')) throw error;
-    throw new Dkms2binError('usage', `${text} cannot be read as a tar archive`, {
-      hint: messageOf(error).split('\n').at(-1) ?? '',
-      cause: error,
-    });
-  }
-  if (members.length > MAX_MEMBERS) throw new Dkms2binError('usage', `${text} holds too many files`);
+  const members = await membersOf(text, path, signal);
   // dkms mktarball puts the tree in ./dkms_source_tree/; others have one leading folder or none.
   const conf = members
+    .map(({ name }) => name)
     .filter((name) => /^(?:\.\/)?(?:[^/]+\/){0,2}dkms\.conf$/.test(name))
     .sort((a, b) => a.split('/').length - b.split('/').length)[0];
   if (conf === undefined) {
@@ -167,10 +155,63 @@ async function tarball(text: string, path: string, signal?: AbortSignal): Promis
       hint: 'It must be at the top of the archive or in its top folder.',
     });
   }
-  const { stdout } = await run('tar', ['-xOf', path, '--', conf], options);
-  requirePackageName(stdout.slice(0, MAX_CONF_BYTES), `${conf} in ${text}`);
+  const size = members.find(({ name }) => name === conf)?.size ?? 0;
+  if (size > MAX_CONF_BYTES) throw new Dkms2binError('usage', `${conf} in ${text} is larger than 1 MB`);
+  const bytes = await runBytes('tar', ['-xOf', path, '--', conf], {
+    ...tarOptions(signal),
+    maxBytes: MAX_CONF_BYTES,
+  });
+  requirePackageName(bytes.toString('utf8'), `${conf} in ${text}`);
   return { kind: 'tarball', text, path };
 }
+
+const tarOptions = (signal?: AbortSignal): Pick<RunOptions, 'env' | 'timeout' | 'cancelSignal'> => ({
+  env: { LC_ALL: 'C' },
+  timeout: MAX_TAR_SECONDS * 1000,
+  ...(signal === undefined ? {} : { cancelSignal: signal }),
+});
+
+/** A tarball's members. What tar calls their size counts, holes of sparse files included. */
+async function membersOf(
+  text: string,
+  path: string,
+  signal?: AbortSignal,
+): Promise<{ name: string; size: number }[]> {
+  let listed: Buffer;
+  try {
+    listed = await runBytes('tar', ['--numeric-owner', '-tvf', path], {
+      ...tarOptions(signal),
+      maxBytes: MAX_MEMBER_LIST_BYTES,
+    });
+  } catch (error) {
+    if (error instanceof Dkms2binError && error.fault === 'interrupted') throw error;
+    const why = messageOf(error);
+    if (why.includes('is not installed')) throw error;
+    if (why.includes('ran out of time'))
+      throw tooLarge(text, `more than ${MAX_TAR_SECONDS} s of work`, `${MAX_TAR_SECONDS} s`);
+    if (why.includes('wrote more than'))
+      throw tooLarge(text, 'a longer list of files', `${MAX_MEMBERS} files`);
+    throw new Dkms2binError('usage', `${text} cannot be read as a tar archive`, {
+      hint: why.split('\n').at(-1) ?? '',
+      cause: error,
+    });
+  }
+  const lines = listed.toString('utf8').split('\n').slice(0, -1);
+  if (lines.length > MAX_MEMBERS) throw tooLarge(text, `${lines.length} files`, String(MAX_MEMBERS));
+  // Mode, owner, size, date, time, name. A device has two numbers in place of its size.
+  const members = lines.flatMap((line) => {
+    const [, size, name] = /^\S+ +\S+ +(\d+) \S+ \S+ (.*)$/.exec(line) ?? [];
+    return name === undefined ? [] : { name: name.replace(/ (?:->|link to) .*$/, ''), size: Number(size) };
+  });
+  const bytes = members.reduce((sum, { size }) => sum + size, 0);
+  if (bytes > MAX_SOURCE_BYTES) throw tooLarge(text, `${bytes} bytes`, String(MAX_SOURCE_BYTES));
+  return members;
+}
+
+const tooLarge = (text: string, what: string, limit: string): Dkms2binError =>
+  new Dkms2binError('usage', `${text} unpacks to ${what}, the limit is ${limit}`, {
+    hint: 'The source of a module is far smaller: look at what else is in it (tar -tvf).',
+  });
 
 async function list(text: string, path: string, options: ParseOptions): Promise<ModuleSource[]> {
   if (options.inList) throw new Dkms2binError('usage', `A list file inside a list file: ${text}`);

@@ -118,7 +118,7 @@ export async function publishDelivery(
   await mkdir(outDir, { recursive: true });
   await mkdir(dir, { recursive: true });
   try {
-    for (const { name, sha256 } of files) await store.get(sha256, join(dir, name));
+    for (const { name, sha256, size } of files) await store.get(sha256, join(dir, name), { maxBytes: size });
     const packages = new Set(results.map((result) => result.package));
     const isPackage = ({ name }: Delivery['files'][number]): boolean => packages.has(name);
     const same = new Set<string>();

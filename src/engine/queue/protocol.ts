@@ -128,6 +128,7 @@ const delivery = z.strictObject({
         log: FileName.nullable(),
         phases: z.record(Label, z.number().nonnegative()),
         kept: z.null(),
+        notes: z.array(Label).max(MAX_ENTRIES).optional(),
       }),
     )
     .min(1)

@@ -1,10 +1,9 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { folderTar, localDigest } from '../../cell/source.js';
+import { folderTar, localDigest, MAX_SOURCE_BYTES } from '../../cell/source.js';
 import type { ModuleSource } from '../../model/cell.js';
 import { Dkms2binError } from '../../model/errors.js';
 import { plainFileName } from '../../model/forms.js';
-import { run } from '../../lib/exec.js';
 import type { Store } from '../../lib/object-store/index.js';
 import type { SharedSource } from './protocol.js';
 
@@ -27,7 +26,7 @@ export async function shareSource(
   return { kind, text, file, sha256 };
 }
 
-/** The source on this machine, below the new folder `dir`. */
+/** The source on this machine, below the new folder `dir`. A folder stays the tar that it came as: nothing of a job is unpacked here. */
 export async function fetchSource(
   source: SharedSource,
   store: Store,
@@ -40,22 +39,7 @@ export async function fetchSource(
   }
   const { kind, text, file, sha256 } = source;
   await mkdir(dir, { recursive: true });
-  if (kind !== 'folder') {
-    const path = join(dir, file);
-    await store.get(sha256, path, signal);
-    return { kind, text, path };
-  }
-  const tar = `${dir}.tar`;
-  await store.get(sha256, tar, signal);
   const path = join(dir, file);
-  await mkdir(path);
-  await run('tar', ['-xpf', tar, '--no-same-owner', '-C', path], { cancelSignal: signal });
-  const local = { kind, text, path } as const;
-  // Provenance names the tar: the guest has to get the very same one.
-  if ((await localDigest(local, signal)) !== sha256) {
-    throw new Dkms2binError('host', `${text} is not the same after unpacking`, {
-      hint: `Its folder ${dir} must be on a file system that keeps permissions and the case of names.`,
-    });
-  }
-  return local;
+  await store.get(sha256, path, { signal, maxBytes: MAX_SOURCE_BYTES });
+  return { kind, text, path };
 }

@@ -28,6 +28,9 @@ export interface CellBuilt {
 /** Builds one cell. When `signal` is aborted its VM ends, and it rejects. */
 export type CellBuilder = (task: CellTask, turn: PlanContext) => Promise<CellBuilt>;
 
+/** One with all debug symbols has a gigabyte. */
+const MAX_KERNEL_PACKAGE_BYTES = 4 * 2 ** 30;
+
 /** Fetches what a job names into the new folder `dir`. */
 export async function fetchTask(
   job: CellJob,
@@ -44,7 +47,7 @@ export async function fetchTask(
   await mkdir(join(dir, 'kernel'));
   for (const { file, sha256 } of job.kernelPackages) {
     const path = join(dir, 'kernel', file);
-    await store.get(sha256, path, signal);
+    await store.get(sha256, path, { signal, maxBytes: MAX_KERNEL_PACKAGE_BYTES });
     kernelPackages.push(path);
   }
   return { label: labelOf(job), job, source, otherSources, kernelPackages, outDir };

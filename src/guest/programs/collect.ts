@@ -18,9 +18,6 @@ const COLLECTED = z.object({
       buildDepends: z.array(z.string()).default([]),
     }),
   ),
-  extras: z.array(z.object({ path: z.string(), mode: z.number().int(), blob: z.number().int() })),
-  sourcePackage: z.string().nullish(),
-  sourceVersion: z.string().nullish(),
 });
 
 interface NamedBytes {
@@ -36,15 +33,11 @@ export interface CollectedModule {
   debug: NamedBytes[];
   /** Some debug symbols were too large to be sent. */
   debugTooLarge: boolean;
-  /** Files outside /usr/src that the source package ships as a whole: its first module carries them. */
-  extras: { path: string; mode: number; bytes: Buffer }[];
   log: Buffer | null;
   buildDepends: string[];
 }
 
 export interface Collected {
-  /** The package that the source came from. */
-  source: { name: string; version?: string } | null;
   modules: CollectedModule[];
 }
 
@@ -59,7 +52,7 @@ export async function collect(
 ): Promise<Collected> {
   const stream = await guest.program('collect.py', {}, { timeoutMs });
   const frames = await new FrameReader(stream.stdout, {
-    kinds: ['meta', 'ko', 'debug', 'extra', 'log'],
+    kinds: ['meta', 'ko', 'debug', 'log'],
     limits,
   }).all();
   await stream.done;
@@ -75,21 +68,13 @@ function readCollected(frames: readonly Frame[]): Collected {
     if (!frame) throw new Dkms2binError('module', `The guest names a ${kind} file that it did not send`);
     return frame.bytes;
   };
-  const carrier = said.modules.findIndex((each) => !each.dependency);
   return {
-    source: said.sourcePackage
-      ? { name: said.sourcePackage, ...(said.sourceVersion ? { version: said.sourceVersion } : {}) }
-      : null,
-    modules: said.modules.map((module, at) => ({
+    modules: said.modules.map((module) => ({
       name: checkModuleName(module.name),
       version: checkModuleVersion(module.version),
       ko: module.ko.map(({ dest, blob: index }) => ({ name: dest, bytes: blob(index, 'ko') })),
       debug: module.debug.map(({ file, blob: index }) => ({ name: file, bytes: blob(index, 'debug') })),
       debugTooLarge: module.debugTooLarge,
-      extras:
-        at === carrier
-          ? said.extras.map(({ path, mode, blob: index }) => ({ path, mode, bytes: blob(index, 'extra') }))
-          : [],
       log: typeof module.log === 'number' ? blob(module.log, 'log') : null,
       buildDepends: module.buildDepends.map(checkModuleName),
     })),

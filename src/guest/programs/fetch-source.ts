@@ -1,3 +1,4 @@
+import { Dkms2binError } from '../../model/errors.js';
 import type { Guest, ScriptRun } from '../guest.js';
 import { readEnd, valuesOf } from '../protocol.js';
 import { sourceVariables, type PushedSource } from './pushed-source.js';
@@ -5,7 +6,8 @@ import { sourceVariables, type PushedSource } from './pushed-source.js';
 /**
  * Has the guest's apt download a source's package and all that it depends on, while there is a network. Throws what the
  * program's exit code means; `called` is what the user calls the source; `proxy`, and the certificates of further
- * `authorities`, are for the downloads.
+ * `authorities`, are for the downloads. Resolves to the path in the guest of a repository's package, null for a source that
+ * was pushed.
  */
 export async function fetchSource(
   guest: Guest,
@@ -16,7 +18,7 @@ export async function fetchSource(
     authorities = '',
   }: { called: string; proxy?: string | undefined; authorities?: string },
   run: ScriptRun,
-): Promise<void> {
+): Promise<string | null> {
   const output = await guest.script(
     'fetch-source.sh',
     { ...sourceVariables(source), PROXY: proxy, AUTHORITIES: authorities },
@@ -29,4 +31,9 @@ export async function fetchSource(
       hint: near.length > 0 ? `Similar names: ${near.join(', ')}` : undefined,
     };
   });
+  if (source.kind !== 'repo') return null;
+  const [file = '', ...more] = valuesOf(output, 'file');
+  if (more.length > 0 || !/^\/var\/cache\/apt\/archives\/[A-Za-z0-9][A-Za-z0-9+._~%-]*\.deb$/.test(file))
+    throw new Dkms2binError('transient', `The guest does not say where it has put ${called}`);
+  return file;
 }

@@ -110,7 +110,13 @@ export function lengthOf(response: Response): number | undefined {
 }
 
 export function tooLarge(url: string, maxBytes: number): Dkms2binError {
-  return new Dkms2binError('transient', `${redact(url)} sends more than it should (limit ${maxBytes} bytes)`);
+  return new Dkms2binError(
+    'transient',
+    `${redact(url)} sends more than it should (limit ${maxBytes} bytes)`,
+    {
+      hint: 'Check the URL, or use another server (--mirror).',
+    },
+  );
 }
 
 /** What a status other than success means: `not-found`, worth another try (Passing), or `transient` for good. */

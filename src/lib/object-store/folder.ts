@@ -1,9 +1,18 @@
-import { copyFile, mkdir, readFile, stat, utimes } from 'node:fs/promises';
+import { copyFile, lstat, mkdir, stat, utimes } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
 import { writeAtomic } from '../atomic-write.js';
 import { digestOf } from '../digest.js';
-import { blobPath, notThere, requireDigest, type Store } from './store.js';
+import { readCapped } from '../read-capped.js';
+import {
+  blobPath,
+  MAX_BLOB_BYTES,
+  MAX_NOTE_BYTES,
+  notThere,
+  requireDigest,
+  requireSize,
+  type Store,
+} from './store.js';
 
 /** A folder that all machines see, such as one on NFS. */
 export async function folderStore(path: string): Promise<Store> {
@@ -32,8 +41,9 @@ export async function folderStore(path: string): Promise<Store> {
       return blob;
     },
     has: there,
-    get: async (sha256, to) => {
+    get: async (sha256, to, { maxBytes = MAX_BLOB_BYTES } = {}) => {
       if (!(await there(sha256))) throw notThere(sha256, root);
+      requireSize((await stat(join(root, blobPath(sha256)))).size, maxBytes, sha256, root);
       await copyFile(join(root, blobPath(sha256)), to);
       await requireDigest(to, sha256, root);
     },
@@ -42,9 +52,10 @@ export async function folderStore(path: string): Promise<Store> {
     },
     getNote: async (name) => {
       try {
-        return await readFile(join(root, 'notes', name), 'utf8');
+        const path = join(root, 'notes', name);
+        if (!(await lstat(path).catch(() => null))) return null;
+        return (await readCapped(path, MAX_NOTE_BYTES)).toString('utf8');
       } catch (error) {
-        if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
         throw new Dkms2binError('host', `Cannot read ${name} in ${root}: ${messageOf(error)}`);
       }
     },

@@ -7,7 +7,7 @@ import type { Emit } from '../../model/events.js';
 import { withoutCredentials } from '../credentials.js';
 import { proxyOptions } from '../proxy.js';
 import { digestOf } from '../digest.js';
-import { blobPath, MAX_NOTE_BYTES, notThere, type Store } from './store.js';
+import { blobPath, MAX_BLOB_BYTES, MAX_NOTE_BYTES, notThere, type Store } from './store.js';
 
 /** A web server's folder; one that takes PUT can be written to. User and password of the URL go with each request. */
 export function httpStore(url: string, emit: Emit): Store {
@@ -47,10 +47,10 @@ export function httpStore(url: string, emit: Emit): Store {
       return blob;
     },
     has: (sha256) => there(blobPath(sha256)),
-    get: async (sha256, to, signal) => {
+    get: async (sha256, to, { signal, maxBytes = MAX_BLOB_BYTES } = {}) => {
       const digest = { algorithm: 'sha256', hex: sha256 } as const;
       try {
-        await download({ url: at(blobPath(sha256)), to, digest, emit, signal });
+        await download({ url: at(blobPath(sha256)), to, digest, limits: { maxBytes }, emit, signal });
       } catch (error) {
         if (error instanceof Dkms2binError && error.fault === 'not-found') throw notThere(sha256, name);
         throw error;

@@ -10,7 +10,15 @@ import {
 } from '@aws-sdk/client-s3';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
 import { digestOf } from '../digest.js';
-import { blobPath, MAX_NOTE_BYTES, notThere, requireDigest, type Store } from './store.js';
+import {
+  blobPath,
+  MAX_BLOB_BYTES,
+  MAX_NOTE_BYTES,
+  notThere,
+  requireDigest,
+  requireSize,
+  type Store,
+} from './store.js';
 import { environment, standardVariable } from '../variables.js';
 
 /**
@@ -62,12 +70,13 @@ export function s3Store(url: string): Store {
       return blob;
     },
     has: (sha256) => there(blobPath(sha256)),
-    get: async (sha256, to, signal) => {
+    get: async (sha256, to, { signal, maxBytes = MAX_BLOB_BYTES } = {}) => {
       try {
-        const { Body } = await client.send(
+        const { Body, ContentLength = 0 } = await client.send(
           new GetObjectCommand(object(blobPath(sha256))),
           signal ? { abortSignal: signal } : {},
         );
+        requireSize(ContentLength, maxBytes, sha256, name);
         await pipeline(Body as Readable, createWriteStream(to));
       } catch (error) {
         throw statusOf(error) === 404 ? notThere(sha256, name) : storeError(error, name);

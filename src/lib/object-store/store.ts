@@ -11,10 +11,29 @@ export interface Store {
   put(file: string, signal?: AbortSignal): Promise<ContentDigest>;
   has(sha256: string): Promise<boolean>;
   /** Writes the file to `to` and checks its digest: what does not fit is not left there. Fault `not-found` when it is not there. */
-  get(sha256: string, to: string, signal?: AbortSignal): Promise<void>;
+  get(sha256: string, to: string, limits?: GetLimits): Promise<void>;
   putNote(name: string, text: string): Promise<void>;
   /** Null when there is none. */
   getNote(name: string): Promise<string | null>;
+}
+
+export interface GetLimits {
+  signal?: AbortSignal;
+  /** Bytes that may come, `MAX_BLOB_BYTES` unless said otherwise. More are fault `transient`: whoever can write there may put anything. */
+  maxBytes?: number;
+}
+
+/** Snapshots of large machines stay below it. */
+export const MAX_BLOB_BYTES = 20 * 2 ** 30;
+
+/** Throws fault `transient` for a file that has more bytes than were asked for. */
+export function requireSize(bytes: number, maxBytes: number, sha256: string, where: string): void {
+  if (bytes <= maxBytes) return;
+  throw new Dkms2binError(
+    'transient',
+    `${where}: the file ${sha256} there has ${bytes} bytes, the limit is ${maxBytes}`,
+    { hint: 'Nothing that dkms2bin puts there is so large: look at who can write to the store.' },
+  );
 }
 
 /** Where a store puts a file with this digest. */

@@ -152,7 +152,7 @@ describe('packModules', () => {
       /Conflicts: acpi-call-dkms\nReplaces|Replaces: acpi-call-dkms/,
     );
     expect(dpkg('-s', `acpi-call-modules-${here}`)).toContain('acpi-call-modules-common (>= 1.2.2)');
-    expect(statSync(join(root, 'lib/udev/rules.d/60-acpi-call.rules')).mode & 0o777).toBe(0o644);
+    expect(statSync(join(root, 'lib/udev/rules.d/60-acpi-call.rules')).mode & 0o777).toBe(0o600);
 
     dpkg('-i', ...new Set(paths));
     expect(calls()).toBe(`-b ${root} ${here}\n`);

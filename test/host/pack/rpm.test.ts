@@ -116,7 +116,7 @@ describe.skipIf(!rpmbuild)(`rpmbuild${rpmbuild ? '' : ' (skipped: it is not inst
     expect(query(common!, '--conflicts')).toContain('acpi_call-dkms');
     expect(query(main!, '--requires')).toContain('acpi_call-kmod-common >= 1.2.2');
     expect((await readRpmFile(common!)).files.map(({ path, mode }) => [path, mode])).toEqual(
-      EXTRAS.map(({ path }) => [path, 0o644]),
+      EXTRAS.map(({ path, mode }) => [path, mode]),
     );
   });
 

@@ -7,7 +7,17 @@ import { pack } from '../../../src/cell/package.js';
 import type { CellInput, Packaged } from '../../../src/cell/types.js';
 import { verify } from '../../../src/cell/verify.js';
 import type { ProgramName } from '../../../src/guest/program.js';
-import { built, collected, opened, RELEASE, run, tmp, withCellFolder } from '../fixtures/cell.js';
+import {
+  built,
+  collected,
+  opened,
+  RELEASE,
+  run,
+  sourcePackage,
+  tmp,
+  withCellFolder,
+} from '../fixtures/cell.js';
+import { readDeb } from '../../../src/formats/deb.js';
 import { elf, modinfo } from '../fixtures/elf.js';
 import { frames, rows, type Answer } from '../fixtures/guest.js';
 
@@ -16,13 +26,13 @@ withCellFolder();
 async function packaged(
   answers: Partial<Record<ProgramName, Answer>> = {},
   input: Partial<CellInput> = {},
-  brings: string[] = [],
+  source: { brings?: string[]; bytes?: Buffer } = {},
 ): Promise<Packaged> {
   const usual = {
     'build.sh': built('module foo 1 built foo.ko'),
     'collect.py': { stdout: collected('foo') },
   };
-  const { cell } = await opened({ ...usual, ...answers }, input, brings);
+  const { cell } = await opened({ ...usual, ...answers }, input, source);
   return pack(await compile(cell));
 }
 
@@ -76,7 +86,6 @@ it('what cannot be packed has failed: here a module for another kernel', async (
       'meta',
       JSON.stringify({
         modules: [{ name: 'foo', version: '1', ko: [{ dest: 'foo.ko', blob: 0 }] }],
-        extras: [],
       }),
     ],
   ]);
@@ -123,7 +132,7 @@ it('a module of another cell serves the proof and is in no result', async () => 
       'collect.py': { stdout: collected('foo', 'lib') },
     },
     {},
-    ['lib'],
+    { brings: ['lib'] },
   );
   expect(cell.modules.map(({ ownedByOtherCell, packed }) => [ownedByOtherCell, packed !== null])).toEqual([
     [true, true],
@@ -136,4 +145,63 @@ it('a module of another cell serves the proof and is in no result', async () => 
   const [log] = readdirSync(join(tmp, 'out'));
   expect(results[0]!.log).toBe(join(tmp, 'out', log!));
   expect(readFileSync(join(tmp, 'out', log!), 'utf8')).toBe('make says\n');
+});
+
+it('what is packed beside the modules, and whose place it takes, is what this host read of the source package', async () => {
+  const bytes = sourcePackage({
+    '/etc/modprobe.d/foo.conf': 'options foo x=1\ninstall e1000 /bin/false\n',
+    '/usr/bin/foo-tool': 'ELF',
+    '/usr/share/doc/foo/README': 'read me',
+  });
+  const notes: string[] = [];
+  const machine = {
+    ...(await opened({})).cell.input.machine,
+    emit: (event: { type: string; message?: string }) =>
+      void (event.type === 'note' && notes.push(event.message!)),
+  } as CellInput['machine'];
+  const cell = await packaged({}, { machine }, { bytes });
+  const [{ result, log, packed }] = cell.modules as [(typeof cell.modules)[0]];
+  const common = await readDeb(packed!.packages[0]!.path);
+  expect(common.files.map(({ path }) => path)).toEqual(['/etc/modprobe.d/foo.conf']);
+  expect([common.control.get('Conflicts'), common.control.get('Replaces')]).toEqual(['foo-dkms', 'foo-dkms']);
+  expect(notes).toEqual([
+    '/etc/modprobe.d/foo.conf runs a command in place of loading e1000: /bin/false',
+    'Not packed, of the source package: /usr/bin/foo-tool',
+  ]);
+  expect(result.notes).toEqual(notes);
+  expect(log!.toString()).toBe(`make says\n\n${notes.map((note) => `dkms2bin: ${note}\n`).join('')}`);
+});
+
+it('a source package that is called like one of the distro takes nobody’s place', async () => {
+  const bytes = sourcePackage({ '/etc/modprobe.d/foo.conf': '#\n' }, 'libc6');
+  const { modules } = await packaged({}, {}, { bytes });
+  const common = await readDeb(modules[0]!.packed!.packages[0]!.path);
+  expect(common.control.has('Conflicts') || common.control.has('Replaces')).toBe(false);
+  expect(modules[0]!.result.notes).toMatchObject([expect.stringContaining('called libc6')]);
+});
+
+it('a package depends on no module that only the build VM names', async () => {
+  const meta = JSON.stringify({
+    modules: [
+      { name: 'foo', version: '1', ko: [{ dest: 'foo.ko', blob: 0 }], buildDepends: ['systemd', 'lib'] },
+    ],
+  });
+  const ko = elf([['.modinfo', modinfo({ vermagic: `${RELEASE} SMP ` })]]);
+  const stdout = frames([
+    ['ko', ko],
+    ['meta', meta],
+  ]);
+  const { modules } = await packaged({ 'collect.py': { stdout } });
+  const { control } = await readDeb(modules[0]!.packed!.main);
+  expect(control.get('Depends')).not.toMatch(/systemd|lib/);
+  expect(modules[0]!.result.notes).toMatchObject([expect.stringContaining('systemd, lib')]);
+});
+
+it('a source that changed after it was looked at is not built', async () => {
+  const { cell } = await opened({});
+  const prepared = { ...cell.prepared, digest: 'a'.repeat(64) };
+  await expect(compile({ ...cell, prepared })).rejects.toMatchObject({
+    fault: 'usage',
+    message: 'foo has changed while it was read',
+  });
 });

@@ -128,7 +128,7 @@ describe('hostile input', () => {
       'out of order or appears twice',
       Buffer.concat([deb(tar()), ar(['data.tar', tar({ name: './evil' })]).subarray(8)]),
     ],
-    ['only gzip, xz, zstd', ar(BINARY, ['control.tar.bz2', tar()])],
+    ['only gzip, xz, zstd, lzma, bzip2', ar(BINARY, ['control.tar.lz', tar()])],
     // Only the padding byte is missing.
     ['later is cut off', Buffer.concat([deb(tar()), ar(['later', Buffer.from('y')]).subarray(8, -1)])],
     ['an unknown member', ar(BINARY, ['evil.tar', tar()])],

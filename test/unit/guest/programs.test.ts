@@ -107,34 +107,24 @@ describe('build', () => {
 
 describe('collect', () => {
   const LIMITS = { single: 1000, total: 5000 };
-  const meta = (module: object, more: object = {}): string =>
-    JSON.stringify({
-      modules: [{ name: 'foo', version: '1', ko: [], ...module }],
-      extras: [],
-      ...more,
-    });
+  const meta = (module: object): string =>
+    JSON.stringify({ modules: [{ name: 'foo', version: '1', ko: [], ...module }] });
   const take = (blobs: Parameters<typeof frames>[0]) =>
     collect(standInGuest({ 'collect.py': { stdout: frames(blobs) } }).guest, 1000, LIMITS);
 
   it('puts files to the modules that name them', async () => {
-    const said = meta(
-      { ko: [{ dest: 'foo.ko', blob: 0 }], log: 1, buildDepends: ['lib'] },
-      { extras: [{ path: '/etc/modprobe.d/foo.conf', mode: 420, blob: 2 }], sourcePackage: 'foo-dkms' },
-    );
+    const said = meta({ ko: [{ dest: 'foo.ko', blob: 0 }], log: 1, buildDepends: ['lib'] });
     const found = await take([
       ['ko', 'KO'],
       ['log', 'LOG'],
-      ['extra', 'EXTRA'],
       ['meta', said],
     ]);
     expect(found).toEqual({
-      source: { name: 'foo-dkms' },
       modules: [
         {
           ...{ name: 'foo', version: '1', debug: [], debugTooLarge: false, buildDepends: ['lib'] },
           ko: [{ name: 'foo.ko', bytes: Buffer.from('KO') }],
           log: Buffer.from('LOG'),
-          extras: [{ path: '/etc/modprobe.d/foo.conf', mode: 420, bytes: Buffer.from('EXTRA') }],
         },
       ],
     });
@@ -143,6 +133,14 @@ describe('collect', () => {
   it.each<[string, Parameters<typeof frames>[0], string]>([
     ['no description', [['ko', 'x']], 'transient'],
     ['a description of another shape', [['meta', '{"modules": 1}']], 'transient'],
+    [
+      'a file that it would add to the packages',
+      [
+        ['extra', 'blacklist e1000'],
+        ['meta', meta({})],
+      ],
+      'transient',
+    ],
     ['a file that was not sent', [['meta', meta({ ko: [{ dest: 'x.ko', blob: 5 }] })]], 'module'],
     [
       'a file of another kind',
@@ -167,6 +165,29 @@ describe('collect', () => {
 });
 
 describe('fetch-source', () => {
+  const repo: PushedSource = { ...SOURCE, kind: 'repo', name: 'foo-dkms', path: '' };
+  const fetched = (...lines: string[]) =>
+    fetchSource(
+      standInGuest({ 'fetch-source.sh': { stdout: rows(...lines) } }).guest,
+      repo,
+      { called: 'foo-dkms' },
+      RUN,
+    );
+
+  it("says where a repository's package lies, and nothing of what was pushed", async () => {
+    const file = '/var/cache/apt/archives/foo-dkms_1%3a1.0-1_all.deb';
+    expect(await fetched(`file ${file}`)).toBe(file);
+    const { guest } = standInGuest({ 'fetch-source.sh': {} });
+    expect(await fetchSource(guest, SOURCE, { called: 'foo' }, RUN)).toBeNull();
+    for (const lines of [
+      [],
+      [`file ${file}`, `file ${file}`],
+      ['file /etc/shadow'],
+      ['file /var/cache/apt/archives/../x.deb'],
+    ])
+      await expect(fetched(...lines)).rejects.toMatchObject({ fault: 'transient' });
+  });
+
   it('says what is near, and whose fault it is', async () => {
     const stdout = rows('near foo-dkms=1', 'near foo-dkms=2', 'error no version 3');
     const { guest } = standInGuest({ 'fetch-source.sh': { code: 3, stdout } });

@@ -5,7 +5,8 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Dkms2binError } from '../../../src/model/errors.js';
 import { formatControl, makeDeb, type ControlFields } from '../../../src/pack/deb.js';
 import { debName, debVersion } from '../../../src/distro/deb-names.js';
-import { isExtraPath, packModules, type PackInput } from '../../../src/pack/module-package.js';
+import { packModules, type PackInput } from '../../../src/pack/module-package.js';
+import { isExtraPath } from '../../../src/pack/shared-files.js';
 import { fakeModule } from '../fixtures/elf.js';
 import { control, EXTRAS, MTIME, packInput } from '../fixtures/pack-input.js';
 

@@ -82,6 +82,7 @@ describe('course', () => {
     expect(seen).toEqual(seen.toSorted((a, b) => a - b));
     expect(new Set(seen.slice(0, 30)).size).toBe(30);
     expect(seen.at(-1)).toBeLessThan(1);
+    expect(course.text()).toBe('99%, longer than expected');
     const restarted = begun(courseOf(IMAGE, CELL));
     restarted.add({ type: 'progress', what: 'd image', done: 80, total: 100 });
     const before = restarted.fraction();
@@ -113,13 +114,13 @@ test('the first lines say what is there, what is made, how large and how long', 
   expect(
     lines({ ahead: [{ ...IMAGE, bytes: 350 * 2 ** 20 }, LAYER, SNAPSHOT, CELL], seconds: 200, there: [] }),
   ).toEqual([
-    'to do: official d image (350 MiB to download); kernel layer 6; memory snapshot 6; 1 to build; about 4 min in all',
+    'to do: official d image (350 MiB to download); kernel layer 6; memory snapshot 6; 1 cell; about 4 min in all',
   ]);
   expect(
     lines({ ahead: [CELL], seconds: 38, there: ['official image of d', 'layer and snapshot of 6'] }),
   ).toEqual([
     'there already: official image of d; layer and snapshot of 6',
-    'to do: 1 to build; about 40 s in all',
+    'to do: 1 cell; about 40 s in all',
   ]);
   const many = Array.from({ length: 9 }, (_, at) => ({ ...LAYER, what: `layer ${at}` }));
   expect(lines({ ahead: many, seconds: 999 })[0]).toContain('layer 3 and 5 more; about 17 min');
