@@ -65,7 +65,7 @@ it.each([
   ['failed no', 'module'],
   ['error disk full', 'transient'],
 ])('a module that ended as %j is packed by nobody and is the fault of %s', async (end, fault) => {
-  const cell = await packaged({ 'build.sh': { code: 6, stdout: rows(`module foo 1 ${end}`) } });
+  const cell = await packaged({ 'build.sh': { code: 6, stdout: rows('announce foo 1', `module foo 1 ${end}`) } });
   expect(cell.modules).toMatchObject([{ packed: null, result: { fault } }]);
 });
 

@@ -27,7 +27,7 @@ describe('build', () => {
     runBuild(standInGuest({ 'build.sh': answer }).guest, order, 'foo × k', RUN);
 
   it('tells the program of source, kernel and options', async () => {
-    const { guest, calls } = standInGuest({ 'build.sh': { stdout: rows('module foo 1 built foo.ko') } });
+    const { guest, calls } = standInGuest({ 'build.sh': { stdout: rows('announce foo 1', 'module foo 1 built foo.ko') } });
     await runBuild(guest, order, 'foo × k', RUN);
     const head = calls[0]!.text.slice(0, calls[0]!.text.indexOf('# How a program'));
     expect(head.split('\n').sort()).toEqual([
@@ -48,10 +48,11 @@ describe('build', () => {
 
   it('reads one row a module, with what else is said of it', async () => {
     const stdout = rows(
+      'announce foo 1.0',
       'build-seconds foo/1.0 12.345',
+      'announce lib 2',
       'dependency lib 2 built lib.ko',
       'first-error foo/1.0 foo.c:3: error: no',
-      'build-seconds lib/2 soon',
       'module foo 1.0 failed foo.c:3: error: no',
     );
     expect(await build({ code: 1, stdout })).toEqual([
@@ -75,20 +76,40 @@ describe('build', () => {
     ['two verdicts for one module', ['module foo 1 failed x', 'module foo 1 built foo.ko']],
     ['a module that is its own dependency', ['dependency foo 1 built foo.ko', 'module foo 1 built foo.ko']],
     ['two first errors', ['first-error foo/1 a', 'first-error foo/1 b', 'module foo 1 failed a']],
+    ['two times', ['build-seconds foo/1 1', 'build-seconds foo/1 2', 'module foo 1 failed a']],
+    ['a time that is none', ['build-seconds foo/1 soon', 'module foo 1 failed a']],
     ['an unknown key', ['load foo loaded', 'module foo 1 built foo.ko']],
+    ['a module that was not announced', ['module bar 1 built bar.ko', 'module foo 1 built foo.ko']],
+    ['a module that is announced twice', ['announce foo 1', 'module foo 1 built foo.ko']],
+    ['something of a module after its result', ['module foo 1 failed a', 'first-error foo/1 a']],
   ])('refuses rows with %s', async (_, said) => {
-    await expect(build({ stdout: rows(...said) })).rejects.toMatchObject({
+    await expect(build({ stdout: rows('announce foo 1', ...said) })).rejects.toMatchObject({
       fault: 'transient',
       message: expect.stringMatching(/^The guest reports what makes no sense: /) as string,
     });
   });
 
-  it.each(['../etc 1 built', 'foo ../1 built', '-rf 1 built'])(
+  it.each(['../etc 1', 'foo ../1', '-rf 1'])(
     'refuses the name or version in %j',
     async (row) => {
-      await expect(build({ stdout: rows(`module ${row}`) })).rejects.toMatchObject({ fault: 'module' });
+      await expect(build({ stdout: rows(`announce ${row}`) })).rejects.toMatchObject({ fault: 'module' });
     },
   );
+
+  it('misses the result of a module that was announced', async () => {
+    const stdout = rows('announce foo 1', 'announce bar 1', 'module foo 1 built foo.ko');
+    await expect(build({ code: 137, stdout })).rejects.toMatchObject({
+      fault: 'transient',
+      message: 'The guest ended the build (exit code 137) without a result for bar/1',
+    });
+  });
+
+  it('knows what no retry mends: a source that is not there', async () => {
+    const stdout = rows('announce foo 1', 'module foo 1 lacks give lib');
+    expect(await build({ code: 6, stdout })).toEqual([
+      { name: 'foo', version: '1', verdict: 'error', lacks: true, reason: 'give lib', dependency: false },
+    ]);
+  });
 
   it.each([
     [2, 'usage'],
