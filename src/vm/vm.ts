@@ -6,10 +6,10 @@ import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
-import { Dkms2binError, messageOf } from '../model/errors.js';
+import { Dkms2binError, GuestDeath, messageOf } from '../model/errors.js';
 import { missingTool } from '../lib/exec.js';
 import { socketParent } from '../lib/paths.js';
-import { plain } from '../lib/text.js';
+import { oneLine, plain } from '../lib/text.js';
 import { childEnvironment } from '../lib/variables.js';
 import { qemuArgs, type VmConfig } from './args.js';
 import { Qmp } from './qmp.js';
@@ -25,6 +25,9 @@ export type VmSpec = Omit<
 };
 
 const PANIC = /Kernel panic - not syncing.*|VFS: Unable to mount root fs.*/;
+/** How a kernel's own report of its trouble begins. */
+const DYING =
+  /^(?:BUG: |kernel BUG at |Oops|general protection fault|Internal error|Unable to handle|watchdog: |INFO: task .* blocked|INFO: rcu_|rcu: INFO: )/;
 
 /**
  * A running QEMU. `died` rejects when QEMU exits, the guest panics or the host disk is full; race every wait against
@@ -38,6 +41,8 @@ export class Vm implements AsyncDisposable {
   readonly sshPort: number;
   /** Set once QEMU's end is wanted: then it is no death. */
   #ending = false;
+  /** Set once the guest itself has ended or reset the machine. */
+  #byGuest = false;
 
   private constructor(
     files: { socketDir: string; consoleLog: string },
@@ -53,7 +58,9 @@ export class Vm implements AsyncDisposable {
         if (!this.#ending) reject(await this.#deathError(`QEMU ${how}`));
       });
       qmp.on('event', (name: string, data: Record<string, unknown>) => {
+        if (name === 'SHUTDOWN' && data.guest === true) this.#byGuest = true;
         if (name === 'GUEST_PANICKED') {
+          this.#byGuest = true;
           void this.#deathError('The guest kernel panicked').then(reject);
         } else if (name === 'BLOCK_IO_ERROR' && data.nospace === true) {
           reject(
@@ -225,13 +232,22 @@ export class Vm implements AsyncDisposable {
     return PANIC.exec(await this.consoleTail(200))?.[0];
   }
 
+  /** What the console says of the kernel's end: how it began, and the panic's own words; '' for nothing. */
+  async lastWords(): Promise<string> {
+    const lines = (await this.consoleTail(400))
+      .split('\n')
+      .map((line) => oneLine(line).replace(/^\[ *[\d.]+\] ?/, ''));
+    const found = [lines.find((line) => DYING.test(line)), lines.find((line) => PANIC.test(line))];
+    return [...new Set(found.filter((line) => line !== undefined))].join('; ').slice(0, 500);
+  }
+
   async #deathError(what: string): Promise<Dkms2binError> {
     const panic = await this.panicLine();
-    return new Dkms2binError(
-      'transient',
-      `${panic ? `The guest kernel panicked (${panic})` : what}; its console ends:\n${await this.consoleTail()}`,
-      { hint: `The whole console is in ${this.consoleLog}` },
-    );
+    const message = `${panic ? `The guest kernel panicked (${panic})` : what}; its console ends:\n${await this.consoleTail()}`;
+    const options = { hint: `The whole console is in ${this.consoleLog}` };
+    return this.#byGuest || panic
+      ? new GuestDeath('died', message, await this.lastWords(), options)
+      : new Dkms2binError('transient', message, options);
   }
 }
 
