@@ -147,12 +147,16 @@ class KernelLog:
 
 
 def complaints(text):
-    """What the kernel's own warnings are about: the line that follows "cut here" or a line of equal signs, and some that stand alone."""
-    found, boxed = [], False
+    """What the kernel's own warnings are about: the head of what follows "cut here" or a line of equal signs, and some that stand alone.
+    The words of a WARN may come before its head."""
+    found, boxed = [], 0
     for line in text.splitlines():
-        if (boxed and re.match("WARNING: |kernel BUG at |BUG: |UBSAN: |INFO: ", line)) or COMPLAINT.match(line):
+        boxed -= 1
+        if (boxed > 0 and re.match("WARNING: |kernel BUG at |BUG: |UBSAN: |INFO: ", line)) or COMPLAINT.match(line):
             found.append(line)
-        boxed = re.match(r"-+\[ cut here \]-+$|={20,}$", line) is not None
+            boxed = 0
+        if re.match(r"-+\[ cut here \]-+$|={20,}$", line):
+            boxed = 5
     return found
 
 
@@ -238,7 +242,7 @@ class Load:
         self.name = internal(module)
         self.told = set()
 
-    def look(self, allowed):
+    def look(self):
         """What the kernel has said since the last look, after telling its complaints."""
         kernel = self.log.news()
         show(kernel)
@@ -248,7 +252,7 @@ class Load:
             raise Broke("the kernel died: %s" % first(DEATH, kernel, "an oops"))
         found = complaints(kernel)
         for bit in range(20):
-            if new & ~allowed & (1 << bit) and not (1 << bit == WARN and found):
+            if new & ~self.allowed & (1 << bit) and not (1 << bit == WARN and found):
                 found.append("it taints the kernel: %s" % TAINTS.get(bit, "bit %d" % bit))
         for text in found:
             if text not in self.told:
@@ -256,19 +260,19 @@ class Load:
                 say("warn", "%s %s" % (self.module, text))
         return kernel
 
-    def wait(self, allowed):
+    def wait(self):
         time.sleep(self.settle)
-        self.look(allowed)
+        self.look()
 
     def tries(self, *command):
-        """A command that runs code of the module in the kernel."""
+        """A command that runs code of the module in the kernel: its exit code, what it said, and what the kernel did."""
         code, said = run(*command, limit=HANG)
         if code is None:
             stuck = first("soft lockup|blocked for more than|self-detected stall", self.log.news())
             raise Broke("its %s function has not returned after %d s%s%s"
                         % (self.phase, HANG, said and " (in %s)" % said, stuck and ": " + stuck))
         show(said)
-        return code, said
+        return code, said, self.look()
 
     def leave(self):
         # modprobe knows a module by its file's name, and the kernel by what is written in it.
@@ -294,7 +298,7 @@ class Load:
             return "bad modprobe would take %s, which is not the package's file" % path
         self.name = internal(field("name") or self.module)
         # Out of tree and unsigned are what such a module is; proprietary only if its licence says so.
-        allowed = OUT_OF_TREE | UNSIGNED | (0 if field("license") in FREE_LICENCES else PROPRIETARY)
+        self.allowed = OUT_OF_TREE | UNSIGNED | (0 if field("license") in FREE_LICENCES else PROPRIETARY)
         self.before = taint()
         say("doing", "load " + self.module)
         if self.inside():
@@ -307,20 +311,20 @@ class Load:
         kernel = ""
         for last in (False, True):
             self.trace.clear()
-            code, said = self.tries("modprobe", "-v", self.module)
-            kernel += self.look(allowed) + "\n"
+            code, said, news = self.tries("modprobe", "-v", self.module)
+            kernel += news + "\n"
             if code == 0 or last:
                 break
             asks = self.trace.of(self.name)[2]
             if not ((asks or field("softdep") or "Unknown symbol" in kernel) and retry()):
                 break
-        self.wait(allowed)
+        self.wait()
         if code != 0:
             return self.why_not(code, said, kernel, re.findall(r"(?m)^parm: *(\w+):", info))
         if not self.inside():
             return "bad modprobe succeeded, but there is no /sys/module/%s" % self.name
         say("doing", "unload " + self.module)
-        return self.goes() or self.wait(allowed) or "loaded"
+        return self.goes() or self.wait() or "loaded"
 
     def why_not(self, code, said, kernel, parameters):
         kernel = "\n".join(line for line in kernel.splitlines() if not USUAL.search(line))
@@ -343,7 +347,7 @@ class Load:
         """Why the module does not leave, when that is a fault of its own."""
         end = time.monotonic() + 5
         while True:
-            code, said = self.leave()
+            code, said, _ = self.leave()
             if code == 0 and not self.inside():
                 return None
             with open("/proc/modules") as file:
