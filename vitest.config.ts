@@ -65,9 +65,21 @@ export default defineConfig({
         test: {
           name: 'vm',
           include: ['test/vm/**/*.test.ts'],
+          globalSetup: ['test/vm/setup.ts'],
           testTimeout: 45 * 60_000,
           hookTimeout: 45 * 60_000,
           // A guest under TCG fills a core, so files run one after the other and share one cache.
+          fileParallelism: false,
+        },
+      },
+      {
+        test: {
+          // Every official image, or what stands in for it: too long for each commit.
+          name: 'official',
+          include: ['test/official/**/*.test.ts'],
+          globalSetup: ['test/official/setup.ts'],
+          testTimeout: 2 * 3600_000,
+          hookTimeout: 2 * 3600_000,
           fileParallelism: false,
         },
       },

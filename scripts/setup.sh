@@ -19,7 +19,7 @@ setup_tools=(
   dosfstools:mkfs.vfat
   e2fsprogs:mke2fs
   fakeroot:fakeroot
-  fakechroot:fakechroot
+  bubblewrap:bwrap
   uidmap:newuidmap
   fdisk:sfdisk
   openssh-client:ssh
@@ -30,7 +30,18 @@ setup_tools=(
   gpgv:gpgv
 )
 # Only wanted by tests; those that miss one say that they are skipped.
-setup_test_tools=(chromium:chromium redis-server:redis-server kmod:modinfo)
+setup_test_tools=(
+  chromium:chromium
+  redis-server:redis-server
+  kmod:modinfo
+  rpm:rpmbuild
+  createrepo-c:createrepo_c
+  dnf:dnf
+  zsh:zsh
+  fish:fish
+  softhsm2:softhsm2-util
+  'opensc libengine-pkcs11-openssl:pkcs11-tool'
+)
 # Only wanted when npm has to compile node-pty.
 setup_compilers=(python3:python3 make:make g++:g++)
 
@@ -85,10 +96,11 @@ setup_apt() {
 
 # One after the other, because not every distro has each.
 setup_for_tests() {
-  local tool
+  local tool packages
   for tool in "${setup_test_tools[@]}"; do
-    command -v "${tool#*:}" >/dev/null || (setup_apt "${tool%%:*}") ||
-      setup_say "without ${tool%%:*} some tests are skipped"
+    read -ra packages <<<"${tool%%:*}"
+    command -v "${tool#*:}" >/dev/null || (setup_apt "${packages[@]}") ||
+      setup_say "without ${packages[*]} some tests are skipped"
   done
 }
 

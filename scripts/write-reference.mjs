@@ -126,8 +126,8 @@ function optionsPage({ table, commands, forms }) {
   for (const each of rows) {
     const [first] = each.commands;
     parts.push(`## ${code(flagOf(each))}\n`, `${prose(sentence(table.helpOf(each, first)))}\n`);
-    const values = forms.choices.get(each.schema)?.values;
-    if (values) parts.push(`Values: ${values.map(code).join(', ')}.\n`);
+    const values = forms.choicesOf(each.schema);
+    if (values.length > 0) parts.push(`Values: ${values.map(code).join(', ')}.\n`);
     const meanings = Object.keys(each.says ?? {}).filter((name) => name !== first);
     for (const name of meanings)
       parts.push(`With ${code(names.get(name))}: ${prose(sentence(table.helpOf(each, name)))}\n`);

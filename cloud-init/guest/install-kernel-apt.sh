@@ -75,6 +75,7 @@ upkeep=(apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all
 [ ! -d /run/systemd/system ] || systemctl stop --quiet "${upkeep[@]}" 2>/dev/null
 mkdir -p /etc/systemd/system
 for unit in "${upkeep[@]}"; do ln -sf /dev/null "/etc/systemd/system/$unit"; done
+forget_esp
 export APT_LISTCHANGES_FRONTEND=none
 
 # --- cheap work only: each of these costs seconds to minutes under emulation ---------------------------------------

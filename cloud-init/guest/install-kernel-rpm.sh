@@ -169,6 +169,8 @@ bare() {
   esac
 }
 
+forget_esp
+
 # --- dkms must not build by itself, nor sign with a key of its own (two builds would differ) --------------------------
 if [ "$VARIANT" = build ]; then
   mkdir -p /etc/dkms/framework.conf.d

@@ -6,8 +6,11 @@
 set -u
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
-tries=0
-while [ -n "$(systemctl list-jobs --no-legend 2>/dev/null)" ]; do
+tries=0 before=
+while jobs=$(systemctl list-jobs --no-legend 2>/dev/null) && [ -n "$jobs" ]; do
+  # As long as jobs end or come, it goes on.
+  [ "$jobs" = "$before" ] || tries=0
+  before=$jobs
   tries=$((tries + 1))
   if [ "$tries" -gt 200 ]; then systemctl list-jobs; exit 1; fi
   sleep 0.5

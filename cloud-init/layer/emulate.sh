@@ -1,6 +1,6 @@
 #!/bin/bash
 # Runs a command whose programs may be of a foreign architecture, through qemu-user. Runs as root of a user namespace with
-# a mount namespace of its own (or as root with that): there it registers qemu-user, unless the host has. What root itself
+# a mount namespace of its own: there it registers qemu-user, unless the host has. What root itself
 # registers is the host's, for as long as anything has binfmt_misc mounted.
 # usage: emulate.sh ARCH COMMAND…
 set -eu

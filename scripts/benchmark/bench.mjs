@@ -9,6 +9,7 @@ import { matrix, throughWorkers } from './matrix.mjs';
 import { measure, say, show } from './measure.mjs';
 import { nativeChroot } from './native.mjs';
 import { BY_HAND, CPUS, DISTRO, HELP_RUNS, MAIN, MEMORY_MIB, MODULES } from './options.mjs';
+import { roads } from './roads.mjs';
 import { dist } from './tool.mjs';
 
 /** Measures what is wanted, one thing after the other. */
@@ -26,6 +27,7 @@ export class Bench {
     clones: [],
     bytes: [],
     matrix: [],
+    roads: [],
   };
   /** Why a figure could not be measured. */
   failures = {};
@@ -54,6 +56,7 @@ export class Bench {
       await this.attempt(['native', 'overhead', 'tool-memory', 'same-bytes'], () => this.warm());
       await this.attempt(['same-bytes'], () => this.coldBytes());
       await this.attempt(['second-module', 'new-kernel', 'cold'], () => byHand(this));
+      await this.attempt(['roads'], () => roads(this));
       await this.attempt(['matrix'], async () => {
         await matrix(this, 'local', []);
         await throughWorkers(this);
@@ -120,13 +123,12 @@ export class Bench {
     say(`warm after ${show(wall)} s`);
   }
 
-  shape() {
-    const { image } = this.options;
-    return ['--distro', DISTRO, '--image', image, '--cpus', String(CPUS), '--memory', `${MEMORY_MIB}M`];
+  shape({ image = this.options.image, distro = DISTRO } = {}) {
+    return ['--distro', distro, '--image', image, '--cpus', String(CPUS), '--memory', `${MEMORY_MIB}M`];
   }
 
   /** One whole command. Throws unless it built the package. */
-  async build(module, { proof, env = {}, onLine }) {
+  async build(module, { proof, env = {}, onLine, image, distro }) {
     const out = await mkdtemp(join(this.scratch, 'out-'));
     const peak = join(out, 'peak');
     const preload = `import { writeFileSync } from 'node:fs';
@@ -135,7 +137,7 @@ export class Bench {
       process.execPath,
       [
         ...['--import', `data:text/javascript,${encodeURIComponent(preload)}`, MAIN],
-        ...['--dkms', module.source, '--kernel', this.kernel, ...this.shape()],
+        ...['--dkms', module.source, '--kernel', this.kernel, ...this.shape({ image, distro })],
         ...['--out-dir', out, '--force', '--json', ...(proof ? [] : ['--no-verify'])],
       ],
       { env: { ...env, BENCH_PEAK: peak }, onLine },
@@ -190,7 +192,7 @@ export class Bench {
   /** What the tool's own modules take, for these VMs. */
   async request(image = this.options.image) {
     const [{ requestOf }, { plan }, { loadCatalogue, findRow }] = await Promise.all([
-      dist('cli/request.js'),
+      dist('options/request.js'),
       dist('engine/plan/plan.js'),
       dist('distro/catalogue.js'),
     ]);
@@ -198,10 +200,18 @@ export class Bench {
       if (event.type === 'note' && event.level === 'warn') say(event.message);
     };
     const { signal } = this;
-    const options = { dkms: [BY_HAND.source], kernel: [this.kernel], distro: DISTRO, image };
-    const request = requestOf({ ...options, cpus: CPUS, memory: MEMORY_MIB }, process.cwd());
+    const options = { dkms: [BY_HAND.source], kernels: [this.kernel], distro: DISTRO, image };
+    const request = requestOf({ ...options, cpus: CPUS, memoryMiB: MEMORY_MIB }, process.cwd());
     const [{ target }] = (await plan(request, { emit, signal })).cells;
-    const context = { image, arch: request.arch, offline: false, cwd: request.cwd, emit, signal };
+    const context = {
+      image,
+      variant: 'build',
+      arch: target.arch,
+      offline: false,
+      cwd: request.cwd,
+      emit,
+      signal,
+    };
     return { row: findRow(await loadCatalogue(), DISTRO), target, context };
   }
 

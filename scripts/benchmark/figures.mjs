@@ -18,6 +18,7 @@ export function figuresOf({ samples, options, accelerator }) {
   const wants = (name) => options.wanted.has(name);
   return [
     ...byHandRatios(samples),
+    ...roadFigures(samples.roads),
     ...(wants('native') ? nativeRatios(samples) : []),
     ...byHandSeconds(samples),
     ...buildSeconds(samples, wants('native') || wants('overhead')),
@@ -53,6 +54,25 @@ function byHandRatios(samples) {
       ...(cpuRatios.length > 0 ? { cpuText: `${show(spread(cpuRatios).median)} ×`, cpuRatios } : {}),
     };
   });
+}
+
+/** Rounds in which both roads were gone, cold. */
+function roadFigures(roads) {
+  const of = (road, state) => roads.filter((s) => s.road === road && s.state === state);
+  const [official, bootstrap] = [of('official', 'cold'), of('bootstrap', 'cold')];
+  return [
+    {
+      ...{ name: 'roads', figure: 'roads', unit: '×' },
+      what: 'cold: official ÷ (bootstrapped − its bootstrap)',
+      values: official.map((s, at) => s.wall / (bootstrap[at].wall - bootstrap[at].bootstrap)),
+      target: ['≤', 1.2],
+    },
+    ...['cold', 'warm'].flatMap((state) =>
+      ['official', 'bootstrap'].map((road) =>
+        whole(`${road}-${state}`, 'roads', `${state}, whole, with proof`, of(road, state)),
+      ),
+    ),
+  ];
 }
 
 function nativeRatios(samples) {

@@ -34,7 +34,7 @@ export async function nativeChroot(bench) {
         'bash',
         join(ROOT, 'scripts/benchmark/native.sh'),
       ],
-      ...[scratch, base.root, bench.kernel, String(JOBS), EPOCH, ...bench.modules.map((m) => m.source)],
+      ...[scratch, base.root.tar, bench.kernel, String(JOBS), EPOCH, ...bench.modules.map((m) => m.source)],
     ],
     {
       stdio: ['pipe', 'pipe', 'pipe'],

@@ -35,6 +35,11 @@ const FIGURES = {
   'second-module': { slow: true, about: 'by hand ÷ dkms2bin, both whole: kernel known, module not' },
   'new-kernel': { slow: true, about: 'by hand ÷ dkms2bin: image known, kernel not' },
   cold: { slow: true, about: 'by hand ÷ dkms2bin: empty cache, image bootstrap included' },
+  roads: {
+    slow: true,
+    about:
+      'cold with an official image ÷ cold with a bootstrapped one without its bootstrap; needs --official',
+  },
   native: { about: "the guest's `dkms build` ÷ the same one in a chroot on this host" },
   overhead: { about: "wall of the whole warm command minus the guest's own `dkms build`" },
   'first-command': { about: 'warm: from the start of QEMU to the answer to the first command' },
@@ -59,6 +64,7 @@ target. What is compared is run in turns, A B A B.
   --rounds N           how often (default 2); help runs ${HELP_RUNS} times, first-command ${CLONE_RUNS} times in each round
   --matrix MxK         modules and kernels of the matrix (default ${MATRIX.length}x3)
   --image FILE         a qcow2 cloud image of ${DISTRO} for both sides (default: the one that dkms2bin bootstraps)
+  --official FOLDER    an official image and its SHA512SUMS, for roads: what test/rig/official/make-debian.sh makes
   --json FILE          write all samples and figures as JSON
 
 Figures:
@@ -86,6 +92,8 @@ How it is measured
   matrix     ${MATRIX.length} packages of the distro for its 3 newest plain kernels, with proof, ${SIDE_BY_SIDE} VMs side by side; layers
              and snapshots are made before and not measured. The command is \`dkms2bin matrix\`, whole. Then the
              same through a redis-server and ${SIDE_BY_SIDE} \`dkms2bin worker --jobs 1\`; CPU is without the workers'.
+  roads      each road with an empty cache of its own, and then again with what that left there, in turns. The image comes
+             from a server on this host, in the layout of the distro's; packages come from the same mirror on both.
   same-bytes needs DKMS2BIN_NO_SNAPSHOT=1, which makes the tool boot its VMs cold.
 
 Run it on an idle host: the load average at its start and end is printed. With everything, expect an hour and a half
@@ -103,11 +111,15 @@ export function readArgs() {
       rounds: { type: 'string' },
       matrix: { type: 'string' },
       image: { type: 'string' },
+      official: { type: 'string' },
       json: { type: 'string' },
     },
   });
-  const { help = false, quick = false, image, json } = values;
-  const asked = askedFigures(values.only ?? []);
+  const { help = false, quick = false, image, official, json } = values;
+  // Nobody has the image by chance.
+  const asked = askedFigures(values.only ?? []).filter(
+    (name) => name !== 'roads' || official !== undefined || values.only !== undefined,
+  );
   if (quick && values.rounds !== undefined) throw new Error('--quick has one round: leave --rounds out');
   return {
     help,
@@ -115,6 +127,7 @@ export function readArgs() {
     rounds: quick ? 1 : roundsOf(values.rounds),
     matrix: matrixOf(values.matrix),
     image: image === undefined ? 'bootstrap' : resolve(image),
+    official: official === undefined ? null : resolve(official),
     json: json === undefined ? null : resolve(json),
     asked,
     wanted: new Set(asked.filter((name) => !(quick && FIGURES[name].slow))),

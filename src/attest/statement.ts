@@ -1,5 +1,6 @@
 import { basename } from 'node:path';
 import { roleOf, sourcePurl, type BuildFacts, type DigestSet, type SourceRecord } from './facts.js';
+import { redact } from '../lib/credentials.js';
 import { packagePurl } from './purl.js';
 
 export const STATEMENT_TYPE = 'https://in-toto.io/Statement/v1';
@@ -82,8 +83,8 @@ function buildDefinition(facts: BuildFacts): Predicate['buildDefinition'] {
         nameStyle: options.nameStyle,
         verify: options.verify,
         ...(options.debugSymbols && { debugSymbols: true }),
-        ...(options.mirror !== undefined && { mirror: withoutCredentials(options.mirror) }),
-        ...(options.archive !== undefined && { archive: withoutCredentials(options.archive) }),
+        ...(options.mirror !== undefined && { mirror: redact(options.mirror) }),
+        ...(options.archive !== undefined && { archive: redact(options.archive) }),
       },
     },
     internalParameters: {
@@ -98,7 +99,7 @@ function buildDefinition(facts: BuildFacts): Predicate['buildDefinition'] {
       {
         name: 'base image',
         digest: image.digest,
-        ...(image.url !== undefined && { downloadLocation: withoutCredentials(image.url) }),
+        ...(image.url !== undefined && { downloadLocation: redact(image.url) }),
         annotations: { role: 'base image', origin: image.origin },
       },
       ...facts.kernelPackages.map(({ file, sha256 }) => ({
@@ -160,14 +161,6 @@ function installedDependencies({ installed, roles, distro, packageType }: BuildF
       annotations: { role: roleOf(name, roles) ?? 'toolchain' },
     }))
     .sort((a, b) => (a.uri < b.uri ? -1 : Number(a.uri > b.uri)));
-}
-
-function withoutCredentials(url: string): string {
-  if (!URL.canParse(url)) return url;
-  const parsed = new URL(url);
-  if (parsed.username === '' && parsed.password === '') return url;
-  parsed.username = parsed.password = '';
-  return parsed.href;
 }
 
 /** RFC 3339 in UTC, whole seconds. */

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { chmod, lstat, mkdir, open, readdir, readFile, rename, stat, utimes } from 'node:fs/promises';
+import { chmod, chown, lstat, mkdir, open, readdir, readFile, rename, stat, utimes } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
@@ -8,6 +8,7 @@ import { lock, type Lock } from '../lib/lock.js';
 import { cacheDir } from '../lib/paths.js';
 import { syncPath } from '../lib/atomic-write.js';
 import { removeScratch } from '../lib/namespace.js';
+import { isRoot } from '../lib/sandbox.js';
 import { extentsOf } from '../lib/qemu-img.js';
 
 /** In the order in which they build on each other. */
@@ -158,8 +159,9 @@ async function seal(dir: string, meta: Record<string, unknown>): Promise<void> {
   for (const name of await readdir(dir)) {
     const path = join(dir, name);
     await syncPath(path);
-    // QEMU opens a memory file for writing even when it maps it copy-on-write.
-    await chmod(path, name === 'ram' ? 0o644 : 0o444);
+    await chmod(path, 0o444);
+    // Started by root, QEMU is another user, who owned what it wrote.
+    if (isRoot()) await chown(path, 0, 0);
     sizes[name] = (await stat(path)).size;
     digests[name] = await contentDigest(path);
   }
@@ -215,9 +217,20 @@ async function readMeta<About>(dir: string, about: z.ZodType<About>): Promise<(E
   }
 }
 
+/** What `cached` would find without making it; nobody holds it. */
+export async function lookUp<About = unknown>(
+  kind: EntryKind,
+  hash: string,
+  about: z.ZodType<About> = ANYTHING as z.ZodType<About>,
+): Promise<Omit<Entry<About>, 'use'> | null> {
+  const dir = pathOf({ kind, hash });
+  const meta = await readMeta(dir, about);
+  return meta && { dir, meta };
+}
+
 /** Whether `cached` would find the entry without making it. */
 export async function isCached(kind: EntryKind, hash: string): Promise<boolean> {
-  return (await readMeta(pathOf({ kind, hash }), ANYTHING)) !== null;
+  return (await lookUp(kind, hash)) !== null;
 }
 
 /** One thing that the cache holds: an entry's folder or an official image's file. */

@@ -116,6 +116,54 @@ export async function prune(options: PruneOptions, pinned: Pinned = []): Promise
   return { removed, freed: removed.reduce((sum, { bytes }) => sum + bytes, 0), left: total };
 }
 
+/** What something newer has taken the place of goes when nothing has used it for so long. */
+const SUPERSEDED_SECONDS = 14 * 86400;
+
+/**
+ * Removes what a newer one of the same name has taken the place of, with what stands on it, once nothing has used it for two
+ * weeks: official images that no distro's record names any more (`current` are those that are named), images and layers
+ * that were made anew since. `pinned` is asked for only when there is something to remove.
+ */
+export async function pruneSuperseded(
+  { current, signal }: { current: readonly string[]; signal: AbortSignal },
+  pinned: () => Promise<Pinned>,
+): Promise<PruneResult> {
+  const left = await cacheItems();
+  const oldest = Date.now() - SUPERSEDED_SECONDS * 1000;
+  const doomed = (item: CacheItem): boolean => item.lastUsed < oldest && isSuperseded(item, left, current);
+  const result: PruneResult = { removed: [], freed: 0, left: 0 };
+  if (!left.some(doomed)) return result;
+  await using _turn = await lock(join(cacheDir(), 'prune.lock'), 'exclusive', { wait: true, signal });
+  const needed = await pinned();
+  // Parents come first.
+  for (const item of left.filter(doomed).reverse()) {
+    signal.throwIfAborted();
+    if (hasChildren(item, left) || isPinned(item, left, needed)) continue;
+    const done = await removeItem(item, false);
+    if (done === 'kept') continue;
+    left.splice(left.indexOf(item), 1);
+    if (done === 'removed')
+      result.removed.push({ name: item.name, kind: KIND[item.kind], bytes: item.bytes });
+  }
+  result.freed = result.removed.reduce((sum, { bytes }) => sum + bytes, 0);
+  result.left = left.reduce((sum, { bytes }) => sum + bytes, 0);
+  return result;
+}
+
+function isSuperseded(item: CacheItem, items: readonly CacheItem[], current: readonly string[]): boolean {
+  if (item.path.endsWith('.qcow2')) return !current.includes(item.hash);
+  const named = (each: CacheItem): string => each.name.slice(0, -each.hash.slice(0, 12).length);
+  const newer = items.some(
+    (each) =>
+      each.kind === item.kind &&
+      named(each) === named(item) &&
+      each.created > item.created &&
+      each.lastUsed > item.lastUsed,
+  );
+  const parents = items.filter((each) => item.parents.some((parent) => same(parent, each)));
+  return newer || parents.some((parent) => isSuperseded(parent, items, current));
+}
+
 const same = (a: EntryId, b: EntryId): boolean => a.kind === b.kind && a.hash === b.hash;
 
 const hasChildren = (item: CacheItem, items: CacheItem[]): boolean =>

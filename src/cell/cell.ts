@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { bootOn } from '../environment/snapshot.js';
 import type { CellResult } from '../model/cell.js';
-import { compile } from './compile.js';
+import { compile, networkOf } from './compile.js';
 import { deliver, publishLogs, resultsOf } from './deliver.js';
 import { cellIdentity, remember, upToDate } from './finished.js';
 import { pack } from './package.js';
@@ -48,7 +48,7 @@ async function buildInRun(sourced: Sourced, run: RunDir): Promise<CellResult[]> 
   const { input, identity } = sourced;
   const { environment, machine } = input;
   await using verifyVm = new PrebootedVm((before) =>
-    bootOn(environment, false, join(run.dir, `verify${before > 0 ? `-${before}` : ''}`), machine),
+    bootOn(environment, 'none', join(run.dir, `verify${before > 0 ? `-${before}` : ''}`), machine),
   );
   const compiled = await compile({ ...sourced, run, verifyVm, conditions: usualConditions(sourced) });
   const packaged = await pack(compiled);
@@ -73,9 +73,10 @@ async function examine(packaged: Packaged): Promise<Verified> {
   }
 }
 
-function usualConditions({ input: { environment, machine }, prepared }: Sourced): BuildConditions {
+function usualConditions({ input, prepared }: Sourced): BuildConditions {
+  const { environment, machine } = input;
   return {
-    boot: (dir) => bootOn(environment, prepared.network, dir, machine),
+    boot: (dir) => bootOn(environment, networkOf(input, prepared), dir, machine),
     // A compiler takes up to 1 GiB.
     jobs: Math.max(1, Math.min(machine.cpus, Math.floor(machine.memoryMiB / 1024))),
   };

@@ -1,4 +1,6 @@
-import { deadline, specOf } from '../environment/boot.js';
+import { AS_LONG_AS_IT_TAKES_MS, deadline, MIRROR_HINT, specOf } from '../environment/boot.js';
+import { guestProxy } from '../environment/guest-proxy.js';
+import { mirrorsOf } from '../distro/mirrors.js';
 import { packageForm } from '../distro/row.js';
 import { GUEST_DIR, type Guest, type ScriptRun } from '../guest/guest.js';
 import { runBuild, type ModuleReport } from '../guest/programs/build.js';
@@ -6,6 +8,7 @@ import { collect } from '../guest/programs/collect.js';
 import { fetchSource } from '../guest/programs/fetch-source.js';
 import type { PushedSource } from '../guest/programs/pushed-source.js';
 import { Dkms2binError } from '../model/errors.js';
+import type { Network } from '../vm/args.js';
 import { MAX_DEBUG_BYTES, MAX_DEBUG_TOTAL } from '../pack/debug-symbols.js';
 import { allowLogin, keepIfAsked } from './keep.js';
 import type { Phase } from './phases.js';
@@ -38,12 +41,23 @@ export async function compile(cell: Opened): Promise<Compiled> {
   return { ...cell, built };
 }
 
+/** What of the host's network a build VM is in; what leads out is cut before the package's code runs. */
+export function networkOf(
+  { debug, keepFailed, onFailure }: CellInput,
+  { network }: Pick<Prepared, 'network'>,
+): Network {
+  if (network) return 'egress';
+  return debug || keepFailed || onFailure ? 'login' : 'none';
+}
+
 /** Boots a build VM, runs the package's build in it and takes what it made. */
 export async function buildInVm(turn: BuildTurn): Promise<Built> {
   const { input, run, phase, conditions } = turn;
   const { environment, machine } = input;
   // A kept disk is booted again for a login.
-  const spec = specOf(machine, { boot: environment.layer.boot, control: 'ssh', egress: true });
+  const spec = specOf(machine, {
+    ...{ boot: environment.layer.boot, control: 'ssh', egress: true, network: 'egress' },
+  });
   await using booted = await phase('boot', () => conditions.boot(run.dir));
   const { vm, guest } = booted;
   await run.save({ live: { socketDir: vm.socketDir, sshPort: vm.sshPort }, vm: { ...spec } });
@@ -142,6 +156,11 @@ async function fetchInGuest(
       },
     );
   }
-  const how = { called: source.text, proxy: machine.proxy };
-  await fetchSource(guest, pushed, how, { timeoutMs: deadline(machine.accel, 180), onLine });
+  const { main, security } = await mirrorsOf(lookup.row, machine, machine.arch);
+  await using through = await guestProxy({ proxy: machine.proxy ?? '', urls: [main, security] }, 'vm');
+  const how = { called: source.text, proxy: through.proxy };
+  // A line may be as slow as it likes; apt itself gives a connection up after a minute.
+  const silenceMs = deadline(machine.accel, 120);
+  const run = { timeoutMs: AS_LONG_AS_IT_TAKES_MS, silenceMs, lateHint: MIRROR_HINT, onLine };
+  await fetchSource(guest, pushed, how, run);
 }

@@ -9,6 +9,7 @@ import type { Collected, CollectedModule } from '../guest/programs/collect.js';
 import { DEB_ARCH, type CellResult, type Verdict } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { compressModule, moduleCompression } from '../pack/compress.js';
+import { MAINTAINER } from '../pack/deb.js';
 import { hasDebugInfo, MAX_DEBUG_BYTES, pairDebugSymbols } from '../pack/debug-symbols.js';
 import { isExtraPath, packModules, type PackedPackage, type PackInput } from '../pack/module-package.js';
 import { signatureHash, type Signer } from '../pack/sign.js';
@@ -119,7 +120,7 @@ export async function packModule(
     modules: await finishModules(input, ko, ownedByOtherCell ? [] : debug, signer),
     extras: extras.filter(({ path }) => isExtraPath(path)),
     sourcePackage: ownedByOtherCell ? null : built.collected.source,
-    maintainer: 'dkms2bin <dkms2bin@localhost>',
+    maintainer: MAINTAINER,
     dependsModules: buildDepends,
     mtime: EPOCH,
     outDir,

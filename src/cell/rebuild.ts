@@ -11,7 +11,7 @@ import type { CellResult } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { firstDifference } from '../pack/difference.js';
 import type { PackedPackage } from '../pack/module-package.js';
-import { buildInVm } from './compile.js';
+import { buildInVm, networkOf } from './compile.js';
 import { packModule } from './package.js';
 import { RunDir } from './run-dir.js';
 import type { BuildConditions, Built, CellInput, CellModule, PackedModule, Verified } from './types.js';
@@ -26,9 +26,10 @@ const VARIED =
 /** A build of the same cell with all of its surroundings different that can be. */
 function otherConditions({ input, prepared, conditions }: Verified): BuildConditions {
   const { environment, machine } = input;
+  const network = networkOf(input, prepared);
   return {
     // Each VM gets a machine id of its own when it is reached.
-    boot: (dir) => bootOn({ layer: environment.layer, snapshot: null }, prepared.network, dir, machine),
+    boot: (dir) => bootOn({ layer: environment.layer, snapshot: null }, network, dir, machine),
     jobs: conditions.jobs === 1 ? 2 : 1,
     disguise: (guest) =>
       disguise(guest, { aheadSeconds: AHEAD_SECONDS, hostName: 'elsewhere' }, deadline(machine.accel, 30)),

@@ -15,8 +15,8 @@ const RUN_RECORD = z.object({
   created: z.string(),
   /** Set once the VM is meant to outlive the run. */
   kept: z.boolean(),
-  /** Socket folder and ssh port of the VM while it runs. */
-  live: z.object({ socketDir: z.string(), sshPort: z.number().int() }).nullable(),
+  /** Socket folder of the VM while it runs, and its ssh port unless it has no network. */
+  live: z.object({ socketDir: z.string(), sshPort: z.number().int().nullable() }).nullable(),
   /** How to boot the disk again; null until the VM was started. */
   vm: z.record(z.string(), z.unknown()).nullable(),
 });

@@ -11,6 +11,7 @@ import {
   parseInstalled,
   unmetDependency,
   type FindOptions,
+  type FoundPackage,
 } from '../distro/dkms-package.js';
 import type { DistroRow } from '../distro/row.js';
 import { contentDigest } from '../cache/entries.js';
@@ -41,6 +42,30 @@ export interface Prepared {
 
 export interface Lookup extends Pick<FindOptions, 'mirror' | 'offline' | 'proxy'> {
   row: DistroRow;
+  /** What was found already, by the name asked for. */
+  known?: Map<string, Promise<FoundPackage>>;
+}
+
+type RepositorySource = Extract<ModuleSource, { kind: 'repo' }>;
+
+/** The package that a name means in the distro, by its index. Throws what `findDkmsPackage` throws. */
+export function packageOf(
+  source: RepositorySource,
+  { row, known = new Map<string, Promise<FoundPackage>>(), ...where }: Lookup,
+  { arch, emit, signal }: Pick<Machine, 'arch' | 'emit' | 'signal'>,
+): Promise<FoundPackage> {
+  const key = `${row.id} ${source.name}=${source.version ?? ''}`;
+  const before = known.get(key);
+  if (before) return before;
+  const found = findDkmsPackage(row, source, {
+    ...where,
+    ...{ arch, cacheDir: cacheDir(), signal },
+    warn: (message) => emit({ type: 'note', level: 'warn', message }),
+  });
+  known.set(key, found);
+  // What went wrong may go well for another cell.
+  found.catch(() => known.delete(key));
+  return found;
 }
 
 /** Of a cell, what decides its source. */
@@ -71,12 +96,8 @@ export async function prepareSource({
   let there: Prepared['package'] = null;
   let digest: string;
   if (source.kind === 'repo') {
-    const { row, ...where } = lookup;
-    const common = { ...where, arch, cacheDir: cacheDir(), signal };
-    const found = await findDkmsPackage(row, source, {
-      ...common,
-      warn: (message) => machine.emit({ type: 'note', level: 'warn', message }),
-    });
+    const { offline, proxy } = lookup;
+    const found = await packageOf(source, lookup, machine);
     there = { name: found.name, version: found.version };
     digest = found.sha256;
     if (unmetDependency(found, installed, arch) !== null || !found.verified) {
@@ -85,7 +106,8 @@ export async function prepareSource({
         network: true,
       };
     }
-    const path = await fetchDkmsPackage(found, { ...common, emit: machine.emit });
+    const { emit } = machine;
+    const path = await fetchDkmsPackage(found, { cacheDir: cacheDir(), offline, proxy, emit, signal });
     local = { kind: 'deb', text: source.text, path };
   } else {
     local = source;

@@ -43,7 +43,6 @@ const TOOLS: readonly Tool[] = [
       ['mmdebstrap', 'mmdebstrap'],
       ['newuidmap', 'uidmap'],
       ['fakeroot', 'fakeroot'],
-      ['fakechroot', 'fakechroot'],
       ['unshare', 'util-linux'],
       ['zstd', 'zstd'],
       ['sfdisk', 'fdisk'],
@@ -285,9 +284,14 @@ async function userNamespaceCheck({ env }: CliContext): Promise<Check> {
 /** Runs one: whether qemu-user is there, and registered or registrable in a namespace. */
 async function foreignProgramsCheck(context: CliContext, arch: Arch): Promise<Check> {
   const name = `${arch} programs`;
-  const { namespaceCommand } = await import('../lib/namespace.js');
+  const [{ nativeSandbox }, { scratch }] = await Promise.all([
+    import('../lib/sandbox.js'),
+    import('../lib/scratch.js'),
+  ]);
   try {
-    await namespaceCommand(arch, context.signal);
+    await using place = await scratch();
+    const contents = { readable: [], writable: [], network: false };
+    await nativeSandbox({ arch, scratch: place.dir, ...contents }, context.signal);
     return { name, status: 'ok', detail: 'run by qemu-user', remedy: null };
   } catch (error) {
     if (context.signal.aborted) throw error;

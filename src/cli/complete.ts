@@ -1,5 +1,5 @@
 import type { Arch } from '../model/cell.js';
-import { choices } from '../options/forms.js';
+import { choicesOf } from '../options/forms.js';
 import type { Option } from '../options/option.js';
 import { helpOf, optionRows } from '../options/table.js';
 import type { CliContext } from './context.js';
@@ -100,7 +100,7 @@ function topNames(commands: readonly Command[]): Candidate[] {
 
 /** Values of an option. */
 async function valuesOf(row: Option, rest: readonly string[], sources: Sources): Promise<Completion> {
-  const listed = choices.get(row.schema)?.values ?? [];
+  const listed = choicesOf(row.schema);
   const words = listed.map((value): Candidate => [value, '']);
   if (row.completes === 'distros') words.push(...(await distros(sources)));
   if (row.completes === 'kernels') {

@@ -1,5 +1,5 @@
 import type { Config } from '../options/config.js';
-import { checkTyped, optionsOf, type Given } from '../options/merge.js';
+import type { Given } from '../options/merge.js';
 import type { CommandName } from '../options/option.js';
 import { optionRows, type OptionsOf } from '../options/table.js';
 import { Dkms2binError } from '../model/errors.js';
@@ -68,6 +68,8 @@ export async function perform(
   { words, typed }: { words: readonly string[]; typed: Given },
   context: CliContext,
 ): Promise<number> {
+  // Only a command that runs pays for loading zod.
+  const { checkTyped, optionsOf } = await import('../options/merge.js');
   checkTyped(one.name, typed);
   let asked: Asked;
   try {

@@ -1,7 +1,7 @@
 import { Command as Commander, Option as CommanderOption } from 'commander';
 import { Dkms2binError, EXIT_CODES, EXIT_ORDER } from '../model/errors.js';
 import { packageVersion } from '../lib/paths.js';
-import { oneLine, plain } from '../lib/text.js';
+import { closest, oneLine, plain } from '../lib/text.js';
 import { VARIABLES } from '../lib/variables.js';
 import type { CommandName, Option } from '../options/option.js';
 import { GROUPS } from '../options/option.js';
@@ -150,28 +150,13 @@ function usageError(text: string): string {
 }
 
 function strayWord(word: string, program: Commander): Dkms2binError {
-  const close = program.commands
-    .map((c) => c.name())
-    .find((name) => distance(name, word) <= Math.min(2, word.length - 1));
+  const close = closest(
+    word,
+    program.commands.map((c) => c.name()),
+  );
   return new Dkms2binError('usage', `"${oneLine(word)}" is not a command`, {
     hint: close
       ? `Did you mean "dkms2bin ${close}"?`
       : `Modules are given with --dkms: dkms2bin --dkms ${oneLine(word)}. Commands: dkms2bin --help`,
   });
-}
-
-/** Levenshtein. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i += 1) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j += 1)
-      next[j] = Math.min(
-        (row[j] ?? 0) + 1,
-        (next[j - 1] ?? 0) + 1,
-        (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1),
-      );
-    row = next;
-  }
-  return row[b.length] ?? 0;
 }

@@ -1,5 +1,6 @@
 import { resolve } from 'node:path';
 import type { QueueOptions } from '../engine/queue/executor.js';
+import type { MetapackageOptions, MetapackageResult } from '../engine/metapackages.js';
 import type { MatrixContext, MatrixOutcome } from '../engine/matrix.js';
 import type { MatrixPlan } from '../engine/plan/matrix.js';
 import type { Inspection } from '../attest/inspect.js';
@@ -18,7 +19,11 @@ type Refresh = typeof import('../engine/refresh.js');
 type Runs = typeof import('../engine/runs.js');
 
 /** `keyFile` is an OpenPGP secret key. */
-type PublishOptions = Omit<RepositoryOptions, 'key'> & Passphrase & { keyFile?: string | undefined };
+type PublishOptions = Omit<RepositoryOptions, 'key' | 'prepare'> &
+  MetapackageOptions &
+  Passphrase & { keyFile?: string | undefined };
+
+export type PublishResult = RepositoryResult & { metapackages: MetapackageResult[] };
 
 /**
  * All that commands ask of the layers below; tests put stand-ins here. Each function loads its module when it is called:
@@ -29,6 +34,8 @@ export const engine = {
   loadConfig: async (explicit: string | undefined, cwd: string): Promise<Config> =>
     (await (await import('../options/config.js')).loadConfig({ cwd, explicit })).config,
   plan: async (...input: Of<Plan, 'plan'>) => (await import('../engine/plan/plan.js')).plan(...input),
+  checkPlan: async (...input: Of<typeof import('../engine/plan/check.js'), 'checkPlan'>) =>
+    (await import('../engine/plan/check.js')).checkPlan(...input),
   build: async (...input: Of<Local, 'build'>) => (await import('../engine/local.js')).build(...input),
   planRefresh: async (...input: Of<Refresh, 'planRefresh'>) =>
     (await import('../engine/refresh.js')).planRefresh(...input),
@@ -61,6 +68,8 @@ export const engine = {
     (await import('../engine/images.js')).pruneImages(...input),
   verifyImages: async (...input: Of<Images, 'verifyImages'>) =>
     (await import('../engine/images.js')).verifyImages(...input),
+  updateImages: async (...input: Of<typeof import('../engine/update-images.js'), 'updateOfficialImages'>) =>
+    (await import('../engine/update-images.js')).updateOfficialImages(...input),
   warmImages: async (...input: Of<typeof import('../engine/warm.js'), 'warm'>) =>
     (await import('../engine/warm.js')).warm(...input),
   prove: async (...input: Of<typeof import('../engine/prove-request.js'), 'proveRequest'>) =>
@@ -76,10 +85,15 @@ export const engine = {
   publishRepository: async (
     dir: string,
     { keyFile, passphrase, ask, ...options }: PublishOptions,
-  ): Promise<RepositoryResult> => {
+  ): Promise<PublishResult> => {
     const { loadSigningKey, publishRepository } = await import('../repo/index.js');
+    const { updateMetapackages } = await import('../engine/metapackages.js');
     const key = keyFile === undefined ? undefined : await loadSigningKey(keyFile, { passphrase, ask });
-    return publishRepository(dir, { ...options, key });
+    const metapackages: MetapackageResult[] = [];
+    const prepare = async (): Promise<void> => {
+      metapackages.push(...(await updateMetapackages(dir, options, options)));
+    };
+    return { ...(await publishRepository(dir, { ...options, key, prepare })), metapackages };
   },
   serveRepository: async (dir: string, options: { port?: number }) =>
     (await import('../repo/index.js')).serveRepository(dir, options),

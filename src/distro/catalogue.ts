@@ -7,6 +7,7 @@ import { PACKAGE_ROOT } from '../lib/paths.js';
 import { variable } from '../lib/variables.js';
 import { fillRow } from './catalogue-fill.js';
 import { FileHead, RowInput, type CatalogueRow } from './catalogue-schema.js';
+import { unknownDistro } from './row.js';
 
 export type { CatalogueArch, CatalogueRow, SumsForm } from './catalogue-schema.js';
 
@@ -70,9 +71,7 @@ async function catalogueFiles(dir: string): Promise<string[]> {
 export function findRow(rows: readonly CatalogueRow[], name: string): CatalogueRow {
   const row = rows.find((r) => r.id === name || r.aliases.includes(name));
   if (row) return row;
-  throw new Dkms2binError('usage', `No distro ${name} in the image catalogue`, {
-    hint: `Known: ${rows.map((r) => [r.id, ...r.aliases].join(' = ')).join(', ')}`,
-  });
+  throw unknownDistro(name, rows);
 }
 
 function parseFile(file: string, text: string, dir: string, mistakes: string[]): CatalogueRow[] {

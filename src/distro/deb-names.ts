@@ -29,6 +29,15 @@ export const debVirtualName = (module: string): string => `${debName(module)}-mo
 export const debModulesName = (module: string, release: string): string =>
   `${debName(module)}-modules-${debName(release)}`;
 
+/**
+ * Name of the metapackage that brings a module for the kernels that the metapackage `linux-image-…` leads to. A digit after
+ * `-modules-` starts a kernel release: `linux-image-6.12-amd64` becomes `…-modules-linux-6.12-amd64`.
+ */
+export function debMetaName(module: string, meta: string, backports: boolean): string {
+  const flavour = debName(meta.replace(/^linux-image-/, '')).replace(/^(?=\d)/, 'linux-');
+  return `${debName(module)}-modules-${flavour}${backports ? '-backports' : ''}`;
+}
+
 /** Name of the package with the debug symbols of another one. */
 export const debDebugName = (name: string): string => `${name}-dbgsym`;
 

@@ -51,6 +51,18 @@ export async function fetchBytes(url: string, limit: number, reach: Reach): Prom
   }
 }
 
+/** Bytes of what is at `url`, undefined when the server does not say; asks shortly. Rejects when there is nothing, or no answer. */
+export async function sizeOf(url: string, reach: Reach): Promise<number | undefined> {
+  const { headers } = await got.head(url, {
+    ...proxyOptions(url, await proxyFor(reach.proxy)),
+    timeout: { request: 8000 },
+    retry: { limit: 0 },
+    ...(reach.signal && { signal: reach.signal }),
+  });
+  const length = Number(headers['content-length']);
+  return Number.isSafeInteger(length) && length > 0 ? length : undefined;
+}
+
 /** Whether there is something at `url`. Throws `transient` or `interrupted`. */
 export async function exists(url: string, reach: Reach): Promise<boolean> {
   try {

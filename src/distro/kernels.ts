@@ -3,7 +3,7 @@ import { messageOf } from '../model/errors.js';
 import { compareReleases, compareRpmVersions, compareVersions } from '../formats/versions.js';
 import { listKernels } from './apt-index.js';
 import { unreachableCode } from './fetch.js';
-import type { KernelEntry, KernelIndex, LookupOptions } from './kernel-index.js';
+import type { KernelEntry, KernelIndex, LookupOptions, MetaEntry } from './kernel-index.js';
 import { mirrorsOf, type MirrorOptions } from './mirrors.js';
 import type { Place } from './places.js';
 import { isApt, type DistroRow } from './row.js';
@@ -49,14 +49,14 @@ export async function availableKernels(row: DistroRow, options: KernelOptions): 
 }
 
 /**
- * The same kernels, and the releases that metapackages point to: what a machine that follows one of those gets next.
+ * The same kernels, the metapackages, and the releases that those point to: what a machine that follows one of them gets next.
  */
 export async function offeredKernels(
   row: DistroRow,
   options: KernelOptions,
-): Promise<{ kernels: KernelEntry[]; heads: string[] }> {
+): Promise<{ kernels: KernelEntry[]; metas: MetaEntry[]; heads: string[] }> {
   const { kernels, metas } = await liveKernels(row, options);
-  return { kernels: buildable(row, kernels), heads: [...new Set(metas.map(({ release }) => release))] };
+  return { kernels: buildable(row, kernels), metas, heads: [...new Set(metas.map(({ release }) => release))] };
 }
 
 /** How the row's package manager compares versions. */

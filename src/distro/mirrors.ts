@@ -2,6 +2,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Arch } from '../model/cell.js';
 import { parseParagraphs } from '../formats/deb822.js';
+import { withoutCredentials } from '../lib/credentials.js';
 import { run } from '../lib/exec.js';
 import type { DistroRow } from './row.js';
 
@@ -76,7 +77,7 @@ async function takeMirrors(source: Source, mirrors: HostMirrors): Promise<void> 
     (suite) => /[-/](security|updates)$/.test(suite) && !suite.endsWith('-updates'),
   );
   for (const listed of source.uris) {
-    const uri = (await followList(listed)).replace(/\/+$/, '');
+    const uri = withoutCredentials(await followList(listed)).replace(/\/+$/, '');
     if (!/^https?:\/\//.test(uri)) continue;
     if (security || uri.endsWith('/debian-security')) mirrors.security ??= uri;
     else if (uri.endsWith('/debian') || source.signedBy !== '') mirrors.main ??= uri;
@@ -119,7 +120,7 @@ export async function hostProxy(signal?: AbortSignal): Promise<string | undefine
   try {
     const args = ['dump', '--format', '%v', 'Acquire::http::Proxy'];
     const { stdout } = await run('apt-config', args, { ...(signal && { cancelSignal: signal }) });
-    return /^https?:\/\/\S+$/.test(stdout.trim()) ? stdout.trim() : undefined;
+    return /^https?:\/\/\S+$/.test(stdout.trim()) ? withoutCredentials(stdout.trim()) : undefined;
   } catch (error) {
     if (signal?.aborted) throw error;
     // No apt on this host.

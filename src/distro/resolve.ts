@@ -9,7 +9,7 @@ import { buildable, comparing, liveKernels, placesOf, unique, type KernelOptions
 import { nearest } from './nearest.js';
 import { listed, type Place } from './places.js';
 import { candidatesFor, checkRelease } from './release.js';
-import { archRow, type DistroRow } from './row.js';
+import { archRow, unknownDistro, type DistroRow } from './row.js';
 
 export interface ResolveOptions extends KernelOptions, ArchiveOptions {
   /** Id or alias that the user gave; else the release tells. */
@@ -68,9 +68,7 @@ class Resolver {
     if (distro === undefined) return undefined;
     const row = this.rows.find(({ id, aliases }) => id === distro || aliases?.includes(distro));
     if (row) return row;
-    throw new Dkms2binError('usage', `No distro ${distro} in the catalogue`, {
-      hint: `Known: ${this.rows.map(({ id }) => id).join(', ')}`,
-    });
+    throw unknownDistro(distro, this.rows);
   }
 
   private async latest(): Promise<KernelTarget> {

@@ -1,5 +1,6 @@
 import type { Arch } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
+import { closest, oneLine } from '../lib/text.js';
 import type { KeySource } from '../formats/openpgp.js';
 import type { RpmForm } from './rpm-names.js';
 
@@ -91,5 +92,25 @@ export function requireApt(row: DistroRow): void {
   if (isApt(row)) return;
   throw new Dkms2binError('not-found', `DKMS packages of ${row.id} cannot be looked up by name yet`, {
     hint: 'Give the package as a file, or a folder with dkms.conf.',
+  });
+}
+
+/** The error of an id that no row has, with what was probably meant. */
+export function unknownDistro(
+  name: string,
+  rows: readonly Pick<DistroRow, 'id' | 'aliases'>[],
+): Dkms2binError {
+  const ids = rows.map(({ id }) => id);
+  const bare = (text: string): string => text.toLowerCase().replaceAll(/[^a-z0-9]/g, '');
+  const names = rows.flatMap(({ id, aliases = [] }) => [id, ...aliases]);
+  const same = names.find((each) => bare(each) === bare(name));
+  const family = /^[a-z]+/.exec(bare(name))?.[0] ?? '';
+  const related = family === '' ? [] : ids.filter((id) => id.startsWith(family));
+  const meant = same ?? (related.length === 0 ? closest(name, names) : undefined);
+  return new Dkms2binError('usage', `No distro ${oneLine(name)} in the catalogue`, {
+    hint:
+      meant === undefined
+        ? `Known: ${(related.length > 0 ? related : ids).join(', ')}`
+        : `Did you mean ${meant}?`,
   });
 }

@@ -4,6 +4,7 @@ import { resolve } from 'node:path';
 import { buildCell, builtBefore } from '../cell/cell.js';
 import type { CellInput } from '../cell/types.js';
 import type { Machine } from '../environment/boot.js';
+import { packageOf } from '../cell/source.js';
 import { listRunDirs } from '../cell/run-dir.js';
 import type { KernelEnvironment } from '../environment/snapshot.js';
 import type { CellResult, KernelTarget, ModuleSource } from '../model/cell.js';
@@ -64,6 +65,10 @@ export class CellRunner implements AsyncDisposable {
     });
   }
 
+  get machine(): Machine {
+    return this.means.machine;
+  }
+
   /** Makes what the VMs of a kernel start from. What goes wrong is told by the cells of that kernel. */
   async warm(target: KernelTarget): Promise<void> {
     await this.means.environments.environment(target).catch(() => undefined);
@@ -71,12 +76,23 @@ export class CellRunner implements AsyncDisposable {
 
   /** A cell that needs no VM: it is up to date, or its source cannot be had. Null for every other one. */
   async known(cell: PlannedCell, turn: PlanContext): Promise<CellDone | null> {
+    const unknown = await this.#attempt(cell, turn, () => this.#requireSource(cell, turn));
+    if (unknown || turn.signal.aborted) return unknown;
     // Waiting for it is no time of the cell's; its error is.
     await this.means.environments.layer(cell.target).catch(() => undefined);
     return this.#attempt(cell, turn, async () => {
       const environment = { layer: await this.means.environments.layer(cell.target), snapshot: null };
       return builtBefore(this.#input(cell, environment, turn));
     });
+  }
+
+  /** Throws for a name that its distro does not have: that is told before minutes of making a layer. */
+  async #requireSource({ module, distro }: PlannedCell, { emit, signal }: PlanContext): Promise<null> {
+    const { environments, machine } = this.means;
+    if (module.kind === 'repo') {
+      await packageOf(module, environments.lookup(distro), { ...machine, emit, signal });
+    }
+    return null;
   }
 
   /** Builds a cell; whatever goes wrong with it is its result. Null when `signal` ended it. */

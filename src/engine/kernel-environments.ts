@@ -45,6 +45,7 @@ export class KernelEnvironments implements AsyncDisposable {
   readonly #bases = new Map<string, Promise<BaseImage>>();
   readonly #layers = new Map<string, Promise<KernelLayer>>();
   readonly #environments = new Map<string, Promise<KernelEnvironment>>();
+  readonly #packages: NonNullable<Lookup['known']> = new Map();
   readonly #release: (() => Promise<void>)[] = [];
   #kernelFiles: Promise<string[]> | undefined;
 
@@ -57,7 +58,7 @@ export class KernelEnvironments implements AsyncDisposable {
 
   lookup(distro: string): Lookup {
     const { mirror, offline, proxy } = this.request;
-    return { row: findRow(this.rows, distro), mirror, offline, proxy };
+    return { row: findRow(this.rows, distro), mirror, offline, proxy, known: this.#packages };
   }
 
   environment(target: KernelTarget): Promise<KernelEnvironment> {

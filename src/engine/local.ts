@@ -5,6 +5,9 @@ import { newRunId } from '../lib/run-id.js';
 import { vmsAtOnce } from './budget.js';
 import { CellRunner } from './cells.js';
 import type { CellDone, Executor } from './executor.js';
+import { loadCatalogue } from '../distro/catalogue.js';
+import { reckon, type Undertaking } from './course.js';
+import { tidyImages } from './images.js';
 import { cellLabel } from './plan/planned-cell.js';
 import type { BuildPlan, PlannedCell } from './plan/types.js';
 import { Schedule } from './schedule.js';
@@ -42,15 +45,32 @@ export async function build(
   };
 }
 
+function undertakingOf({ request, cells }: BuildPlan): Omit<Undertaking, 'jobs'> {
+  return {
+    request,
+    targets: [...new Map(cells.map(({ target }) => [`${target.distro} ${target.release}`, target])).values()],
+    cells: cells.map((cell) => ({ label: cellLabel(cell), source: cell.source })),
+  };
+}
+
 /** Builds cells here, in as many VMs at once as fit. */
 export function localExecutor(run: string, context: BuildContext): Executor {
   return {
     run: async (plan, turn) => {
       const stop = new AbortController();
       const signal = AbortSignal.any([turn.signal, stop.signal]);
-      await using runner = await CellRunner.open(plan, run, { ...context, emit: turn.emit, signal });
       const jobs = await vmsAtOnce(plan.request, plan.cells.length);
-      await new Schedule(plan.cells, { jobs, runner, stop }, { ...turn, signal }).done();
+      const reckoning = reckon(turn.emit);
+      await using runner = await CellRunner.open(plan, run, { ...context, emit: reckoning.emit, signal });
+      await reckoning.begin({ ...undertakingOf(plan), jobs }, await loadCatalogue(), runner.machine);
+      const ended = async (cell: PlannedCell, done: CellDone): Promise<void> => {
+        reckoning.built(cellLabel(cell), done);
+        await turn.ended(cell, done);
+      };
+      const told = { ...turn, ended, emit: reckoning.emit, signal };
+      await new Schedule(plan.cells, { jobs, runner, stop }, told).done();
+      await reckoning.end();
+      await tidyImages({ emit: turn.emit, signal });
     },
   };
 }

@@ -99,7 +99,7 @@ export async function prove(input: ProveInput): Promise<Proof> {
     await using booted = await phase('boot', () =>
       certificate
         ? bootEnforcing(environment.layer, certificate, run.dir, machine)
-        : bootOn(environment, false, run.dir, machine),
+        : bootOn(environment, 'none', run.dir, machine),
     );
     using _ = forwardTo(Number(new URL(served.url).port), booted.vm.forwardSocket);
     came = await phase('install', () =>

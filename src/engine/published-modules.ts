@@ -7,7 +7,8 @@ import { Dkms2binError, messageOf } from '../model/errors.js';
 import { writeAtomic } from '../lib/atomic-write.js';
 import { provenancePath, readBundle, type BuiltCell } from '../attest/provenance.js';
 import type { PublishedModule, RefreshPlan, TriedCell } from './plan/refresh.js';
-import { scan } from '../repo/package-files.js';
+import { followingOf } from '../pack/metapackage.js';
+import { scan, type PackageFile } from '../repo/package-files.js';
 
 /**
  * The modules of the packages in a folder, as the packages' provenance tells. A package whose provenance cannot be used is
@@ -20,13 +21,7 @@ export async function readPublished(
   const { packages, leftOut } = await scan(outDir, signal);
   const warn = (message: string): void => emit({ type: 'note', level: 'warn', message });
   for (const { path, reason } of leftOut) warn(`${path} is ignored: ${reason}`);
-  const published: PublishedModule[] = [];
-  const unknown: string[] = [];
-  for (const { path, sha256 } of packages) {
-    const read = await modulesOf(join(outDir, path), sha256);
-    if ('why' in read) unknown.push(`${path} (${read.why})`);
-    else published.push(...read.modules);
-  }
+  const { published, unknown } = await modulesOfPackages(outDir, packages);
   const more = unknown.length > 5 ? ` and ${unknown.length - 5} more` : '';
   const list = `${unknown.slice(0, 5).join(', ')}${more}`;
   if (published.length > 0) {
@@ -43,6 +38,23 @@ export async function readPublished(
     `No package in ${outDir} has provenance that says what it was made from: ${list}`,
     { hint: AGAIN },
   );
+}
+
+/** The modules of packages in a folder, and the packages whose provenance does not tell, with why. */
+export async function modulesOfPackages(
+  outDir: string,
+  packages: readonly PackageFile[],
+): Promise<{ published: PublishedModule[]; unknown: string[] }> {
+  const published: PublishedModule[] = [];
+  const unknown: string[] = [];
+  for (const each of packages) {
+    // What follows a kernel is made anew from the others.
+    if (each.format === 'deb' && followingOf(each.header.fields)) continue;
+    const read = await modulesOf(join(outDir, each.path), each.sha256);
+    if ('why' in read) unknown.push(`${each.path} (${read.why})`);
+    else published.push(...read.modules);
+  }
+  return { published, unknown };
 }
 
 const AGAIN =

@@ -60,8 +60,8 @@ export async function login(
   try {
     process.stderr.write(`Booting the disk of ${run.record.id} …\n`);
     const emit = (): void => undefined;
-    // Runs that were kept before there was another architecture do not say theirs.
-    const spec = { arch: 'x86_64', ...run.record.vm } as unknown as BootSpec;
+    // Runs that were kept before there was another architecture do not say theirs, nor what of the network they have.
+    const spec = { arch: 'x86_64', network: 'egress', ...run.record.vm } as unknown as BootSpec;
     await using booted = await bootExisting(run.dir, spec, { signal: options.signal, emit });
     const live = { socketDir: booted.vm.socketDir, sshPort: booted.vm.sshPort };
     await run.save({ live });
@@ -101,6 +101,11 @@ export async function loginToRun(
   if (serial) {
     await joinConsole(createConnection(join(record.live.socketDir, 'console')), signal);
     return;
+  }
+  if (record.live.sshPort === null) {
+    throw new Dkms2binError('usage', `The VM of run ${record.id} has no network, so there is no way in`, {
+      hint: 'Build with --debug or --keep-failed to log in.',
+    });
   }
   const args = sshArgs(dir, record.live.sshPort);
   if (process.stdin.isTTY)

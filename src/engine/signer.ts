@@ -6,7 +6,7 @@ import { Dkms2binError } from '../model/errors.js';
 import { readCapped } from '../lib/read-capped.js';
 import { readCertificate } from '../formats/certificate.js';
 import { openSigner, type Signer } from '../pack/sign.js';
-import type { BuildRequest } from '../options/request.js';
+import { requirePair, type BuildRequest } from '../options/request.js';
 
 /** The oldest kernel whose form of signature is made here. */
 const OLDEST = [4, 3] as const;
@@ -16,16 +16,13 @@ const OLDEST = [4, 3] as const;
  * kernels among `releases` whose modules it cannot sign.
  */
 export async function signerOf(
-  { signKey, signCert, passphraseFile, cwd }: BuildRequest,
+  request: BuildRequest,
   releases: readonly string[],
   { signal, askPassphrase }: BuildContext,
 ): Promise<Signer | null> {
-  if (signKey === undefined && signCert === undefined) return null;
-  if (signKey === undefined || signCert === undefined) {
-    throw new Dkms2binError('usage', `--sign-${signKey === undefined ? 'key' : 'cert'} is missing`, {
-      hint: 'Signing needs both --sign-key and --sign-cert; dkms2bin keygen makes a pair.',
-    });
-  }
+  requirePair(request);
+  const { signKey, signCert, passphraseFile, cwd } = request;
+  if (signKey === undefined || signCert === undefined) return null;
   const old = releases.find(isTooOld);
   if (old !== undefined) {
     throw new Dkms2binError(

@@ -1,6 +1,7 @@
 import type { PlanContext } from '../model/context.js';
 import { loadCatalogue } from '../distro/catalogue.js';
 import type { BuildRequest } from '../options/request.js';
+import { reckon } from './course.js';
 import { KernelEnvironments, machineOf } from './kernel-environments.js';
 import { archOfRequest, planTargets } from './plan/plan.js';
 
@@ -22,11 +23,10 @@ export async function warm(
 ): Promise<void> {
   const rows = await loadCatalogue();
   const targets = await planTargets(request, rows, context);
-  await using environments = new KernelEnvironments(
-    request,
-    rows,
-    await machineOf(request, archOfRequest(request), context),
-  );
+  const reckoning = reckon(context.emit);
+  const machine = await machineOf(request, archOfRequest(request), { ...context, emit: reckoning.emit });
+  await using environments = new KernelEnvironments(request, rows, machine);
+  await reckoning.begin({ request, targets, cells: [], jobs: 1 }, rows, machine);
   const errors: unknown[] = [];
   for (const target of targets) {
     try {
@@ -37,6 +37,7 @@ export async function warm(
       errors.push(error);
     }
   }
+  await reckoning.end();
   if (errors.length === 1) throw errors[0];
   if (errors.length > 1) throw new AggregateError(errors);
 }

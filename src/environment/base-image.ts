@@ -61,7 +61,7 @@ type ImageOrigin = z.infer<typeof ImageOrigin>;
 /** `build` has headers, compiler and dkms; `runtime` is the kernel alone, as on a machine that never builds a module. */
 export type Variant = 'build' | 'runtime';
 
-interface BaseContext {
+export interface BaseContext {
   /** `auto`, `official`, `bootstrap` or a path. */
   image: string;
   /** `runtime`: a bootstrapped image has no toolchain. Official ones never have, and one of the user's is as it is. */
@@ -202,7 +202,7 @@ async function archiveOf(
   return { main, security, components, keyring };
 }
 
-async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<string> {
+export async function bootstrapHash(row: CatalogueRow, context: BaseContext): Promise<string> {
   const dir = join(PACKAGE_ROOT, 'cloud-init', 'bootstrap');
   const texts: string[] = [];
   for (const each of (await readdir(dir, { recursive: true, withFileTypes: true })).sort((a, b) =>

@@ -12,7 +12,7 @@ import { GUEST_USER, makeKeys, type Keys } from '../guest/keys.js';
 import { startSshd } from '../guest/programs/open-ssh.js';
 import { SshTransport } from '../guest/ssh.js';
 import type { SharedCache } from '../cache/entries.js';
-import type { DirectBoot } from '../vm/args.js';
+import type { DirectBoot, Network } from '../vm/args.js';
 import { findFirmware } from '../vm/firmware.js';
 import { makeSeed } from '../vm/seed.js';
 import { Vm, type VmSpec } from '../vm/vm.js';
@@ -42,7 +42,9 @@ export interface BootSpec {
   cpu: string;
   cpus: number;
   memoryMiB: number;
+  /** Whether the card that leads out is configured and has a link. */
   egress: boolean;
+  network: Network;
   /** Whether one address of the guest's leads to `Vm.forwardSocket`. */
   forward: boolean;
 }
@@ -60,16 +62,23 @@ export function specOf(
     boot,
     control,
     egress,
+    network,
     forward = false,
-  }: Pick<BootSpec, 'boot' | 'control' | 'egress'> & { forward?: boolean },
+  }: Pick<BootSpec, 'boot' | 'control' | 'egress' | 'network'> & { forward?: boolean },
 ): BootSpec {
-  return { boot, control, arch, accel, cpu, cpus, memoryMiB, egress, forward };
+  return { boot, control, arch, accel, cpu, cpus, memoryMiB, egress, network, forward };
 }
 
 /** An emulated CPU needs about 20 times as long for everything. */
 export function deadline(accel: 'kvm' | 'tcg', kvmSeconds: number): number {
   return (accel === 'kvm' ? kvmSeconds : kvmSeconds * 10) * 1000;
 }
+
+/** What to do when a guest's package manager stands still. */
+export const MIRROR_HINT = 'The mirror or the proxy may not answer: try another with --mirror or --proxy.';
+
+/** For what is given up by its silence: no time that it may take is too long. */
+export const AS_LONG_AS_IT_TAKES_MS = 12 * 3600 * 1000;
 
 const NEEDED_BYTES = 4 * 1024 ** 3;
 
@@ -174,7 +183,13 @@ export async function bootExisting(
   const vm = await Vm.start(await configOf(dir, spec, memory), dir, context.signal);
   return withGuest(vm, async () => {
     const wait = deadline(spec.accel, 60);
-    const guest = await connect(vm, { dir, control: spec.control, deadlineMs: wait, signal: context.signal });
+    // Each line that the guest writes while it boots is a sign of life, and shown.
+    using watch = vm.watchConsole((line) => context.emit({ type: 'output', line }));
+    using silent = watch.silent(wait, () => silence(wait));
+    const alive = <T>(work: Promise<T>): Promise<T> => vm.alive(Promise.race([work, silent]));
+    const { signal } = context;
+    const how = { dir, control: spec.control, deadlineMs: AS_LONG_AS_IT_TAKES_MS, alive, signal };
+    const guest = await connect(vm, how);
     const disabled = spec.boot.kind === 'direct' && spec.boot.cmdline.includes('cloud-init=disabled');
     for (const message of disabled ? [] : await waitForCloudInit(guest, wait)) {
       context.emit({ type: 'note', level: 'warn', message });
@@ -183,20 +198,29 @@ export async function bootExisting(
   });
 }
 
-/** A VM that goes on where `from` was frozen, with an overlay of its own in `dir`, its own identity and the right time. */
+/**
+ * A VM that goes on where `from` was frozen, with an overlay of its own in `dir`, its own identity and the right time. Its memory
+ * comes from a file that QEMU can only read, or, of an older QEMU, with the state.
+ */
 export async function bootClone(
-  from: { spec: BootSpec; disk: string; memory: string; state: string; seed: string },
-  egress: boolean,
+  from: { spec: BootSpec; disk: string; memory: string | null; state: string; seed: string },
+  network: Network,
   dir: string,
   machine: Machine,
 ): Promise<Booted> {
   await makeOverlay(from.disk, dir, machine.signal);
-  const config = await configOf(dir, from.spec, { kind: 'file', path: from.memory, shared: false });
-  const vm = await Vm.start({ ...config, egress, seed: from.seed, incoming: true }, dir, machine.signal);
+  const memory: Memory =
+    from.memory === null ? { kind: 'own' } : { kind: 'file', path: from.memory, shared: false };
+  const config = await configOf(dir, from.spec, memory);
+  const egress = network === 'egress';
+  const spec = { ...config, egress, network, seed: from.seed, incoming: true };
+  const vm = await Vm.start(spec, dir, machine.signal);
   return withGuest(vm, async () => {
     await vm.resume(from.state, egress);
+    // It has booted: its console stays silent.
     const deadlineMs = deadline(machine.accel, 6);
-    return connect(vm, { dir, control: 'channel', deadlineMs, signal: machine.signal });
+    const alive = <T>(work: Promise<T>): Promise<T> => vm.alive(work);
+    return connect(vm, { dir, control: 'channel', deadlineMs, alive, signal: machine.signal });
   });
 }
 
@@ -218,13 +242,20 @@ async function withGuest(vm: Vm, reach: () => Promise<Guest>): Promise<Booted> {
 /** Waits until the guest answers; an error carries the console's tail. */
 async function connect(
   vm: Vm,
-  how: { dir: string; control: BootSpec['control']; deadlineMs: number; signal: AbortSignal },
+  how: {
+    dir: string;
+    control: BootSpec['control'];
+    deadlineMs: number;
+    /** Races the wait against what makes it vain. */
+    alive: <T>(work: Promise<T>) => Promise<T>;
+    signal: AbortSignal;
+  },
 ): Promise<Guest> {
-  const { dir, control, deadlineMs, signal } = how;
+  const { dir, control, deadlineMs, alive: waiting, signal } = how;
   const alive = <T>(work: Promise<T>): Promise<T> => vm.alive(work);
   try {
     if (control === 'channel') {
-      const transport = await Channel.connect(vm.channelSocket, { deadlineMs, alive, signal });
+      const transport = await Channel.connect(vm.channelSocket, { deadlineMs, alive: waiting, signal });
       const told = {
         time: Date.now() / 1000,
         entropy: randomBytes(64).toString('base64'),
@@ -232,25 +263,31 @@ async function connect(
         nonce: randomBytes(16).toString('hex'),
       };
       // On a busy host an agent that has answered may still be the last to get the processor.
-      await transport.wake(told, deadlineMs);
+      await waiting(transport.wake(told, deadlineMs));
       return new Guest({ transport, alive });
     }
+    if (vm.sshPort === null) throw new Dkms2binError('host', 'A VM without a network has no way in for ssh');
     const transport = new SshTransport({
       port: vm.sshPort,
       keyDir: dir,
       controlPath: join(vm.socketDir, 'ssh'),
       signal,
     });
-    await transport.waitForSsh(deadlineMs, alive);
+    await transport.waitForSsh(deadlineMs, waiting);
     return new Guest({ transport, alive });
   } catch (error) {
     if (!(error instanceof Dkms2binError) || error.fault !== 'transient') throw error;
-    throw new Dkms2binError(error.fault, `${error.message}\nThe console ends:\n${await vm.consoleTail()}`, {
+    throw new Dkms2binError(error.fault, `${error.message}\nThe console ends:\n${vm.consoleTail()}`, {
       cause: error,
       ...(error.hint ? { hint: error.hint } : {}),
     });
   }
 }
+
+const silence = (ms: number): Dkms2binError =>
+  new Dkms2binError('transient', `The VM has said nothing for ${ms / 1000} s while it booted`, {
+    hint: 'If this machine is very busy, try again when it is quieter, or with --jobs 1.',
+  });
 
 /** Lets a VM that was reached through the channel be logged in to over ssh: now, and after its disk boots again. */
 export async function openSsh(guest: Guest, dir: string, machine: Machine): Promise<void> {

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Arch } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { run } from '../lib/exec.js';
-import { SBIN } from '../lib/namespace.js';
+import { removeScratch, SBIN } from '../lib/namespace.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 
 /** GRUB's package and format for UEFI, and what UEFI looks for on removable media. */
@@ -28,7 +28,7 @@ export interface DiskRequest {
   diskGiB: number;
   /** Of the root file system: the boot loader finds it by this. */
   uuid: string;
-  /** The root folder as a tar, which is moved away. */
+  /** The root folder as a tar, which is removed. */
   tar: string;
   /** Where it goes, packed with zstd. */
   rootOut: string;
@@ -55,7 +55,8 @@ export async function writeDisk(request: DiskRequest): Promise<void> {
     options,
   );
   // Kernel layers are made from this copy, at native speed.
-  await run('zstd', ['-q', '-1', '-T0', '--rm', tar, '-o', request.rootOut], options);
+  await run('zstd', ['-q', '-1', '-T0', tar, '-o', request.rootOut], options);
+  await removeScratch(tar);
   // Some suites ship files that nobody may read (gshadow); fakeroot's state keeps their modes, mke2fs has to read them.
   await run('find', [root, '-type', 'f', '!', '-perm', '-600', '-exec', 'chmod', 'u+rw', '{}', '+'], options);
 

@@ -1,16 +1,19 @@
-import { chmod, cp, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
-import { userInfo } from 'node:os';
-import { dirname, join } from 'node:path';
+import { cp, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Arch } from '../model/cell.js';
-import { CONSOLE, DEB_ARCH, HOST_ARCH } from '../model/cell.js';
+import { CONSOLE, DEB_ARCH } from '../model/cell.js';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
 import { syncPath } from '../lib/atomic-write.js';
 import { run } from '../lib/exec.js';
-import { namespaceCommand, removeScratch, SBIN } from '../lib/namespace.js';
+import { guestUrl } from '../lib/gateway.js';
+import { removeScratch } from '../lib/namespace.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
+import { plain } from '../lib/text.js';
+import { nativeSandbox, type NativeSandbox } from '../lib/sandbox.js';
 import { hostMirrors, hostProxy } from '../distro/mirrors.js';
 import { derivedUuid, EFI_GRUB, writeDisk } from './bootstrap-disk.js';
+import { guestProxy } from './guest-proxy.js';
 import { phase } from './phase.js';
 
 export interface BootstrapRequest {
@@ -61,7 +64,7 @@ export const basePackages = (arch: Arch): string[] => [
 ];
 
 /**
- * Makes a bootable qcow2 of a Debian suite from its packages, without privilege, loop devices or mounts.
+ * Makes a bootable qcow2 of a Debian suite from its packages, in a sandbox: without privilege, loop devices or mounts.
  * Resolves with the sorted `name version` lines of all that is installed. Leaves nothing in `workDir`.
  * Throws fault `host` when a tool is missing or fails, quoting it.
  */
@@ -69,11 +72,14 @@ export async function bootstrapImage(request: BootstrapRequest): Promise<{ packa
   const scratch = join(request.workDir, `bootstrap-${process.pid}`);
   const partial = `${request.out}.part-${process.pid}`;
   const uuid = uuidOf(request);
-  const [tar, root, raw] = [join(scratch, 'root.tar'), join(scratch, 'root'), join(scratch, 'disk.raw')];
+  const [box, root, raw] = [join(scratch, 'box'), join(scratch, 'root'), join(scratch, 'disk.raw')];
+  const tar = join(box, 'root.tar');
   const { arch, diskGiB, rootOut, emit, signal } = request;
   await mkdir(scratch, { mode: 0o755 });
   try {
-    await phase(emit, 'bootstrap packages', () => installFromLivingIndexes({ request, scratch, uuid, tar }));
+    await phase(emit, 'bootstrap packages', () =>
+      installFromLivingIndexes({ request, scratch, uuid, box, tar }),
+    );
     await phase(emit, 'bootstrap filesystem', () =>
       writeDisk({ arch, diskGiB, uuid, tar, rootOut, root, raw, signal }),
     );
@@ -95,7 +101,8 @@ interface Context {
   scratch: string;
   /** Of the root file system to be. */
   uuid: string;
-  /** Where mmdebstrap puts the root folder. */
+  /** Where mmdebstrap works, and where it puts the root folder. */
+  box: string;
   tar: string;
 }
 
@@ -112,7 +119,7 @@ interface Concessions {
  * of its support keeps an index of packages that are gone. Both are worked around once, with a warning.
  */
 async function installFromLivingIndexes(context: Context): Promise<void> {
-  const { request, scratch, tar } = context;
+  const { request, scratch, box } = context;
   const concessions: Concessions = { expired: false, withoutSecurity: false };
   for (;;) {
     try {
@@ -129,54 +136,58 @@ async function installFromLivingIndexes(context: Context): Promise<void> {
         message = `The mirror no longer has packages that its index of ${request.suite} names: leaving the security suite out`;
       } else throw error;
       request.emit({ type: 'note', level: 'warn', message });
-      await rm(tar, { force: true });
-      for (const name of ['bootstrap', 'tmp'])
-        await rm(join(scratch, name), { recursive: true, force: true });
+      await removeScratch(box);
+      await rm(join(scratch, 'bootstrap'), { recursive: true, force: true });
     }
   }
 }
 
 async function installPackages(context: Context, concessions: Concessions): Promise<void> {
-  const { request, scratch, tar } = context;
+  const { request, box, tar } = context;
   const components = request.archive?.components.join(' ') ?? componentsOf(request.suite);
   const support = await writeSupport(context, components);
-  const { command, mode, tmpdir } = await rightsOf(context);
-  request.emit({ type: 'note', level: 'debug', message: `mmdebstrap --mode=${mode}, working in ${tmpdir}` });
+  const { dpkg, options } = await hostOptions(request);
+  const keyring = request.archive?.keyring;
+  const { command } = await placeOf(context, [support, dpkg, ...(keyring === undefined ? [] : [keyring])]);
   const extraSuites = request.extraSuites.filter(
     (suite) => !concessions.withoutSecurity || !isSecurity(suite),
   );
+  const mirrors = await mirrorsFor(request);
+  const proxy = request.proxy ?? (await hostProxy(request.signal)) ?? '';
+  await using through = await guestProxy({ proxy, urls: [mirrors?.main, mirrors?.security] }, 'sandbox');
   const inside = (script: string): string => `chroot "$1" sh /tmp/bootstrap/${script}`;
   const [file, ...before] = command;
   await run(
     file,
     [
       ...before,
-      `--mode=${mode}`,
-      '--variant=apt',
+      // Root of the sandbox, that is.
+      ...['mmdebstrap', '--verbose', '--mode=root', '--variant=apt'],
       '--format=tar',
       `--architectures=${DEB_ARCH[request.arch]}`,
       `--components=${components.replaceAll(' ', ',')}`,
       `--include=${[...basePackages(request.arch), ...request.includes].join(',')}`,
-      ...(await hostOptions(request)),
+      ...options,
       ...(await settings('aptopt', join(support, 'files/etc/apt/apt.conf.d/90dkms2bin'))),
-      ...(await proxyOptions(request)),
+      ...proxyOptions(through.proxy),
       ...(concessions.expired ? ['--aptopt=Acquire::Check-Valid-Until "false"'] : []),
       ...(await settings('dpkgopt', join(support, 'files/etc/dpkg/dpkg.cfg.d/90dkms2bin'))),
       `--essential-hook=copy-in "${support}" /tmp`,
       `--essential-hook=${inside('prepare.sh')}`,
       `--customize-hook=${inside('customize.sh')}`,
-      // namespaceCommand has seen to it that the architecture's programs run.
+      `--customize-hook=rm "$1${OFFLINE_DPKG}"`,
+      // The sandbox has seen to it that the architecture's programs run.
       '--skip=cleanup/apt,check/qemu',
       request.suite,
       tar,
-      ...(await sourceLines({ ...request, extraSuites }, components)),
+      ...sourceLines({ ...request, extraSuites }, components, mirrors),
     ],
     {
       cancelSignal: request.signal,
       dieWithParent: true,
-      cwd: scratch,
-      env: { ...SBIN, TMPDIR: tmpdir },
+      env: { TMPDIR: join(box, 'tmp') },
       network: true,
+      onLine: (line) => request.emit({ type: 'output', line: plain(line) }),
     },
   );
 }
@@ -202,42 +213,52 @@ async function writeSupport({ request, scratch, uuid }: Context, components: str
   return support;
 }
 
-interface Rights {
-  command: [string, ...string[]];
-  mode: Mode;
-  tmpdir: string;
-}
-
-/** As whom mmdebstrap runs here, and the folder where it may then work. */
-async function rightsOf({ request, scratch }: Context): Promise<Rights> {
+/** Where packages are installed on this host. Throws fault `host`, with what to do instead, where that cannot be confined. */
+async function placeOf(context: Context, readable: string[]): Promise<NativeSandbox> {
+  const { request, scratch, box } = context;
   const { arch, signal } = request;
-  const tmp = join(scratch, 'tmp');
-  await mkdir(tmp, { mode: 0o755 });
-  await chmod(tmp, 0o755);
-  // In a namespace root is another user, who must be able to reach the folder.
-  const folder = async (): Promise<string> => ((await reachable(tmp)) ? tmp : '/var/tmp');
-  if (arch !== HOST_ARCH) {
-    const [unshare = '', ...rest] = await namespaceCommand(arch, signal);
-    return { command: [unshare, ...rest, 'mmdebstrap'], mode: 'root', tmpdir: await folder() };
+  const keys = ['/etc/apt/trusted.gpg', '/etc/apt/trusted.gpg.d'];
+  for (const folder of [box, join(box, 'tmp')]) await mkdir(folder, { mode: 0o755 });
+  try {
+    const sandbox = await nativeSandbox(
+      { ...{ arch, scratch, network: true }, readable: [...readable, ...keys], writable: [box] },
+      signal,
+    );
+    for (const folder of [box, join(box, 'tmp')]) await sandbox.handOver(folder);
+    return sandbox;
+  } catch (error) {
+    if (!(error instanceof Dkms2binError) || error.fault !== 'host') throw error;
+    throw new Dkms2binError(
+      'host',
+      `Packages cannot be installed in a sandbox on this host: ${error.message}`,
+      {
+        hint: `${error.hint ?? 'dkms2bin doctor says what is missing.'} Or use --image official, or an image of your own.`,
+        cause: error,
+      },
+    );
   }
-  const mode = await chooseMode(signal);
-  return { command: ['mmdebstrap'], mode, tmpdir: mode === 'unshare' ? await folder() : tmp };
 }
 
 /** What of this host mmdebstrap is to use. */
-async function hostOptions({ archive }: BootstrapRequest): Promise<string[]> {
+async function hostOptions({ archive }: BootstrapRequest): Promise<{ dpkg: string; options: string[] }> {
   const keyring = archive?.keyring ?? '/usr/share/keyrings/debian-archive-keyring.gpg';
   const mergedUsr = '/usr/share/mmdebstrap/hooks/maybe-merged-usr';
-  return [
+  const dpkg = join(PACKAGE_ROOT, 'cloud-init', 'sandbox', 'dpkg');
+  const options = [
     ...((await exists(keyring)) ? [`--keyring=${keyring}`] : []),
     ...((await exists(mergedUsr)) ? [`--hook-dir=${mergedUsr}`] : []),
+    `--extract-hook=mkdir -p "$(dirname "$1${OFFLINE_DPKG}")" && install -m 755 "${dpkg}" "$1${OFFLINE_DPKG}"`,
+    `--aptopt=Dir::Bin::dpkg "${OFFLINE_DPKG}"`,
+    '--aptopt=APT::Sandbox::User "root"',
   ];
+  return { dpkg, options };
 }
 
-async function proxyOptions({ proxy, signal }: BootstrapRequest): Promise<string[]> {
-  const used = proxy ?? (await hostProxy(signal));
-  return used ? ['http', 'https'].map((scheme) => `--aptopt=Acquire::${scheme}::Proxy "${used}"`) : [];
-}
+/** In the new root it comes before dpkg itself: the packages' scripts have no network. */
+const OFFLINE_DPKG = '/usr/local/sbin/dpkg';
+
+const proxyOptions = (used: string): string[] =>
+  used ? ['http', 'https'].map((scheme) => `--aptopt=Acquire::${scheme}::Proxy "${used}"`) : [];
 
 /**
  * A settings file's lines as options of mmdebstrap. It takes a path, too, but takes the path for a setting when the root
@@ -248,52 +269,35 @@ async function settings(option: 'aptopt' | 'dpkgopt', path: string): Promise<str
   return lines.map((line) => `--${option}=${line}`);
 }
 
-/** One-line apt sources for mmdebstrap and the guest; none when no mirror is known: mmdebstrap then uses its own. */
-async function sourceLines(request: BootstrapRequest, components: string): Promise<string[]> {
-  const { archive } = request;
-  const host = archive === undefined && request.mirror === undefined ? await hostMirrors() : {};
-  const main = archive?.main ?? request.mirror ?? host.main;
-  if (main === undefined) return [];
+/** Where the packages are; undefined when no mirror is known: mmdebstrap then uses its own. */
+async function mirrorsFor({
+  archive,
+  mirror,
+}: BootstrapRequest): Promise<{ main: string; security: string } | undefined> {
+  const host = archive === undefined && mirror === undefined ? await hostMirrors() : {};
+  const main = archive?.main ?? mirror ?? host.main;
+  if (main === undefined) return undefined;
   const security = archive?.security ?? host.security ?? main.replace(/\/debian(\/*)$/, '/debian-security$1');
-  return [request.suite, ...request.extraSuites].map((suite) => {
-    return `deb ${isSecurity(suite) ? security : main} ${suite} ${components}`;
-  });
+  return { main, security };
 }
+
+/** One-line apt sources for mmdebstrap and the guest. */
+const sourceLines = (
+  { suite, extraSuites }: BootstrapRequest,
+  components: string,
+  mirrors: { main: string; security: string } | undefined,
+): string[] =>
+  mirrors === undefined
+    ? []
+    : [suite, ...extraSuites].map(
+        (each) => `deb ${guestUrl(isSecurity(each) ? mirrors.security : mirrors.main)} ${each} ${components}`,
+      );
 
 const isSecurity = (suite: string): boolean => suite.endsWith('-security');
 
 function componentsOf(suite: string): string {
   const firmware = /^(bullseye|buster|stretch|jessie)/.test(suite) ? '' : ' non-free-firmware';
   return `main contrib non-free${firmware}`;
-}
-
-type Mode = 'root' | 'unshare' | 'fakechroot';
-
-/** mmdebstrap's mode: as root its own, else user namespaces where they work, else fakechroot. */
-async function chooseMode(signal: AbortSignal): Promise<Mode> {
-  if (process.getuid?.() === 0) return 'root';
-  const { username, uid } = userInfo();
-  try {
-    const entries = (await readFile('/etc/subuid', 'utf8')).split('\n').map((line) => line.split(':')[0]);
-    if (!entries.includes(username) && !entries.includes(String(uid))) return 'fakechroot';
-    await run('unshare', ['--user', '--map-root-user', 'true'], { cancelSignal: signal });
-    await run('newuidmap', [], { cancelSignal: signal }).catch((error: unknown) => {
-      // Without arguments it always fails; only its absence matters.
-      if (messageOf(error).includes('not installed')) throw error;
-    });
-    return 'unshare';
-  } catch (error) {
-    if (signal.aborted) throw error;
-    return 'fakechroot';
-  }
-}
-
-/** Whether every folder up to the root lets other users through. */
-async function reachable(folder: string): Promise<boolean> {
-  for (let at = folder; ; at = dirname(at)) {
-    if (((await stat(at)).mode & 0o001) === 0) return false;
-    if (at === dirname(at)) return true;
-  }
 }
 
 /** Of what makes this image this image, so that the same request gives the same file system identifiers. */

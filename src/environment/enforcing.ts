@@ -29,7 +29,7 @@ export async function bootEnforcing(
   await writeTrustingVars(template, certificate.raw, uefi.vars);
   const cmdline = `${layer.boot.cmdline} module.sig_enforce=1`;
   const trusting: KernelLayer = { ...layer, boot: { ...layer.boot, cmdline, uefi } };
-  const booted = await bootOn({ layer: trusting, snapshot: null }, false, dir, machine);
+  const booted = await bootOn({ layer: trusting, snapshot: null }, 'none', dir, machine);
   try {
     await checkEnforcing(booted.guest, layer.release, certificate);
     return booted;

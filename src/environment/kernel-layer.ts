@@ -3,6 +3,7 @@ import { basename, dirname, join } from 'node:path';
 import { z } from 'zod';
 import { CONSOLE, type KernelTarget } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
+import { credentialsFor } from '../lib/credentials.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { run } from '../lib/exec.js';
 import { hostMirrors, mirrorsOf, proxyFor } from '../distro/mirrors.js';
@@ -15,10 +16,19 @@ import {
   type InstalledKernel,
   type InstallVariables,
 } from '../guest/programs/install-kernel.js';
-import { cached, contentDigest, hashOf, type Entry } from '../cache/entries.js';
+import { cached, contentDigest, hashOf, lookUp, type Entry } from '../cache/entries.js';
 import { MAC, NET, type DirectBoot } from '../vm/args.js';
 import { ImageOrigin, type BaseImage, type Variant } from './base-image.js';
-import { bootNew, deadline, removeAccess, specOf, type Machine } from './boot.js';
+import {
+  AS_LONG_AS_IT_TAKES_MS,
+  bootNew,
+  deadline,
+  MIRROR_HINT,
+  removeAccess,
+  specOf,
+  type Machine,
+} from './boot.js';
+import { guestProxy, type GuestProxy } from './guest-proxy.js';
 import { nativeLayer } from './native-layer.js';
 import { phase } from './phase.js';
 import { OFFICIAL_GIB } from './unpacked-image.js';
@@ -66,20 +76,8 @@ export async function kernelLayer(request: LayerRequest, machine: Machine): Prom
   const kernelPackages = await Promise.all(
     request.kernelPackages.map(async (path) => ({ file: basename(path), sha256: await contentDigest(path) })),
   );
-  const hash = hashOf([
-    'kernel-layer-5',
-    variant,
-    base.hash,
-    // A bootstrapped image has its mirror in its own hash.
-    base.source === 'bootstrap' ? null : (machine.mirror ?? null),
-    variant === 'build' ? (base.row.toolchain ?? null) : null,
-    target.release,
-    target.packageVersion ?? null,
-    target.suite ?? null,
-    target.archive ?? null,
-    kernelPackages.map(({ sha256 }) => sha256),
-    await recipeTexts(request),
-  ]);
+  const digests = kernelPackages.map(({ sha256 }) => sha256);
+  const hash = await layerHash({ base, target, variant, digests }, machine);
   const what = variant === 'build' ? 'kernel' : 'runtime';
   const entry = await cached(
     'layers',
@@ -100,35 +98,71 @@ export async function kernelLayer(request: LayerRequest, machine: Machine): Prom
     },
     { about: LayerMeta, signal: machine.signal, shared: machine.shared },
   );
-  const { cmdline, versions, image, toolchain } = entry.meta;
+  return { ...layerOf(entry, target, variant), entry };
+}
+
+function layerOf(
+  { dir, meta }: Omit<Entry<LayerMeta>, 'use'>,
+  { release }: KernelTarget,
+  variant: Variant,
+): Omit<KernelLayer, 'entry'> {
+  const { cmdline, versions, image, toolchain, kernelPackages } = meta;
   return {
-    release: target.release,
-    variant,
-    disk: join(entry.dir, 'disk.qcow2'),
-    boot: {
-      kind: 'direct',
-      vmlinuz: join(entry.dir, 'vmlinuz'),
-      initrd: join(entry.dir, 'initrd'),
-      cmdline,
-    },
-    config: join(entry.dir, 'config'),
-    versions,
-    image,
-    kernelPackages: entry.meta.kernelPackages,
-    toolchain,
-    entry,
+    ...{ release, variant, versions, image, kernelPackages, toolchain },
+    disk: join(dir, 'disk.qcow2'),
+    boot: { kind: 'direct', vmlinuz: join(dir, 'vmlinuz'), initrd: join(dir, 'initrd'), cmdline },
+    config: join(dir, 'config'),
   };
 }
 
+/** What a layer is known by: with another image, kernel, mirror or recipe it is another one. `digests` of kernel package files. */
+async function layerHash(
+  {
+    base,
+    target,
+    variant,
+    digests,
+  }: Pick<LayerRequest, 'target' | 'variant'> & { base: LayerBase; digests: readonly string[] },
+  machine: Pick<Machine, 'mirror'>,
+): Promise<string> {
+  return hashOf([
+    'kernel-layer-5',
+    variant,
+    base.hash,
+    // A bootstrapped image has its mirror in its own hash.
+    base.source === 'bootstrap' ? null : (machine.mirror ?? null),
+    variant === 'build' ? (base.row.toolchain ?? null) : null,
+    target.release,
+    target.packageVersion ?? null,
+    target.suite ?? null,
+    target.archive ?? null,
+    digests,
+    await recipeTexts(base, variant),
+  ]);
+}
+
+/** Of an image, what its layers are known by. */
+export type LayerBase = Pick<BaseImage, 'hash' | 'source' | 'row'>;
+
+/** A layer that the cache has; nobody holds it. Null when it has none. */
+export async function cachedLayer(
+  request: Parameters<typeof layerHash>[0],
+  machine: Pick<Machine, 'mirror'>,
+): Promise<(Omit<KernelLayer, 'entry'> & { entry: Omit<Entry, 'use'> }) | null> {
+  const entry = await lookUp('layers', await layerHash(request, machine), LayerMeta);
+  return entry && { ...layerOf(entry, request.target, request.variant), entry };
+}
+
 /** The texts of all that a layer is made by: with another one it is another layer. */
-function recipeTexts({ base, variant }: LayerRequest): Promise<string[]> {
+function recipeTexts(base: LayerBase, variant: Variant): Promise<string[]> {
   const agent = AGENT_FILES[variant].map(({ from }) => `guest/${from}`);
   const install = programFiles(managerOf(base).script).map((file) => `guest/${file}`);
   const names = [...install, 'guest/provision.sh', 'layer/native-layer.sh', ...agent];
   return Promise.all(names.map((name) => readFile(join(PACKAGE_ROOT, 'cloud-init', name), 'utf8')));
 }
 
-const managerOf = ({ row }: BaseImage): PackageManager => PACKAGE_MANAGERS[row.packageManager ?? 'apt'];
+const managerOf = ({ row }: Pick<BaseImage, 'row'>): PackageManager =>
+  PACKAGE_MANAGERS[row.packageManager ?? 'apt'];
 
 const AGENT = [
   { from: 'agent.py', to: '/usr/local/lib/dkms2bin/agent.py', mode: 0o755 },
@@ -153,6 +187,8 @@ async function makeNatively(request: LayerRequest, machine: Machine, dir: string
   const network = (nic: keyof typeof NET, more: string[]): string =>
     ['[Match]', `MACAddress=${MAC[nic]}`, '[Network]', `Address=${NET[nic].guest}/24`, ...more].join('\n');
   try {
+    const reach = { proxy: (await proxyFor(machine.proxy)) ?? '', urls: await urlsOf(request, machine) };
+    await using through = await guestProxy(reach, 'sandbox');
     const installed = await nativeLayer({
       arch: target.arch,
       root: base.root,
@@ -161,7 +197,7 @@ async function makeNatively(request: LayerRequest, machine: Machine, dir: string
       install: {
         script: managerOf(base).script,
         vars: {
-          ...(await installVars(request, machine, (await proxyFor(machine.proxy)) ?? '')),
+          ...(await installVars(request, machine, through)),
           ROOT_UUID: base.root.uuid ?? '',
         },
         list: managerOf(base).list,
@@ -197,7 +233,7 @@ async function makeNatively(request: LayerRequest, machine: Machine, dir: string
 async function makeInVm(request: LayerRequest, machine: Machine, dir: string): Promise<Made> {
   const { base, target, variant, kernelPackages } = request;
   const boot = { kind: 'loader', firmware: base.firmware } as const;
-  const spec = specOf(machine, { boot, control: 'ssh', egress: true });
+  const spec = specOf(machine, { boot, control: 'ssh', egress: true, network: 'egress' });
   // One that was made here is large enough.
   const atLeastGiB = base.source === 'bootstrap' ? 0 : OFFICIAL_GIB;
   await using booted = await bootNew({ backing: base.disk, spec, atLeastGiB }, dir, machine);
@@ -212,10 +248,18 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
     }
   }
   const packageDir = kernelPackages.length > 0 ? '/var/tmp/dkms2bin-kernel' : '';
-  const proxy = reachable(await proxyFor(machine.proxy), machine);
-  const vars = { ...(await installVars(request, machine, proxy)), KERNEL_PACKAGE_DIR: packageDir };
+  const proxy = await proxyFor(machine.proxy);
+  const urls = await urlsOf(request, machine);
+  // One of the host's loopback is in reach of the gateway alone.
+  const secret = [proxy, ...urls].some((url) => url !== undefined && credentialsFor(url));
+  await using through = await guestProxy(
+    { proxy: secret ? (proxy ?? '') : reachable(proxy, machine), urls },
+    'vm',
+  );
+  const vars = { ...(await installVars(request, machine, through)), KERNEL_PACKAGE_DIR: packageDir };
   const result = await installKernel(guest, managerOf(base).script, vars, {
-    timeoutMs: INSTALL_LIMIT_MS,
+    timeoutMs: AS_LONG_AS_IT_TAKES_MS,
+    lateHint: MIRROR_HINT,
     // apt itself gives a connection up after a minute.
     silenceMs: deadline(machine.accel, 120),
     onLine: (line) => machine.emit({ type: 'output', line }),
@@ -244,23 +288,28 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
   return madeOf(installed, target, '');
 }
 
-/** A mirror may be as slow as it likes: what does nothing is given up before. */
-const INSTALL_LIMIT_MS = 12 * 3600 * 1000;
-
 async function installVars(
   { base, target, variant }: LayerRequest,
   machine: Machine,
-  proxy: string,
+  { proxy, named }: GuestProxy,
 ): Promise<InstallVariables> {
+  const found = await guestMirrors(base, machine);
+  const mirrors = found && { main: named(found.main), security: found.security && named(found.security) };
   return {
     RELEASE: target.release,
     VARIANT: variant,
-    ...managerOf(base).variables(base.row, target, { mirrors: await guestMirrors(base, machine), proxy }),
+    ...managerOf(base).variables(base.row, target, { mirrors, proxy }),
     SUITE: target.suite ?? '',
-    ARCHIVE_URI: target.archive?.uri ?? '',
+    ARCHIVE_URI: named(target.archive?.uri ?? ''),
     ARCHIVE_SUITE: target.archive?.suite ?? '',
     KERNEL_PACKAGE_DIR: '',
   };
+}
+
+/** What a guest may be told to download from: all that may need a password. */
+async function urlsOf({ base, target }: LayerRequest, machine: Machine): Promise<(string | undefined)[]> {
+  const mirrors = (await guestMirrors(base, machine)) ?? (await mirrorsOf(base.row, machine, machine.arch));
+  return [mirrors.main, mirrors.security, target.archive?.uri];
 }
 
 /**

@@ -1,12 +1,13 @@
 import { execa } from 'execa';
-import { chmod, cp, mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { chmod, copyFile, cp, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Arch } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
 import { run } from '../lib/exec.js';
-import { namespaceCommand, removeScratch, SBIN } from '../lib/namespace.js';
+import { removeScratch, SBIN } from '../lib/namespace.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
+import { nativeSandbox, type NativeSandbox } from '../lib/sandbox.js';
 import { plain } from '../lib/text.js';
 import type { GuestOutput } from '../guest/guest.js';
 import {
@@ -40,15 +41,15 @@ export interface NativeLayerRequest {
 
 /**
  * Installs a kernel into a copy of an image's root at native speed, and writes what changed as a qcow2 on top of the
- * image's disk. No privilege: a user namespace. Extended attributes are not kept. Throws fault `host` where namespaces do
+ * image's disk. In a sandbox, in which the packages' scripts have no network either. Extended attributes are not kept. Throws fault `host` where namespaces do
  * not work, and for a change that cannot be written.
  */
 export async function nativeLayer(request: NativeLayerRequest): Promise<GuestOutput> {
   const { arch, dir, disk, emit, signal } = request;
-  const namespace = await namespaceCommand(arch, signal);
   const scratch = join(dir, 'native');
-  const raw = join(scratch, 'disk.raw');
-  await mkdir(scratch, { mode: 0o755 });
+  const [input, out, raw] = [join(scratch, 'in'), join(scratch, 'out'), join(scratch, 'disk.raw')];
+  for (const folder of [scratch, input, out]) await mkdir(folder, { mode: 0o755 });
+  await writeFile(raw, '');
   const copying = run('qemu-img', ['convert', '-f', 'qcow2', '-O', 'raw', disk, raw], {
     cancelSignal: signal,
     dieWithParent: true,
@@ -56,16 +57,21 @@ export async function nativeLayer(request: NativeLayerRequest): Promise<GuestOut
   // Waited for where it is needed.
   copying.catch(() => undefined);
   try {
-    await prepare(request, scratch);
+    const sandbox = await nativeSandbox(
+      { ...{ arch, scratch, network: true }, readable: [input, request.root.tar], writable: [out, raw] },
+      signal,
+    );
+    await prepare(request, input);
+    await sandbox.handOver(out);
     const installed = await phase(emit, 'kernel packages', () =>
-      install(request, { scratch, namespace, raw, copying }),
+      install(request, { input, out, sandbox, raw, copying }),
     );
     if (installed.code !== 0) return installed;
     await phase(emit, 'kernel layer disk', async () => {
       await run('e2fsck', ['-fn', fileSystemOf(raw, request.root)], { cancelSignal: signal, env: SBIN });
       await writeDelta({ base: disk, raw, out: join(dir, 'disk.qcow2'), workDir: scratch, signal });
       for (const name of ['vmlinuz', 'initrd', 'config', 'packages'])
-        await rename(join(scratch, name), join(dir, name));
+        await copyFile(join(out, name), join(dir, name));
     });
     return installed;
   } finally {
@@ -77,10 +83,9 @@ export async function nativeLayer(request: NativeLayerRequest): Promise<GuestOut
 /** The root file system of a raw disk, as e2fsprogs takes it. */
 const fileSystemOf = (raw: string, { offset }: ImageRoot): string => `${raw}?offset=${offset}`;
 
-async function prepare(request: NativeLayerRequest, scratch: string): Promise<void> {
+async function prepare(request: NativeLayerRequest, into: string): Promise<void> {
   const guest = join(PACKAGE_ROOT, 'cloud-init', 'guest');
-  const into = join(scratch, 'in');
-  await mkdir(join(into, 'files'), { recursive: true });
+  await mkdir(join(into, 'files'));
   const program = await installKernelText(request.install.script, request.install.vars);
   await writeFile(join(into, 'install-kernel.sh'), program);
   await writeFile(join(into, 'list-packages.sh'), `${request.install.list}\n`);
@@ -91,13 +96,23 @@ async function prepare(request: NativeLayerRequest, scratch: string): Promise<vo
     await cp(join(guest, from), path);
     await chmod(path, mode);
   }
-  await writeFile(join(into, 'apt.conf'), 'APT::Sandbox::User "root";\n');
+  await cp(join(PACKAGE_ROOT, 'cloud-init', 'sandbox', 'dpkg'), join(into, 'dpkg'));
+  await chmod(join(into, 'dpkg'), 0o755);
+  await writeFile(join(into, 'apt.conf'), APT_CONF);
 }
 
+/** Its own user is of no use where there is one range of ids only; scripts run without a network; signatures count. */
+const APT_CONF = `APT::Sandbox::User "root";
+Dir::Bin::dpkg "/tmp/in/dpkg";
+APT::Get::AllowUnauthenticated "false";
+Acquire::AllowInsecureRepositories "false";
+Acquire::AllowDowngradeToInsecureRepositories "false";
+`;
+
 interface Work {
-  scratch: string;
-  /** What to put before a command that is to be root in it. */
-  namespace: string[];
+  input: string;
+  out: string;
+  sandbox: NativeSandbox;
   /** The image's disk, there once `copying` has resolved. */
   raw: string;
   copying: Promise<unknown>;
@@ -106,17 +121,17 @@ interface Work {
 /** Runs native-layer.sh, and gives it debugfs's commands when it has installed the packages. */
 async function install(request: NativeLayerRequest, work: Work): Promise<GuestOutput> {
   const { emit, signal, root, release } = request;
-  const { scratch, namespace, raw } = work;
+  const { input, out, sandbox, raw } = work;
   const script = join(PACKAGE_ROOT, 'cloud-init', 'layer', 'native-layer.sh');
   const reports: GuestOutput['reports'] = [];
   const tail: string[] = [];
   let failure: Error | undefined;
-  // unshare holds SIGTERM back; the kill takes all that runs in the namespace with it.
+  // The kill takes all that runs in the sandbox with it.
   const child = execa(
     'setpriv',
     [
-      ...['--pdeathsig', 'KILL', '--', ...namespace],
-      ...['bash', script, scratch, root.tar, release, fileSystemOf(raw, root)],
+      ...['--pdeathsig', 'KILL', '--', ...sandbox.command],
+      ...['bash', script, input, out, root.tar, release, fileSystemOf(raw, root)],
     ],
     {
       reject: false,
@@ -124,7 +139,7 @@ async function install(request: NativeLayerRequest, work: Work): Promise<GuestOu
       buffer: false,
       cancelSignal: signal,
       killSignal: 'SIGKILL',
-      env: childEnvironment(SBIN, true),
+      env: childEnvironment({}, true),
       extendEnv: false,
     },
   );
@@ -156,21 +171,22 @@ async function install(request: NativeLayerRequest, work: Work): Promise<GuestOu
       `The kernel could not be installed outside a VM:\n${tail.slice(-6).join('\n')}`,
     );
   }
-  if (result.exitCode === 0) await requireNoComplaints(scratch);
+  if (result.exitCode === 0) await requireNoComplaints(out);
   return { code: result.exitCode, tail: tail.join('\n'), reports };
 }
 
 /** What debugfs is to do, once the packages are installed. */
-async function writeCommands({ scratch, copying }: Work): Promise<void> {
+async function writeCommands({ input, out, sandbox, raw, copying }: Work): Promise<void> {
   await copying;
-  const before = await readFile(join(scratch, 'before'), 'utf8');
-  const after = await readFile(join(scratch, 'after'), 'utf8');
-  await writeFile(join(scratch, 'commands'), debugfsCommands(before, after, join(scratch, 'root')));
+  await sandbox.handOver(raw);
+  const before = await readFile(join(out, 'before'), 'utf8');
+  const after = await readFile(join(out, 'after'), 'utf8');
+  await writeFile(join(input, 'commands'), debugfsCommands(before, after, join(out, 'root')));
 }
 
 /** debugfs exits 0 whatever happened to its commands; after its own name and version it complains on stderr. */
-async function requireNoComplaints(scratch: string): Promise<void> {
-  const complaints = (await readFile(join(scratch, 'complaints'), 'utf8'))
+async function requireNoComplaints(out: string): Promise<void> {
+  const complaints = (await readFile(join(out, 'complaints'), 'utf8'))
     .split('\n')
     .filter((line) => line !== '' && !/^debugfs \d/.test(line));
   if (complaints.length > 0) {

@@ -1,10 +1,12 @@
-import { chmod, mkdir, readFile, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { chmod, mkdir, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { z } from 'zod';
 import type { Arch } from '../model/cell.js';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import { writeAtomic } from '../lib/atomic-write.js';
+import { cacheDir } from '../lib/paths.js';
 import { DigestMismatch, download, hasDigest, sweepParts, type Digest } from '../lib/download.js';
+import type { EntryId } from '../cache/entries.js';
 import type { CatalogueArch, CatalogueRow } from '../distro/catalogue.js';
 import { archRow } from '../distro/row.js';
 import { requireStandalone } from './image-check.js';
@@ -21,19 +23,45 @@ import { digestText, parseDigest } from './sums.js';
 export interface FetchOptions extends PublishedOptions {
   /** Only what the cache holds: the image last verified for the row, hashed again. */
   offline?: boolean | undefined;
+  /** Takes the newest image that the distro has published. Without it the one that the cache has stays in use. */
+  update?: boolean | undefined;
 }
 
 /** Whether the cache holds an image of the row that was verified once; `fetchOfficial` hashes it again. */
 export async function officialInCache(row: CatalogueRow, arch: Arch, cache?: string): Promise<boolean> {
+  return (await officialEntry(row, arch, cache)) !== null;
+}
+
+/** Names of the official images that are in use, by the records of all rows. */
+export async function currentImages(cache = cacheDir()): Promise<string[]> {
+  const dir = join(cache, 'images');
+  const names = (await readdir(dir).catch(() => [])).filter((name) => name.endsWith('.json'));
+  const records = names.map(async (name) => {
+    try {
+      const { digest } = VerifiedRecord.parse(JSON.parse(await readFile(join(dir, name), 'utf8')));
+      return [`${digest.hex}.qcow2`];
+    } catch {
+      // A part file's note, or a record that is worth nothing.
+      return [];
+    }
+  });
+  return (await Promise.all(records)).flat();
+}
+
+/** The cache's image of a row that was verified once, by its name there; null without one. */
+export async function officialEntry(row: CatalogueRow, arch: Arch, cache?: string): Promise<EntryId | null> {
   const official = new OfficialImage(row, arch, { emit: () => undefined, cacheDir: cache });
   const digest = await official.known();
-  return digest !== null && (await stat(official.pathOf(digest)).catch(() => null)) !== null;
+  if (digest === null) return null;
+  const path = official.pathOf(digest);
+  return (await stat(path).catch(() => null)) ? { kind: 'images', hash: basename(path) } : null;
 }
 
 /**
  * The official image of a row in the cache: `images/<digest>.qcow2`, read-only, verified against the pinned digest or
  * the distro's (signed) sums, and checked to stand alone. A cached file is hashed again before it is handed out.
- * When the sums cannot be reached, the image last verified for the row is taken, with a warning.
+ * The image last verified for the row stays in use, whatever the distro has published since: each layer and snapshot stands on
+ * it. With `update` the newest is taken; when the sums cannot be reached then, the one last verified, with a warning.
  */
 export async function fetchOfficial(row: CatalogueRow, arch: Arch, options: FetchOptions): Promise<string> {
   const official = new OfficialImage(row, arch, options);
@@ -42,8 +70,15 @@ export async function fetchOfficial(row: CatalogueRow, arch: Arch, options: Fetc
   return options.offline ? official.fromCache() : official.fetch();
 }
 
-/** The image last verified for a row: its URL in the catalogue then, and its digest. */
-const VerifiedRecord = z.object({ url: z.string(), digest: z.string().transform(parseDigest) });
+/** The image last verified for a row: its URL in the catalogue then, its digest, and when the distro was last asked for a newer one. */
+const VerifiedRecord = z.object({
+  url: z.string(),
+  digest: z.string().transform(parseDigest),
+  asked: z.iso.datetime().optional(),
+});
+
+/** How often a distro is asked whether it has a newer image than the one that stays in use. */
+const ASK_EVERY_MS = 7 * 86400 * 1000;
 
 class OfficialImage {
   readonly dir: string;
@@ -84,6 +119,8 @@ class OfficialImage {
   }
 
   async fetch(): Promise<string> {
+    const kept = this.options.update ? null : await this.#kept();
+    if (kept !== null) return kept;
     let published: PublishedImage;
     try {
       published = await this.#published();
@@ -101,6 +138,37 @@ class OfficialImage {
       if (again.digest.hex === published.digest.hex) throw error;
       return this.#obtain(again);
     }
+  }
+
+  /** The image that the cache has; null when it has none that is sound. A pinned one is the row's to change. */
+  async #kept(): Promise<string | null> {
+    const record = this.#image.digest ? null : await this.#lastRecord();
+    if (!record || !(await hasDigest(this.pathOf(record.digest), record.digest))) return null;
+    const { digest, asked = '' } = record;
+    if (!(Date.now() - Date.parse(asked) < ASK_EVERY_MS)) await this.#askForNewer(digest);
+    return this.pathOf(digest);
+  }
+
+  async #askForNewer(digest: Digest): Promise<void> {
+    try {
+      const published = await this.#published();
+      await this.#remember(digest);
+      if (published.digest.hex === digest.hex) return;
+    } catch (error) {
+      // Sums out of reach, or bad: who does not update need not care.
+      if (!(error instanceof Dkms2binError) || error.fault === 'interrupted') throw error;
+      return;
+    }
+    this.options.emit({
+      type: 'note',
+      level: 'info',
+      message: `${this.row.id} has published a newer image than the one in the cache, which stays in use; dkms2bin images update takes the newer one`,
+    });
+  }
+
+  async #remember(digest: Digest): Promise<void> {
+    const record = { url: this.#image.url, digest: digestText(digest), asked: new Date().toISOString() };
+    await writeAtomic(Buffer.from(JSON.stringify(record)), this.#record);
   }
 
   async #published(): Promise<PublishedImage> {
@@ -145,7 +213,7 @@ class OfficialImage {
       level: 'warn',
       message:
         `${this.row.id} has published a new image: each kernel's layer and snapshot is made anew on it, which takes minutes. ` +
-        '--offline stays with the old one; dkms2bin images prune --max-age 1d removes it once nothing uses it',
+        'what stood on the old one is removed once nothing has used it for a while',
     });
   }
 
@@ -164,15 +232,18 @@ class OfficialImage {
     });
     // A cache restored by cp or rsync may have lost it.
     await chmod(to, 0o444);
-    const record = { url: template, digest: digestText(digest) };
-    await writeAtomic(Buffer.from(JSON.stringify(record)), this.#record);
+    await this.#remember(digest);
     return to;
   }
 
   async #lastVerified(): Promise<Digest | null> {
+    return (await this.#lastRecord())?.digest ?? null;
+  }
+
+  async #lastRecord(): Promise<z.infer<typeof VerifiedRecord> | null> {
     try {
       const record = VerifiedRecord.parse(JSON.parse(await readFile(this.#record, 'utf8')));
-      return record.url === this.#image.url ? record.digest : null;
+      return record.url === this.#image.url ? record : null;
     } catch {
       // A broken record is worth nothing; the next good download writes it anew.
       await rm(this.#record, { force: true });

@@ -1,11 +1,11 @@
-import { readFile, rm, stat, statfs, truncate } from 'node:fs/promises';
+import { readFile, rm, stat, statfs, truncate, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
 import { cacheDir, PACKAGE_ROOT } from '../lib/paths.js';
-import { cached, hashOf, type Entry } from '../cache/entries.js';
+import { cached, hashOf, isCached, type Entry } from '../cache/entries.js';
 import { settle } from '../guest/programs/settle.js';
-import { qemuArgs } from '../vm/args.js';
-import { qemuIdentity } from '../vm/qemu-binary.js';
+import { qemuArgs, type Network } from '../vm/args.js';
+import { mapsReadOnly, qemuIdentity } from '../vm/qemu-binary.js';
 import type { KernelLayer } from './kernel-layer.js';
 import { phase } from './phase.js';
 import {
@@ -27,7 +27,8 @@ interface Snapshot {
   spec: BootSpec;
   /** Read-only overlay on the layer with what the boot wrote. */
   disk: string;
-  memory: string;
+  /** Null when the state holds it. */
+  memory: string | null;
   state: string;
   seed: string;
   entry: Entry;
@@ -38,32 +39,15 @@ interface Snapshot {
  * The caller releases `entry.use` when no VM uses it any more. Rejects with fault `host` where snapshots cannot work.
  */
 async function snapshotOf(layer: KernelLayer, machine: Machine): Promise<Snapshot> {
-  const spec = specFor(layer, true, machine);
-  const hash = hashOf([
-    'snapshot-1',
-    basename(layer.entry.dir),
-    layer.entry.meta.created,
-    await qemuIdentity(machine.arch),
-    machine.accel === 'kvm' ? await hostCpu() : null,
-    // Every device and option, with stand-ins for this run's own paths.
-    qemuArgs({
-      ...(await configOf('/', spec, { kind: 'file', path: '/ram', shared: true })),
-      ...{
-        qmpSocket: '',
-        consoleSocket: '',
-        consoleLog: '',
-        channelSocket: '',
-        forwardSocket: spec.forward ? '' : null,
-      },
-    }),
-    await Promise.all(['settle.sh', '../user-data.yaml'].map(guestText)),
-  ]);
+  const { spec, mapped, hash } = await recipeOf(layer, machine);
   const what = layer.variant === 'runtime' ? 'runtime snapshot' : 'snapshot';
   const entry = await cached(
     'snapshots',
     hash,
     async (dir) => {
-      await phase(machine.emit, `memory snapshot ${layer.release}`, () => make(layer, spec, machine, dir));
+      await phase(machine.emit, `memory snapshot ${layer.release}`, () =>
+        make({ layer, spec, mapped }, machine, dir),
+      );
       return {
         name: `${what} ${layer.release}`,
         parents: [{ kind: 'layers', hash: basename(layer.entry.dir) }],
@@ -74,11 +58,51 @@ async function snapshotOf(layer: KernelLayer, machine: Machine): Promise<Snapsho
   return {
     spec,
     disk: join(entry.dir, 'disk.qcow2'),
-    memory: join(entry.dir, 'ram'),
+    memory: mapped ? join(entry.dir, 'ram') : null,
     state: join(entry.dir, 'state'),
     seed: join(entry.dir, 'seed.iso'),
     entry,
   };
+}
+
+/** Of a layer, what its snapshot is known by and boots from. */
+type SnapshotBase = Pick<KernelLayer, 'boot' | 'variant'> & { entry: Pick<Entry, 'dir' | 'meta'> };
+
+/** How a layer's snapshot is made, and what names it. */
+async function recipeOf(
+  layer: SnapshotBase,
+  machine: Machine,
+): Promise<{ spec: BootSpec; mapped: boolean; hash: string }> {
+  // The card that leads out gets its addresses, and leads nowhere.
+  const spec: BootSpec = { ...specFor(layer, 'none', machine), egress: true };
+  const mapped = await mapsReadOnly(machine.arch, machine.signal);
+  const hash = hashOf([
+    'snapshot-2',
+    basename(layer.entry.dir),
+    layer.entry.meta.created,
+    await qemuIdentity(machine.arch),
+    machine.accel === 'kvm' ? await hostCpu() : null,
+    // Every device and option, with stand-ins for this run's own paths.
+    qemuArgs({
+      ...(await configOf('/', spec, mapped ? { kind: 'file', path: '/ram', shared: true } : { kind: 'own' })),
+      ...{
+        qmpSocket: '',
+        consoleSocket: '',
+        consolePipe: '',
+        channelSocket: '',
+        forwardSocket: spec.forward ? '' : null,
+      },
+    }),
+    await Promise.all(['settle.sh', '../user-data.yaml'].map(guestText)),
+  ]);
+  return { spec, mapped, hash };
+}
+
+/** Whether the cache has the layer's snapshot; true also where none is used. */
+export async function hasSnapshot(layer: SnapshotBase, machine: Machine): Promise<boolean> {
+  if (variable('DKMS2BIN_NO_SNAPSHOT')) return true;
+  const { hash } = await recipeOf(layer, machine);
+  return isCached('snapshots', hash);
 }
 
 const guestText = (name: string): Promise<string> =>
@@ -91,10 +115,16 @@ async function hostCpu(): Promise<string> {
   return lines.filter((line) => /^(vendor_id|model|stepping|microcode|flags)\b/.test(line)).join('\n');
 }
 
-async function make(layer: KernelLayer, spec: BootSpec, machine: Machine, dir: string): Promise<void> {
-  const memory = { kind: 'file' as const, path: join(dir, 'ram'), shared: true };
+async function make(
+  { layer, spec, mapped }: { layer: KernelLayer; spec: BootSpec; mapped: boolean },
+  machine: Machine,
+  dir: string,
+): Promise<void> {
+  const file = { kind: 'file' as const, path: join(dir, 'ram'), shared: true };
+  if (mapped) await writeFile(file.path, '', { flag: 'wx', mode: 0o600 });
   {
-    await using booted = await bootNew({ backing: layer.disk, spec, memory }, dir, machine);
+    const memory = mapped ? { memory: file } : {};
+    await using booted = await bootNew({ backing: layer.disk, spec, ...memory }, dir, machine);
     const { guest, vm } = booted;
     const running = (await guest.text('uname -r')).trim();
     if (running !== layer.release) {
@@ -115,8 +145,15 @@ async function make(layer: KernelLayer, spec: BootSpec, machine: Machine, dir: s
 }
 
 /** How a layer's VMs boot. One that stands for a target machine has an address that leads to a repository. */
-const specFor = (layer: KernelLayer, egress: boolean, machine: Machine): BootSpec =>
-  specOf(machine, { boot: layer.boot, control: 'channel', egress, forward: layer.variant === 'runtime' });
+const specFor = (
+  layer: Pick<KernelLayer, 'boot' | 'variant'>,
+  network: Network,
+  machine: Machine,
+): BootSpec =>
+  specOf(machine, {
+    ...{ boot: layer.boot, control: 'channel', network, egress: network === 'egress' },
+    forward: layer.variant === 'runtime',
+  });
 
 /** Where the VMs of one kernel come from. */
 export interface KernelEnvironment {
@@ -144,20 +181,20 @@ export async function kernelEnvironmentOf(layer: KernelLayer, machine: Machine):
 /** A VM of this kernel in `dir`: a clone of the snapshot, or a cold boot of the layer. */
 export async function bootOn(
   environment: KernelEnvironment,
-  egress: boolean,
+  network: Network,
   dir: string,
   machine: Machine,
 ): Promise<Booted> {
   if (environment.snapshot) {
     try {
-      return await bootClone(environment.snapshot, egress, dir, machine);
+      return await bootClone(environment.snapshot, network, dir, machine);
     } catch (error) {
       environment.snapshot = withoutSnapshot(error, machine);
       await rm(join(dir, 'disk.qcow2'), { force: true });
     }
   }
   const { layer } = environment;
-  return bootNew({ backing: layer.disk, spec: specFor(layer, egress, machine) }, dir, machine);
+  return bootNew({ backing: layer.disk, spec: specFor(layer, network, machine) }, dir, machine);
 }
 
 /** What goes wrong with a snapshot costs time, not the build; an interrupt is no such fault. */

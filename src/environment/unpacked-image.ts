@@ -1,12 +1,13 @@
-import { mkdir, rename, stat, truncate } from 'node:fs/promises';
+import { copyFile, mkdir, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { HOST_ARCH } from '../model/cell.js';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
 import { run } from '../lib/exec.js';
-import { namespaceCommand, removeScratch, SBIN } from '../lib/namespace.js';
+import { removeScratch, SBIN } from '../lib/namespace.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
+import { nativeSandbox } from '../lib/sandbox.js';
 import { cached, hashOf, type Entry, type EntryId, type SharedCache } from '../cache/entries.js';
 import { phase } from './phase.js';
 
@@ -32,6 +33,8 @@ interface UnpackRequest {
   signal: AbortSignal;
 }
 
+export const unpackedHash = (of: EntryId): string => hashOf(['unpacked-2', of.hash, OFFICIAL_GIB]);
+
 /**
  * An official image as layers are made natively from it: `disk.qcow2`, uncompressed and with a larger root, and `root.tar.zst`. Null,
  * with the reason in a note, when this image or host cannot. Made when the cache lacks it; the caller releases `entry.use`.
@@ -41,7 +44,7 @@ export async function unpackedImage(request: UnpackRequest): Promise<Entry<RootP
   try {
     return await cached(
       'images',
-      hashOf(['unpacked-2', of.hash, OFFICIAL_GIB]),
+      unpackedHash(of),
       async (dir) => {
         const place = await phase(emit, 'image root', () => unpack(request, dir));
         return { name, parents: [of], ...place };
@@ -61,19 +64,24 @@ export async function unpackedImage(request: UnpackRequest): Promise<Entry<RootP
 
 async function unpack({ disk, signal }: UnpackRequest, dir: string): Promise<RootPlace> {
   const options = { cancelSignal: signal, env: SBIN, dieWithParent: true };
-  const namespace = await namespaceCommand(HOST_ARCH, signal);
   const scratch = join(dir, 'unpack');
-  const raw = join(scratch, 'disk.raw');
-  await mkdir(scratch, { mode: 0o755 });
+  const [raw, out] = [join(scratch, 'disk.raw'), join(scratch, 'out')];
+  for (const folder of [scratch, out]) await mkdir(folder, { mode: 0o755 });
+  await writeFile(raw, '');
   try {
+    const { command, handOver } = await nativeSandbox(
+      { ...{ arch: HOST_ARCH, scratch, network: false }, readable: [raw], writable: [out] },
+      signal,
+    );
+    await handOver(out);
     await run('qemu-img', ['convert', '-f', 'qcow2', '-O', 'raw', disk, raw], options);
     const root = await rootOf(raw, signal);
     const filesystem = `${raw}?offset=${root.rootOffset}`;
     await grow(raw, root, signal);
     const script = join(PACKAGE_ROOT, 'cloud-init', 'layer', 'unpack-root.sh');
-    const [unshare = '', ...before] = namespace;
-    await run(unshare, [...before, 'bash', script, scratch, filesystem], options);
-    await rename(join(scratch, 'root.tar.zst'), join(dir, 'root.tar.zst'));
+    const [program, ...before] = command;
+    await run(program, [...before, 'bash', script, out, filesystem], options);
+    await copyFile(join(out, 'root.tar.zst'), join(dir, 'root.tar.zst'));
     await run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', raw, join(dir, 'disk.qcow2')], options);
     return { rootOffset: root.rootOffset, rootUuid: root.rootUuid };
   } finally {

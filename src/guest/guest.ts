@@ -318,21 +318,30 @@ class Lines extends Writable {
   }
 }
 
+/** A last limit: cloud-init that works on is waited for. */
+const CLOUD_INIT_MS = 12 * 3600 * 1000;
+
 /**
- * cloud-init may hang for ever, so ours is the deadline. Its result file is read instead of `cloud-init status`, which
- * costs seconds of emulated Python. Resolves with what went wrong inside cloud-init: ssh answers, so the run goes on.
+ * cloud-init may hang for ever, so it is given up when its log has not grown for `silenceMs`. Its result file is read instead of
+ * `cloud-init status`, which costs seconds of emulated Python. Resolves with what went wrong inside cloud-init: ssh answers, so the run goes on.
  */
-export async function waitForCloudInit(guest: Guest, deadlineMs: number): Promise<string[]> {
+export async function waitForCloudInit(guest: Guest, silenceMs: number): Promise<string[]> {
   const result = '/run/cloud-init/result.json';
-  const tries = Math.ceil(deadlineMs / 500);
+  const size = 'stat -c %s /var/log/cloud-init.log 2>/dev/null';
+  const tries = Math.ceil(silenceMs / 1000);
   const text = await guest.text(
-    `i=0; while [ ! -s ${result} ] && [ $i -lt ${tries} ]; do sleep 0.5; i=$((i+1)); done; cat ${result} || true`,
-    deadlineMs + 60_000,
+    `i=0 was=; while [ ! -s ${result} ] && [ $i -lt ${tries} ]; do sleep 1; now=$(${size}); ` +
+      `[ "$now" = "$was" ] || i=0; was=$now; i=$((i+1)); done; cat ${result} || true`,
+    CLOUD_INIT_MS,
   );
   if (text.trim() === '') {
-    throw new Dkms2binError('transient', `cloud-init did not end within ${deadlineMs / 1000} s`, {
-      hint: 'Read the console log of the run; is cloud-init switched off in this image?',
-    });
+    throw new Dkms2binError(
+      'transient',
+      `cloud-init has done nothing for ${silenceMs / 1000} s and has not ended`,
+      {
+        hint: 'Read the console log of the run; is cloud-init switched off in this image?',
+      },
+    );
   }
   const errors = /"errors":\s*\[([^\]]*)\]/.exec(text)?.[1]?.trim() ?? '';
   return errors === '' ? [] : [`cloud-init ended with errors: ${plain(errors).slice(0, 400)}`];

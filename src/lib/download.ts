@@ -9,7 +9,7 @@ import { DOWNLOAD_LIMITS, Passing, type DownloadLimits, type Net } from './downl
 import { PartFile, partPath, partSize, publishPart, removePart } from './download/part-file.js';
 import { withRetries } from './download/retry.js';
 import { lock } from './lock.js';
-import { redact } from './proxy.js';
+import { redact } from './credentials.js';
 
 export { hasDigest, type Digest } from './digest.js';
 export type { Net } from './download/net.js';

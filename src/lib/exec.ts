@@ -1,3 +1,4 @@
+import { createInterface } from 'node:readline';
 import { execa, type Options, type Result } from 'execa';
 import { Dkms2binError, type Fault } from '../model/errors.js';
 import { childEnvironment } from './variables.js';
@@ -20,6 +21,7 @@ const PACKAGE_OF: Record<string, string> = {
   mcopy: 'mtools',
   mmd: 'mtools',
   fakeroot: 'fakeroot',
+  bwrap: 'bubblewrap',
   ssh: 'openssh-client',
   'ssh-keygen': 'openssh-client',
   sfdisk: 'fdisk',
@@ -45,6 +47,8 @@ export type RunOptions = Pick<Options, 'cwd' | 'input' | 'cancelSignal' | 'timeo
   dieWithParent?: boolean;
   /** The command's file descriptors 3, 4, …: bytes it can read there once, or an open file. For what must not be an argument. */
   fds?: readonly (Uint8Array | number)[];
+  /** Hears what it writes on standard error, line by line, as it comes. */
+  onLine?: (line: string) => void;
   /** Whose fault a non-zero exit is; default `host`. */
   fault?: Fault;
 };
@@ -120,7 +124,7 @@ class Capped {
 /** The one place that starts a command. */
 function start(
   [file = '', ...args]: readonly string[],
-  { dieWithParent, fds = [], fault: _, cancelSignal, env, network, ...rest }: RunOptions,
+  { dieWithParent, fds = [], fault: _, onLine: _hears, cancelSignal, env, network, ...rest }: RunOptions,
   asBytes: boolean,
 ) {
   const [command, ...words] = dieWithParent
@@ -157,6 +161,7 @@ async function finish(
       if (bytes.full) child.kill();
     });
   }
+  if (options.onLine) createInterface({ input: child.stderr }).on('line', options.onLine);
   const result = await child;
   release?.();
   if (dieWithParent && cancelSignal?.aborted)

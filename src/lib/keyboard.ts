@@ -1,5 +1,4 @@
 import { Dkms2binError } from '../model/errors.js';
-import { run } from './exec.js';
 
 /** Standard input; a stream that is no terminal works, too. */
 export type Keyboard = NodeJS.ReadableStream & {
@@ -72,7 +71,7 @@ async function hold<T>(
     // From cooked mode an end of input (Ctrl-D) would be for ever: no dialogue after it could be answered.
     if (raw) keyboard.setRawMode?.(true);
     // Raw mode of Node.js still turns line feeds into new lines.
-    if (raw && draws) await run('stty', ['-F', '/dev/tty', '-opost']).catch(() => undefined);
+    if (raw && draws) await keepLineFeeds();
     return await new Promise<T>((resolve, reject) => {
       const over = <A>(settle: (outcome: A) => void) => {
         return (outcome: A): void => {
@@ -93,4 +92,10 @@ async function hold<T>(
     keyboard.off('end', ended).off('error', ended);
     signal.removeEventListener('abort', stopped);
   }
+}
+
+async function keepLineFeeds(): Promise<void> {
+  // Loaded here: help and completion start no process.
+  const { run } = await import('./exec.js');
+  await run('stty', ['-F', '/dev/tty', '-opost']).catch(() => undefined);
 }

@@ -1,16 +1,8 @@
 import { request as httpRequest, type RequestOptions } from 'node:http';
 import { HttpsProxyAgent } from 'hpagent';
 import { Dkms2binError } from '../model/errors.js';
+import { credentialsFor, redact, withoutCredentials } from './credentials.js';
 import { standardVariable } from './variables.js';
-
-/** The URL without its user and password. */
-export function redact(url: string): string {
-  if (!URL.canParse(url)) return url;
-  const clean = new URL(url);
-  clean.username = '';
-  clean.password = '';
-  return clean.href;
-}
 
 /**
  * The proxy the environment names for `url`, as curl reads it.
@@ -32,21 +24,23 @@ export function proxyFromEnv(url: string, env?: NodeJS.ProcessEnv): string | und
 }
 
 /**
- * got's options to go through the proxy `option` ('' for none, undefined for the environment's): https by CONNECT,
+ * got's options for a request: the user and password of its URL, and to go through the proxy `option` ('' for none, undefined for the environment's): https by CONNECT,
  * http by the absolute form, since many caching proxies refuse CONNECT to port 80. Throws `usage` for no http proxy.
  */
 export function proxyOptions(url: string, option: string | undefined): object {
+  const login = credentialsFor(url);
   const chosen = option ?? proxyFromEnv(url);
-  if (!chosen) return {};
-  const text = chosen.includes('://') ? chosen : `http://${chosen}`;
+  if (!chosen) return { ...login };
+  const text = withoutCredentials(chosen.includes('://') ? chosen : `http://${chosen}`);
   if (!/^https?:\/\//.test(text) || !URL.canParse(text)) {
     throw new Dkms2binError('usage', `Not an http proxy: ${redact(text)}`);
   }
   const proxy = new URL(text);
-  const credentials = proxy.username
-    ? `Basic ${Buffer.from(`${decodeURIComponent(proxy.username)}:${decodeURIComponent(proxy.password)}`).toString('base64')}`
-    : undefined;
+  const own = credentialsFor(text);
+  if (own) Object.assign(proxy, own);
+  const credentials = own && `Basic ${Buffer.from(`${own.username}:${own.password}`).toString('base64')}`;
   return {
+    ...login,
     agent: { https: new HttpsProxyAgent({ proxy, keepAlive: false }) },
     request: (target: URL, options: RequestOptions, callback: Parameters<typeof httpRequest>[2]) => {
       // Undefined lets got make the request itself.

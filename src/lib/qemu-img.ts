@@ -1,3 +1,5 @@
+import { open } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import { missingTool, run } from './exec.js';
@@ -83,4 +85,28 @@ function read<T>(schema: z.ZodType<T>, text: string, path: string): T {
       cause: error,
     });
   }
+}
+
+/** The files that a qcow2 builds on, nearest first; only their headers are read. Fault `host` for a chain without end. */
+export async function backingChain(path: string): Promise<string[]> {
+  const chain: string[] = [];
+  for (let at = path; ;) {
+    const below = await backingOf(at);
+    if (below === null) return chain;
+    at = resolve(dirname(at), below);
+    chain.push(at);
+    if (chain.length > 16) throw new Dkms2binError('host', `${path} builds on too many other images`);
+  }
+}
+
+async function backingOf(path: string): Promise<string | null> {
+  await using file = await open(path, 'r');
+  const header = Buffer.alloc(20);
+  const { bytesRead } = await file.read(header, 0, header.length, 0);
+  const [offset, length] = [Number(header.readBigUInt64BE(8)), header.readUInt32BE(16)];
+  if (bytesRead < header.length || header.toString('latin1', 0, 4) !== 'QFI\xfb' || offset === 0) return null;
+  // The format allows no more.
+  const name = Buffer.alloc(Math.min(length, 1023));
+  await file.read(name, 0, name.length, offset);
+  return name.toString('utf8');
 }

@@ -21,3 +21,30 @@ export function quote(value: string): string {
 export function plural(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? '' : 's'}`;
 }
+
+/** The one of `words` that was probably meant: other signs or capitals between its letters, or up to two letters wrong. */
+export function closest(meant: string, words: readonly string[]): string | undefined {
+  const bare = (word: string): string => word.toLowerCase().replaceAll(/[^a-z0-9]/g, '');
+  const far = (word: string): number => (bare(word) === bare(meant) ? 0 : distance(word, meant));
+  const [first] = words
+    .map((word) => ({ word, far: far(word) }))
+    .filter((each) => each.far <= Math.min(2, meant.length - 1))
+    .sort((a, b) => a.far - b.far);
+  return first?.word;
+}
+
+/** Levenshtein. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i += 1) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j += 1)
+      next[j] = Math.min(
+        (row[j] ?? 0) + 1,
+        (next[j - 1] ?? 0) + 1,
+        (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1),
+      );
+    row = next;
+  }
+  return row[b.length] ?? 0;
+}

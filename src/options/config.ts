@@ -4,9 +4,10 @@ import { isMap, isScalar, isSeq, LineCounter, parseDocument, type Document, type
 import { z } from 'zod';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import { globExpression } from '../lib/glob.js';
-import { texts, text } from './forms.js';
+import * as form from './forms.js';
 import { wordsOf } from './merge.js';
 import type { Option } from './option.js';
+import { schemaOf } from './schemas.js';
 import { OPTIONS, type Row } from './table.js';
 
 export const CONFIG_NAME = 'dkms2bin.yaml';
@@ -21,15 +22,22 @@ const Glob = z
       return false;
     }
   }, 'not a pattern');
+
+const text = schemaOf(form.text);
+const texts = schemaOf(form.texts);
+
 /** The options that stand here, as in the table. */
 function keysOf(where: NonNullable<Option['file']>): Record<never, z.ZodType> {
   const rows: Option[] = OPTIONS.filter((row: Option) => row.file === where);
-  return Object.fromEntries(rows.map(({ name, schema, help }) => [name, schema.optional().describe(help)]));
+  return Object.fromEntries(
+    rows.map(({ name, schema, help }) => [name, schemaOf(schema).optional().describe(help)]),
+  );
 }
 
 /** Their values as YAML has them. */
 type InputOf<W> = {
-  [R in Extract<Row, { file: W }> as R['name']]?: z.input<R['schema']> | undefined;
+  [R in Extract<Row, { file: W }> as R['name']]?:
+    (R['schema'] extends form.Form<infer _, infer In> ? In : never) | undefined;
 };
 
 const Place = {
@@ -104,7 +112,10 @@ export async function loadConfig(options: {
     if (options.explicit === undefined && (error as NodeJS.ErrnoException).code === 'ENOENT') {
       return { path: null, config: {} };
     }
-    throw new Dkms2binError('usage', `Cannot read the config file ${path}: ${messageOf(error)}`, {
+    const { code } = error as NodeJS.ErrnoException;
+    const why = { ENOENT: 'no such file', EISDIR: 'it is a folder', EACCES: 'permission denied' }[code ?? ''];
+    throw new Dkms2binError('usage', `Cannot read the config file ${path}: ${why ?? messageOf(error)}`, {
+      hint: `--config takes the path of a YAML file, from the current folder on; without it ${CONFIG_NAME} is read, if there.`,
       cause: error,
     });
   }

@@ -1,147 +1,61 @@
-import { z } from 'zod';
-import { oneLine } from '../lib/text.js';
+// The forms that an option's value can have, as data: commands are made, and help is shown, without what reads them
+// (schemas.ts). Each takes what a person types on the command line, always text, and what YAML makes of the same in the config
+// file, and gives one value.
 
-// The forms that an option's value can have. Each takes what a person types on the command line, always text, and what
-// YAML makes of the same in the config file, and gives one value. A message's first line says what is wrong, its second
-// the next step; who asked puts the option's name or the file's line before it.
-
-/** What a form says of a value that it refuses. */
-interface Words {
-  /** After "is not". */
-  what: string;
-  hint: string;
+/** What a form takes and gives, for types alone: no form has it. */
+interface Types<Out, In> {
+  readonly types?: { out: Out; in: In };
 }
 
-const refusal = (value: unknown, { what, hint }: Words): string => {
-  const shown = typeof value === 'string' ? `"${value}"` : (JSON.stringify(value) ?? String(value));
-  return `${oneLine(shown)} is not ${what}\n${hint}`;
-};
-
-/** zod's `error` setting with these words. */
-const saying = (words: Words) => ({
-  error: (issue: { input?: unknown }): string => refusal(issue.input, words),
-});
-
-/** A form of numbers and texts: `read` makes the value of the text, or says why there is none. */
-function form<T extends number>(
-  input: z.ZodType<string | number>,
-  read: (text: string) => T | Words,
-): z.ZodPipe<z.ZodType<string | number>, z.ZodTransform<T, string | number>> {
-  return input.transform((value, context): T => {
-    const made = read(String(value).trim());
-    if (typeof made !== 'object') return made;
-    context.addIssue({ code: 'custom', message: refusal(value, made) });
-    return z.NEVER;
-  });
+/** What a refused number is called, and one that would do. */
+export interface WholeWords {
+  what?: string;
+  example?: number;
 }
 
-const TEXT: Words = {
-  what: 'a text',
-  hint: 'Give it a value, or leave it out; in the config file, in quotes',
-};
+type Plain =
+  ('text' | 'texts' | 'list' | 'onOff' | 'url') | ('size' | 'diskSize' | 'age' | 'duration' | 'interval');
+
+export type Form<Out = unknown, In = unknown> = Types<Out, In> &
+  (
+    | { readonly is: Plain }
+    | { readonly is: 'whole'; readonly least: number; readonly most: number; readonly words: WholeWords }
+    | { readonly is: 'oneOf'; readonly names: Readonly<Record<string, string>> }
+  );
+
+type Typed = string | number;
+type Several = string | string[];
 
 /** Any text but a blank one. */
-export const text = z.string(saying(TEXT)).regex(/\S/, saying(TEXT));
-
-const oneOrMore = z.union([text, z.array(text).min(1, saying(TEXT))], saying(TEXT));
-
+export const text: Form<string, string> = { is: 'text' };
 /** One text or several. */
-export const texts = oneOrMore.transform((value) => [value].flat());
-
+export const texts: Form<string[], Several> = { is: 'texts' };
 /** One text or several, each of which may be several with commas. */
-export const list = oneOrMore.transform((value, context) => {
-  const all = [value].flat().flatMap((each) => each.split(',').map((part) => part.trim()));
-  if (all.includes('')) context.addIssue({ code: 'custom', message: refusal('', TEXT) });
-  return all;
-});
-
-export const onOff = z.boolean(saying({ what: 'true or false', hint: 'Write true or false' }));
-
-const URL_WORDS: Words = {
-  what: 'an http:// or https:// URL',
-  hint: 'Example: http://proxy.example:3128',
-};
-export const url = z.url({ protocol: /^https?$/, ...saying(URL_WORDS) });
+export const list: Form<string[], Several> = { is: 'list' };
+export const onOff: Form<boolean, boolean> = { is: 'onOff' };
+/** Of http or https. */
+export const url: Form<string, string> = { is: 'url' };
+/** `512M`, `2G`, `1.5GiB`, `512` (MiB too) → MiB, whole. */
+export const size: Form<number, Typed> = { is: 'size' };
+/** `500M`, `10G`, `1.5TiB`, `0` → bytes. */
+export const diskSize: Form<number, Typed> = { is: 'diskSize' };
+/** `12h`, `30d`, `2w` → seconds. */
+export const age: Form<number, Typed> = { is: 'age' };
+/** `90` (seconds), `90s`, `45m`, `2h` → seconds. */
+export const duration: Form<number, Typed> = { is: 'duration' };
+/** `30m`, `6h` → seconds, from one minute to seven days: a mirror is not to be asked without end. */
+export const interval: Form<number, Typed> = { is: 'interval' };
 
 /** A whole number in a range, both ends included. */
-export function whole(least: number, most: number, what = 'a whole number') {
-  const words = { what: `${what} from ${least} to ${most}`, hint: `Example: ${Math.min(most, least + 1)}` };
-  const says = saying(words);
-  const number = z.int(says).min(least, says).max(most, says);
-  const input = z.union([number, z.string().regex(/^\s*\d+\s*$/, says)], says);
-  return form(input, (typed) => {
-    const value = Number(typed);
-    return value < least || value > most ? words : value;
-  });
-}
-
-const SIZE: Words = { what: 'a size', hint: 'Sizes look like 512M or 2G' };
-const SIZE_FORM = /^\s*(\d+(?:\.\d+)?)\s*([MmGg])?(?:[Ii]?[Bb])?\s*$/;
-
-/** `512M`, `2G`, `1.5GiB`, `512` (MiB too) → MiB, whole. */
-export const size = form(
-  z.union([z.number().positive(saying(SIZE)), z.string().regex(SIZE_FORM, saying(SIZE))], saying(SIZE)),
-  (typed) => {
-    const [, number, unit] = SIZE_FORM.exec(typed) ?? [];
-    if (number === undefined) return SIZE;
-    const mib = Number(number) * (unit?.toUpperCase() === 'G' ? 1024 : 1);
-    if (mib >= 256 && mib <= 1024 * 1024) return Math.floor(mib);
-    return { what: 'between 256M and 1024G', hint: 'A VM needs at least 256M; 1G or more is sensible' };
-  },
-);
-
-const DISK_SIZE: Words = { what: 'a size with its unit', hint: 'Sizes look like 500M, 10G or 1T' };
-
-/** `500M`, `10G`, `1.5TiB`, `0` → bytes. */
-export const diskSize = form(z.union([z.string(), z.number()], saying(DISK_SIZE)), (typed) => {
-  const [all, number, unit = ''] = /^(\d+(?:\.\d+)?)(?:([MGT])(?:i?B)?)?$/i.exec(typed) ?? [];
-  if (all === undefined || (unit === '' && Number(number) !== 0)) return DISK_SIZE;
-  return Math.floor(Number(number) * ({ M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 }[unit.toUpperCase()] ?? 1));
+export const whole = (least: number, most: number, words: WholeWords = {}): Form<number, Typed> => ({
+  ...{ is: 'whole', least, most, words },
 });
-
-const AGE: Words = { what: 'an age with its unit', hint: 'Ages look like 12h, 30d or 2w' };
-
-/** `12h`, `30d`, `2w` → seconds. */
-export const age = form(z.string(saying(AGE)), (typed) => {
-  const [, number, unit = ''] = /^(\d+(?:\.\d+)?)([hdw])$/i.exec(typed) ?? [];
-  return number === undefined
-    ? AGE
-    : Number(number) * ({ h: 3600, d: 86400, w: 7 * 86400 }[unit.toLowerCase()] ?? 1);
-});
-
-const DURATION: Words = { what: 'a time of 1 second to 7 days', hint: 'Times look like 90s, 45m or 2h' };
-const DURATION_FORM = /^\s*(\d+(?:\.\d+)?)\s*([SsMmHh])?\s*$/;
-const durationInput = z.union(
-  [z.number().positive(saying(DURATION)), z.string().regex(DURATION_FORM, saying(DURATION))],
-  saying(DURATION),
-);
-
-function seconds(typed: string): number | Words {
-  const [, number, unit = 's'] = DURATION_FORM.exec(typed) ?? [];
-  const value = Math.round(Number(number) * ({ s: 1, m: 60, h: 3600 }[unit.toLowerCase()] ?? 1));
-  return value >= 1 && value <= 7 * 86400 ? value : DURATION;
-}
-
-/** `90` (seconds), `90s`, `45m`, `2h` → seconds. */
-export const duration = form(durationInput, seconds);
-
-/** `30m`, `6h` → seconds, from one minute to seven days: a mirror is not to be asked without end. */
-export const interval = form(durationInput, (typed) => {
-  const value = seconds(typed);
-  if (typeof value === 'object' || value >= 60) return value;
-  return { what: 'a time of one minute or more', hint: 'Example: 6h' };
-});
-
-/** The values that a form lists, aliases left out. */
-export const choices = z.registry<{ values: readonly string[] }>();
 
 /** One of the names of `values`; several names for one value are aliases, the value itself is its first name. */
-export function oneOf<const T extends Readonly<Record<string, string>>>(values: T) {
-  const names = [...new Set(Object.values(values))];
-  const words = { what: 'one of its values', hint: `Use one of: ${names.join(', ')}` };
-  const made = z
-    .enum(Object.keys(values) as [keyof T & string, ...(keyof T & string)[]], saying(words))
-    .transform((name): T[keyof T] => values[name]);
-  choices.add(made, { values: names });
-  return made;
-}
+export const oneOf = <const T extends Readonly<Record<string, string>>>(
+  names: T,
+): Form<T[keyof T], keyof T & string> => ({ is: 'oneOf', names });
+
+/** The values that a form lists, aliases left out. */
+export const choicesOf = (form: Form): string[] =>
+  form.is === 'oneOf' ? [...new Set(Object.values(form.names))] : [];

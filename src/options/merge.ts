@@ -1,6 +1,7 @@
 import type { z } from 'zod';
 import { Dkms2binError } from '../model/errors.js';
 import type { CommandName, Option } from './option.js';
+import { schemaOf } from './schemas.js';
 import { fieldOf, optionRows, type OptionsOf } from './table.js';
 
 /** Values as they were given, by option name: texts and switches of the command line, or what YAML made of the file. */
@@ -39,7 +40,7 @@ const typedValue = (row: Option, value: unknown): unknown =>
   value === true && row.value !== undefined ? row.preset : value;
 
 function valueOf(row: Option, given: unknown): unknown {
-  const parsed = row.schema.safeParse(given);
+  const parsed = schemaOf(row.schema).safeParse(given);
   if (parsed.success) return parsed.data;
   const [message, hint] = wordsOf(parsed.error.issues[0]);
   throw new Dkms2binError('usage', `--${row.name}: ${message}`, hint === undefined ? {} : { hint });

@@ -1,9 +1,10 @@
-import type { z } from 'zod';
+import type { Form } from './forms.js';
 
 /** Commands by what is typed after `dkms2bin`. */
 export type CommandName =
   | ('build' | 'bisect' | 'matrix' | 'refresh' | 'worker' | 'board')
   | ('login' | 'runs' | 'rm' | 'kernels' | 'inspect' | 'prove' | 'keygen' | 'doctor')
+  | 'images update'
   | ('images list' | 'images prune' | 'images verify' | 'images warm' | 'repo publish' | 'repo serve')
   | ('completion' | 'complete');
 
@@ -33,7 +34,7 @@ export interface Option extends Help {
   readonly name: string;
   /** Its name in the values and in a request; default: the name in camel case. */
   readonly field?: string;
-  readonly schema: z.ZodType;
+  readonly schema: Form;
   /** How help shows its value; absent for a switch. */
   readonly value?: `<${string}>` | `[${string}]`;
   readonly repeatable?: true;

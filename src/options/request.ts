@@ -1,3 +1,5 @@
+import { Dkms2binError } from '../model/errors.js';
+import { cleaned } from '../lib/credentials.js';
 import type { Option } from './option.js';
 import { fieldOf, OPTIONS, type FieldOf, type Row, type ValuesOf } from './table.js';
 
@@ -22,7 +24,8 @@ const DEFAULTS = Object.fromEntries(
 /** A request with the command line's defaults for what is not given; `cwd` is the process's. */
 export function buildRequest(values: RequestValues): BuildRequest {
   const given = Object.entries(values).filter(([field, value]) => value !== undefined && FIELDS.has(field));
-  return { ...DEFAULTS, cwd: process.cwd(), ...Object.fromEntries(given) } as BuildRequest;
+  const clean = given.map(([field, value]) => [field, cleaned(value)]);
+  return { ...DEFAULTS, cwd: process.cwd(), ...Object.fromEntries(clean) } as BuildRequest;
 }
 
 /** What a command is asked of the engine: its options' values, others left aside. */
@@ -42,4 +45,12 @@ export function identityOptions(
   const rows: Option[] = OPTIONS.filter((row: Option) => row.identity === true);
   const named = rows.map((row): [string, unknown] => [row.name, values[fieldOf(row)]]);
   return Object.fromEntries(named.sort(([a], [b]) => (a < b ? -1 : 1)));
+}
+
+/** Throws fault `usage` for a key without its certificate, or the other way round. */
+export function requirePair({ signKey, signCert }: Pick<BuildRequest, 'signKey' | 'signCert'>): void {
+  if ((signKey === undefined) === (signCert === undefined)) return;
+  throw new Dkms2binError('usage', `--sign-${signKey === undefined ? 'key' : 'cert'} is missing`, {
+    hint: 'Signing needs both --sign-key and --sign-cert; dkms2bin keygen makes a pair.',
+  });
 }

@@ -1,4 +1,4 @@
-import type { z } from 'zod';
+import type { Form } from './forms.js';
 import type { CommandName, Option } from './option.js';
 import { MACHINE } from './rows/machine.js';
 import { RESULT } from './rows/result.js';
@@ -19,7 +19,7 @@ export type FieldOf<R> = R extends { field: infer F extends string }
     ? Camel<N>
     : never;
 
-type ValueOf<R> = R extends { schema: infer S extends z.ZodType } ? z.infer<S> : never;
+type ValueOf<R> = R extends { schema: Form<infer Out, infer _> } ? Out : never;
 /** Rows that always have a value: it is typed, in the config file, or the option's fallback. */
 type Certain<R> = R extends { fallback: unknown } ? R : never;
 

@@ -4,6 +4,12 @@ import { Dkms2binError } from '../model/errors.js';
 import { makeAr } from '../formats/ar.js';
 import { makeTar, withFolders, type NewEntry, type TarFile, type TarLink } from '../formats/tar.js';
 
+/** Who our packages name as their maintainer. */
+export const MAINTAINER = 'dkms2bin <dkms2bin@localhost>';
+
+/** The control field of a metapackage that says what it follows. */
+export const FOLLOWS = 'Dkms2bin-Follows';
+
 export interface ControlFields {
   package: string;
   version: string;
@@ -17,6 +23,9 @@ export interface ControlFields {
   provides?: readonly string[];
   conflicts?: readonly string[];
   replaces?: readonly string[];
+  breaks?: readonly string[];
+  /** Of a metapackage: what it follows, in words that are read back. */
+  follows?: string;
   /** Marks a package of debug symbols, as Debian's own are: the build ids (hex) that it has files for, possibly none. */
   buildIds?: readonly string[];
   description: {
@@ -109,9 +118,11 @@ export function formatControl(control: ControlFields, installedSize: number): st
     ...relations('Depends', control.depends),
     ...relations('Conflicts', control.conflicts),
     ...relations('Replaces', control.replaces),
+    ...relations('Breaks', control.breaks),
     ...relations('Provides', control.provides),
     `Section: ${control.section}`,
     `Priority: ${control.priority}`,
+    ...(control.follows === undefined ? [] : [`${FOLLOWS}: ${field(FOLLOWS, control.follows, /^\S/)}`]),
     `Description: ${control.description.synopsis}`,
     ...lines,
     ...(control.buildIds ? ['Auto-Built-Package: debug-symbols'] : []),

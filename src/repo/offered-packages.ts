@@ -11,6 +11,7 @@ import { compareRpmVersions, compareVersions } from '../formats/versions.js';
 import { debName } from '../distro/deb-names.js';
 import { namedModules } from '../distro/package-names.js';
 import { KEYRING } from './publish.js';
+import { noRepository } from './repository.js';
 
 /** A package as a repository's index names it. */
 export interface OfferedPackage {
@@ -39,9 +40,7 @@ export async function readOfferedPackages(dir: string): Promise<Offer> {
     (await stat(join(dir, path)).catch(() => null)) !== null;
   const [apt, dnf] = [await has('Release'), await has('repodata/repomd.xml')];
   if (!apt && !dnf) {
-    throw new Dkms2binError('usage', `${dir} is not a package repository`, {
-      hint: `Make it one: dkms2bin repo ${dir}`,
-    });
+    throw await noRepository(dir);
   }
   const signed = (await has('InRelease')) || (await has('repodata/repomd.xml.asc'));
   return {

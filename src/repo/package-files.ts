@@ -6,6 +6,7 @@ import { Dkms2binError, messageOf } from '../model/errors.js';
 import { compareRpmVersions, compareVersions } from '../formats/versions.js';
 import { inFile, Unreadable } from '../formats/bytes.js';
 import { readDebHeader, type DebHeader } from '../formats/deb.js';
+import { noRepository } from './repository.js';
 import { evrOf, readRpmHeader, type RpmHeader } from '../formats/rpm-header.js';
 
 interface RepoFile {
@@ -70,6 +71,7 @@ export async function scan(dir: string, signal: AbortSignal): Promise<Scan> {
     await walk('');
   } catch (error) {
     if (error instanceof Dkms2binError) throw error;
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') throw await noRepository(dir);
     throw new Dkms2binError('usage', `Cannot read the packages in ${dir}: ${messageOf(error)}`, {
       cause: error,
     });

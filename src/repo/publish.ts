@@ -17,6 +17,8 @@ export interface RepositoryOptions {
   keep?: number | undefined;
   /** Origin and Label that apt shows and pins by. Clients complain when it changes. */
   origin?: string | undefined;
+  /** Puts packages into the folder that are made of those in it; no other run publishes meanwhile. */
+  prepare?: (() => Promise<void>) | undefined;
   emit: Emit;
   signal: AbortSignal;
 }
@@ -56,6 +58,7 @@ export async function publishRepository(dir: string, options: RepositoryOptions)
   await using _held = await lock(join(dir, '.dkms2bin-repo.lock'), 'exclusive', { wait: true, signal });
   const repo = new Repository(dir, { key, emit, signal });
   await repo.checkStaysSigned();
+  await options.prepare?.();
 
   const found = await scan(dir, signal);
   const warn = (message: string): void => emit({ type: 'note', level: 'warn', message });
@@ -65,10 +68,7 @@ export async function publishRepository(dir: string, options: RepositoryOptions)
   const debs = offered.filter((each): each is DebFile => each.format === 'deb');
   const rpms = offered.filter((each): each is RpmFile => each.format === 'rpm');
 
-  const kinds: RepositoryResult['kinds'] = [];
-  // Metadata that are there already must not go on naming packages that are gone.
-  if (debs.length > 0 || (await repo.read('Release')) !== null) kinds.push('apt');
-  if (rpms.length > 0 || (await repo.read('repodata/repomd.xml')) !== null) kinds.push('dnf');
+  const kinds = await kindsOf(repo, { debs, rpms });
   const signer = kinds.length > 0 ? key : undefined;
   if (signer) await repo.write(KEYRING, signer.publicKey);
   if (kinds.includes('apt')) await publishApt(repo, { packages: debs, origin, signal });
@@ -91,6 +91,17 @@ export async function publishRepository(dir: string, options: RepositoryOptions)
     kinds,
     signedBy: signer?.fingerprint ?? null,
   };
+}
+
+async function kindsOf(
+  repo: Repository,
+  { debs, rpms }: { debs: readonly DebFile[]; rpms: readonly RpmFile[] },
+): Promise<RepositoryResult['kinds']> {
+  const kinds: RepositoryResult['kinds'] = [];
+  // Metadata that are there already must not go on naming packages that are gone.
+  if (debs.length > 0 || (await repo.read('Release')) !== null) kinds.push('apt');
+  if (rpms.length > 0 || (await repo.read('repodata/repomd.xml')) !== null) kinds.push('dnf');
+  return kinds;
 }
 
 function checkOptions(origin: string, keep: number | undefined): void {

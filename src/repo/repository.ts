@@ -171,3 +171,16 @@ function sourceDate(): number | undefined {
   }
   return Number(epoch);
 }
+
+/** Why a folder cannot be used as a repository. */
+export async function noRepository(dir: string): Promise<Dkms2binError> {
+  const found = await stat(dir).catch(() => null);
+  if (found?.isDirectory()) {
+    return new Dkms2binError('usage', `${dir} is not a package repository`, {
+      hint: `Make it one: dkms2bin repo ${dir}`,
+    });
+  }
+  return new Dkms2binError('usage', `${dir}: ${found ? 'it is no folder' : 'no such folder'}`, {
+    hint: 'Give the folder of a repository: an --out-dir that dkms2bin repo, or --repo, has made one of.',
+  });
+}

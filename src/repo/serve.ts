@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { join, sep } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
 import { KEYRING } from './publish.js';
+import { noRepository } from './repository.js';
 
 export interface Served extends AsyncDisposable {
   /** With a slash at its end. */
@@ -37,9 +38,7 @@ export async function serveRepository(dir: string, options: { port?: number } = 
     (await stat(join(root, path)).catch(() => null)) !== null;
   const kinds = { apt: await has('Release'), dnf: await has('repodata/repomd.xml') };
   if (!kinds.apt && !kinds.dnf) {
-    throw new Dkms2binError('usage', `${dir} is not a package repository`, {
-      hint: `Make it one: dkms2bin repo ${dir}`,
-    });
+    throw await noRepository(dir);
   }
   const signed = (await has('InRelease')) || (await has('repodata/repomd.xml.asc'));
   const server = createServer((request, response) => void answer(root, request, response));

@@ -1,4 +1,4 @@
-import type { Event } from '../model/events.js';
+import type { CourseStep, Event } from '../model/events.js';
 import { plain, plural } from '../lib/text.js';
 import { formatBytes, formatClock } from '../lib/units.js';
 import type { Level } from './ui.js';
@@ -33,8 +33,41 @@ export function lineOf(event: Event, level: Level): string | null {
     case 'turn':
       return `${on(event.cell)}started on ${clean(event.worker)}`;
     case 'progress':
+    case 'course':
       return null;
   }
+}
+
+/** The first lines of a run: what is there, what it will make, how large, how long. */
+export function courseLines({ ahead, there, seconds }: EventOf<'course'>): string[] {
+  const made = ahead.filter(({ kind }) => kind !== 'cell');
+  const cells = ahead.length - made.length;
+  const work = [...several(made), ...(cells > 0 ? [plural(cells, 'cell')] : [])];
+  return [
+    ...(there.length > 0 ? [`there already: ${listOf(there)}`] : []),
+    ...(work.length > 0 ? [`to do: ${work.join('; ')}; ${about(seconds)} in all`] : []),
+  ];
+}
+
+/** At most this many things are named one by one. */
+const NAMED = 4;
+
+const listOf = (words: readonly string[]): string =>
+  words.length <= NAMED
+    ? words.map(clean).join('; ')
+    : `${words.slice(0, NAMED).map(clean).join('; ')} and ${words.length - NAMED} more`;
+
+function several(steps: readonly CourseStep[]): string[] {
+  const words = steps.map(({ what, bytes }) =>
+    bytes === undefined ? what : `${what} (${formatBytes(bytes)} to download)`,
+  );
+  return words.length === 0 ? [] : [listOf(words)];
+}
+
+/** `about 40 s`, `about 4 min`. */
+function about(seconds: number): string {
+  if (seconds < 90) return `about ${Math.max(5, Math.ceil(seconds / 5) * 5)} s`;
+  return `about ${Math.ceil(seconds / 60)} min`;
 }
 
 function phaseLine({ cell, phase, state, seconds }: EventOf<'phase'>): string {

@@ -1,7 +1,8 @@
 import type { Event } from '../model/events.js';
 import { formatClock } from '../lib/units.js';
+import { Course } from './course.js';
 import { LiveWork } from './live-work.js';
-import { lineOf } from './lines.js';
+import { courseLines, lineOf } from './lines.js';
 import { MatrixView } from './matrix-view.js';
 import type { Output, Ui, UiOptions } from './ui.js';
 
@@ -21,6 +22,7 @@ class TtyUi implements Ui {
   readonly #started: number;
   readonly #work: LiveWork;
   #matrix: MatrixView | null = null;
+  #course: Course | null = null;
   /** Live lines on the terminal, and its width when they were drawn. */
   #drawn: string[] = [];
   #columns = 0;
@@ -47,7 +49,9 @@ class TtyUi implements Ui {
     if (this.#closed) return;
     this.#dirty = true;
     if (event.type === 'matrix') this.#matrix = new MatrixView(event);
+    if (event.type === 'course') return this.#begin(event);
     this.#matrix?.add(event, this.#now());
+    this.#course?.add(event);
     this.#work.add(event);
     // The live lines show it.
     if (event.type === 'phase' && this.options.level !== 'verbose') return;
@@ -57,6 +61,11 @@ class TtyUi implements Ui {
 
   say(text: string): void {
     if (!this.#closed) this.#stay(text);
+  }
+
+  #begin(event: Extract<Event, { type: 'course' }>): void {
+    this.#course = event.ahead.length > 0 ? new Course(event, this.#now) : null;
+    if (this.options.level !== 'quiet') for (const line of courseLines(event)) this.#stay(line);
   }
 
   pause(): void {
@@ -86,7 +95,7 @@ class TtyUi implements Ui {
   #start(): void {
     this.#timer ??= setInterval(() => {
       // Clocks move once a second even when nothing is told.
-      const moving = this.#matrix !== null || this.#work.busy;
+      const moving = this.#matrix !== null || this.#course !== null || this.#work.busy;
       const resized = this.#drawn.length > 0 && this.#columns !== (this.output.columns ?? 80);
       if (this.#dirty || resized || (moving && this.#now() - this.#lastDraw >= 1000)) {
         this.#dirty = false;
@@ -129,9 +138,11 @@ class TtyUi implements Ui {
         .map((line) => this.#fit(line));
     }
     const lines = this.#work.lines();
-    const over = lines.length - rows;
-    const shown = over > 0 ? [...lines.slice(0, rows - 1), `and ${over + 1} more`] : lines;
-    return shown.map((line) => this.#fit(line));
+    const bar = this.#course === null || this.#course.over ? [] : [this.#course.bar(columns)];
+    const room = Math.max(1, rows - bar.length);
+    const over = lines.length - room;
+    const shown = over > 0 ? [...lines.slice(0, room - 1), `and ${over + 1} more`] : lines;
+    return [...shown, ...bar].map((line) => this.#fit(line));
   }
 
   #fit(line: string): string {

@@ -13,18 +13,23 @@ export interface VmConfig {
   /** NoCloud seed ISO. */
   seed: string;
   boot: { kind: 'loader'; firmware: 'bios' } | UefiBoot | DirectBoot;
-  /** Guest memory: the VM's own, or a file that is written through (a snapshot being made) or copied on write (a clone). */
+  /** Guest memory: the VM's own, or a file that is written through (a snapshot being made) or only read (a clone, QEMU 8.2). */
   memory: { kind: 'own' } | { kind: 'file'; path: string; shared: boolean };
+  /** What of the host's network QEMU leads to: nothing, a port of 127.0.0.1 to the guest's sshd, or all of it besides. */
+  network: Network;
   /** Starts stopped and waits for the device state of a snapshot. */
   incoming: boolean;
   qmpSocket: string;
   consoleSocket: string;
-  consoleLog: string;
+  /** Where QEMU writes what the console prints. */
+  consolePipe: string;
   /** Host end of the guest agent's virtio-serial port. */
   channelSocket: string;
   /** Host end of the guest's connections to NET.management.forward; null: there is no such address. */
   forwardSocket: string | null;
 }
+
+export type Network = 'none' | 'login' | 'egress';
 
 export interface UefiFiles {
   code: string;
@@ -70,11 +75,14 @@ function escapeValue(value: string): string {
   return value.replaceAll(',', ',,');
 }
 
+/** The file is opened for reading alone, and what the guest writes is its own. */
+const READ_ONLY = 'share=off,readonly=on,rom=off';
+
 const machine = (c: VmConfig): string[] => [
   ...(c.memory.kind === 'file'
     ? [
         '-object',
-        `memory-backend-file,id=ram,size=${c.memoryMiB}M,mem-path=${escapeValue(c.memory.path)},share=${c.memory.shared ? 'on' : 'off'}`,
+        `memory-backend-file,id=ram,size=${c.memoryMiB}M,mem-path=${escapeValue(c.memory.path)},${c.memory.shared ? 'share=on' : READ_ONLY}`,
       ]
     : []),
   '-machine',
@@ -106,7 +114,7 @@ const control = (c: VmConfig): string[] => [
 
 const consoleDevice = (c: VmConfig): string[] => [
   '-chardev',
-  `socket,id=console,path=${escapeValue(c.consoleSocket)},server=on,wait=off,logfile=${escapeValue(c.consoleLog)},logappend=on`,
+  `socket,id=console,path=${escapeValue(c.consoleSocket)},server=on,wait=off,logfile=${escapeValue(c.consolePipe)},logappend=on`,
   '-serial',
   'chardev:console',
 ];
@@ -144,11 +152,16 @@ const forward = (c: VmConfig): string[] =>
 
 const network = (c: VmConfig): string[] => [
   '-netdev',
-  `user,id=management,net=${NET.management.net},ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:0-${NET.management.guest}:22${c.forwardSocket === null ? '' : `,guestfwd=tcp:${NET.management.forward}:80-chardev:forward`}`,
+  [
+    `user,id=management,net=${NET.management.net},ipv6=off,restrict=on`,
+    ...(c.network === 'none' ? [] : [`hostfwd=tcp:127.0.0.1:0-${NET.management.guest}:22`]),
+    ...(c.forwardSocket === null ? [] : [`guestfwd=tcp:${NET.management.forward}:80-chardev:forward`]),
+  ].join(','),
   '-device',
   `virtio-net-pci,netdev=management,mac=${MAC.management},romfile=`,
   '-netdev',
-  `user,id=egress,net=${NET.egress.net},ipv6=off`,
+  // The card stays: a clone has the devices that its snapshot was made with.
+  `user,id=egress,net=${NET.egress.net},ipv6=off${c.network === 'egress' ? '' : ',restrict=on'}`,
   '-device',
   `virtio-net-pci,id=egressnic,netdev=egress,mac=${MAC.egress},romfile=`,
 ];

@@ -1,26 +1,30 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, createReadStream, createWriteStream, openSync } from 'node:fs';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { chown, mkdir, readFile } from 'node:fs/promises';
 import { createConnection, createServer } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { Dkms2binError, GuestDeath, messageOf } from '../model/errors.js';
-import { missingTool } from '../lib/exec.js';
-import { socketParent } from '../lib/paths.js';
+import { backingChain } from '../lib/qemu-img.js';
+import { vmSandbox, type Contents, type VmSandbox } from '../lib/sandbox.js';
+import { socketFolder, type Scratch } from '../lib/scratch.js';
 import { oneLine, plain } from '../lib/text.js';
 import { childEnvironment } from '../lib/variables.js';
 import { qemuArgs, type VmConfig } from './args.js';
+import { ConsoleWatch } from './console.js';
+import { ConsoleLog } from './console-log.js';
+import { findQemu } from './qemu-binary.js';
 import { Qmp } from './qmp.js';
 
 export type VmSpec = Omit<
   VmConfig,
-  'qmpSocket' | 'consoleSocket' | 'consoleLog' | 'channelSocket' | 'forwardSocket'
+  'qmpSocket' | 'consoleSocket' | 'consolePipe' | 'channelSocket' | 'forwardSocket'
 > & {
   /** Whether the guest has the address NET.management.forward. */
   forward: boolean;
-  /** Whether the guest reaches the network until `cutEgress`. */
+  /** Whether the card that leads out has a link until `cutEgress`. */
   egress: boolean;
 };
 
@@ -37,31 +41,31 @@ export class Vm implements AsyncDisposable {
   readonly died: Promise<never>;
   readonly socketDir: string;
   readonly consoleLog: string;
-  /** Of 127.0.0.1: leads to the guest's sshd. */
-  readonly sshPort: number;
+  /** Of 127.0.0.1: leads to the guest's sshd. Null without a network. */
+  readonly sshPort: number | null;
   /** Set once QEMU's end is wanted: then it is no death. */
   #ending = false;
   /** Set once the guest itself has ended or reset the machine. */
   #byGuest = false;
 
   private constructor(
-    files: { socketDir: string; consoleLog: string },
+    private readonly parts: Parts,
     private readonly qemu: Qemu,
     private readonly qmp: Qmp,
-    sshPort: number,
+    sshPort: number | null,
   ) {
-    this.socketDir = files.socketDir;
-    this.consoleLog = files.consoleLog;
+    this.socketDir = parts.socketDir;
+    this.consoleLog = parts.consoleLog;
     this.sshPort = sshPort;
     this.died = new Promise<never>((_, reject) => {
-      void qemu.exited.then(async (how) => {
-        if (!this.#ending) reject(await this.#deathError(`QEMU ${how}`));
+      void qemu.exited.then((how) => {
+        if (!this.#ending) reject(this.#deathError(`QEMU ${how}`));
       });
       qmp.on('event', (name: string, data: Record<string, unknown>) => {
         if (name === 'SHUTDOWN' && data.guest === true) this.#byGuest = true;
         if (name === 'GUEST_PANICKED') {
           this.#byGuest = true;
-          void this.#deathError('The guest kernel panicked').then(reject);
+          reject(this.#deathError('The guest kernel panicked'));
         } else if (name === 'BLOCK_IO_ERROR' && data.nospace === true) {
           reject(
             new Dkms2binError('host', 'The host disk is full: QEMU stopped the VM', {
@@ -76,28 +80,18 @@ export class Vm implements AsyncDisposable {
 
   /** Starts QEMU and reads back the port that it chose for ssh. With `spec.incoming` the guest waits for `resume`. */
   static async start(spec: VmSpec, dir: string, signal?: AbortSignal): Promise<Vm> {
-    const socketDir = await mkdtemp(join(socketParent(), 'dk2b-'));
-    const config: VmConfig = {
-      ...spec,
-      qmpSocket: join(socketDir, 'qmp'),
-      consoleSocket: join(socketDir, 'console'),
-      channelSocket: join(socketDir, 'channel'),
-      forwardSocket: spec.forward ? join(socketDir, 'forward') : null,
-      consoleLog: join(dir, 'console.log'),
-    };
-    const qemu = startQemu(config, join(dir, 'qemu.log'));
+    const parts = await partsOf(spec, dir);
+    let qemu: Qemu | undefined;
     try {
-      const qmp = await Promise.race([Qmp.connect(config.qmpSocket, 20_000, signal), qemu.failed]);
-      const usernet = await qmp.monitor('info usernet');
-      const port = /TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)/.exec(usernet)?.[1];
-      if (!port)
-        throw new Dkms2binError('host', "QEMU did not report the port that leads to the guest's sshd");
+      qemu = startQemu(await commandOf(parts), join(dir, 'qemu.log'));
+      const qmp = await Promise.race([Qmp.connect(parts.config.qmpSocket, 20_000, signal), qemu.failed]);
+      const port = spec.network === 'none' ? null : await sshPortOf(qmp);
       if (!spec.egress) await setEgress(qmp, false);
-      return new Vm({ socketDir, consoleLog: config.consoleLog }, qemu, qmp, Number(port));
+      return new Vm(parts, qemu, qmp, port);
     } catch (error) {
-      qemu.child.kill('SIGKILL');
-      await qemu.exited;
-      await rm(socketDir, { recursive: true, force: true });
+      qemu?.child.kill('SIGKILL');
+      await qemu?.exited;
+      await closeParts(parts);
       throw error;
     }
   }
@@ -120,18 +114,19 @@ export class Vm implements AsyncDisposable {
   }
 
   /**
-   * Stops the guest and writes its device state to `file`. Its memory is the spec's shared file, its disk is complete
-   * once QEMU has ended; the guest does not go on.
+   * Stops the guest and writes its device state to `file`, and its memory, unless that is the spec's file. Its disk is complete once
+   * QEMU has ended; the guest does not go on.
    */
   async save(file: string): Promise<void> {
     await this.qmp.command('stop');
-    await shareMemory(this.qmp);
+    await this.#prepareMigration();
     const socket = join(this.socketDir, 'save');
     const server = createServer();
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject).listen(socket, resolve);
     });
     try {
+      await giveTo(this.parts.sandbox.owner, [socket]);
       const received = new Promise<void>((resolve, reject) => {
         server.once('connection', (stream) => {
           pipeline(stream, createWriteStream(file, { flags: 'wx' })).then(resolve, (cause: unknown) =>
@@ -154,7 +149,7 @@ export class Vm implements AsyncDisposable {
 
   /** Loads the device state that `save` wrote and lets the guest run. Egress was cut when it was saved. */
   async resume(file: string, egress: boolean): Promise<void> {
-    await shareMemory(this.qmp);
+    await this.#prepareMigration();
     const socket = join(this.socketDir, 'resume');
     await this.qmp.command('migrate-incoming', { uri: `unix:${socket}` });
     const loading = migrated(this.qmp);
@@ -214,41 +209,125 @@ export class Vm implements AsyncDisposable {
       await this.qemu.exited;
     }
     this.qmp.close();
-    await rm(this.socketDir, { recursive: true, force: true });
+    await closeParts(this.parts);
+  }
+
+  /** Hears the console from now on. */
+  watchConsole(onLine: (line: string) => void): ConsoleWatch {
+    return new ConsoleWatch((onBytes) => this.parts.console.subscribe(onBytes), onLine);
   }
 
   /** Last lines of the console, safe to print. */
-  async consoleTail(lines = 12): Promise<string> {
-    const text = await readFile(this.consoleLog, 'utf8').catch(() => '');
-    return plain(text.replaceAll('\r', ''))
-      .split('\n')
-      .filter((l) => l.trim() !== '')
-      .slice(-lines)
-      .join('\n');
+  consoleTail(lines = 12): string {
+    return this.parts.console.tail(lines);
   }
 
   /** A panic that the console shows, when the guest has no pvpanic driver. */
-  async panicLine(): Promise<string | undefined> {
-    return PANIC.exec(await this.consoleTail(200))?.[0];
+  panicLine(): string | undefined {
+    return PANIC.exec(this.consoleTail(200))?.[0];
   }
 
   /** What the console says of the kernel's end: how it began, and the panic's own words; '' for nothing. */
-  async lastWords(): Promise<string> {
-    const lines = (await this.consoleTail(400))
+  lastWords(): string {
+    const lines = this.consoleTail(400)
       .split('\n')
       .map((line) => oneLine(line).replace(/^\[ *[\d.]+\] ?/, ''));
     const found = [lines.find((line) => DYING.test(line)), lines.find((line) => PANIC.test(line))];
     return [...new Set(found.filter((line) => line !== undefined))].join('; ').slice(0, 500);
   }
 
-  async #deathError(what: string): Promise<Dkms2binError> {
-    const panic = await this.panicLine();
-    const message = `${panic ? `The guest kernel panicked (${panic})` : what}; its console ends:\n${await this.consoleTail()}`;
+  /** Memory that lies in a file is not in the state that is moved; what is, goes as fast as it can. */
+  async #prepareMigration(): Promise<void> {
+    if (this.parts.config.memory.kind === 'file') {
+      const capabilities = [{ capability: 'x-ignore-shared', state: true }];
+      await this.qmp.command('migrate-set-capabilities', { capabilities });
+    } else {
+      await this.qmp.command('migrate-set-parameters', { 'max-bandwidth': 2 ** 40 });
+    }
+  }
+
+  #deathError(what: string): Dkms2binError {
+    const panic = this.panicLine();
+    const message = `${panic ? `The guest kernel panicked (${panic})` : what}; its console ends:\n${this.consoleTail()}`;
     const options = { hint: `The whole console is in ${this.consoleLog}` };
     return this.#byGuest || panic
-      ? new GuestDeath('died', message, await this.lastWords(), options)
+      ? new GuestDeath('died', message, this.lastWords(), options)
       : new Dkms2binError('transient', message, options);
   }
+}
+
+/** What a VM has beside its process. */
+interface Parts {
+  config: VmConfig;
+  folder: Scratch;
+  socketDir: string;
+  consoleLog: string;
+  console: ConsoleLog;
+  sandbox: VmSandbox;
+}
+
+async function partsOf(spec: VmSpec, dir: string): Promise<Parts> {
+  const folder = await socketFolder();
+  let console: ConsoleLog | undefined;
+  try {
+    // QEMU may own this one: whoever it may be then, the lock above is out of its reach.
+    const socketDir = join(folder.dir, 's');
+    await mkdir(socketDir, { mode: 0o700 });
+    const config: VmConfig = {
+      ...spec,
+      qmpSocket: join(socketDir, 'qmp'),
+      consoleSocket: join(socketDir, 'console'),
+      consolePipe: join(socketDir, 'log'),
+      channelSocket: join(socketDir, 'channel'),
+      forwardSocket: spec.forward ? join(socketDir, 'forward') : null,
+    };
+    const consoleLog = join(dir, 'console.log');
+    console = await ConsoleLog.open(config.consolePipe, consoleLog);
+    const contents = await contentsOf(config, socketDir);
+    const sandbox = await vmSandbox(contents);
+    await giveTo(sandbox.owner, [...contents.writable, config.consolePipe]);
+    return { config, folder, socketDir, consoleLog, console, sandbox };
+  } catch (error) {
+    console?.[Symbol.dispose]();
+    await folder[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+async function closeParts({ console, folder }: Parts): Promise<void> {
+  console[Symbol.dispose]();
+  await folder[Symbol.asyncDispose]();
+}
+
+/** The files of the host's that one QEMU needs. */
+async function contentsOf(config: VmConfig, socketDir: string): Promise<Contents> {
+  const { boot, memory, disk, seed, accel, network, arch } = config;
+  const readable = [seed, dirname(await findQemu(`qemu-system-${arch}`)), ...(await backingChain(disk))];
+  const writable = [socketDir, disk];
+  if (memory.kind === 'file') (memory.shared ? writable : readable).push(memory.path);
+  if (boot.kind === 'direct') readable.push(boot.vmlinuz, boot.initrd);
+  const uefi = boot.kind === 'direct' ? boot.uefi : boot.firmware === 'uefi' && boot;
+  if (uefi) {
+    readable.push(uefi.code);
+    writable.push(uefi.vars);
+  }
+  return { readable, writable, devices: accel === 'kvm' ? ['/dev/kvm'] : [], network: network !== 'none' };
+}
+
+/** Files that QEMU writes become its own, where it is another user than this process. */
+async function giveTo(owner: number | null, paths: readonly string[]): Promise<void> {
+  if (owner !== null) for (const path of paths) await chown(path, owner, owner);
+}
+
+async function commandOf({ config, sandbox }: Parts): Promise<string[]> {
+  return [...sandbox.command, await findQemu(`qemu-system-${config.arch}`), ...qemuArgs(config)];
+}
+
+async function sshPortOf(qmp: Qmp): Promise<number> {
+  const usernet = await qmp.monitor('info usernet');
+  const port = /TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)/.exec(usernet)?.[1];
+  if (port) return Number(port);
+  throw new Dkms2binError('host', "QEMU did not report the port that leads to the guest's sshd");
 }
 
 interface Qemu {
@@ -259,12 +338,10 @@ interface Qemu {
   failed: Promise<never>;
 }
 
-/** Starts QEMU; what it complains of goes to the file `log`. */
-function startQemu(config: VmConfig, log: string): Qemu {
-  const program = `qemu-system-${config.arch}`;
+/** Starts QEMU; what it complains of goes to the file `log`. It ends with this process, whose main thread is its parent. */
+function startQemu([file = '', ...args]: readonly string[], log: string): Qemu {
   const stderr = openSync(log, 'a');
-  // pdeathsig ends QEMU even when this process is killed with SIGKILL; the parent is node's main thread.
-  const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', program, ...qemuArgs(config)], {
+  const child = spawn(file, args, {
     stdio: ['ignore', 'ignore', stderr],
     env: childEnvironment(),
     detached: true,
@@ -276,7 +353,6 @@ function startQemu(config: VmConfig, log: string): Qemu {
   });
   const failed = exited.then(async (how) => {
     const text = await readFile(log, 'utf8').catch(() => '');
-    if (/setpriv: failed to execute/.test(text)) throw missingTool(program);
     throw new Dkms2binError('host', `QEMU ${how} before the VM ran:\n${plain(text).trim().slice(-1500)}`);
   });
   failed.catch(() => undefined);
@@ -285,13 +361,6 @@ function startQemu(config: VmConfig, log: string): Qemu {
 
 async function setEgress(qmp: Qmp, up: boolean): Promise<void> {
   await qmp.command('set_link', { name: 'egressnic', up });
-}
-
-/** Leaves guest memory out of the device state: it lies in a file already. */
-async function shareMemory(qmp: Qmp): Promise<void> {
-  await qmp.command('migrate-set-capabilities', {
-    capabilities: [{ capability: 'x-ignore-shared', state: true }],
-  });
 }
 
 const Migration = z.object({ status: z.string().optional(), 'error-desc': z.string().optional() });

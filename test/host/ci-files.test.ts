@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { parse } from 'yaml';
+import { loadCatalogue } from '../../src/distro/catalogue.js';
 
 const SCRIPTS = fileURLToPath(new URL('../../scripts', import.meta.url));
 const text = (file: string): string => readFileSync(join(SCRIPTS, file), 'utf8');
@@ -28,9 +29,24 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true }));
 
-test('the action and the example workflow are of their published schemas', () => {
+test('the action and the workflows are of their published schemas', () => {
   expect(validateAction(text('github-action/action.yml'))).toMatchObject({ errors: [] });
   expect(validateWorkflow(text('github-action/example-workflow.yml'))).toMatchObject({ errors: [] });
+  expect(validateWorkflow(text('../.github/workflows/official-images.yml'))).toMatchObject({ errors: [] });
+});
+
+test('the nightly workflow finds every row of the catalogue', async () => {
+  const workflow = parse(text('../.github/workflows/official-images.yml')) as {
+    jobs: Record<string, { steps: Step[] }>;
+  };
+  const { run } = workflow.jobs.rows!.steps.find(({ id }) => id === 'rows')!;
+  const output = join(folder, 'output');
+  execFileSync('bash', ['-c', run!], {
+    cwd: join(SCRIPTS, '..'),
+    env: { ...process.env, GITHUB_OUTPUT: output, ONLY: '' },
+  });
+  const rows = JSON.parse(readFileSync(output, 'utf8').replace('rows=', '')) as string[];
+  expect(rows.sort()).toEqual((await loadCatalogue()).map(({ id }) => id).sort());
 });
 
 /** Runs the action's step against a stand-in for dkms2bin, which writes its arguments, a summary, and exits with `code`. */

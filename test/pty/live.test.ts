@@ -2,6 +2,23 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { Terminal } from './terminal.js';
 
+test('the first lines, and one bar for the whole that only grows and is gone at the end', async () => {
+  await using terminal = await Terminal.open(['--dkms', 'course'], { standIn: true });
+  expect(await terminal.ended()).toBe(1);
+  expect(terminal.text).toMatch(/there already: official image of debian-12\r?\n/);
+  expect(terminal.text).toContain(
+    'to do: index (1.0 MiB to download); memory snapshot 6; 1 cell; about 65 s in all',
+  );
+  const percents = [...terminal.text.matchAll(/[█░]{8,} (\d+)%, about/g)].map(([, percent]) =>
+    Number(percent),
+  );
+  expect(percents).toEqual(percents.toSorted((a, b) => a - b));
+  // Within the download, and within the snapshot, of which nothing is heard.
+  expect(new Set(percents).size).toBeGreaterThan(4);
+  expect(percents.at(-1)).toBeLessThan(100);
+  expect(terminal.screen.join('\n')).not.toMatch(/[█░]/);
+});
+
 describe.each([
   ['live lines', 'long'],
   ["a matrix's table", 'table'],

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Terminal } from '../pty/terminal.js';
-import { FIXTURES, kernels, temporary, tool } from './tool.js';
+import { FIXTURES, kernels, ROAD, temporary, tool } from './tool.js';
 
 // The dialogues with a real guest, all in the VM of one failed build; their many endings are tested in test/pty.
 let kernel = '';
@@ -62,7 +62,7 @@ async function useShell(shell: Terminal): Promise<void> {
 
 test('one VM: the offered login, its rebuild, a second login, and the console', async () => {
   await using first = await Terminal.open(
-    ['--dkms', join(FIXTURES, 'broken'), '--kernel', kernel, '--out-dir', out, '--debug'],
+    ['--dkms', join(FIXTURES, 'broken'), ...ROAD, '--kernel', kernel, '--out-dir', out, '--debug'],
     { env },
   );
   await first.wait(/kept as (\S+)\.\r\nLog in to the VM now\? \[Y\/n\] /, 30 * MINUTES);
@@ -93,11 +93,21 @@ test('one VM: the offered login, its rebuild, a second login, and the console', 
   expect(await serial.ended(MINUTES)).toBe(0);
   expect(await serial.restored()).toBe(true);
 
+  // Commands of a script reach the same VM. It is the official image's: its disk has grown, and none of its upkeep is at work.
+  const piped = await tool(['login'], { env, input: `${INSIDE}\nexit\n` });
+  expect(piped.stdout, piped.stderr).toContain('/var/lib/dkms/dk2b-broken/1.0/build');
+  expect(Number(/^size (\d+)\r?$/m.exec(piped.stdout)?.[1]) / 1024 ** 3).toBeGreaterThan(11);
+  expect(piped.stdout).toMatch(/^upkeep 0\r?$/m);
+
   first.type('\x04');
   expect(await first.ended(3 * MINUTES)).toBe(1);
   expect(await first.restored()).toBe(true);
   expect((await tool(['rm', (await runs())[0]!], { env })).code).toBe(0);
+  expect(await runs()).toEqual([]);
 });
+
+const INSIDE = `pwd; echo "size $(df -B1 --output=size / | tail -n 1)"
+echo "upkeep $(systemctl list-units --plain --no-legend 'apt-*.timer' 'unattended-upgrades*' 'man-db*' 'fstrim*' | wc -l)"`;
 
 async function runs(): Promise<string[]> {
   const { stdout } = await tool(['runs', '--json'], { env });

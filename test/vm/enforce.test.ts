@@ -14,7 +14,7 @@ import { openSigner } from '../../src/pack/sign.js';
 import { keyIdOf } from '../../src/formats/certificate.js';
 import { stripSignature } from '../../src/pack/signature.js';
 import { chooseAccelerator } from '../../src/vm/accel.js';
-import { FIXTURES, kernels, temporary, tool, type Document } from './tool.js';
+import { DISTRO, FIXTURES, IMAGE, kernels, ROAD, temporary, tool, type Document } from './tool.js';
 
 const { signal } = new AbortController();
 let kernel = '';
@@ -31,9 +31,14 @@ beforeAll(async () => {
   machine = { arch: 'x86_64', accel, cpu, cpus: 2, memoryMiB: 2048, emit, signal };
   const rows = await loadCatalogue();
   const context = { arch: 'x86_64' as const, offline: false, signal };
-  const [target] = await resolveKernels([kernel], rows, { ...context, cacheDir: cacheDir(), warn: emit });
-  const row = findRow(rows, target!.distro);
-  const base = await baseImage(row, { ...context, image: 'bootstrap', variant: 'build', cwd: work, emit });
+  const row = findRow(rows, DISTRO);
+  const [target] = await resolveKernels([kernel], rows, {
+    distro: DISTRO,
+    ...context,
+    cacheDir: cacheDir(),
+    warn: emit,
+  });
+  const base = await baseImage(row, { ...context, image: IMAGE[1]!, variant: 'build', cwd: work, emit });
   layer = await kernelLayer({ base, target: target!, variant: 'build', kernelPackages: [] }, machine);
   release = [() => layer.entry.use.release(), async () => base.entry?.use.release()];
 });
@@ -83,16 +88,7 @@ test('under module.sig_enforce=1 a kernel that trusts the certificate loads the 
   }
   const built = await tool(
     [
-      ...[
-        '--dkms',
-        join(FIXTURES, 'tiny'),
-        '--kernel',
-        kernel,
-        '--image',
-        'bootstrap',
-        '--no-verify',
-        '--json',
-      ],
+      ...['--dkms', join(FIXTURES, 'tiny'), '--kernel', kernel, ...ROAD, '--no-verify', '--json'],
       ...['--out-dir', 'out', '--sign-key', 'keys/mok.key', '--sign-cert', 'keys/mok.pem'],
     ],
     { cwd: work, env: { DKMS2BIN_STATE: join(work, 'state') } },

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { cacheDir } from '../../src/lib/paths.js';
-import { cacheWithoutLayers, FIXTURES, kernels, MAIN, temporary } from './tool.js';
+import { cacheWithoutLayers, FIXTURES, kernels, MAIN, ROAD, temporary } from './tool.js';
 
 let kernel = '';
 let out = '';
@@ -41,14 +41,14 @@ async function halfMade(cache: string): Promise<string[]> {
   return names.filter((name) => /\.part(\/|-|$)/.test(name));
 }
 
-const args = (): string[] => [
+const args = (road: string[]): string[] => [
   ...['--dkms', join(FIXTURES, 'tiny'), '--kernel', kernel, '--out-dir', out],
-  ...['--force', '--verbose', '--image', 'bootstrap'],
+  ...['--force', '--verbose', ...road],
 ];
 
 /** Runs until a line of the output shows that a step began, waits `afterMs` and sends Ctrl-C's signal. */
-async function interruptAt(step: RegExp, environment: Record<string, string>, afterMs: number) {
-  const run = execa('node', [MAIN, ...args()], { env: environment, reject: false, stdin: 'ignore' });
+async function interruptAt(step: RegExp, environment: Record<string, string>, afterMs: number, road = ROAD) {
+  const run = execa('node', [MAIN, ...args(road)], { env: environment, reject: false, stdin: 'ignore' });
   let said = '';
   let reached = (): void => undefined;
   const begun = new Promise<void>((resolve) => (reached = resolve));
@@ -78,6 +78,7 @@ test('Ctrl-C while an image is bootstrapped', async () => {
       /bootstrap packages …/,
       { ...env, DKMS2BIN_CACHE: cache },
       8000,
+      ['--distro', 'debian-12', '--image', 'bootstrap'],
     );
     expect(ended.exitCode, said).toBe(130);
     await leavesNothing(cache);
@@ -114,7 +115,7 @@ async function withSmall(folder: string, size: string) {
       'sh',
       folder,
       MAIN,
-      ...args(),
+      ...args(ROAD),
       '--no-verify',
     ],
     { env, reject: false, stdin: 'ignore' },

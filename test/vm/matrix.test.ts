@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { MatrixDocument } from '../../src/model/result-schema.js';
 import type { MatrixRun } from '../../src/model/matrix.js';
-import { FIXTURES, kernels, MAIN, temporary, tool, type Ended } from './tool.js';
+import { FIXTURES, kernels, MAIN, ROAD, temporary, tool, type Ended } from './tool.js';
 
 let folder = '';
 let state = '';
@@ -36,18 +36,16 @@ test('three modules on two kernels, interrupted and resumed', async () => {
     `matrix:
   modules: [./tiny, ./broken, ./exclusive]
   kernels: [${newest}, ${previous}]
-  distros: [debian-12]
   exclude:
     - { module: tiny, kernel: ${newest} }
   expect-failure:
     - { module: dk2b-broken, kernel: ${newest}, reason: it is made to fail }
 out-dir: ./out
-image: bootstrap
 verify: false
 `,
   );
   const env = { DKMS2BIN_STATE: state };
-  const argv = ['matrix', '--json', '--resume', '--events', 'events', '--jobs', '1'];
+  const argv = ['matrix', ...ROAD, '--json', '--resume', '--events', 'events', '--jobs', '1'];
 
   // Ctrl-C once the first cell is done and the next one is at work.
   const first = execa('node', [MAIN, ...argv], { env, cwd: folder, reject: false, stdin: 'ignore' });

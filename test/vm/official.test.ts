@@ -1,107 +1,73 @@
 import { execa } from 'execa';
-import { createReadStream, existsSync } from 'node:fs';
-import { mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { createHash } from 'node:crypto';
-import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
-import { basename, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { networkInterfaces } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, inject, test } from 'vitest';
 import { hostMirrors } from '../../src/distro/mirrors.js';
-import { cacheDir } from '../../src/lib/paths.js';
-import { FIXTURES, kernels, temporary, tool, type Document } from './tool.js';
+import { RIG_ROWS, serve, writeRigCatalogue, type Served } from '../rig/official.js';
+import { forwardProxy, type Proxy } from '../rig/proxy.js';
+import { DISTRO, FIXTURES, kernels, ROAD, temporary, tool, type Document } from './tool.js';
 
-// The road of the distro's own cloud image, with one that is made like Debian's (test/rig/official) and served as Debian serves its own.
-const RIG = fileURLToPath(new URL('../rig/official', import.meta.url));
-const IMAGE = 'debian-12-genericcloud-amd64.qcow2';
-const { main, security } = await hostMirrors();
-const missing: string[] = [];
-if (main === undefined || security === undefined)
-  missing.push("mirrors of Debian in this host's apt configuration");
-for (const each of ['mmdebstrap', 'mke2fs', 'sfdisk', 'mkfs.vfat', 'mcopy', 'python3']) {
-  const { exitCode } = await execa('sh', ['-c', `PATH=$PATH:/usr/sbin:/sbin; command -v ${each}`], {
-    reject: false,
-  });
-  if (exitCode !== 0) missing.push(each);
-}
-const skipped = missing.length > 0 ? ` (skipped: no ${missing.join(', ')})` : '';
+// The road of the distro's own cloud image from its download on, and what other files do not walk: their runs take it, too.
+const road = inject('road');
+const real = road.origin === '';
+const skipped = road.missing ? ` (skipped: no ${road.missing})` : '';
+const { main = '', security = '' } = await hostMirrors();
 
 let folder = '';
-let server: Server | undefined;
 let env: Record<string, string> = {};
-let origin = '';
 let kernel = '';
-/** The package of the small module. */
-let built = '';
-/** Paths of the requests that the stand-in for a mirror got. */
+let out = '';
+let proxy: Proxy;
+/** Leads what is asked of a mirror on to the host's, and is an archive of old packages. */
+let mirror: Served;
 const asked: string[] = [];
+/** The kernel that only the archive has. */
+let old = { release: '', packageVersion: '' };
 
-/** The rig's folder in the cache; made when it is not there, or was made by other scripts. */
-async function rig(): Promise<string> {
-  const hash = createHash('sha256');
-  for (const name of ['make-debian.sh', 'customize-debian.sh', 'write-root.sh', 'bookworm.packages'])
-    hash.update(await readFile(join(RIG, name)));
-  const rigs = join(cacheDir(), 'test-rigs');
-  const made = join(rigs, `official-bookworm-${hash.digest('hex').slice(0, 16)}`);
-  if (existsSync(join(made, IMAGE))) return made;
-  await mkdir(rigs, { recursive: true });
-  const making = await mkdtemp(join(rigs, '.making-'));
-  try {
-    await execa(join(RIG, 'make-debian.sh'), ['bookworm', main!, security!, making], { timeout: 1_200_000 });
-    await rename(making, made);
-  } finally {
-    await rm(making, { recursive: true, force: true });
-  }
-  return made;
-}
+/** An address of this host that its guests reach, too. */
+const address =
+  Object.values(networkInterfaces())
+    .flatMap((each) => each ?? [])
+    .find(({ family, internal }) => family === 'IPv4' && !internal)?.address ?? '127.0.0.1';
 
-/** Serves the rig in the layout of Debian's server, and leads what is asked of a mirror on to the host's. */
-async function serve(images: string): Promise<void> {
-  server = createServer((request, response) => {
-    const path = new URL(request.url ?? '/', 'http://x').pathname;
-    if (path.startsWith('/images/cloud/bookworm/latest/')) {
-      const file = join(images, basename(path));
-      void stat(file).then(
-        ({ size }) => {
-          response.writeHead(200, { 'content-length': size });
-          createReadStream(file).pipe(response);
-        },
-        () => response.writeHead(404).end(),
-      );
-      return;
-    }
-    asked.push(path);
-    const to = path.startsWith('/debian-security/')
-      ? path.replace('/debian-security', security!)
-      : path.replace('/debian', main!);
-    response.writeHead(302, { location: to }).end();
-  });
-  await new Promise<void>((resolve) => server!.listen(0, '127.0.0.1', resolve));
-  origin = `127.0.0.1:${(server.address() as AddressInfo).port}`;
+/** What snapshot.debian.org says of the old kernel; its dated archives hold what the mirror has. */
+function archived(path: string): object | undefined {
+  const binary = `/mr/binary/linux-image-${old.release}/`;
+  if (path === binary) return { result: [{ binary_version: old.packageVersion }] };
+  if (path !== `${binary}${old.packageVersion}/binfiles`) return undefined;
+  const hash = 'a'.repeat(40);
+  return {
+    result: [{ architecture: 'amd64', hash }],
+    fileinfo: { [hash]: [{ archive_name: 'debian', first_seen: '20260801T030000Z' }] },
+  };
 }
 
 beforeAll(async () => {
-  if (missing.length > 0) return;
+  if (road.missing) return;
   folder = await temporary('official');
-  await serve(await rig());
-  const catalogue = join(folder, 'catalogue');
-  await mkdir(catalogue);
-  const row = await readFile(join(RIG, 'debian.yaml'), 'utf8');
-  await writeFile(
-    join(catalogue, 'debian.yaml'),
-    row.replaceAll('{domain}', origin).replaceAll('{mirror}', main!).replaceAll('{security}', security!),
-  );
-  env = {
-    DKMS2BIN_STATE: join(folder, 'state'),
-    DKMS2BIN_CATALOGUE: catalogue,
-    DKMS2BIN_CACHE: join(folder, 'cache'),
-  };
+  out = join(folder, 'out');
+  proxy = await forwardProxy(address);
+  mirror = await serve((request, response) => {
+    const path = decodeURIComponent(new URL(request.url ?? '/', 'http://x').pathname);
+    asked.push(path);
+    const answer = archived(path);
+    if (answer) return void response.end(JSON.stringify(answer));
+    const to = path
+      .replace(/^\/archive\/debian\/[^/]+/, main)
+      .replace(/^\/debian-security/, security)
+      .replace(/^\/debian/, main);
+    if (to === path) response.writeHead(404).end();
+    else response.writeHead(302, { location: to }).end();
+  });
+  env = { DKMS2BIN_STATE: join(folder, 'state'), DKMS2BIN_CACHE: join(folder, 'cache') };
   kernel = (await kernels()).newest;
 });
 
 afterAll(async () => {
-  server?.closeAllConnections();
-  server?.close();
+  await proxy?.[Symbol.asyncDispose]();
+  await mirror?.[Symbol.asyncDispose]();
   if (folder) await rm(folder, { recursive: true, force: true });
 });
 
@@ -115,19 +81,29 @@ async function moduleOf(file: string): Promise<string> {
     .digest('hex');
 }
 
-test.skipIf(missing.length > 0)(
-  `an official image, from its download to packages that load${skipped}`,
+const fixture = (name: string): string[] => ['--dkms', join(FIXTURES, name)];
+const cellsOf = ({ stdout }: { stdout: string }): Document['cells'] => (JSON.parse(stdout) as Document).cells;
+
+/** The package of the small module, and its module's hash. */
+let built = '';
+let bytes = '';
+
+test.skipIf(skipped !== '')(
+  `from the download to packages that load, by a mirror and a proxy${skipped}`,
   async () => {
-    const out = join(folder, 'out');
-    const fixtures = ['tiny', 'host-program'].flatMap((name) => ['--dkms', join(FIXTURES, name)]);
-    const more = ['--mirror', `http://${origin}/debian`, '--out-dir', out, '--json', '--verbose'];
-    const of = ['--distro', 'debian-rig', '--kernel', kernel, '--image', 'official'];
-    const ended = await tool([...fixtures, ...of, ...more], { env });
+    const sources = ['tiny', 'host-program', 'large'].flatMap(fixture);
+    const where = ['--mirror', `${mirror.origin}/debian`, '--proxy', proxy.origin, '--out-dir', out];
+    const ended = await tool(
+      [...sources, ...ROAD, '--kernel', kernel, ...where, '--repo', '--json', '--verbose'],
+      { env },
+    );
     expect(ended.code, ended.stderr).toBe(0);
-    const { cells } = JSON.parse(ended.stdout) as Document;
+    const cells = cellsOf(ended);
+    // `large` does not fit on an image's disk as it comes.
     expect(cells.map(({ module, verdict, reason }) => [module, verdict, reason])).toEqual([
       ['dk2b-tiny', 'built', null],
       ['dk2b-host-program', 'built', null],
+      ['dk2b-large', 'built', null],
     ]);
 
     // Made on the host, with a snapshot, and without a second kernel.
@@ -136,32 +112,143 @@ test.skipIf(missing.length > 0)(
     expect(ended.stderr).not.toMatch(/made in a VM|Booting cold|cc-probes/);
     expect(ended.stderr).toContain('Setting up libc6-dev');
     const images = [...ended.stderr.matchAll(/Setting up (linux-image-\S+)/g)].map(([, name]) => name);
-    expect(images).toEqual([`linux-image-${kernel}`]);
-    expect(ended.stderr.match(/update-initramfs: Generating \S+/g)).toEqual([
-      `update-initramfs: Generating /boot/initrd.img-${kernel}`,
-    ]);
-    // --mirror serves apt, the security archive too; no index of sources.
+    expect(new Set(images)).toEqual(new Set([`linux-image-${kernel}`]));
+    expect(new Set(ended.stderr.match(/update-initramfs: Generating \S+/g))).toEqual(
+      new Set([`update-initramfs: Generating /boot/initrd.img-${kernel}`]),
+    );
+
+    // The mirror serves apt, the security archive too; no index of sources.
     expect(asked.filter((path) => path.startsWith('/debian-security/'))).not.toEqual([]);
     expect(asked.filter((path) => path.endsWith('.deb'))).not.toEqual([]);
     expect(asked.filter((path) => path.includes('/source/'))).toEqual([]);
+    // All of it, and the image, by the proxy.
+    const paths = new Set(proxy.asked.map(({ url }) => url.replace(mirror.origin, '')));
+    expect(
+      asked.filter((path) => !paths.has(encodeURI(path).replaceAll('+', '%2b')) && !paths.has(path)),
+    ).toEqual([]);
+    expect([...paths].some((url) => (real ? /^cloud\./.test(url) : url.endsWith('.qcow2')))).toBe(true);
 
     const listed = await tool(['images', '--json'], { env });
     const { images: rows } = JSON.parse(listed.stdout) as { images: { kind: string; on: string | null }[] };
-    expect(rows.find(({ kind }) => kind === 'layer')?.on).toMatch(/^debian-rig official [0-9a-f]{12}/);
+    expect(rows.find(({ kind }) => kind === 'layer')?.on).toContain(`${DISTRO} official `);
     built = cells[0]!.package!;
+    bytes = await moduleOf(built);
   },
 );
 
-test.skipIf(missing.length > 0)(
-  `a module that was built on it has the same bytes as one of a bootstrapped image${skipped}`,
+test.skipIf(skipped !== '')(
+  `warm and with --offline: nothing is asked for, and the bytes stay${skipped}`,
   async () => {
-    const bootstrapped = ['--distro', 'debian-12', '--kernel', kernel, '--image', 'bootstrap', '--no-verify'];
-    const tiny = ['--dkms', join(FIXTURES, 'tiny')];
-    const there = await tool([...tiny, ...bootstrapped, '--out-dir', join(folder, 'other'), '--json'], {
-      env: { DKMS2BIN_STATE: join(folder, 'state') },
+    const before = [asked.length, proxy.asked.length];
+    const to = join(folder, 'offline');
+    const where = [
+      '--mirror',
+      `${mirror.origin}/debian`,
+      '--proxy',
+      proxy.origin,
+      '--offline',
+      '--out-dir',
+      to,
+    ];
+    const ended = await tool([...fixture('tiny'), ...ROAD, '--kernel', kernel, ...where, '--json'], { env });
+    expect(ended.code, ended.stderr).toBe(0);
+    expect(ended.stderr).not.toMatch(/(?:layer|snapshot) \S+ …|Booting cold/);
+    expect([asked.length, proxy.asked.length]).toEqual(before);
+    expect(await moduleOf(cellsOf(ended)[0]!.package!)).toBe(bytes);
+  },
+);
+
+test.skipIf(skipped !== '' || real)(
+  `an archived kernel of another flavour, without a memory snapshot${skipped}`,
+  async () => {
+    // The mirror still has those of backports: a row without that suite does not.
+    const { stdout } = await tool(['kernels', '--distro', RIG_ROWS.bookworm, '--json']);
+    const { kernels: all } = JSON.parse(stdout) as { kernels: (typeof old & { suite: string })[] };
+    old = all.find(({ release, suite }) => /-cloud-amd64$/.test(release) && suite === 'bookworm-backports')!;
+    const catalogue = join(folder, 'catalogue');
+    await writeRigCatalogue(join(catalogue, 'rigs.yaml'), road.origin, (row) => {
+      row.suites = (row.suites as { role: string }[]).filter(({ role }) => role !== 'backports');
     });
-    expect(there.code, there.stderr).toBe(0);
-    const [other] = (JSON.parse(there.stdout) as Document).cells;
-    expect(await moduleOf(built)).toBe(await moduleOf(other!.package!));
+    const where = ['--archive', mirror.origin, '--no-verify', '--out-dir', join(folder, 'old')];
+    const ended = await tool(
+      [...fixture('tiny'), ...ROAD, '--kernel', old.release, ...where, '--json', '--verbose'],
+      { env: { ...env, DKMS2BIN_CATALOGUE: catalogue, DKMS2BIN_NO_SNAPSHOT: '1' } },
+    );
+    expect(ended.code, ended.stderr).toBe(0);
+    expect(cellsOf(ended)).toMatchObject([{ verdict: 'built', kernel: old.release }]);
+    expect(ended.stderr).toContain('kernel packages done');
+    expect(ended.stderr).toContain('DKMS2BIN_NO_SNAPSHOT is set');
+    expect(ended.stderr).not.toMatch(/memory snapshot \S+ …/);
+    expect(
+      asked.some((path) => /^\/archive\/debian\/\d+T\d+Z\/pool\/.*cloud-amd64_.*\.deb$/.test(path)),
+    ).toBe(true);
+  },
+);
+
+test.skipIf(skipped !== '' || real)(
+  `an image file that boots by UEFI: its layer is made in a VM, by the proxy${skipped}`,
+  async () => {
+    const catalogue = join(folder, 'uefi');
+    await writeRigCatalogue(join(catalogue, 'rigs.yaml'), road.origin, (row) => {
+      (row.arch as Record<string, { firmware: string }>).x86_64!.firmware = 'uefi';
+    });
+    const images = join(folder, 'cache', 'images');
+    const image = (await readdir(images)).find((name) => name.endsWith('.qcow2'))!;
+    proxy.asked.length = 0;
+    const more = ['--module', 'dk2b_tiny', '--proxy', proxy.origin, '--verbose', '--json'];
+    const ended = await tool(
+      ['prove', out, '--kernel', kernel, '--distro', DISTRO, '--image', join(images, image), ...more],
+      { env: { ...env, DKMS2BIN_CATALOGUE: catalogue } },
+    );
+    expect(ended.code, ended.stderr).toBe(0);
+    expect(JSON.parse(ended.stdout)).toMatchObject({ modules: [{ verdict: 'loaded' }] });
+    expect(ended.stderr).not.toMatch(/cloud-init ended with errors/);
+    const { stdout } = await tool(['images', '--json'], { env });
+    const { images: rows } = JSON.parse(stdout) as { images: { kind: string; name: string }[] };
+    expect(rows.filter(({ kind, name }) => kind === 'layer' && name.startsWith('runtime'))).toHaveLength(2);
+    const debs = proxy.asked.filter(({ agent, url }) => /APT/.test(agent) && url.endsWith('.deb'));
+    expect(debs.map(({ url }) => /linux-image-[^_]+_/.exec(url)?.[0])).toContain(`linux-image-${kernel}_`);
+    expect(await rootGiB(image)).toBeGreaterThan(15);
+  },
+);
+
+/** The size of the root file system on the only layer of an image file. */
+async function rootGiB(image: string): Promise<number> {
+  const layers = join(folder, 'cache', 'layers');
+  const to = join(folder, 'raw');
+  await mkdir(to);
+  for (const name of await readdir(layers)) {
+    const disk = join(layers, name, 'disk.qcow2');
+    const { stdout } = await execa('qemu-img', ['info', '--output=json', disk]);
+    const { 'backing-filename': backing } = JSON.parse(stdout) as Record<string, string>;
+    if (!backing?.endsWith(image)) continue;
+    const raw = join(to, 'disk.raw');
+    await execa('qemu-img', ['convert', '-O', 'raw', disk, raw]);
+    const options = { env: { PATH: `${process.env.PATH}:/usr/sbin:/sbin` } };
+    const { stdout: facts } = await execa('dumpe2fs', ['-h', `${raw}?offset=${262144 * 512}`], options);
+    const blocks = Number(/^Block count: +(\d+)$/m.exec(facts)?.[1]);
+    return (blocks * Number(/^Block size: +(\d+)$/m.exec(facts)?.[1])) / 1024 ** 3;
+  }
+  throw new Error(`no layer on ${image}`);
+}
+
+test.skipIf(skipped !== '')(
+  `a bootstrapped image, from nothing, gives the same bytes${skipped}`,
+  async () => {
+    const where = [
+      '--distro',
+      'debian-12',
+      '--image',
+      'bootstrap',
+      '--no-verify',
+      '--out-dir',
+      join(folder, 'other'),
+    ];
+    const ended = await tool([...fixture('tiny'), '--kernel', kernel, ...where, '--json'], {
+      env: { ...env, DKMS2BIN_CACHE: join(folder, 'bootstrapped'), DKMS2BIN_NO_SNAPSHOT: '1' },
+    });
+    expect(ended.code, ended.stderr).toBe(0);
+    expect(ended.stderr).toContain('bootstrap packages done');
+    expect(await moduleOf(cellsOf(ended)[0]!.package!)).toBe(bytes);
   },
 );

@@ -9,7 +9,7 @@ import { makeDeb } from '../../src/pack/deb.js';
 import { ProofDocument } from '../../src/model/result-schema.js';
 import { Apt } from '../host/fixtures/apt.js';
 import { makeKey } from '../unit/fixtures/repository.js';
-import { FIXTURES, kernels, temporary, tool, type Document, type Ended } from './tool.js';
+import { DISTRO, FIXTURES, kernels, ROAD, temporary, tool, type Document, type Ended } from './tool.js';
 
 let kernel = '';
 let work = '';
@@ -29,7 +29,7 @@ beforeAll(async () => {
   const ended = await tool(
     [
       ...['--sign-key', 'keys/mok.key', '--sign-cert', 'keys/mok.pem'],
-      ...['--dkms', join(FIXTURES, 'tiny'), '--kernel', kernel, '--image', 'bootstrap', '--no-verify'],
+      ...['--dkms', join(FIXTURES, 'tiny'), '--kernel', kernel, ...ROAD, '--no-verify'],
       ...['--out-dir', out, '--repo-key', file, '--json'],
     ],
     { env, cwd: work },
@@ -62,11 +62,11 @@ afterAll(async () => {
 });
 
 const prove = (release: string, ...more: string[]): Promise<Ended> =>
-  tool(['prove', out, '--kernel', release, '--image', 'bootstrap', '--json', ...more], { env });
+  tool(['prove', out, '--kernel', release, ...ROAD, '--json', ...more], { env });
 
 /** Installed-Size in bytes of packages of the distro's own archive, by name. */
 async function sizesOf(names: string[]): Promise<number> {
-  const { mirrors } = findRow(await loadCatalogue(), 'debian-12');
+  const { mirrors } = findRow(await loadCatalogue(), DISTRO);
   const { main = mirrors.main, security = mirrors.security! } = await hostMirrors();
   const apt = new Apt(join(work, 'apt'));
   const by = '[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]';
@@ -87,7 +87,7 @@ test('a signed repository on a machine without toolchain: installs, loads, and t
   expect(ended.code, ended.stderr).toBe(0);
   const proof = ProofDocument.parse(JSON.parse(ended.stdout)) as Proof;
   const name = `dk2b-tiny-modules-${kernel}`;
-  expect(proof).toMatchObject({ kernel, distro: 'debian-12', signedBy: fingerprint, pristine: true });
+  expect(proof).toMatchObject({ kernel, distro: DISTRO, signedBy: fingerprint, pristine: true });
   // apt's own words: it checked the signature, and nothing but the package came.
   expect(ended.stderr).toMatch(/Get:1 \S+ \.\/ InRelease/);
   expect(proof.installed.map((each) => each.package)).toEqual([name]);

@@ -6,7 +6,7 @@ import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { MatrixRun } from '../../src/model/matrix.js';
 import { missing } from '../queue/harness.js';
-import { FIXTURES, MAIN } from './tool.js';
+import { DISTRO, FIXTURES, MAIN, ROAD } from './tool.js';
 
 /** The real thing: two workers as they are started by hand, a Redis, and VMs. */
 describe.skipIf(missing !== null)(`a matrix through workers${missing ? ` (${missing})` : ''}`, () => {
@@ -30,7 +30,7 @@ describe.skipIf(missing !== null)(`a matrix through workers${missing ? ` (${miss
     children.push(spawn('redis-server', server, { stdio: 'ignore' }));
     for (const name of ['one', 'two']) {
       const args = ['worker', '--queue', url(), '--store', join(dir, 'store'), '--name', name, '--jobs', '1'];
-      const more = ['--distro', 'debian-12'];
+      const more = ['--distro', DISTRO];
       const env = { ...process.env, DKMS2BIN_STATE: join(dir, name) };
       children.push(spawn(process.execPath, [MAIN, ...args, ...more], { env, stdio: 'inherit' }));
     }
@@ -48,7 +48,7 @@ describe.skipIf(missing !== null)(`a matrix through workers${missing ? ` (${miss
   test('verdicts, packages and logs are those of a build here', async () => {
     const out = join(dir, 'out');
     const sources = ['tiny', 'broken'].flatMap((name) => ['--dkms', join(FIXTURES, name)]);
-    const where = ['--kernel', 'latest', '--distro', 'debian-12', '--no-verify', '--out-dir', out];
+    const where = ['--kernel', 'latest', ...ROAD, '--no-verify', '--out-dir', out];
     const queue = ['--queue', url(), '--store', join(dir, 'store'), '--json'];
     const env = { DKMS2BIN_STATE: join(dir, 'state') };
     const { stdout, exitCode } = await execa(

@@ -2,7 +2,7 @@ import { cp, readFile, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { RefreshDocument } from '../../src/model/result-schema.js';
-import { FIXTURES, kernels, temporary, tool, type Document } from './tool.js';
+import { DISTRO, FIXTURES, IMAGE, kernels, ROAD, temporary, tool, type Document } from './tool.js';
 
 let out = '';
 let state = '';
@@ -25,7 +25,7 @@ test('a repository of an older kernel is brought to the newest one', async () =>
   await cp(join(FIXTURES, 'tiny'), source, { recursive: true });
   const repository = join(out, 'repo');
   const more = ['--out-dir', repository, '--repo', '--no-verify', '--json'];
-  const built = await tool(['--dkms', source, '--kernel', previous, ...more], { env });
+  const built = await tool(['--dkms', source, '--kernel', previous, ...ROAD, ...more], { env });
   expect(built.code, built.stderr).toBe(0);
 
   const dryRun = (args: string[] = []): ReturnType<typeof tool> =>
@@ -40,12 +40,12 @@ test('a repository of an older kernel is brought to the newest one', async () =>
   expect(await missing(there)).toMatchObject([
     6,
     {
-      missing: [{ modules: ['dk2b-tiny'], kernel: newest, distro: 'debian-12', reason: 'new kernel' }],
+      missing: [{ modules: ['dk2b-tiny'], kernel: newest, distro: DISTRO, reason: 'new kernel' }],
       blocked: [],
     },
   ]);
 
-  const refreshed = await tool(['refresh', ...there, ...more], { env });
+  const refreshed = await tool(['refresh', ...there, ...IMAGE, ...more], { env });
   expect(refreshed.code, refreshed.stderr).toBe(0);
   const { cells } = JSON.parse(refreshed.stdout) as Document;
   expect(cells).toMatchObject([{ module: 'dk2b-tiny', kernel: newest, verdict: 'built' }]);
@@ -60,12 +60,12 @@ test('a repository of an older kernel is brought to the newest one', async () =>
     6,
     { missing: [{ kernel: newest, reason: 'changed source' }] },
   ]);
-  const failed = await tool(['refresh', ...there, ...more], { env });
+  const failed = await tool(['refresh', ...there, ...IMAGE, ...more], { env });
   expect(failed.code, failed.stderr).toBe(1);
   expect(JSON.parse(failed.stdout)).toMatchObject({ cells: [{ verdict: 'failed' }] });
   const [code, { blocked }] = await missing(there);
   expect([code, blocked]).toMatchObject([1, [{ kernel: newest, fault: 'module' }]]);
-  const again = await tool(['refresh', ...there, ...more], { env });
+  const again = await tool(['refresh', ...there, ...IMAGE, ...more], { env });
   expect(again.code).toBe(1);
   // No VM ran.
   expect(JSON.parse(again.stdout)).toMatchObject({ run: null, cells: [{ verdict: 'failed', phases: {} }] });

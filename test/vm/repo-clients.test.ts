@@ -11,7 +11,7 @@ let tmp: ReturnType<typeof tempFolder>;
 beforeEach(() => (tmp = tempFolder()));
 afterEach(() => tmp.remove());
 
-test('two hundred publications under three clients that update without end: no mismatch', async () => {
+test('a hundred publications under three clients that update without end: no mismatch', async () => {
   const dir = join(tmp.path, 'out');
   mkdirSync(dir);
   const { key } = await makeKey(tmp.path);
@@ -21,7 +21,7 @@ test('two hundred publications under three clients that update without end: no m
   let done = false;
   const publisher = (async () => {
     try {
-      for (let version = 1; version <= 200; version++) {
+      for (let version = 1; version <= 100; version++) {
         addDeb(dir, 'foo', String(version));
         await publishQuietly(dir, { key, keep: 50 });
       }
@@ -43,7 +43,7 @@ test('two hundred publications under three clients that update without end: no m
       const { code, text } = await apt.get('update');
       expect([code, /^[WE]:.*/m.exec(text)?.[0]]).toEqual([0, undefined]);
     }
-    expect((await apt.cache('policy', 'foo')).text).toContain('Candidate: 200\n');
+    expect((await apt.cache('policy', 'foo')).text).toContain('Candidate: 100\n');
     return updates;
   });
   await publisher;

@@ -2,7 +2,7 @@ import { execa } from 'execa';
 import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { FIXTURES, kernels, temporary, tool, type Document } from './tool.js';
+import { FIXTURES, kernels, ROAD, temporary, tool, type Document } from './tool.js';
 
 let kernel = '';
 let out = '';
@@ -22,7 +22,7 @@ afterAll(async () => {
 async function build(n: number, sources: string[], ...more: string[]) {
   const dir = join(out, String(n));
   const dkms = sources.flatMap((name) => ['--dkms', join(FIXTURES, name)]);
-  const args = [...dkms, '--kernel', kernel, '--out-dir', dir, '--no-verify', '--json', ...more];
+  const args = [...dkms, ...ROAD, '--kernel', kernel, '--out-dir', dir, '--no-verify', '--json', ...more];
   const ended = await tool(args, { env: { DKMS2BIN_STATE: states[n]! } });
   const { cells } = JSON.parse(ended.stdout) as Document;
   return { dir, ended, by: new Map(cells.map((cell) => [cell.module, cell])) };

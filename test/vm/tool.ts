@@ -4,6 +4,7 @@ import { mkdir, mkdtemp, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { inject } from 'vitest';
 import type { CellResult } from '../../src/model/cell.js';
 import { cacheDir } from '../../src/lib/paths.js';
 
@@ -11,6 +12,13 @@ const checkout = fileURLToPath(new URL('../..', import.meta.url));
 /** Of the package that scripts/test has packed and installed, else of the checkout. */
 export const MAIN = join(process.env.DKMS2BIN_TEST_PACKAGE ?? checkout, 'dist/main.js');
 export const FIXTURES = fileURLToPath(new URL('../fixtures', import.meta.url));
+
+const road = inject('road');
+if (road.catalogue) process.env.DKMS2BIN_CATALOGUE = road.catalogue;
+/** The road that users take: Debian 12 on its official image, or on one that is made like it (setup.ts). */
+export const DISTRO = road.distro;
+export const IMAGE = ['--image', road.image];
+export const ROAD = ['--distro', road.distro, ...IMAGE];
 
 export interface Ended {
   code: number | undefined;
@@ -54,13 +62,13 @@ export async function cacheWithoutLayers(): Promise<string> {
   return cache;
 }
 
-/** Kernels of debian-12 that its archive has now, by role: tests never pin a release. */
+/** Kernels of Debian 12 that its archive has now, by role: tests never pin a release. */
 export async function kernels(): Promise<{
   newest: string;
   previous: string;
   cloud: string;
 }> {
-  const { stdout, stderr, code } = await tool(['kernels', '--distro', 'debian-12', '--json']);
+  const { stdout, stderr, code } = await tool(['kernels', '--distro', DISTRO, '--json']);
   if (code !== 0) throw new Error(stderr);
   const { kernels: all } = JSON.parse(stdout) as { kernels: { release: string }[] };
   const sorted = (pattern: RegExp): string[] => {

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { readdir, readFile, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { FIXTURES, kernels, temporary, tool, type Document } from './tool.js';
+import { FIXTURES, kernels, ROAD, temporary, tool, type Document } from './tool.js';
 
 let kernel = '';
 let work = '';
@@ -20,7 +20,7 @@ afterAll(async () => {
 });
 
 const build = (...more: string[]) =>
-  tool(['--dkms', join(FIXTURES, 'tiny'), '--kernel', kernel, '--image', 'bootstrap', '--json', ...more], {
+  tool(['--dkms', join(FIXTURES, 'tiny'), '--kernel', kernel, ...ROAD, '--json', ...more], {
     env,
     cwd: work,
   });

@@ -37,6 +37,12 @@ check_words() {
   case $2 in *[!A-Za-z0-9._~/\ -]* | -* | *' -'* | *..*) fail "$E_INPUT" "$1 has a word that cannot be used: '$2'" ;; esac
 }
 
+# Boots from a layer go past the loader, so the EFI partition is not needed. On a slow machine systemd gives its device up after 90 s,
+# and with it the whole boot.
+forget_esp() {
+  [ ! -f /etc/fstab ] || sed -i -E 's,^[^#[:space:]]+[[:space:]]+(/boot)?/efi[[:space:]],# &,' /etc/fstab
+}
+
 # --- one run of a package manager ---------------------------------------------------------------------------------------
 # The program defines, for its package manager:
 #   judge CODE       sets outcome to ok, missing, stale, network, space or other, by the exit code and by $log

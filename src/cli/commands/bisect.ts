@@ -25,6 +25,7 @@ could not be tried, the code of that fault · 2 also for a --good that fails and
     const request = requestOf(options, context.cwd);
     const plan = await engine.planBisect(request, { good, bad }, { emit: ui.emit, signal });
     if (options.dryRun) {
+      await engine.checkPlan(plan, { emit: ui.emit, signal });
       answer(
         () => planDocument(plan),
         () => planText(plan),

@@ -10,7 +10,7 @@ import type { Ui } from '../../ui/index.js';
 import { askSecret, askYes } from '../ask.js';
 import type { CliContext } from '../context.js';
 import { command, type CommandContext } from '../frame.js';
-import { publishFolder } from './repo.js';
+import { heldText, publishFolder, type PublishingOptions } from './repo.js';
 
 /** What a build, and what builds as it does, comes to. */
 type Outcome = Parameters<typeof resultDocument>[0];
@@ -36,6 +36,7 @@ export const build = command({
       });
     const plan = await engine.plan(request, { emit: ui.emit, signal });
     if (options.dryRun) {
+      await engine.checkPlan(plan, { emit: ui.emit, signal });
       context.answer(
         () => planDocument(plan),
         () => planText(plan),
@@ -72,10 +73,8 @@ export function buildContext(
   };
 }
 
-interface RepositoryOptions {
+interface RepositoryOptions extends PublishingOptions {
   repo: boolean;
-  repoKey?: string;
-  keep?: number;
 }
 
 export const asksForRepository = ({ repo, repoKey, keep }: RepositoryOptions): boolean =>
@@ -86,8 +85,9 @@ export async function publishRepository(
   options: RepositoryOptions,
   context: CommandContext,
 ): Promise<void> {
-  const { leftOut } = await publishFolder(outDir, options, context);
-  for (const { path, reason } of leftOut)
+  const result = await publishFolder(outDir, options, context);
+  context.stderr.write(heldText(result));
+  for (const { path, reason } of result.leftOut)
     context.ui.emit({ type: 'note', level: 'warn', message: `Not in the repository: ${path}: ${reason}` });
 }
 

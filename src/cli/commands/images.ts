@@ -32,11 +32,26 @@ export const imagesList = command({
   },
 });
 
+export const imagesUpdate = command({
+  name: 'images update',
+  summary: 'take the newest official images',
+  description:
+    'Asks the distros for the official images that the cache has, and downloads those that are newer. Without it the images in the cache stay in use, whatever the distros publish: each kernel layer and memory snapshot stands on one, and is made anew on a new one. What stood on an old image is removed once nothing has used it for two weeks.',
+  heading: 'Options:',
+  run: async ({ options: { distros, proxy } }, { engine, ui, stdout, stderr, signal }) => {
+    const updated = await engine.updateImages(distros, { emit: ui.emit, signal, proxy });
+    ui.close();
+    stdout.write(table(updated.map(({ distro, arch, state }) => [state, distro, arch])));
+    if (updated.length === 0)
+      stderr.write('The cache has no official image to update; the next build fetches the newest.\n');
+  },
+});
+
 export const imagesPrune = command({
   name: 'images prune',
   summary: 'remove what is unfinished, damaged, too old or too much',
   description:
-    'Removes what interrupted runs left unfinished, what is damaged, and old records of indexes and builds. Whole images, layers and snapshots go only with --max-size or --max-age: the least recently used first, never one that a build or a kept VM uses, never one that another is built on.',
+    'Removes what interrupted runs left unfinished, what is damaged, and old records of indexes and builds. Whole images, layers and snapshots that are still current go only with --max-size or --max-age: the least recently used first, never one that a build or a kept VM uses, never one that another is built on.',
   run: async ({ options: { dryRun, maxBytes, maxAgeSeconds } }, { engine, stdout, stderr, signal }) => {
     const { removed, freed, left } = await engine.pruneImages({
       dryRun,

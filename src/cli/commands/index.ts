@@ -4,7 +4,7 @@ import { board } from './board.js';
 import { build } from './build.js';
 import { completeFor, completion } from './completion.js';
 import { doctor } from './doctor.js';
-import { imagesList, imagesPrune, imagesVerify, imagesWarm } from './images.js';
+import { imagesList, imagesPrune, imagesUpdate, imagesVerify, imagesWarm } from './images.js';
 import { inspect } from './inspect.js';
 import { kernels } from './kernels.js';
 import { keygen } from './keygen.js';
@@ -36,7 +36,20 @@ export const PARENTS: Readonly<Record<string, { summary: string; description: st
 };
 
 const FOR_PEOPLE: readonly Command[] = [
-  ...[build, bisect, login, runs, rm, imagesList, imagesPrune, imagesVerify, imagesWarm, inspect, kernels],
+  ...[
+    build,
+    bisect,
+    login,
+    runs,
+    rm,
+    imagesList,
+    imagesPrune,
+    imagesVerify,
+    imagesWarm,
+    imagesUpdate,
+    inspect,
+    kernels,
+  ],
   ...[matrix, worker, board, refresh, repoPublish, repoServe, prove, keygen, doctor, completion],
 ];
 

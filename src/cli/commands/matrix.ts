@@ -8,7 +8,7 @@ import { oneLine, plural } from '../../lib/text.js';
 import type { MatrixOutcome } from '../../engine/matrix.js';
 import type { MatrixPlan } from '../../engine/plan/matrix.js';
 import type { QueueOptions } from '../../engine/queue/executor.js';
-import { requestOf } from '../../options/request.js';
+import { requestOf, requirePair } from '../../options/request.js';
 import type { OptionsOf } from '../../options/table.js';
 import { exitCodeOf } from '../../report/exit.js';
 import { SCHEMA_VERSION, toJson } from '../../report/json.js';
@@ -89,6 +89,8 @@ async function runMatrix(
   const plan = await engine.planMatrix(request, { ...config.matrix, distros }, { emit: ui.emit, signal });
   for (const message of plan.idle) ui.emit({ type: 'note', level: 'warn', message });
   if (options.dryRun) {
+    // With workers the certificate alone says which of them may build.
+    if (queue === null) requirePair(request);
     context.answer(
       () => ({ schemaVersion: SCHEMA_VERSION, plan }),
       () => `${planText(plan)}${sizeOf(plan)}\n`,

@@ -44,6 +44,7 @@ Exit codes are those of build; with --dry-run ${EXIT['work-to-do']} says that th
     const request = requestOf(options, context.cwd);
     const plan = await engine.planRefresh(request, { newest, validate }, { emit: ui.emit, signal });
     if (options.dryRun) {
+      await engine.checkPlan(plan, { emit: ui.emit, signal });
       context.answer(
         () => planDocument(plan),
         () => planText(plan),

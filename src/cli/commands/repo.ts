@@ -2,18 +2,27 @@ import { resolve } from 'node:path';
 import { Dkms2binError } from '../../model/errors.js';
 import { oneLine, plural } from '../../lib/text.js';
 import { variable } from '../../lib/variables.js';
+import type { MetapackageOptions } from '../../engine/metapackages.js';
 import type { RepositoryResult } from '../../repo/index.js';
 import { SCHEMA_VERSION } from '../../report/json.js';
 import { table } from '../../report/text.js';
 import { askSecret } from '../ask.js';
 import { command, type CommandContext } from '../frame.js';
+import type { PublishResult } from '../services.js';
+
+/** What a repository is published with, by the options' names. */
+export interface PublishingOptions extends MetapackageOptions {
+  repoKey?: string;
+  keep?: number;
+  origin?: string;
+}
 
 /** Publishes a folder, relative to the current one; the key's passphrase comes from the environment or the terminal. */
 export function publishFolder(
   dir: string,
-  { repoKey, keep, origin }: { repoKey?: string; keep?: number; origin?: string },
+  { repoKey, keep, origin, hold, offline, mirror, proxy }: PublishingOptions,
   context: CommandContext,
-): Promise<RepositoryResult> {
+): Promise<PublishResult> {
   const { engine, env, cwd, signal, ui } = context;
   return engine.publishRepository(resolve(cwd, dir), {
     keyFile: repoKey === undefined ? undefined : resolve(cwd, repoKey),
@@ -21,6 +30,7 @@ export function publishFolder(
     ask: async (question) => (context.stdin.isTTY === true ? askSecret(question, context) : null),
     keep,
     origin,
+    ...{ hold, offline, mirror, proxy },
     emit: ui.emit,
     signal,
   });
@@ -42,6 +52,7 @@ export const repoPublish = command({
       () => resultText(result),
     );
     if (!options.json && result.kinds.length > 0) context.stderr.write(`${newsOf(result)}\n`);
+    if (!options.json) context.stderr.write(heldText(result));
     if (result.leftOut.length > 0) {
       const lines = result.leftOut.map(({ path, reason }) => `${oneLine(path)}: ${oneLine(reason)}`);
       throw new Dkms2binError('usage', `Left out of the repository:\n${lines.join('\n')}`, {
@@ -67,6 +78,16 @@ function newsOf({ packages, signedBy, changed, kinds }: RepositoryResult): strin
   const count = plural(packages.length, 'package');
   const signed = signedBy === null ? 'not signed' : `signed by ${signedBy}`;
   return `${changed ? 'published' : 'up to date'}: ${count} for ${kinds.join(' and ')}, ${signed}`;
+}
+
+/** A line for each kernel that machines have to wait for. */
+export function heldText({ metapackages }: PublishResult): string {
+  return metapackages
+    .flatMap(({ name, held }) =>
+      held ? [`${name} waits for ${held.release} (${held.meta} ${held.packageVersion}): ${held.why}`] : [],
+    )
+    .map((line) => `${oneLine(line)}\n`)
+    .join('');
 }
 
 export const repoServe = command({

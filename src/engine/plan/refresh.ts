@@ -103,11 +103,11 @@ function seriesOf(release: string): number {
   return Number(major ?? 0) * 100_000 + Number(minor ?? 0);
 }
 
-function flavourOf(release: string): string {
+/** The flavour in a release; '' for a kernel of the user's own. */
+export function flavourOf(release: string): string {
   try {
     return parseRelease(release).flavour;
   } catch {
-    // A kernel of the user's own.
     return '';
   }
 }
@@ -134,7 +134,7 @@ function heads(offer: Offer, flavour: string): number[] {
  * Debian 12), else the nearest one above, where the metapackage that it follows has gone (backports, testing). Null when
  * nothing offered is as new as it.
  */
-function lineOf(release: string, offer: Offer): number | null {
+export function lineOf(release: string, offer: Offer): number | null {
   return heads(offer, flavourOf(release)).find((series) => series >= seriesOf(release)) ?? null;
 }
 

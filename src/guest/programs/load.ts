@@ -109,7 +109,7 @@ export interface LoadRun extends ScriptRun {
   accel: 'kvm' | 'tcg';
   input?: Buffer;
   /** What the console says of the kernel's end; '' for nothing. */
-  lastWords: () => Promise<string>;
+  lastWords: () => string;
 }
 
 /**
@@ -155,7 +155,7 @@ export async function runLoads(
     if (!(error instanceof GuestDeath)) throw error;
     const death =
       error.words === ''
-        ? new GuestDeath(error.how, error.message, await lastWords(), { cause: error })
+        ? new GuestDeath(error.how, error.message, lastWords(), { cause: error })
         : error;
     if (!reader.died(death)) throw death;
     return told(null);

@@ -1,6 +1,7 @@
 import { got, RequestError, type Response } from 'got';
 import { Dkms2binError } from '../../model/errors.js';
-import { proxyOptions, redact } from '../proxy.js';
+import { redact } from '../credentials.js';
+import { proxyOptions } from '../proxy.js';
 import { interrupted, Passing, type Net } from './net.js';
 
 export interface Question {

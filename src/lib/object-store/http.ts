@@ -4,14 +4,15 @@ import { got, HTTPError } from 'got';
 import { download, fetchSmall } from '../download.js';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
 import type { Emit } from '../../model/events.js';
-import { proxyOptions, redact } from '../proxy.js';
+import { withoutCredentials } from '../credentials.js';
+import { proxyOptions } from '../proxy.js';
 import { digestOf } from '../digest.js';
 import { blobPath, MAX_NOTE_BYTES, notThere, type Store } from './store.js';
 
 /** A web server's folder; one that takes PUT can be written to. User and password of the URL go with each request. */
 export function httpStore(url: string, emit: Emit): Store {
-  const base = url.endsWith('/') ? url : `${url}/`;
-  const name = redact(base);
+  const base = withoutCredentials(url.endsWith('/') ? url : `${url}/`);
+  const name = base;
   const at = (path: string): string => new URL(path, base).href;
   const there = async (path: string): Promise<boolean> => {
     try {

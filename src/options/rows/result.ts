@@ -204,6 +204,16 @@ export const RESULT = [
     file: 'own',
   }),
   option({
+    name: 'hold',
+    schema: form.onOff,
+    help: 'the metapackages keep the distro\'s kernel metapackage back while there is no module for its next kernel',
+    default: 'it is kept back',
+    fallback: true,
+    group: 'signing',
+    commands: ['build', 'matrix', 'refresh', 'repo publish'],
+    file: 'own',
+  }),
+  option({
     name: 'origin',
     value: '<name>',
     schema: form.text,
@@ -244,7 +254,7 @@ export const RESULT = [
   option({
     name: 'days',
     value: '<n>',
-    schema: form.whole(1, 36_525, 'a whole number of days'),
+    schema: form.whole(1, 36_525, { what: 'a whole number of days', example: 730 }),
     help: 'how long the certificate is valid',
     default: '3650',
     fallback: 3650,

@@ -123,6 +123,10 @@ export const WHAT = [
     help: 'distribution to look for the kernels in, such as debian-12, or several with commas',
     default: 'found from the kernel release',
     says: {
+      'images update': {
+        help: 'distribution whose image to update, such as debian-12, or several with commas',
+        default: 'all that the cache has an image of',
+      },
       worker: {
         help: 'distribution to build for, such as debian-12, or several with commas',
         default: 'all',
@@ -130,7 +134,7 @@ export const WHAT = [
     },
     fallback: [] as string[],
     group: 'what',
-    commands: ['matrix', 'worker'],
+    commands: ['matrix', 'worker', 'images update'],
     file: 'borrowed',
     completes: 'distros',
   }),

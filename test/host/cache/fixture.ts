@@ -27,12 +27,12 @@ export const signal = new AbortController().signal;
 export async function entry(
   kind: EntryKind,
   hash: string,
-  options: { mib?: number; days?: number; parents?: EntryId[] } = {},
+  options: { mib?: number; days?: number; parents?: EntryId[]; name?: string } = {},
 ): Promise<EntryId & { dir: string }> {
-  const { mib = 1, days = 1, parents = [] } = options;
+  const { mib = 1, days = 1, parents = [], name = hash } = options;
   const { dir, use } = await cached(kind, hash, async (to) => {
     await writeFile(join(to, 'disk.qcow2'), randomBytes(mib * MIB));
-    return { name: hash, parents };
+    return { name, parents };
   });
   await use.release();
   const then = new Date(Date.now() - days * 86400_000);

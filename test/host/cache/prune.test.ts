@@ -3,7 +3,7 @@ import { mkdir, readdir, rm, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { cached, cacheItems, holdOfficial } from '../../../src/cache/entries.js';
-import { listImages, prune, type PruneOptions } from '../../../src/cache/upkeep.js';
+import { listImages, prune, pruneSuperseded, type PruneOptions } from '../../../src/cache/upkeep.js';
 import { entry, exists, heldElsewhere, MIB, ownCache, signal, sparse } from './fixture.js';
 
 const cache = ownCache();
@@ -211,4 +211,43 @@ test('an entry that was made a moment ago stays: its maker is about to use it', 
   const { hash } = await entry('layers', 'fresh', { days: 0 });
   expect(await pruned({ maxBytes: 0 })).toEqual([]);
   expect((await cacheItems()).map((i) => i.hash)).toEqual([hash]);
+});
+
+test('what a newer one has taken the place of goes with what stands on it, once nothing has used it for two weeks', async () => {
+  const before = await entry('images', 'old', { days: 40, name: 'd' });
+  const layer = await entry('layers', 'oldlayer', { days: 39, name: 'k', parents: [before] });
+  await entry('snapshots', 'oldsnap', { days: 38, name: 's', parents: [layer] });
+  // The only one of its name, but what it stands on is superseded.
+  await entry('layers', 'other', { days: 30, name: 'other', parents: [before] });
+  // Old, and still the newest of its name.
+  await entry('images', 'single', { days: 400 });
+  const after = await entry('images', 'new', { days: 2, name: 'd' });
+  await entry('layers', 'newlayer', { days: 1, name: 'k', parents: [after] });
+  let asked = 0;
+  const superseded = async (pinned: string[] = []): Promise<string[]> =>
+    (
+      await pruneSuperseded({ current: [], signal }, () => {
+        asked += 1;
+        return Promise.resolve(pinned);
+      })
+    ).removed.map((r) => r.name);
+  expect(await superseded([join(cache.dir, 'snapshots', 'oldsnap', 'ram')])).toEqual(['other other']);
+  expect(await superseded()).toEqual(['s oldsnap', 'k oldlayer', 'd old']);
+  expect(await superseded()).toEqual([]);
+  expect(asked).toBe(2);
+  expect((await cacheItems()).map((i) => i.hash)).toEqual(['new', 'single', 'newlayer']);
+});
+
+test('an official image goes when no record names it any more', async () => {
+  const folder = join(cache.dir, 'images');
+  await mkdir(folder, { recursive: true });
+  const old = new Date(Date.now() - 20 * 86400_000);
+  for (const name of ['aa.qcow2', 'bb.qcow2']) {
+    await writeFile(join(folder, name), name);
+    await utimes(join(folder, name), old, old);
+  }
+  const pinned = (): Promise<string[]> => Promise.resolve([]);
+  const { removed } = await pruneSuperseded({ current: ['bb.qcow2'], signal }, pinned);
+  expect(removed.map((r) => r.name)).toEqual(['official aa.qcow2']);
+  expect(await readdir(folder)).toContain('bb.qcow2');
 });

@@ -135,11 +135,47 @@ describe('fetchOfficial', () => {
     asked = [];
     expect(await official(row(), { offline: true })).toBe(path);
     expect(asked).toEqual([]);
-    expect(await official(row(), { baseOverride: 'http://127.0.0.1:1' })).toBe(path);
+    expect(await official(row(), { update: true, baseOverride: 'http://127.0.0.1:1' })).toBe(path);
     expect(events.at(-1)).toMatchObject({ level: 'warn' });
     await expect(official(findRow(rows, 'sid'), { offline: true })).rejects.toMatchObject({
       fault: 'not-found',
     });
+  });
+
+  it('stays with the image that it has, asks for a newer one once a week, and takes it when asked to', async () => {
+    const first = await official(row());
+    const newer = Buffer.concat([image, Buffer.alloc(512)]);
+    tree.set(`${TREE}/${NAME}`, newer);
+    tree.set(`${TREE}/SHA512SUMS`, `${hexOf('sha512', newer)}  ${NAME}\n`);
+    [asked, events] = [[], []];
+    expect(await official(row())).toBe(first);
+    expect(asked).toEqual([]);
+    const record = join(dir, 'images', 'debian-12.x86_64.json');
+    const text = JSON.parse(await readFile(record, 'utf8')) as { asked: string };
+    const weekAgo = new Date(Date.now() - 7.1 * 86400_000).toISOString();
+    for (const old of [weekAgo, undefined]) {
+      await writeFile(record, JSON.stringify({ ...text, asked: old }));
+      [asked, events] = [[], []];
+      expect(await official(row())).toBe(first);
+      expect(asked).toEqual(['SHA512SUMS']);
+      expect(events).toEqual([
+        {
+          type: 'note',
+          level: 'info',
+          message: expect.stringMatching(/newer image .*images update/) as string,
+        },
+      ]);
+      expect(await official(row())).toBe(first);
+      expect(asked).toEqual(['SHA512SUMS']);
+    }
+    // Sums out of reach are no matter to who does not update.
+    await writeFile(record, JSON.stringify({ ...text, asked: weekAgo }));
+    events = [];
+    expect(await official(row(), { baseOverride: 'http://127.0.0.1:1' })).toBe(first);
+    expect(events).toEqual([]);
+    const second = await official(row(), { update: true });
+    expect((await readFile(second)).equals(newer)).toBe(true);
+    expect(await official(row())).toBe(second);
   });
 
   it('says what a newer image costs before it is downloaded', async () => {
@@ -150,9 +186,11 @@ describe('fetchOfficial', () => {
     tree.set(`${TREE}/${NAME}`, newer);
     tree.set(`${TREE}/SHA512SUMS`, `${hexOf('sha512', newer)}  ${NAME}\n`);
     events = [];
-    await official(row());
+    await official(row(), { update: true });
     expect(notes()).toContainEqual(
-      expect.stringMatching(/^debian-12 has published a new image: .*prune --max-age/),
+      expect.stringMatching(
+        /^debian-12 has published a new image: .*is made anew on it, which takes minutes/,
+      ),
     );
     const first = (what: (e: Event) => boolean): number => events.findIndex(what);
     expect(first((e) => e.type === 'note' && e.message.includes('new image'))).toBeLessThan(
@@ -185,7 +223,7 @@ describe('fetchOfficial', () => {
     await official(row(detached()));
     const binary = await openpgp.readSignature({ armoredSignature: armored });
     tree.set(`${TREE}/SHA512SUMS.sign`, Buffer.from(binary.write()));
-    await official(row(detached()));
+    await official(row(detached()), { update: true });
   });
 
   it('refuses a signature over other sums, by another key, a broken one, and none', async () => {
@@ -227,13 +265,14 @@ describe('fetchOfficial', () => {
     tree.set(`${TREE}/SHA512SUMS`, signed);
     await official(of);
     tree.set(`${TREE}/SHA512SUMS`, signed.replace(/[0-9a-f]{8}(?= {2}debian)/, '00000000'));
-    await expect(official(of)).rejects.toThrow('no valid signature');
+    const update = { update: true };
+    await expect(official(of, update)).rejects.toThrow('no valid signature');
     const other = await openpgp.sign({
       message: await openpgp.createCleartextMessage({ text: 'nothing\n' }),
       signingKeys: ours.key,
     });
     tree.set(`${TREE}/SHA512SUMS`, `${good}${other}`);
-    await expect(official(of)).rejects.toMatchObject({ fault: 'transient' });
+    await expect(official(of, update)).rejects.toMatchObject({ fault: 'transient' });
   });
 
   it('refuses an image with a backing file, a data file, or of another kind', async () => {

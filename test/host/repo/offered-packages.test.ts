@@ -111,8 +111,8 @@ describe('what a repository offers', () => {
     const rows = await loadCatalogue();
     const packages = choosePackages(offer, el, []);
     expect(proverOf(findRow(rows, 'rocky-9'), packages)).toBe('dnf');
-    expect(() => proverOf(findRow(rows, 'debian-12'), packages)).toThrow(/takes no \.rpm packages/);
-    expect(() => proverOf(findRow(rows, 'tumbleweed'), packages)).toThrow(/prove knows apt and dnf/);
+    expect(() => proverOf(findRow(rows, 'debian-12'), packages)).toThrow(/uses no \.rpm packages/);
+    expect(() => proverOf(findRow(rows, 'tumbleweed'), packages)).toThrow(/prove supports apt and dnf only/);
   });
 
   test('a folder that was not published, or whose key is gone, is refused with the next step', async () => {

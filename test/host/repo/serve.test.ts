@@ -2,7 +2,8 @@ import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { serveRepository, sourcesFor, type RepositoryResult } from '../../../src/repo/index.js';
+import type { PublishResult } from '../../../src/cli/services.js';
+import { serveRepository, sourcesFor } from '../../../src/repo/index.js';
 import { cli } from '../../unit/fixtures/cli-harness.js';
 import { addDeb, publishQuietly, tempFolder } from '../../unit/fixtures/repository.js';
 
@@ -83,7 +84,7 @@ test('serves the files of the repository and nothing else', async () => {
   });
 });
 
-const RESULT: RepositoryResult = {
+const RESULT: PublishResult = {
   packages: [
     { path: 'foo_1.deb', format: 'deb', name: 'foo', version: '1', architecture: 'amd64', sha256: 'aa' },
   ],
@@ -92,11 +93,12 @@ const RESULT: RepositoryResult = {
   leftOut: [],
   kinds: ['apt'],
   signedBy: 'ABCD',
+  metapackages: [],
 };
 
 test('repo publishes: options, lines, JSON, and an exit code for what is left out', async () => {
   const asked: unknown[] = [];
-  const publishRepository = (result: RepositoryResult) => (folder: string, options: object) => {
+  const publishRepository = (result: PublishResult) => (folder: string, options: object) => {
     asked.push({ folder, ...options });
     return Promise.resolve(result);
   };

@@ -28,6 +28,28 @@ async function long({ emit, signal }, cell) {
   await sleep(Number(process.env.DKMS2BIN_TEST_CLEANUP ?? 0));
 }
 
+/** A download and a boot of known length, with a bar for both. */
+async function course({ emit }, cell) {
+  emit({
+    type: 'course',
+    there: ['official image of debian-12'],
+    ahead: [
+      { kind: 'download', key: 'index', what: 'index', seconds: 2, bytes: 2 ** 20 },
+      { kind: 'stage', key: 'memory snapshot 6', what: 'memory snapshot 6', seconds: 2 },
+      { kind: 'cell', key: cell, what: cell, seconds: 60 },
+    ],
+    seconds: 64,
+  });
+  for (let done = 0; done <= 10; done++) {
+    emit({ type: 'progress', what: 'index', done, total: 10 });
+    await sleep(100);
+  }
+  emit({ type: 'phase', state: 'start', phase: 'memory snapshot 6' });
+  await sleep(2000);
+  emit({ type: 'phase', state: 'end', phase: 'memory snapshot 6', seconds: 2 });
+  emit({ type: 'cell', cell, verdict: 'failed' });
+}
+
 async function broken(context) {
   const { loginToRun } = await dist('engine/runs.js');
   const { listRunDirs } = await dist('cell/run-dir.js');
@@ -44,6 +66,7 @@ export const engine = {
       cells.map(async (cell) => {
         const label = `${cell.source} ${cell.kernel}`;
         context.emit({ type: 'phase', state: 'start', phase: 'build', cell: label });
+        if (cell.source.startsWith('course')) await course(context, label);
         if (cell.source.startsWith('long')) await long(context, label);
         if (cell.source.startsWith('table')) {
           const { source, kernel, distro } = cell;

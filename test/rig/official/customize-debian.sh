@@ -10,14 +10,18 @@ mkdir -p "$root/etc/apt/mirrors"
 https "$RIG_MIRROR" >"$root/etc/apt/mirrors/debian.list"
 https "$RIG_SECURITY" >"$root/etc/apt/mirrors/debian-security.list"
 rm -f "$root/etc/apt/sources.list" "$root"/etc/apt/sources.list.d/*
-suites=$RIG_SUITE
-[ "$RIG_SUITE" = sid ] || suites="$RIG_SUITE $RIG_SUITE-updates $RIG_SUITE-backports"
+case $RIG_SUITE in
+  sid) suites=sid ;;
+  forky) suites='forky forky-updates' ;;
+  *) suites="$RIG_SUITE $RIG_SUITE-updates $RIG_SUITE-backports" ;;
+esac
 {
   printf 'Types: deb deb-src\nURIs: mirror+file:///etc/apt/mirrors/debian.list\nSuites: %s\nComponents: main\n' "$suites"
   [ "$RIG_SUITE" = sid ] ||
     printf '\nTypes: deb deb-src\nURIs: mirror+file:///etc/apt/mirrors/debian-security.list\nSuites: %s-security\nComponents: main\n' "$RIG_SUITE"
 } >"$root/etc/apt/sources.list.d/debian.sources"
 printf 'APT::Periodic::Update-Package-Lists "1";\nAPT::Periodic::Unattended-Upgrade "1";\n' >"$root/etc/apt/apt.conf.d/20auto-upgrades"
+[ -z "$RIG_STALE" ] || echo 'Acquire::Check-Valid-Until "false";' >"$root/etc/apt/apt.conf.d/99stale-mirror"
 
 mkdir -p "$root/etc/cloud/cloud.cfg.d"
 cat >"$root/etc/cloud/cloud.cfg.d/01_debian_cloud.cfg" <<'CFG'

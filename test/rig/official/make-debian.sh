@@ -4,9 +4,9 @@
 # What is known of the real ones stands in README.md beside this file. Needs no root: mmdebstrap has a user namespace.
 #
 # Usage: make-debian.sh SUITE MIRROR SECURITY_MIRROR FOLDER
-#   SUITE             bookworm, trixie or sid
+#   SUITE             bookworm, trixie, forky or sid
 #   MIRROR, SECURITY  http URLs of Debian's archive and its security archive; the image itself names them with https
-#   FOLDER            gets debian-N-genericcloud-amd64.qcow2, SHA512SUMS and packages, in the layout of Debian's server
+#   FOLDER            gets debian-N-genericcloud-amd64.qcow2 (forky, sid: -daily), SHA512SUMS and packages, in the layout of Debian's server
 set -euo pipefail
 
 suite=$1 mirror=${2%/} security=${3%/} folder=$4
@@ -16,15 +16,16 @@ PATH=$PATH:/usr/sbin:/sbin
 export SOURCE_DATE_EPOCH=1577836800 MKE2FS_SKIP_PROGRESS=1
 
 case $suite in
-  bookworm) version=12 ;;
-  trixie) version=13 ;;
-  sid) version=sid ;;
+  bookworm) version=12 daily= ;;
+  trixie) version=13 daily= ;;
+  forky) version=14 daily=-daily ;;
+  sid) version=sid daily=-daily ;;
   *)
     echo "make-debian.sh: no such suite: $suite" >&2
     exit 2
     ;;
 esac
-name=debian-$version-genericcloud-amd64
+name=debian-$version-genericcloud-amd64$daily
 
 mkdir -p "$folder"
 # Not in a home folder: the root of the namespace is another user there.
@@ -48,11 +49,19 @@ export RIG_ROOT_UUID=$root_uuid RIG_ROOT_PART=$root_part RIG_ESP_PART=$esp_part
 export RIG_ROOT_MIB=$((3072 - 1 - 3 - 124 - 1))
 chmod 777 "$work"
 install -m 755 -t "$work" "$here/customize-debian.sh" "$here/write-root.sh"
+# A mirror that has stood still for weeks serves its testing and unstable no longer: there the image, too, is told to take them.
+export RIG_STALE=
+fetch='import sys, urllib.request; sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[1]).read())'
+valid=$(python3 -c "$fetch" "$mirror/dists/$suite/InRelease" | sed -n 's/^Valid-Until: //p')
+stale=()
+if [[ -n $valid ]] && (($(date -d "$valid" +%s) < $(date +%s))); then
+  RIG_STALE=1 stale=(--aptopt='Acquire::Check-Valid-Until "false"')
+fi
 printf '%s\n' "${sources[@]}" |
   mmdebstrap --quiet --mode=unshare --variant=required --format=null --skip=cleanup \
     --include="$(IFS=,; echo "${packages[*]}")" \
     --aptopt='Acquire::Retries "5"' --aptopt='APT::Install-Recommends "false"' --aptopt='APT::Install-Suggests "false"' \
-    --dpkgopt=force-unsafe-io \
+    --dpkgopt=force-unsafe-io ${stale[@]+"${stale[@]}"} \
     --customize-hook="$work/customize-debian.sh" \
     --customize-hook="$work/write-root.sh" \
     "$suite" - - >&2

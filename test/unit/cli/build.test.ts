@@ -131,6 +131,7 @@ describe('options', () => {
       published.push([dir, options]);
       return Promise.resolve({
         ...{ packages: [], changed: true, removed: [], kinds: ['apt' as const], signedBy: null },
+        metapackages: [],
         leftOut: [{ path: 'cut.deb', reason: 'cut off' }],
       });
     };
@@ -146,6 +147,7 @@ describe('options', () => {
       published.push(dir);
       return Promise.resolve({
         ...{ packages: [], changed: true, removed: [], kinds: ['apt' as const], signedBy: null },
+        metapackages: [],
         leftOut: [],
       });
     };
@@ -335,4 +337,13 @@ describe('--debug on a terminal', () => {
     expect((await failing('y\n', ['--debug'], false)).offered).toBe(false);
     expect((await failing('y\n', [])).offered).toBe(false);
   });
+});
+
+test('--dry-run says what a run would end with before it built anything', async () => {
+  const refused = new Dkms2binError('not-found', 'There is no DKMS package nope-dkms');
+  const { code, stdout, stderr } = await cli(['--dkms', 'nope-dkms', '--dry-run'], {
+    checkPlan: () => Promise.reject(refused),
+  });
+  expect({ code, stdout }).toEqual({ code: 3, stdout: '' });
+  expect(stderr).toContain('There is no DKMS package nope-dkms');
 });

@@ -30,7 +30,7 @@ test.each<[string[], string[]]>([
   [['ma'], ['matrix']],
   [
     ['images', ''],
-    ['list', 'prune', 'verify', 'warm'],
+    ['list', 'prune', 'verify', 'warm', 'update'],
   ],
   [['images', 'pr'], ['prune']],
   [['--accel', 'k'], ['kvm']],

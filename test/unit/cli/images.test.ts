@@ -143,3 +143,22 @@ test('help names every images command and only the options that matter to warm',
   expect(warm).toContain('--kernel <release>');
   expect(warm).not.toContain('--out-dir');
 });
+
+test('update takes the newest image of the distros that are named, and says which are new', async () => {
+  const asked: unknown[] = [];
+  const updateImages = (distros: readonly string[]) => {
+    asked.push(distros);
+    const { length } = distros;
+    const all = [
+      { distro: 'debian-12', arch: 'x86_64' as const, state: 'new' as const },
+      { distro: 'debian-13', arch: 'x86_64' as const, state: 'same' as const },
+    ];
+    return Promise.resolve(all.slice(0, length));
+  };
+  const both = await cli(['images', 'update', '--distro', 'debian-12,debian-13'], { updateImages });
+  expect(both.stdout).toBe('new   debian-12  x86_64\nsame  debian-13  x86_64\n');
+  const none = await cli(['images', 'update'], { updateImages });
+  expect(none).toMatchObject({ code: 0, stdout: '' });
+  expect(none.stderr).toContain('no official image to update');
+  expect(asked).toEqual([['debian-12', 'debian-13'], []]);
+});

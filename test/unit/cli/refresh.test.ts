@@ -136,7 +136,7 @@ test.each<[string, string[], number]>([
     publishRepository: () => {
       published += 1;
       const nothing = { packages: [], changed: false, removed: [], leftOut: [] };
-      return Promise.resolve({ ...nothing, kinds: [], signedBy: null });
+      return Promise.resolve({ ...nothing, kinds: [], signedBy: null, metapackages: [] });
     },
   });
   expect((await cli(['refresh', ...argv], fake)).code).toBe(0);

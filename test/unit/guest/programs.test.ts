@@ -11,7 +11,7 @@ import { verifyPackages } from '../../../src/guest/programs/verify.js';
 import { frames, rows, standInGuest, type Answer } from '../fixtures/guest.js';
 
 const RUN = { timeoutMs: 1000 };
-const LOADS = { ...RUN, accel: 'kvm' as const, lastWords: () => Promise.resolve('on the console') };
+const LOADS = { ...RUN, accel: 'kvm' as const, lastWords: () => 'on the console' };
 const RELEASE = '6.1.0-56-amd64';
 
 const SOURCE: PushedSource = {

@@ -12,17 +12,18 @@ const config: VmConfig = {
   boot: { kind: 'loader', firmware: 'bios' },
   qmpSocket: '/run/q',
   consoleSocket: '/run/c',
-  consoleLog: '/runs/a,b/console.log',
+  consolePipe: '/runs/a,b/log',
   channelSocket: '/run/h',
   forwardSocket: null,
   memory: { kind: 'own' },
+  network: 'login',
   incoming: false,
 };
 
 test('a comma in a path does not end the value', () => {
   const args = qemuArgs(config);
   expect(args.some((a) => a.endsWith('file=/runs/a,,b/disk.qcow2'))).toBe(true);
-  expect(args.some((a) => a.includes('logfile=/runs/a,,b/console.log'))).toBe(true);
+  expect(args.some((a) => a.includes('logfile=/runs/a,,b/log'))).toBe(true);
   expect(args.filter((a) => /\/runs\/a,b\//.test(a))).toEqual([]);
 });
 
@@ -31,6 +32,19 @@ test('the management NIC is restricted to ssh from this host', () => {
   const management = netdevs.find((n) => n.startsWith('user,id=management'));
   expect(management).toContain('restrict=on');
   expect(management).toContain('hostfwd=tcp:127.0.0.1:0-');
+});
+
+test('without a network nothing of it leads anywhere; the devices are the same', () => {
+  const none = qemuArgs({ ...config, network: 'none' });
+  const netdevs = none.filter((_, i, args) => args[i - 1] === '-netdev');
+  expect(netdevs).toHaveLength(2);
+  for (const netdev of netdevs) expect(netdev).toMatch(/,restrict=on(?!.*(?:hostfwd|guestfwd))/);
+  const devices = (args: string[]): string[] => args.filter((_, i) => args[i - 1] === '-device');
+  for (const network of ['login', 'egress'] as const) expect(devices(qemuArgs({ ...config, network }))).toEqual(devices(none));
+  const out = (network: VmConfig['network']): string | undefined =>
+    qemuArgs({ ...config, network }).find((each) => each.startsWith('user,id=egress'));
+  expect(out('login')).toContain('restrict=on');
+  expect(out('egress')).not.toContain('restrict');
 });
 
 test('one address leads out of the restricted network, and only when it is asked for', () => {
@@ -42,10 +56,10 @@ test('one address leads out of the restricted network, and only when it is asked
   );
 });
 
-test('a clone maps the memory file copy-on-write and waits for its state; a snapshot being made writes it through', () => {
+test('a clone may only read the memory file and waits for its state; a snapshot being made writes it through', () => {
   const file = { kind: 'file' as const, path: '/c/a,b/ram' };
   const clone = qemuArgs({ ...config, memory: { ...file, shared: false }, incoming: true });
-  expect(clone).toContain('memory-backend-file,id=ram,size=2048M,mem-path=/c/a,,b/ram,share=off');
+  expect(clone).toContain('memory-backend-file,id=ram,size=2048M,mem-path=/c/a,,b/ram,share=off,readonly=on,rom=off');
   expect(clone[clone.indexOf('-machine') + 1]).toContain('memory-backend=ram');
   expect(clone[clone.indexOf('-incoming') + 1]).toBe('defer');
   const made = qemuArgs({ ...config, memory: { ...file, shared: true } });
