@@ -37,6 +37,7 @@ setup_test_tools=(
   rpm:rpmbuild
   createrepo-c:createrepo_c
   dnf:dnf
+  dpkg-dev:dpkg-scanpackages
   zsh:zsh
   fish:fish
   softhsm2:softhsm2-util

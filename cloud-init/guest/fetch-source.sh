@@ -4,7 +4,8 @@
 #
 # Variables: KIND (repo|deb|rpm|folder|tarball), NAME (package or module name), VERSION (may be empty; a trailing ~ means
 #   "starts with"), SRC (path in the guest of the pushed file, or of a folder's or an .rpm's tar; empty for repo), EXTRA (words KIND:SRC,
-#   other pushed sources that bring build dependencies), BROUGHT (the names of their modules), PROXY (http://host:port for downloads, may be empty)
+#   other pushed sources that bring build dependencies), BROUGHT (the names of their modules), PROXY (http://host:port for downloads, may be empty),
+#   AUTHORITIES (certificates of further authorities that vouch for https mirrors, PEM, may be empty)
 #
 # Leaves /var/lib/dkms2bin/fetched-depends (package names, one a line) for build.sh.
 #
@@ -19,6 +20,7 @@ check_url PROXY "${PROXY:-}"
 work=$(mktemp -d) || fail "$E_DISK_FULL" 'no temporary folder'
 trap 'rm -rf "$work"' EXIT
 log=$work/apt.log
+trust_authorities
 apt_opts+=(-o APT::Keep-Downloaded-Packages=true -o Binary::apt-get::APT::Keep-Downloaded-Packages=true)
 # An image may clean the cache after each install (docker-clean, cloud-init); what we fetch has to stay.
 mkdir -p /etc/apt/apt.conf.d /var/cache/apt/archives/partial /var/lib/dkms2bin

@@ -13,6 +13,7 @@
 #   TOOLCHAIN           packages that build a module, words with blanks between, default "dkms gcc make libc6-dev"
 #   SOURCES             one-line sources to use from now on instead of the distro's own in the image; may be empty
 #   PROXY               http://host:port for downloads, may be empty
+#   AUTHORITIES         certificates (PEM) of further authorities that vouch for https mirrors, may be empty
 #   ROOT_UUID           of the root file system, when this is not run from it
 #   KERNEL_PACKAGE_DIR  folder in the guest with .deb files to use instead of the archive, may be empty
 #
@@ -49,6 +50,7 @@ cleanup() {
 }
 trap cleanup EXIT
 log=$work/apt.log
+trust_authorities
 # What apt asks for is what it gets: no newer one of the image's own kernel, which is of the same source package.
 apt_opts+=(-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold -o APT::Get::Assume-Yes=true
   -o APT::Get::Upgrade-By-Source-Package=false)

@@ -18,6 +18,7 @@
 #   REPOS               repositories to use instead of the guest's own: lines NAME=URL, or NAME!=URL for one whose packages nobody
 #                       signed; may be empty
 #   PROXY               http://host:port for downloads, may be empty
+#   AUTHORITIES         certificates (PEM) of further authorities that vouch for https repositories, may be empty
 #   KERNEL_PACKAGE_DIR  folder in the guest with .rpm files to use first, may be empty. They are not asked for a signature:
 #                       the host has checked what it could
 #
@@ -62,9 +63,11 @@ esac
 TOOLCHAIN=${TOOLCHAIN:-dkms gcc make rpm-build $libelf}
 
 work=$(mktemp -d) || fail "$E_DISK_FULL" 'no temporary folder'
-log=$work/log hidden=$repo_dir/.dkms2bin-hidden repo_file=$repo_dir/dkms2bin.repo
+log=$work/log trusted='' hidden=$repo_dir/.dkms2bin-hidden repo_file=$repo_dir/dkms2bin.repo
+anchor=/etc/pki/trust/anchors/dkms2bin.pem
 cleanup() {
   rm -rf "$work"
+  if [ -f "$anchor" ]; then rm "$anchor" && update-ca-certificates >/dev/null 2>&1; fi
   if [ -d "$hidden" ]; then
     rm -f "$repo_file"
     find "$hidden" -type f -exec mv -t "$repo_dir" {} +
@@ -129,6 +132,15 @@ complaints() {
 dnf_options=(-y --setopt=install_weak_deps=False --setopt=retries=3 --setopt=timeout=60 --setopt=installonly_limit=0
   --setopt=keepcache=0 --setopt=tsflags=nodocs)
 [ "$manager" = dnf ] || dnf_options=(-y --setopt=retries=3 --setopt=timeout=60 --setopt=installonly_limit=0 --setopt=tsflags=nodocs)
+trusted=$(trusted_file)
+case $manager:$trusted in
+  *:) ;;
+  # It has no option for that: for the time of this script they are the system's.
+  zypper:*) printf '%s\n' "$AUTHORITIES" >"$anchor" && update-ca-certificates >/dev/null 2>&1 ;;
+  # Each run of it, those that only ask as well.
+  dnf:*) dnf() { command dnf --setopt=sslcacert="$trusted" "$@"; } ;;
+  yum:*) yum() { command yum --setopt=sslcacert="$trusted" "$@"; } ;;
+esac
 
 # Set while files are installed that nobody signed.
 unsigned=
@@ -251,13 +263,15 @@ toolchain_cost() {
     brought=1
   fi
   # shellcheck disable=SC2086 # a list
-  "$python" - "$TOOLCHAIN_NEEDS" $spared 2>/dev/null <<'PYTHON'
+  "$python" - "$TOOLCHAIN_NEEDS" "$trusted" $spared 2>/dev/null <<'PYTHON'
 import sys
 import dnf
 import dnf.rpm
-needs, packages = sys.argv[1], sys.argv[2:]
+needs, trusted, packages = sys.argv[1], sys.argv[2], sys.argv[3:]
 base = dnf.Base()
 base.conf.read()
+if trusted:
+    base.conf.sslcacert = trusted
 base.conf.substitutions.update_from_etc("/")
 base.conf.substitutions["releasever"] = dnf.rpm.detect_releasever("/") or ""
 base.read_all_repos()

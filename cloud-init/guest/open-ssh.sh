@@ -11,6 +11,8 @@ home=$(getent passwd "$GUEST_USER" | cut -d: -f6)
 mkdir -p "$home/.ssh"
 printf '%s\n' "$USER_KEY" >"$home/.ssh/authorized_keys"
 chown -R "$GUEST_USER:" "$home/.ssh"
+# Where SELinux is: sshd may read neither with the label of what another program writes there.
+if command -v restorecon >/dev/null; then restorecon -RF /etc/ssh "$home/.ssh"; fi
 systemctl reset-failed ssh.service sshd.service 2>/dev/null
 # Enabled as well: the disk may be booted again for a login.
 systemctl enable --quiet --now ssh.service 2>/dev/null || systemctl enable --quiet --now sshd.service

@@ -52,6 +52,10 @@ mount --bind "$out/policy-rc.d" "$root/usr/sbin/policy-rc.d"
 
 touch "$out/marker"
 sleep 0.02
+# The layer's /boot is the folder: a file system of its own there would hide the kernel, and what is in that boots no VM.
+if grep -qsE '^[^#]+[[:space:]]/boot(/|[[:space:]])' "$root/etc/fstab"; then
+  sed -i -E '\,^[^#]+[[:space:]]/boot(/|[[:space:]]),d' "$root/etc/fstab"
+fi
 cp -R --no-preserve=ownership "$in/files/." "$root/"
 # Whoever can change a list of sources could have its packages' scripts run: none without a signature, whatever the list says.
 if grep -rqsEi '(trusted|allow-insecure|allow-weak)[[:space:]]*[=:][[:space:]]*yes' "$root"/etc/apt/sources.list "$root"/etc/apt/sources.list.d; then
@@ -72,8 +76,8 @@ rm -f "$root/usr/sbin/policy-rc.d" "$root"/var/log/apt/* "$root/var/log/dpkg.log
 cp "$root/boot/vmlinuz-$release" "$out/vmlinuz"
 cp "$root/boot/initrd.img-$release" "$out/initrd"
 cp "$root/boot/config-$release" "$out/config"
-# Whoever started this is another user.
-chmod a+r "$out"/*
+# Whoever started this is another user. Not the marker: what changed is told by the time of its last change.
+chmod a+r "$out"/{vmlinuz,initrd,config,packages}
 # `+` for what was touched since the marker, type, mode, uid, gid, seconds, path, link target
 line='%y\t%m\t%U\t%G\t%T@\t%P\t%l\n'
 (cd "$root" && find . -xdev -mindepth 1 \( -newercc "$out/marker" -printf "+\t$line" -o -printf "=\t$line" \)) \

@@ -7,6 +7,7 @@ import { runBuild, type ModuleReport } from '../guest/programs/build.js';
 import { collect } from '../guest/programs/collect.js';
 import { fetchSource } from '../guest/programs/fetch-source.js';
 import type { PushedSource } from '../guest/programs/pushed-source.js';
+import { extraAuthorities } from '../lib/authorities.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { Network } from '../vm/args.js';
 import { MAX_DEBUG_BYTES, MAX_DEBUG_TOTAL } from '../pack/debug-symbols.js';
@@ -160,7 +161,7 @@ async function fetchInGuest(
   }
   const { main, security } = await mirrorsOf(lookup.row, machine, machine.arch);
   await using through = await guestProxy({ proxy: machine.proxy ?? '', urls: [main, security] }, 'vm');
-  const how = { called: source.text, proxy: through.proxy };
+  const how = { called: source.text, proxy: through.proxy, authorities: await extraAuthorities() };
   // A line may be as slow as it likes; apt itself gives a connection up after a minute.
   const silenceMs = deadline(machine.accel, 120);
   const run = { timeoutMs: AS_LONG_AS_IT_TAKES_MS, silenceMs, lateHint: MIRROR_HINT, onLine };

@@ -1,4 +1,4 @@
-import { access, constants, readFile, stat, statfs } from 'node:fs/promises';
+import { access, constants, stat, statfs } from 'node:fs/promises';
 import { delimiter, dirname, join } from 'node:path';
 import { HOST_ARCH, type Arch } from '../model/cell.js';
 import { messageOf } from '../model/errors.js';
@@ -6,6 +6,7 @@ import { cacheDir, runsDir, socketParent } from '../lib/paths.js';
 import { formatBytes } from '../lib/units.js';
 import { oneLine } from '../lib/text.js';
 import type { CliContext } from './context.js';
+import { confinementChecks } from './confinement-checks.js';
 
 export interface Check {
   name: string;
@@ -29,6 +30,12 @@ const TOOLS: readonly Tool[] = [
   { file: 'ssh-keygen', package: 'openssh-client', use: "makes a run's keys" },
   { file: 'flock', package: 'util-linux', use: 'locks the cache' },
   { file: 'setpriv', package: 'util-linux', use: 'ends a VM when dkms2bin dies' },
+  {
+    file: 'bwrap',
+    package: 'bubblewrap',
+    use: 'confines QEMU, and what packages run on this host',
+    optional: 'kernel layers are then made in VMs, and QEMU sees your files; root needs it',
+  },
   { file: 'xorriso', package: 'xorriso', use: 'writes the cloud-init seed' },
   { file: 'tar', package: 'tar', use: 'reads module sources' },
   { file: 'xz', package: 'xz-utils', use: 'reads package indexes' },
@@ -234,53 +241,6 @@ async function folderCheck(name: string, folder: string, needsSpace: boolean): P
 const remedyVariable = (name: string): string =>
   ({ cache: 'DKMS2BIN_CACHE', state: 'DKMS2BIN_STATE' })[name] ?? 'XDG_RUNTIME_DIR or TMPDIR';
 
-async function userNamespaceCheck({ env }: CliContext): Promise<Check> {
-  const name = 'user namespaces';
-  const remedy =
-    'Only needed for --image bootstrap as an ordinary user: sudo sysctl kernel.unprivileged_userns_clone=1';
-  const unshare = await which('unshare', env['PATH'] ?? '');
-  if (!unshare)
-    return {
-      name,
-      status: 'warn',
-      detail: 'cannot tell: unshare is not installed',
-      remedy: 'sudo apt-get install util-linux',
-    };
-  const { run } = await import('../lib/exec.js');
-  try {
-    await run(unshare, ['--user', '--map-root-user', 'true'], { timeout: 10_000 });
-  } catch {
-    const restricted = await readFile('/proc/sys/kernel/apparmor_restrict_unprivileged_userns', 'utf8').catch(
-      () => '0',
-    );
-    return {
-      name,
-      status: 'warn',
-      detail: 'not allowed here',
-      remedy:
-        restricted.trim() === '1'
-          ? 'Only needed for --image bootstrap as an ordinary user: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0'
-          : remedy,
-    };
-  }
-  // mmdebstrap's unshare mode maps a range of ids, which an ordinary user takes from /etc/subuid.
-  if (process.getuid?.() !== 0) {
-    const user = env['USER'] ?? '';
-    const subuid = await readFile('/etc/subuid', 'utf8').catch(() => '');
-    const mine = subuid
-      .split('\n')
-      .some((l) => l.startsWith(`${user}:`) || l.startsWith(`${process.getuid?.()}:`));
-    if (!mine)
-      return {
-        name,
-        status: 'warn',
-        detail: `allowed, but ${user || 'this user'} has no range in /etc/subuid`,
-        remedy: `Only needed for --image bootstrap: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 ${user || 'USER'}`,
-      };
-  }
-  return { name, status: 'ok', detail: 'allowed', remedy: null };
-}
-
 /** Runs one: whether qemu-user is there, and registered or registrable in a namespace. */
 async function foreignProgramsCheck(context: CliContext, arch: Arch): Promise<Check> {
   const name = `${arch} programs`;
@@ -304,13 +264,14 @@ async function foreignProgramsCheck(context: CliContext, arch: Arch): Promise<Ch
 export async function collectChecks(context: CliContext, arch: Arch): Promise<Check[]> {
   const path = context.env['PATH'] ?? '';
   const tools = await toolChecks(path, arch);
-  const haveQemu = tools[0]?.status === 'ok';
+  const has = (name: string): boolean => tools.some((each) => each.name === name && each.status === 'ok');
+  const haveQemu = has(`qemu-system-${arch}`);
   return [
     ...tools,
     ...(await fileChecks(arch)),
     ...(await qemuCheck(path, arch)),
     ...(haveQemu ? await acceleratorChecks(context, arch) : []),
-    await userNamespaceCheck(context),
+    ...(await confinementChecks(context, arch, { qemu: haveQemu, bwrap: has('bwrap') })),
     ...(arch === HOST_ARCH ? [] : [await foreignProgramsCheck(context, arch)]),
     await folderCheck('cache', cacheDir(), true),
     await folderCheck('state', runsDir(), true),

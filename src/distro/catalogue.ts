@@ -24,7 +24,10 @@ export async function loadCatalogue(...dirs: string[]): Promise<CatalogueRow[]> 
   for (const dir of dirs.length > 0 ? dirs : catalogueDirs()) {
     for (const name of await catalogueFiles(dir)) {
       const file = join(dir, name);
-      rows.push(...parseFile(file, await readFile(file, 'utf8'), dir, mistakes));
+      const text = await readFile(file, 'utf8').catch((error: unknown) => {
+        throw unreadable(file, error);
+      });
+      rows.push(...parseFile(file, text, dir, mistakes));
     }
   }
   const owner = new Map<string, CatalogueRow>();
@@ -54,14 +57,17 @@ export async function loadCatalogue(...dirs: string[]): Promise<CatalogueRow[]> 
   return rows;
 }
 
+const unreadable = (path: string, error: unknown): Dkms2binError =>
+  new Dkms2binError('usage', `Cannot read the image catalogue ${path}: ${messageOf(error)}`, {
+    cause: error,
+  });
+
 async function catalogueFiles(dir: string): Promise<string[]> {
   let names: string[];
   try {
     names = (await readdir(dir)).filter((name) => name.endsWith('.yaml')).sort();
   } catch (error) {
-    throw new Dkms2binError('usage', `Cannot read the image catalogue ${dir}: ${messageOf(error)}`, {
-      cause: error,
-    });
+    throw unreadable(dir, error);
   }
   if (names.length === 0) throw new Dkms2binError('usage', `The image catalogue ${dir} holds no *.yaml file`);
   return names;

@@ -213,7 +213,8 @@ export async function bootClone(
     from.memory === null ? { kind: 'own' } : { kind: 'file', path: from.memory, shared: false };
   const config = await configOf(dir, from.spec, memory);
   const egress = network === 'egress';
-  const spec = { ...config, egress, network, seed: from.seed, incoming: true };
+  const state = memory.kind === 'own' ? { state: from.state } : {};
+  const spec = { ...config, egress, network, seed: from.seed, incoming: true, ...state };
   const vm = await Vm.start(spec, dir, machine.signal);
   return withGuest(vm, async () => {
     await vm.resume(from.state, egress);

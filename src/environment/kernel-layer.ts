@@ -6,6 +6,7 @@ import { Dkms2binError } from '../model/errors.js';
 import { credentialsFor } from '../lib/credentials.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { run } from '../lib/exec.js';
+import { extraAuthorities } from '../lib/authorities.js';
 import { hostMirrors, mirrorsOf, proxyFor } from '../distro/mirrors.js';
 import { PACKAGE_MANAGERS, type PackageManager } from '../distro/package-manager.js';
 import { isApt } from '../distro/row.js';
@@ -285,7 +286,7 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
   await removeAccess(dir);
   await rm(join(dir, 'seed.iso'), { force: true });
   await run('qemu-img', ['check', '-q', '-f', 'qcow2', join(dir, 'disk.qcow2')]);
-  return madeOf(installed, target, '');
+  return madeOf(installed, target, installed.bootArguments);
 }
 
 async function installVars(
@@ -302,6 +303,7 @@ async function installVars(
     SUITE: target.suite ?? '',
     ARCHIVE_URI: named(target.archive?.uri ?? ''),
     ARCHIVE_SUITE: target.archive?.suite ?? '',
+    AUTHORITIES: await extraAuthorities(),
     KERNEL_PACKAGE_DIR: '',
   };
 }

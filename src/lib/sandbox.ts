@@ -32,7 +32,8 @@ const ETC_NETWORK = ['hosts', 'resolv.conf', 'ssl/certs', 'ssl/openssl.cnf', 'ga
 export async function bwrapArgs(contents: Contents): Promise<string[]> {
   const { devices = [], network } = contents;
   const args = ['--unshare-pid', '--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try'];
-  args.push('--die-with-parent', ...(network ? [] : ['--unshare-net']), '--ro-bind', '/usr', '/usr');
+  // The program is the first process itself: what it took of the processors is then told to whoever waits for it.
+  args.push('--as-pid-1', '--die-with-parent', ...(network ? [] : ['--unshare-net']), '--ro-bind', '/usr', '/usr');
   for (const name of TOP) {
     const info = await lstat(`/${name}`).catch(() => null);
     if (info?.isSymbolicLink()) args.push('--symlink', await readlink(`/${name}`), `/${name}`);
@@ -123,6 +124,11 @@ async function subordinateIds(): Promise<Ids> {
   return { first: 1, count: Math.min(...counts, COUNT) - 1 };
 }
 
+async function ownFirst(): Promise<number> {
+  const { username, uid } = userInfo();
+  return (await granted('/etc/subuid')).find(({ name }) => name === username || name === String(uid))?.first ?? 0;
+}
+
 /** Puts an ordinary user into a namespace of all ids that are theirs; there they may mount, and hand files over. */
 const asOwnRoot = (): string[] =>
   isRoot() ? [] : ['unshare', '--user', '--map-root-user', '--map-auto', '--'];
@@ -132,6 +138,8 @@ export interface NativeSandbox {
   command: [string, ...string[]];
   /** Hands a file or folder of the sandbox's writable ones over to that root. */
   handOver: (path: string) => Promise<void>;
+  /** The ids of that root's namespace on the host, for people. */
+  ids: string;
 }
 
 /**
@@ -169,7 +177,9 @@ export async function nativeSandbox(
     if (isRoot()) await chown(path, uid, gid);
     else await run('unshare', [...asOwnRoot().slice(1), 'chown', `${uid}:${gid}`, path]);
   };
-  return { command, handOver };
+  // An ordinary user's are numbered by the namespace of all that are theirs.
+  const from = isRoot() ? first : await ownFirst();
+  return { command, handOver, ids: `${from} to ${from + count - 1}` };
 }
 
 /** Where QEMU runs. */

@@ -20,6 +20,8 @@ export const STANDARD_VARIABLES = {
   AWS_REGION: 'Region of an `s3://` store',
   CI: 'When set, progress is printed as plain lines',
   GITHUB_ACTIONS: '`true` makes `matrix` print annotations',
+  NODE_EXTRA_CA_CERTS:
+    'File with certificates (PEM) of further authorities that vouch for https servers: here, and in guests while packages are installed',
   PATH: 'Where host tools are looked for',
   SOURCE_DATE_EPOCH: 'Seconds since 1970 that packages and repositories carry as their date',
   TERM: 'Terminal type, which `login` hands to the guest; `dumb` switches the live display off',

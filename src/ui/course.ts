@@ -75,7 +75,8 @@ export class Course {
   /** `34%, about 2:10 left`. */
   text(): string {
     const left = this.left();
-    const rest = left < 5 ? 'a few seconds left' : `about ${formatClock(left)} left`;
+    const soon = left < 5 ? 'a few seconds left' : `about ${formatClock(left)} left`;
+    const rest = this.#isLate() ? 'longer than expected' : soon;
     return `${Math.floor(this.fraction() * 100)}%, ${rest}`;
   }
 
@@ -84,6 +85,14 @@ export class Course {
     const width = Math.max(8, Math.min(30, Math.floor(columns / 4)));
     const full = Math.floor(this.fraction() * width);
     return `${'█'.repeat(full)}${'░'.repeat(width - full)} ${this.text()}`;
+  }
+
+  /** A step takes so much longer that nothing can be said of how long. */
+  #isLate(): boolean {
+    return this.#steps.some(
+      ({ step, begun, bytes, done }) =>
+        !done && begun !== null && bytes === null && this.now() - begun > 1500 * Math.max(10, step.seconds),
+    );
   }
 
   #sum(share: (each: Progress) => number): number {
@@ -136,5 +145,5 @@ export class Course {
 
 /** What is expected to be there at 1 slows down before it and never arrives. */
 function approach(share: number): number {
-  return share < 0.8 ? share : 1 - 0.2 * Math.exp(-(share - 0.8) / 0.4);
+  return share < 0.8 ? share : 1 - 0.2 / (1 + (share - 0.8) / 0.2);
 }

@@ -95,7 +95,8 @@ const machine = (c: VmConfig): string[] => [
   `${c.memoryMiB}M`,
 ];
 
-const confinement = (): string[] => [
+/** What every QEMU starts with. */
+export const CONFINEMENT = [
   '-nodefaults',
   '-no-user-config',
   '-display',
@@ -190,7 +191,7 @@ const boot = ({ boot: b }: VmConfig): string[] => {
 export function qemuArgs(config: VmConfig): string[] {
   return [
     ...machine(config),
-    ...confinement(),
+    ...CONFINEMENT,
     ...control(config),
     ...consoleDevice(config),
     ...channel(config),

@@ -1,9 +1,10 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chown, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import { Dkms2binError } from '../model/errors.js';
 import { missingTool } from '../lib/exec.js';
+import { idOfVm, isRoot, kvmGroup, withoutPrivilege } from '../lib/sandbox.js';
 import { plain } from '../lib/text.js';
 import { PROBE_EXIT, probeRom } from './probe-guest.js';
 import { childEnvironment } from '../lib/variables.js';
@@ -30,11 +31,14 @@ export async function runProbeGuest(options: {
   const folder = await mkdtemp(join(tmpdir(), 'dkms2bin-probe-'));
   try {
     await writeFile(join(folder, 'probe.bin'), options.rom ?? probeRom());
+    const owner = isRoot() ? await idOfVm() : null;
+    if (owner !== null) await chown(folder, owner, owner);
+    const [command = '', ...args] = withoutPrivilege(owner, await kvmGroup());
     const begun = performance.now();
     const child = execa(
-      'setpriv',
+      command,
       [
-        ...['--pdeathsig', 'KILL', '--', options.qemu],
+        ...[...args, options.qemu],
         ...['-nodefaults', '-no-user-config', '-display', 'none', '-m', '16', '-no-reboot'],
         ...['-machine', `q35,accel=${options.accel}`, '-cpu', options.cpu, '-bios', 'probe.bin'],
         ...['-device', 'isa-debug-exit,iobase=0xf4,iosize=0x04', '-debugcon', 'stdio'],

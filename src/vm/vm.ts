@@ -26,6 +26,8 @@ export type VmSpec = Omit<
   forward: boolean;
   /** Whether the card that leads out has a link until `cutEgress`. */
   egress: boolean;
+  /** What `save` wrote with the memory in it, for `resume`: QEMU reads it itself. */
+  state?: string;
 };
 
 const PANIC = /Kernel panic - not syncing.*|VFS: Unable to mount root fs.*/;
@@ -76,7 +78,7 @@ export class Vm implements AsyncDisposable {
     const parts = await partsOf(spec, dir);
     let qemu: Qemu | undefined;
     try {
-      qemu = startQemu(await commandOf(parts), join(dir, 'qemu.log'));
+      qemu = startQemu(await commandOf(parts), join(dir, 'qemu.log'), spec.state);
       const qmp = await Promise.race([Qmp.connect(parts.config.qmpSocket, 20_000, signal), qemu.failed]);
       const port = spec.network === 'none' ? null : await sshPortOf(qmp);
       if (!spec.egress) await setEgress(qmp, false);
@@ -89,7 +91,7 @@ export class Vm implements AsyncDisposable {
     }
   }
 
-  /** QEMU's. */
+  /** Of the process that began as what confines QEMU and may have QEMU below it. */
   get pid(): number | undefined {
     return this.qemu.child.pid;
   }
@@ -143,6 +145,20 @@ export class Vm implements AsyncDisposable {
   /** Loads the device state that `save` wrote and lets the guest run. Egress was cut when it was saved. */
   async resume(file: string, egress: boolean): Promise<void> {
     await this.#prepareMigration();
+    if (this.parts.config.memory.kind === 'own') await this.#load();
+    else await this.#send(file);
+    // Loading set the link as it was saved.
+    await setEgress(this.qmp, egress);
+    await this.qmp.command('cont');
+  }
+
+  /** From the file that it was started with: hundreds of megabytes, which this process need not carry. */
+  async #load(): Promise<void> {
+    await this.qmp.command('migrate-incoming', { uri: 'fd:3' });
+    await this.alive(migrated(this.qmp));
+  }
+
+  async #send(file: string): Promise<void> {
     const socket = join(this.socketDir, 'resume');
     await this.qmp.command('migrate-incoming', { uri: `unix:${socket}` });
     const loading = migrated(this.qmp);
@@ -155,9 +171,6 @@ export class Vm implements AsyncDisposable {
       },
     );
     await this.alive(Promise.all([sent, loading]));
-    // Loading set the link as it was saved.
-    await setEgress(this.qmp, egress);
-    await this.qmp.command('cont');
   }
 
   /** Resolves or rejects with `work`, unless the VM dies first. */
@@ -323,14 +336,15 @@ interface Qemu {
 }
 
 /** Starts QEMU; what it complains of goes to the file `log`. It ends with this process, whose main thread is its parent. */
-function startQemu([file = '', ...args]: readonly string[], log: string): Qemu {
+function startQemu([file = '', ...args]: readonly string[], log: string, state: string | undefined): Qemu {
   const stderr = openSync(log, 'a');
+  const given = state === undefined ? [] : [openSync(state, 'r')];
   const child = spawn(file, args, {
-    stdio: ['ignore', 'ignore', stderr],
+    stdio: ['ignore', 'ignore', stderr, ...given],
     env: childEnvironment(),
     detached: true,
   });
-  closeSync(stderr);
+  for (const fd of [stderr, ...given]) closeSync(fd);
   const exited = new Promise<string>((resolve) => {
     child.once('error', () => resolve('could not be started'));
     child.once('exit', (code, sig) => resolve(`exited (${code === null ? sig : `code ${code}`})`));

@@ -41,11 +41,12 @@ export async function missingForRigs(): Promise<string[]> {
   return missing;
 }
 
+const SCRIPTS = ['make-debian.sh', 'customize-debian.sh', 'finish-root.sh', 'write-root.sh', 'grub-bios.py'];
+
 /** The folder of a suite's rig in the cache; made when it is not there, or was made by other scripts. */
 export async function officialRig(suite: Suite): Promise<string> {
   const hash = createHash('sha256');
-  for (const name of ['make-debian.sh', 'customize-debian.sh', 'write-root.sh', `${suite}.packages`])
-    hash.update(await readFile(join(RIG, name)));
+  for (const name of [...SCRIPTS, `${suite}.packages`]) hash.update(await readFile(join(RIG, name)));
   const rigs = join(cacheDir(), 'test-rigs');
   const made = join(rigs, `official-${suite}-${hash.digest('hex').slice(0, 16)}`);
   if (existsSync(join(made, 'SHA512SUMS'))) return made;

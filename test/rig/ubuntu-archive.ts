@@ -2,8 +2,7 @@ import { execa } from 'execa';
 import { createHash } from 'node:crypto';
 import { createReadStream, existsSync } from 'node:fs';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
-import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { get, type IncomingMessage, type ServerResponse } from 'node:http';
 import { join, normalize } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import type { SigningKey } from '../../src/repo/index.js';
@@ -73,18 +72,21 @@ export async function debianPackages(
   return { stanzas: `${stanzas.join('\n\n')}\n`, mirror: / (https?:\S+) /.exec(sources)![1]! };
 }
 
-/** Serves the folder's `ubuntu/`; what is in a pool and not there is Debian's, at `mirror`. */
-export async function serveArchive(folder: string, mirror: string): Promise<{ server: Server; url: string }> {
-  const server = createServer((request, response) => {
+/** Answers with the folder's files; what is in a pool of `ubuntu/` and not there is Debian's, from `mirror`. */
+export const answerFrom =
+  (folder: string, mirror: string) =>
+  (request: IncomingMessage, response: ServerResponse): void => {
     const path = normalize(decodeURIComponent(new URL(request.url ?? '/', 'http://x').pathname));
     const file = join(folder, path);
     if (existsSync(file)) createReadStream(file).pipe(response);
-    else if (path.startsWith('/ubuntu/pool/'))
-      response
-        .writeHead(302, { Location: `${mirror.replace(/\/+$/, '')}${request.url!.slice('/ubuntu'.length)}` })
-        .end();
-    else response.writeHead(404).end();
-  });
-  await new Promise<void>((listening) => server.listen(0, '127.0.0.1', listening));
-  return { server, url: `http://127.0.0.1:${(server.address() as AddressInfo).port}` };
-}
+    else if (path.startsWith('/ubuntu/pool/')) {
+      // Not by a redirect: apt follows none from https to http.
+      const url = `${mirror.replace(/\/+$/, '')}${request.url!.slice('/ubuntu'.length)}`;
+      get(url, (from) => {
+        response.writeHead(from.statusCode ?? 502, {
+          'content-length': from.headers['content-length'] ?? '',
+        });
+        from.pipe(response);
+      }).on('error', () => response.writeHead(502).end());
+    } else response.writeHead(404).end();
+  };

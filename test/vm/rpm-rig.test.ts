@@ -1,31 +1,36 @@
 import { execa } from 'execa';
 import { createReadStream } from 'node:fs';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { Server } from 'node:https';
 import { join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Proof } from '../../src/model/proof.js';
 import { inspectFile } from '../../src/attest/inspect.js';
+import { hostMirrors } from '../../src/distro/mirrors.js';
 import { readRpmFile } from '../../src/formats/rpm.js';
 import { ProofDocument } from '../../src/model/result-schema.js';
+import { hostAddress, makeAuthority, serveHttps } from '../rig/https.js';
+import { cachedImage, IMAGE_TOOLS, lacking, lookingTiny } from '../rig/images.js';
 import { makeKey } from '../unit/fixtures/repository.js';
 import { FIXTURES, temporary, tool, type Document } from './tool.js';
 
-// Real rpm, rpmbuild, dnf, createrepo_c and dkms in a Debian guest, whose kernel comes from an rpm repository: see test/rig.
+// Real rpm, rpmbuild, dnf, createrepo_c and dkms in a Debian guest, whose image has the form of CentOS Stream 9's or Fedora's and whose
+// kernel and compiler come from an rpm repository: see test/rig.
 const RIG = fileURLToPath(new URL('../rig', import.meta.url));
-const tools = ['rpmbuild', 'createrepo_c', 'dpkg-deb', 'apt-get'];
-// An image, a layer and a snapshot of its own take minutes: not part of every run.
+// Images, layers and snapshots of their own take minutes: not part of every run.
 const missing = process.env.DKMS2BIN_TEST_RIG ? [] : ['DKMS2BIN_TEST_RIG, as npm run test:rig sets it'];
-for (const each of tools) {
-  if ((await execa(each, ['--version'], { reject: false })).exitCode !== 0) missing.push(each);
-}
+missing.push(...(await lacking([...IMAGE_TOOLS, 'rpmbuild', 'createrepo_c', 'dnf', 'dpkg-deb', 'apt-get'])));
+const { main: mirror } = await hostMirrors();
+if (mirror === undefined) missing.push("a mirror of Debian in this host's apt configuration");
+const address = hostAddress();
+if (address === undefined) missing.push('an address that guests reach');
 
 let folder = '';
 let release = '';
 let fingerprint = '';
 let server: Server | undefined;
+let url = '';
 let env: Record<string, string> = {};
 
 beforeAll(async () => {
@@ -33,21 +38,31 @@ beforeAll(async () => {
   folder = await temporary('rpm-rig');
   const kernel = await execa(join(RIG, 'kernel-debs.sh'), [folder, 'bookworm-backports']);
   release = kernel.stdout.trim();
-  const repository = join(folder, 'repo');
-  server = createServer((request, response) => {
+  // One that nobody but NODE_EXTRA_CA_CERTS knows.
+  const authority = await makeAuthority(folder, address!);
+  const images = new Map<string, string>();
+  ({ server, url } = await serveHttps(authority, address!, (request, response) => {
     const path = normalize(decodeURIComponent(new URL(request.url ?? '/', 'http://x').pathname));
-    createReadStream(join(repository, path))
+    const image = images.get(path.split('/')[1] ?? '');
+    const file = image === undefined ? join(folder, 'repo', path) : join(image, path.split('/')[2] ?? '');
+    createReadStream(file)
       .on('error', () => response.writeHead(404).end())
       .pipe(response);
-  });
-  await new Promise<void>((resolve) => server!.listen(0, '127.0.0.1', resolve));
-  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  await execa(join(RIG, 'make-rpms.sh'), [release, join(folder, 'debs'), repository, url]);
+  }));
+  const sources = `deb ${mirror!} bookworm main\n`;
+  for (const form of ['stream', 'fedora'] as const) {
+    images.set(form, await cachedImage(form, { sources, url }));
+  }
+  await execa(join(RIG, 'make-rpms.sh'), [release, folder, join(images.get('stream')!, 'packages'), url]);
   const catalogue = join(folder, 'catalogue');
   await mkdir(catalogue);
-  const row = await readFile(join(RIG, 'rig.yaml'), 'utf8');
-  await writeFile(join(catalogue, 'rig.yaml'), row.replaceAll('{url}', url));
-  env = { DKMS2BIN_STATE: join(folder, 'state'), DKMS2BIN_CATALOGUE: catalogue };
+  const rows = await readFile(join(RIG, 'rig.yaml'), 'utf8');
+  await writeFile(join(catalogue, 'rig.yaml'), rows.replaceAll(`'{domain}'`, `'${new URL(url).host}'`));
+  env = {
+    DKMS2BIN_STATE: join(folder, 'state'),
+    DKMS2BIN_CATALOGUE: catalogue,
+    NODE_EXTRA_CA_CERTS: authority.file,
+  };
 });
 
 afterAll(async () => {
@@ -70,7 +85,7 @@ async function sourceRpm(): Promise<string> {
     '%description',
     '%install',
     'mkdir -p %{buildroot}/usr/src/dk2b-tiny-1.0 %{buildroot}/etc/modprobe.d',
-    `cp '${join(FIXTURES, 'tiny')}'/* %{buildroot}/usr/src/dk2b-tiny-1.0/`,
+    `cp '${await lookingTiny(FIXTURES, folder)}'/* %{buildroot}/usr/src/dk2b-tiny-1.0/`,
     'echo "# nothing" >%{buildroot}/etc/modprobe.d/dk2b-tiny.conf',
     '%files',
     '/usr/src/dk2b-tiny-1.0',
@@ -81,26 +96,26 @@ async function sourceRpm(): Promise<string> {
   return join(folder, 'src/RPMS/noarch/dk2b-tiny-dkms-1.0-3.noarch.rpm');
 }
 
+/** What the module's build saw of its guest: the root has grown, and the image's SELinux is at work. */
+async function expectGuest(log: string | null, filesystem: string): Promise<void> {
+  const text = await readFile(log!, 'utf8');
+  const [, size = '', type] = /root: +(\d+) KiB of (\S+)/.exec(text) ?? [];
+  expect(type).toBe(filesystem);
+  expect(Number(size)).toBeGreaterThan(13 * 1024 * 1024);
+  expect(text).toMatch(/^SELinux: Enforcing, \S+$/m);
+}
+
 const skipped = missing.length > 0 ? ` (skipped: no ${missing.join(', ')})` : '';
 
 test.skipIf(missing.length > 0)(
-  `from an .rpm with a DKMS source to a kmod that dnf installs and the kernel loads${skipped}`,
+  `Stream's form, BIOS and xfs: from an .rpm with a DKMS source to a kmod that dnf installs and the kernel loads${skipped}`,
   async () => {
     const out = join(folder, 'out');
     const { file, key } = await makeKey(folder);
     fingerprint = key!.fingerprint;
-    const args = [
-      '--dkms',
-      await sourceRpm(),
-      '--distro',
-      'rig',
-      '--kernel',
-      release,
-      '--image',
-      'bootstrap',
-    ];
+    const of = ['--distro', 'stream-rig', '--kernel', release, '--image', 'official'];
     const more = ['--out-dir', out, '--repo-key', file, '--debug-symbols', '--json', '--verbose'];
-    const ended = await tool([...args, ...more], { env });
+    const ended = await tool(['--dkms', await sourceRpm(), ...of, ...more], { env });
     expect(ended.code, ended.stderr).toBe(0);
     const [cell] = (JSON.parse(ended.stdout) as Document).cells;
     const name = `kmod-${cell?.module}-${release}`;
@@ -108,13 +123,14 @@ test.skipIf(missing.length > 0)(
       verdict: 'built',
       package: join(out, `${name}-${cell?.version}-1.x86_64.rpm`),
     });
+    await expectGuest(cell!.log, 'xfs');
     // What the guest's rpm and dnf said of it.
     expect(ended.stderr).toMatch(/digests OK/);
     expect(ended.stderr).toContain(`kernel-uname-r = ${release}`);
     expect(ended.stderr).toMatch(/Installed:[\s\S]*kmod-/);
-    // dkms came from EPEL with what that needs; of the debug symbols nothing is installed.
+    // The image has no compiler; dkms came from EPEL with what that needs; of the debug symbols nothing is installed.
     expect(ended.stderr).toMatch(/Installed:[\s\S]*rig-epel-release-1-1/);
-    expect(ended.stderr).toMatch(/Installed:[\s\S]*dkms-1-1[\s\S]*rig-crb-1-1/);
+    expect(ended.stderr).toMatch(/Installed:[\s\S]*dkms-1-1[\s\S]*gcc-1-1[\s\S]*rig-crb-1-1/);
     expect(ended.stderr).not.toMatch(/Installing +: \S*-debuginfo/);
     const { package: about, modules, files, provenance } = await inspectFile(cell!.package!);
     expect(about?.depends).toContain(`${cell?.module}-kmod-common`);
@@ -146,14 +162,15 @@ test.skipIf(missing.length > 0)(
 );
 
 test.skipIf(missing.length > 0)(
-  `dnf takes it from the signed repository on a machine without toolchain, and it loads${skipped}`,
+  `Stream's form: dnf takes it from the signed repository on a machine without toolchain, and it loads${skipped}`,
   async () => {
     const out = join(folder, 'out');
-    const args = ['prove', out, '--kernel', release, '--distro', 'rig', '--image', 'bootstrap', '--json'];
-    const ended = await tool([...args, '--verbose'], { env });
+    const of = ['--kernel', release, '--distro', 'stream-rig', '--image', 'official'];
+    const args = ['prove', out, ...of, '--json', '--verbose'];
+    const ended = await tool(args, { env });
     expect(ended.code, ended.stderr).toBe(0);
     const proof = ProofDocument.parse(JSON.parse(ended.stdout)) as Proof;
-    expect(proof).toMatchObject({ distro: 'rig', signedBy: fingerprint, pristine: true });
+    expect(proof).toMatchObject({ distro: 'stream-rig', signedBy: fingerprint, pristine: true });
     // dnf's own words: it took the metadata's key. The package came with what all kernels share, and nothing else did.
     expect(ended.stderr).toMatch(/Importing GPG key/);
     const [name, common] = proof.installed
@@ -166,9 +183,9 @@ test.skipIf(missing.length > 0)(
     const { instead, takes, ...saved } = proof.saved!;
     expect(instead.of).toEqual(['dkms', `kernel-devel-${release}`]);
     expect(saved.installedBytes).toBe(instead.installedBytes - takes.installedBytes);
-    // kernel-devel alone has some 60 MB; dkms and what it needs are empty here.
-    expect(instead.installedBytes).toBeGreaterThan(30e6);
-    expect(instead.packages).toBe(3);
+    // kernel-devel has some 60 MB, the compiler more than that; with dkms, make, patch and one of crb they are six.
+    expect(instead.installedBytes).toBeGreaterThan(100e6);
+    expect(instead.packages).toBe(6);
 
     // What was changed after signing does not install.
     const file = (await readdir(out)).find(
@@ -180,5 +197,21 @@ test.skipIf(missing.length > 0)(
     const changed = await tool(args, { env });
     expect(changed.code, changed.stderr).toBe(1);
     expect(changed.stderr).toMatch(/checksum/i);
+  },
+);
+
+test.skipIf(missing.length > 0)(
+  `Fedora's form, UEFI and a btrfs subvolume: a folder becomes a kmod that dnf installs and the kernel loads${skipped}`,
+  async () => {
+    const out = join(folder, 'fedora');
+    const of = ['--distro', 'fedora-rig', '--kernel', release, '--image', 'official'];
+    const source = await lookingTiny(FIXTURES, join(folder, 'source'));
+    const ended = await tool(['--dkms', source, ...of, '--out-dir', out, '--json', '--verbose'], { env });
+    expect(ended.code, ended.stderr).toBe(0);
+    const [cell] = (JSON.parse(ended.stdout) as Document).cells;
+    expect(cell).toMatchObject({ verdict: 'built', reason: null });
+    await expectGuest(cell!.log, 'btrfs');
+    expect(await readFile(cell!.log!, 'utf8')).toMatch(/arguments: .* rootflags=subvol=root /);
+    expect(ended.stderr).toMatch(/Installed:[\s\S]*kmod-/);
   },
 );

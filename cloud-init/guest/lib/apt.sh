@@ -1,8 +1,15 @@
-# What common.sh asks of a package manager, for apt. Options for apt-get in apt_opts. Variable: PROXY, may be empty.
+# What common.sh asks of a package manager, for apt. Options for apt-get in apt_opts. Variables: PROXY and AUTHORITIES, may be empty.
+# The program calls trust_authorities once it has its folder $work.
 manager=apt
 apt_opts=(-y --no-install-recommends -o Acquire::Retries=3 -o Acquire::http::Timeout=60 -o DPkg::Lock::Timeout=300
   -o Acquire::Languages=none -o Acquire::IndexTargets::deb-src::Sources::DefaultEnabled=false -o Dpkg::Use-Pty=0)
 if [ -n "${PROXY:-}" ]; then apt_opts+=(-o "Acquire::http::Proxy=$PROXY" -o "Acquire::https::Proxy=$PROXY"); fi
+
+trust_authorities() {
+  local trusted
+  trusted=$(trusted_file)
+  if [ -n "$trusted" ]; then apt_opts+=(-o "Acquire::https::CAInfo=$trusted"); fi
+}
 
 judge() {
   if [ "$1" -eq 0 ] && ! grep -q '^W: Failed to fetch' "$log"; then outcome=ok

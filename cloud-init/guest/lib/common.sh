@@ -73,6 +73,21 @@ forget_esp() {
   [ ! -f /etc/fstab ] || sed -i -E 's,^[^#[:space:]]+[[:space:]]+(/boot)?/efi[[:space:]],# &,' /etc/fstab
 }
 
+# Certificates of authorities that the image does not know (AUTHORITIES, PEM) and those that it knows, as one file in the folder $work;
+# prints its path, and nothing without AUTHORITIES.
+trusted_file() {
+  local known
+  [ -n "${AUTHORITIES:-}" ] || return 0
+  for known in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem \
+    /var/lib/ca-certificates/ca-bundle.pem /etc/ssl/ca-bundle.pem; do
+    if [ -s "$known" ]; then break; fi
+  done
+  # apt reads it as another user.
+  chmod 755 "$work"
+  { cat "$known" 2>/dev/null; echo; printf '%s\n' "$AUTHORITIES"; } >"$work/authorities.pem"
+  echo "$work/authorities.pem"
+}
+
 # --- one run of a package manager ---------------------------------------------------------------------------------------
 # The program defines, for its package manager:
 #   judge CODE       sets outcome to ok, missing, stale, network, space or other, by the exit code and by $log

@@ -5,16 +5,25 @@ import { sourceVariables, type PushedSource } from './pushed-source.js';
 
 /**
  * Has the guest's apt download a source's package and all that it depends on, while there is a network. Throws what the
- * program's exit code means; `called` is what the user calls the source, `proxy` is for the downloads. Resolves to the path
- * in the guest of a repository's package, null for a source that was pushed.
+ * program's exit code means; `called` is what the user calls the source; `proxy`, and the certificates of further
+ * `authorities`, are for the downloads. Resolves to the path in the guest of a repository's package, null for a source that
+ * was pushed.
  */
 export async function fetchSource(
   guest: Guest,
   source: PushedSource,
-  { called, proxy = '' }: { called: string; proxy?: string | undefined },
+  {
+    called,
+    proxy = '',
+    authorities = '',
+  }: { called: string; proxy?: string | undefined; authorities?: string },
   run: ScriptRun,
 ): Promise<string | null> {
-  const output = await guest.script('fetch-source.sh', { ...sourceVariables(source), PROXY: proxy }, run);
+  const output = await guest.script(
+    'fetch-source.sh',
+    { ...sourceVariables(source), PROXY: proxy, AUTHORITIES: authorities },
+    run,
+  );
   readEnd(output, ['DONE'], (why) => {
     const near = valuesOf(output, 'near');
     return {

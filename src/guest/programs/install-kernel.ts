@@ -14,6 +14,8 @@ export interface InstallVariables {
   SUITE: string;
   ARCHIVE_URI: string;
   ARCHIVE_SUITE: string;
+  /** Certificates of further authorities, PEM; may be empty. */
+  AUTHORITIES: string;
   /** Folder in the guest with packages to use first; may be empty. */
   KERNEL_PACKAGE_DIR: string;
   /** What the package manager of the distro needs besides. */
@@ -25,6 +27,8 @@ export interface InstalledKernel {
   /** Versions of image, headers, gcc and dkms, '' for what it does not name. */
   versions: Record<string, string>;
   rootUuid: string;
+  /** Of a booted image: those of its kernel arguments that its root and its security module need, each with a blank in front. */
+  bootArguments: string;
   /** Of a machine without a toolchain: what one would take; null when the package sources lack it. */
   toolchain: Cost | null;
 }
@@ -43,6 +47,8 @@ export const installKernelText = (program: InstallProgram, vars: InstallVariable
 
 const VERSIONS = ['image-package', 'image-version', 'headers-version', 'gcc-version', 'dkms-version'];
 const UUID = z.string().regex(/^[0-9a-f-]{36}$/);
+/** Root on a subvolume, and SELinux where it is not the kernel's default. */
+const KEPT_ARGUMENT = /^(?:rootflags|rootfstype|security|lsm|selinux|enforcing|apparmor)=[\w.,:=@/-]+$/;
 /** Packages, KiB installed, bytes to download. */
 const TOOLCHAIN = z
   .string()
@@ -76,6 +82,11 @@ export function readInstalledKernel(
   return {
     versions: Object.fromEntries(VERSIONS.map((key) => [key, said(key)])),
     rootUuid: rootUuid.data,
+    bootArguments: said('cmdline')
+      .split(' ')
+      .filter((word) => KEPT_ARGUMENT.test(word))
+      .map((word) => ` ${word}`)
+      .join(''),
     toolchain: toolchain.success ? toolchain.data : null,
   };
 }

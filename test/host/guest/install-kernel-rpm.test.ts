@@ -24,6 +24,7 @@ async function install(variables: Record<string, string>): Promise<string[]> {
   put(
     'bin/dnf',
     `#!/bin/sh
+for each; do case $each in --setopt=sslcacert=*) cat "\${each##*=}" >>'${root}/trusted'; echo >>'${root}/trusted' ;; esac; done
 case " $* " in
   *" repoquery "*) for last; do :; done; echo "$last" ;;
   *" install "*) printf '%s\n' "$*" >>'${root}/calls' ;;
@@ -75,4 +76,13 @@ test('a machine that builds nothing gets neither EPEL nor headers', async () => 
   expect(await install({ ...ROCKY, VARIANT: 'runtime', TOOLCHAIN_REPO: '' })).toEqual([
     `kernel-core-${RELEASE} kernel-modules-${RELEASE}`,
   ]);
+});
+
+test('each run of dnf trusts the given authorities besides those that the image knows', async () => {
+  put('etc/yum.repos.d/rocky.repo', '[crb]\nenabled=0\n');
+  put('etc/pki/tls/certs/ca-bundle.crt', 'KNOWN');
+  await install({ ...ROCKY, AUTHORITIES: 'OURS' });
+  const runs = readFileSync(join(root, 'trusted'), 'utf8').split('\n\n').filter(Boolean);
+  // makecache, three lookups, three installations
+  expect(runs).toEqual(Array(7).fill('KNOWN\nOURS'));
 });

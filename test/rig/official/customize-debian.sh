@@ -74,23 +74,3 @@ chroot "$root" grub-mkimage -O i386-pc -p '(hd0,gpt1)/boot/grub' -o /tmp/core.im
 mv "$root/tmp/core.img" "$RIG_WORK/core.img"
 cp "$root/usr/lib/shim/shimx64.efi.signed" "$RIG_WORK/shim"
 cp "$root/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed" "$RIG_WORK/grub-efi"
-
-# The initramfs of a chroot has no device behind / to look at: MODULES=most, as in the real one.
-if [ ! -s "$root/boot/initrd.img-$RIG_KERNEL" ]; then
-  if [ -x "$root/usr/sbin/update-initramfs" ]; then
-    chroot "$root" update-initramfs -c -k "$RIG_KERNEL"
-  else
-    chroot "$root" dracut --no-hostonly --force "/boot/initrd.img-$RIG_KERNEL" "$RIG_KERNEL"
-  fi
-fi
-
-chroot "$root" systemctl enable systemd-networkd systemd-resolved ssh >/dev/null 2>&1 || true
-ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
-: >"$root/etc/machine-id"
-echo localhost >"$root/etc/hostname"
-printf '127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n' >"$root/etc/hosts"
-rm -f "$root"/etc/ssh/ssh_host_* "$root"/var/lib/dbus/machine-id
-chroot "$root" passwd -l root >/dev/null
-chroot "$root" dpkg-query -W -f '${Package}\n' | sort >"$RIG_WORK/packages"
-# As apt-get clean leaves them; the lists are there in no cloud image.
-rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/*

@@ -48,7 +48,7 @@ export RIG_ROOT_UUID=$root_uuid RIG_ROOT_PART=$root_part RIG_ESP_PART=$esp_part
 # 3 GiB without the 1 MiB in front, the 3 MiB of grub, the 124 MiB of the ESP and the 1 MiB of the table's copy.
 export RIG_ROOT_MIB=$((3072 - 1 - 3 - 124 - 1))
 chmod 777 "$work"
-install -m 755 -t "$work" "$here/customize-debian.sh" "$here/write-root.sh"
+install -m 755 -t "$work" "$here/customize-debian.sh" "$here/finish-root.sh" "$here/write-root.sh"
 # A mirror that has stood still for weeks serves its testing and unstable no longer: there the image, too, is told to take them.
 export RIG_STALE=
 fetch='import sys, urllib.request; sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[1]).read())'
@@ -63,6 +63,7 @@ printf '%s\n' "${sources[@]}" |
     --aptopt='Acquire::Retries "5"' --aptopt='APT::Install-Recommends "false"' --aptopt='APT::Install-Suggests "false"' \
     --dpkgopt=force-unsafe-io ${stale[@]+"${stale[@]}"} \
     --customize-hook="$work/customize-debian.sh" \
+    --customize-hook="$work/finish-root.sh" \
     --customize-hook="$work/write-root.sh" \
     "$suite" - - >&2
 
@@ -87,27 +88,7 @@ mcopy -i "$work/esp" "$work/early.cfg" ::EFI/debian/grub.cfg
 mcopy -i "$work/esp" "$work/early.cfg" ::EFI/BOOT/grub.cfg
 put "$work/esp" $((8192 * 512))
 
-# boot.img knows the first sector of core.img, whose first sector knows where the rest is: what grub-bios-setup writes.
-python3 - "$disk" "$work/boot.img" "$work/core.img" 2048 <<'PY'
-import struct
-import sys
-
-disk, boot_path, core_path, first = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-boot = bytearray(open(boot_path, "rb").read())
-core = bytearray(open(core_path, "rb").read())
-core += bytes(-len(core) % 512)
-with open(disk, "r+b") as out:
-    old = out.read(512)
-    struct.pack_into("<Q", boot, 0x5C, first)
-    boot[440:512] = old[440:512]  # The protective partition table stays.
-    # Disk errors are no reason to stop: this jump is taken out on all but floppies.
-    boot[0x66:0x68] = b"\x90\x90"
-    struct.pack_into("<QHH", core, 512 - 12, first + 1, len(core) // 512 - 1, 0x820)
-    out.seek(0)
-    out.write(boot)
-    out.seek(first * 512)
-    out.write(core)
-PY
+"$here/grub-bios.py" "$disk" "$work/boot.img" "$work/core.img" 2048
 
 qemu-img convert -c -f raw -O qcow2 -o compression_type=zlib "$disk" "$work/$name.qcow2"
 chmod 644 "$work/$name.qcow2"

@@ -1,6 +1,6 @@
 /* oxlint-disable typescript/no-explicit-any, typescript/no-unsafe-member-access, typescript/no-unsafe-return, typescript/no-unsafe-call, typescript/no-unsafe-assignment --
    rows are broken here on purpose, as plain data */
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -46,6 +46,16 @@ it("takes a folder of the user's own rows besides, and a row in both for a mista
     await expect(loadCatalogue()).rejects.toThrow('already names');
   } finally {
     delete process.env.DKMS2BIN_CATALOGUE;
+  }
+});
+
+it('names a file or folder that cannot be read', async () => {
+  await mkdir(join(dir, 'test.yaml'));
+  for (const path of [dir, join(dir, 'none')]) {
+    await expect(loadCatalogue(path)).rejects.toMatchObject({
+      fault: 'usage',
+      message: expect.stringContaining(`Cannot read the image catalogue ${path}`) as string,
+    });
   }
 });
 

@@ -210,6 +210,7 @@ describe('install-kernel', () => {
       SUITE: '',
       ARCHIVE_URI: '',
       ARCHIVE_SUITE: '',
+      AUTHORITIES: '',
       KERNEL_PACKAGE_DIR: '',
     } as const;
     return readInstalledKernel(await installKernel(guest, 'install-kernel-apt.sh', vars, RUN), TARGET);
@@ -228,7 +229,17 @@ describe('install-kernel', () => {
         ...{ 'gcc-version': '/usr/bin/x 12.2', 'dkms-version': '' },
       },
       rootUuid: UUID,
+      bootArguments: '',
       toolchain: { packages: 30, installedBytes: 2048 * 1024, downloadBytes: 5000 },
+    });
+  });
+
+  it('keeps what the root and the security module of the image need', async () => {
+    const cmdline =
+      'root=UUID=x rootflags=subvol=root ro quiet security=selinux init=/bin/sh selinux=1;reboot';
+    const stdout = rows(`root-uuid ${UUID}`, `cmdline ${cmdline}`);
+    expect(await install({ stdout })).toMatchObject({
+      bootArguments: ' rootflags=subvol=root security=selinux',
     });
   });
 

@@ -82,6 +82,7 @@ describe('course', () => {
     expect(seen).toEqual(seen.toSorted((a, b) => a - b));
     expect(new Set(seen.slice(0, 30)).size).toBe(30);
     expect(seen.at(-1)).toBeLessThan(1);
+    expect(course.text()).toBe('99%, longer than expected');
     const restarted = begun(courseOf(IMAGE, CELL));
     restarted.add({ type: 'progress', what: 'd image', done: 80, total: 100 });
     const before = restarted.fraction();

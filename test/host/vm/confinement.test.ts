@@ -1,0 +1,91 @@
+import { mkdtemp, readdir, readFile, readlink, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { run } from '../../../src/lib/exec.js';
+import { isRoot, sandboxWorks } from '../../../src/lib/sandbox.js';
+import { CUT_MARK, ConsoleLog } from '../../../src/vm/console-log.js';
+import { Vm, type VmSpec } from '../../../src/vm/vm.js';
+
+let dir = '';
+beforeEach(async (context) => {
+  dir = await mkdtemp(join(tmpdir(), 'dkms2bin-vm-'));
+  process.env.XDG_RUNTIME_DIR = dir;
+  await sandboxWorks().catch((error: Error) => context.skip(error.message));
+});
+afterEach(async () => {
+  delete process.env.XDG_RUNTIME_DIR;
+  await rm(dir, { recursive: true, force: true });
+});
+
+async function spec(network: VmSpec['network']): Promise<VmSpec> {
+  const [disk, base, seed] = [join(dir, 'disk.qcow2'), join(dir, 'base.qcow2'), join(dir, 'seed.iso')];
+  await run('qemu-img', ['create', '-q', '-f', 'qcow2', base, '1M']);
+  await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', base, disk]);
+  await writeFile(seed, Buffer.alloc(2048));
+  await writeFile(join(dir, 'id'), 'A PRIVATE KEY', { mode: 0o600 });
+  return {
+    ...{ arch: 'x86_64', accel: 'tcg', cpu: 'Nehalem', cpus: 1, memoryMiB: 64, disk, seed, network },
+    ...{ boot: { kind: 'loader', firmware: 'bios' }, memory: { kind: 'own' } },
+    // Nothing runs in it.
+    ...{ incoming: true, forward: false, egress: false },
+  };
+}
+
+/** The process of QEMU itself below those that confine it. */
+async function qemuBelow(pid: number): Promise<string> {
+  const children = (await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8')).split(' ').filter(Boolean);
+  for (const child of children) return qemuBelow(Number(child));
+  return `/proc/${pid}`;
+}
+
+test.each(['none', 'login'] as const)('QEMU with network %s: whose it is, and what it sees', async (network) => {
+  await using vm = await Vm.start(await spec(network), dir);
+  const qemu = await qemuBelow(vm.pid!);
+  const status = await readFile(`${qemu}/status`, 'utf8');
+  expect(status).toMatch(/^Name:\s+qemu-system/);
+  expect(status).toMatch(/^CapEff:\s+0+$/m);
+  expect(status).toMatch(/^CapPrm:\s+0+$/m);
+  expect(status).toMatch(/^NoNewPrivs:\s+1$/m);
+  expect(status).toMatch(/^Seccomp:\s+2$/m);
+  const uid = Number(/^Uid:\s+(\d+)/m.exec(status)?.[1]);
+  if (isRoot()) {
+    expect(uid).toBeGreaterThan(65_536);
+    expect(status).toMatch(/^CapBnd:\s+0+$/m);
+    expect((await stat(join(dir, 'disk.qcow2'))).uid).toBe(uid);
+  } else expect(uid).toBe(process.getuid?.());
+  for (const kind of ['mnt', 'pid', 'ipc', 'uts'])
+    expect(await readlink(`${qemu}/ns/${kind}`)).not.toBe(await readlink(`/proc/self/ns/${kind}`));
+  const ownNetwork = (await readlink(`${qemu}/ns/net`)) !== (await readlink('/proc/self/ns/net'));
+  expect(ownNetwork).toBe(network === 'none');
+  expect(vm.sshPort === null).toBe(network === 'none');
+  // By the mounts, as only a process of its own user may look into its root folder.
+  const mounts = (await readFile(`${qemu}/mountinfo`, 'utf8')).split('\n').map((line) => line.split(' '));
+  const places = mounts.map((fields) => fields[4] ?? '');
+  expect(places).toContain(join(dir, 'disk.qcow2'));
+  expect(places.filter((place) => place === '/home' || place === '/root' || place === dir)).toEqual([]);
+  const options = (path: string): string => mounts.find((fields) => fields[4] === path)?.[5] ?? '';
+  expect(options(join(dir, 'base.qcow2'))).toMatch(/^ro/);
+  expect(options(join(dir, 'disk.qcow2'))).toMatch(/^rw/);
+});
+
+test('a VM leaves no folder of sockets, and one that a killed process left goes with the next', async () => {
+  const folders = async (): Promise<string[]> => (await readdir(dir)).filter((name) => /dk2b-/.test(name));
+  await mkdtemp(join(dir, 'dk2b-'));
+  expect(await folders()).toHaveLength(1);
+  {
+    await using vm = await Vm.start(await spec('none'), dir);
+    expect(await folders()).toEqual([vm.socketDir.slice(dir.length + 1).split('/')[0]]);
+  }
+  expect(await folders()).toEqual([]);
+});
+
+test('a console that prints without end is cut with a mark, and its last lines are known', async () => {
+  const [pipe, log] = [join(dir, 'pipe'), join(dir, 'console.log')];
+  using console = await ConsoleLog.open(pipe, log, 1000);
+  await run('sh', ['-c', `seq 1 20000 >'${pipe}'`]);
+  expect(console.tail(2)).toBe('19999\n20000');
+  const kept = await readFile(log, 'utf8');
+  expect(kept.slice(0, 1000)).toMatch(/^1\n2\n/);
+  expect(kept.slice(1000)).toBe(CUT_MARK);
+});
