@@ -74,7 +74,16 @@ export default defineConfig({
       },
       {
         test: {
-          // Packages that mean harm, in VMs, and the tool killed at many points.
+          // The tool killed at every step, with a stand-in for the guest: minutes, but no VM.
+          name: 'kill',
+          include: ['test/kill/**/*.test.ts'],
+          testTimeout: 60 * 60_000,
+          hookTimeout: 5 * 60_000,
+        },
+      },
+      {
+        test: {
+          // Packages that mean harm, and the tool killed, in VMs.
           name: 'hostile',
           include: ['test/hostile-vm/**/*.test.ts'],
           globalSetup: ['test/vm/setup.ts'],
@@ -91,6 +100,16 @@ export default defineConfig({
           globalSetup: ['test/official/setup.ts'],
           testTimeout: 2 * 3600_000,
           hookTimeout: 2 * 3600_000,
+          fileParallelism: false,
+        },
+      },
+      {
+        test: {
+          // Packages that mean harm, in VMs, and the tool killed at many points.
+          name: 'hostile',
+          include: ['test/hostile-vm/**/*.test.ts'],
+          testTimeout: 60 * 60_000,
+          hookTimeout: 60 * 60_000,
           fileParallelism: false,
         },
       },

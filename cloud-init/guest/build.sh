@@ -10,8 +10,10 @@
 #   source-package NAME VERSION       what was installed (repo, deb) or the module itself (folder, tarball)
 #   build-seconds NAME/VERSION 12.345 wall time of the `dkms build` command
 #   first-error NAME/VERSION LINE     the first error line of make.log
-#   module NAME VERSION built|skipped|failed|error REASON…      one per module of the package
-#   dependency NAME VERSION built|skipped|failed|error REASON…  one per module built only because another needs it
+#   announce NAME VERSION             a module that will have one of the next rows; the package's own before anything is built
+#   module NAME VERSION built|skipped|failed|lacks|error REASON…      one per module of the package. lacks: a source of something
+#                                     that it needs is not there
+#   dependency NAME VERSION built|skipped|failed|lacks|error REASON…  one per module built only because another needs it
 #   error TEXT                        why the script ended early
 # The running build's make.log is streamed in between; a line of it never starts with @@dkms2bin.
 #
@@ -59,7 +61,7 @@ STRIP
 fi
 
 # --- the source -----------------------------------------------------------------------------------------------------------
-declare -A confs
+declare -A confs why_not_added
 package='' package_version=''
 sources=() # folders of the package's own modules, when known
 brought=() # NAME/VERSION of the modules of other sources
@@ -73,6 +75,10 @@ take_package
 find_targets
 say source-package "$package" "$package_version"
 printf '%s\n%s\n' "$package" "$package_version" >"$result/source"
+for id in ${targets[@]+"${targets[@]}"} ${refused[@]+"${refused[@]}"}; do say announce "${id%/*}" "${id#*/}"; done
+for id in ${refused[@]+"${refused[@]}"}; do
+  say module "${id%/*}" "${id#*/}" failed "dkms add refused it: ${why_not_added[$id]:-see the log}"
+done
 
 # --- build --------------------------------------------------------------------------------------------------------------
 declare -A verdict reason on_path
@@ -82,19 +88,19 @@ trap stop_stream EXIT
 
 last_id='' rebuild_id=''
 status=$E_DONE
-[ -z "${refused:-}" ] || status=$E_BAD
+[ ${#refused[@]} -eq 0 ] || status=$E_BAD
 printf '%s\n' ${targets[@]+"${targets[@]}"} >"$result/targets"
 for id in ${targets[@]+"${targets[@]}"}; do
   on_path=()
   build_one "$id" ''
   case ${verdict[$id]} in
     failed) status=$E_BAD ;;
-    error) [ "$status" -eq "$E_BAD" ] || status=$E_NOBODYS ;;
+    lacks | error) [ "$status" -eq "$E_BAD" ] || status=$E_NOBODYS ;;
   esac
 done
 for id in "${!verdict[@]}"; do
   printf '%s\n%s\n' "${verdict[$id]}" "${reason[$id]}" >"$result/modules/${id%/*}--${id#*/}/verdict"
-  case ${verdict[$id]} in failed | error) rebuild_id=$id ;; esac
+  case ${verdict[$id]} in failed | lacks | error) rebuild_id=$id ;; esac
 done
 [ -n "$rebuild_id" ] || rebuild_id=$last_id
 if [ -n "$KEEP" ] && [ -n "$rebuild_id" ]; then leave_for_login "$rebuild_id"; fi

@@ -47,7 +47,9 @@ async function findSource(input: CellInput): Promise<Sourced> {
 async function buildInRun(sourced: Sourced, run: RunDir): Promise<CellResult[]> {
   const { input, identity } = sourced;
   const { environment, machine } = input;
-  await using verifyVm = new PrebootedVm(() => bootOn(environment, 'none', join(run.dir, 'verify'), machine));
+  await using verifyVm = new PrebootedVm((before) =>
+    bootOn(environment, 'none', join(run.dir, `verify${before > 0 ? `-${before}` : ''}`), machine),
+  );
   const compiled = await compile({ ...sourced, run, verifyVm, conditions: usualConditions(sourced) });
   const packaged = await pack(compiled);
   if (!packaged.modules.some(({ packed, ownedByOtherCell }) => packed && !ownedByOtherCell)) {

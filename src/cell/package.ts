@@ -55,7 +55,7 @@ function rowOf(cell: Compiled, report: ModuleReport): CellModule {
       log: log && !ownedByOtherCell ? join(input.outDir, `${baseName(input, report)}.log`) : null,
       phases,
       kept: run.record.kept ? run.record.id : null,
-      fault: FAULT[verdict],
+      fault: report.lacks ? 'not-found' : FAULT[verdict],
     },
     ownedByOtherCell,
     log: log ?? null,

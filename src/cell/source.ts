@@ -196,6 +196,8 @@ async function fieldsOf(path: string, signal: AbortSignal): Promise<Relations> {
 export interface ConfText {
   /** PACKAGE_NAMEs. */
   names: string[];
+  /** PACKAGE_VERSIONs; of each name one, when there are as many. */
+  versions: string[];
   /** Words of BUILD_DEPENDS. */
   needs: string[];
   /** False when BUILD_DEPENDS may hold more than plain words say. */
@@ -205,14 +207,21 @@ export interface ConfText {
 /** By the text alone: dkms.conf is shell and never run here. A name that the shell would put together is not seen. @internal */
 export function readConfText(text: string): ConfText {
   const code = text.replaceAll(/(^|\s)#.*$/gm, '$1');
-  const names = code.matchAll(
-    /^\s*(?:export\s+)?PACKAGE_NAME=(["']?)([A-Za-z0-9][A-Za-z0-9._+-]*)\1[ \t]*(?:;|$)/gm,
-  );
+  const plain = (key: string): string[] =>
+    [
+      ...code.matchAll(
+        new RegExp(
+          `^\\s*(?:export\\s+)?${key}=(["']?)([A-Za-z0-9][A-Za-z0-9._+:~-]*)\\1[ \\t\\r]*(?:;|$)`,
+          'gm',
+        ),
+      ),
+    ].map(([, , value = '']) => value);
   const values = [...code.matchAll(/^[ \t]*BUILD_DEPENDS(?:\[\d+\])?\+?=(\([^)]*\)|[^\n;]*)/gm)];
   const words = values.flatMap(([, value = '']) => value.split(/[\s()"']+/)).filter((word) => word !== '');
   const needs = words.filter((word) => /^[A-Za-z0-9][A-Za-z0-9._+-]*$/.test(word));
   return {
-    names: [...names].map(([, , name = '']) => name),
+    names: plain('PACKAGE_NAME'),
+    versions: plain('PACKAGE_VERSION'),
     needs: [...new Set(needs)],
     plain: needs.length === words.length && values.length === (code.match(/\bBUILD_DEPENDS\b/g) ?? []).length,
   };
@@ -225,6 +234,12 @@ export function readConfText(text: string): ConfText {
 export async function moduleNames(source: ModuleSource, signal: AbortSignal): Promise<string[]> {
   if (source.kind === 'repo') return [source.name.replace(/-dkms$/, '')];
   return source.kind === 'rpm' ? [] : (await confOf(source, signal)).names;
+}
+
+/** NAME/VERSION of the modules that a source brings, as far as its dkms.conf files say so in plain words. */
+export async function moduleIds(source: LocalSource, signal: AbortSignal): Promise<string[]> {
+  const { names, versions } = await confOf(source, signal);
+  return names.length === versions.length ? names.map((name, at) => `${name}/${versions[at]}`) : [];
 }
 
 /** What the dkms.conf files of a source say. Empty, and not plain, when they cannot be read. */
@@ -245,7 +260,7 @@ export async function confOf(source: LocalSource, signal: AbortSignal): Promise<
   } catch (error) {
     if (signal.aborted) throw error;
     // An old-style package carries its dkms.conf in a tarball of its own.
-    return { names: [], needs: [], plain: false };
+    return { names: [], versions: [], needs: [], plain: false };
   }
 }
 
@@ -262,7 +277,7 @@ const CONF = /^\/usr\/src\/[^/]+\/dkms\.conf$|^\/etc\/dkms\/[^/]+\.conf$/;
 /** What the dkms.conf files of a package say. An old one brings its source in a tarball, and some by a script. */
 export function packageConf(files: readonly PackageEntry[]): ConfText {
   const confs = files.filter(({ path }) => CONF.test(path));
-  if (confs.length === 0) return { names: [], needs: [], plain: false };
+  if (confs.length === 0) return { names: [], versions: [], needs: [], plain: false };
   return readConfText(confs.map((each) => each.bytes().toString()).join('\n'));
 }
 

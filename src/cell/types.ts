@@ -35,6 +35,8 @@ export interface CellInput extends SourceInput {
   invocation: Invocation;
   nameStyle: 'release' | 'dkms';
   verify: boolean;
+  /** A module that the kernel warns of has failed. */
+  strict: boolean;
   /** Packs what dkms strips from the modules into a package of its own. */
   debugSymbols: boolean;
   /** Builds twice; what does not come out the same has failed. */

@@ -30,6 +30,24 @@ export interface InstalledPackage {
   architecture?: string;
 }
 
+interface Wanted {
+  name: string;
+  version?: string | undefined;
+  /** As the user typed it, when name and version are one reading of it. */
+  text?: string;
+}
+
+/** What a name with dashes can mean: the package of that very name, then each split before a digit, the shortest name first. */
+function readingsOf({ name, version = '', text = '' }: Wanted): { name: string; version: string }[] {
+  const whole = text.toLowerCase();
+  if (whole === '' || text.includes('=') || !whole.startsWith(name)) return [{ name, version }];
+  const splits = [...whole.matchAll(/-(?=\d)/g)].filter(({ index }) => index > 0);
+  return [
+    { name: whole, version: '' },
+    ...splits.map(({ index }) => ({ name: whole.slice(0, index), version: text.slice(index + 1) })),
+  ];
+}
+
 /**
  * The package that a `--dkms` name means in the row's suites: of the name, and of the version as `matchesVersion` has it.
  * The newest one wins, but one of backports only when no other suite has any. Throws `not-found` with near names or
@@ -37,7 +55,7 @@ export interface InstalledPackage {
  */
 export async function findDkmsPackage(
   row: DistroRow,
-  wanted: { name: string; version?: string | undefined },
+  wanted: Wanted,
   options: FindOptions,
 ): Promise<FoundPackage> {
   requireApt(row);
@@ -52,19 +70,28 @@ export async function findDkmsPackage(
     keyring: rest.keyring ?? row.keyring,
     ...(row.family === 'debian' ? {} : { components: row.components }),
   });
-  const { name, version = '' } = wanted;
   const rank = (suite: string): number => row.suites.findIndex((each) => each.name === suite);
   const backport = (suite: string): number => Number(row.suites[rank(suite)]?.role === 'backports');
-  const named = packages
-    .filter((each) => each.name === name)
-    .sort(
-      (a, b) =>
-        backport(a.suite) - backport(b.suite) ||
-        compareVersions(b.version, a.version) ||
-        rank(a.suite) - rank(b.suite),
-    );
-  const found = named.find((each) => matchesVersion(each.version, version));
-  if (found) return found;
+  const namedAs = (name: string): FoundPackage[] =>
+    packages
+      .filter((each) => each.name === name)
+      .sort(
+        (a, b) =>
+          backport(a.suite) - backport(b.suite) ||
+          compareVersions(b.version, a.version) ||
+          rank(a.suite) - rank(b.suite),
+      );
+  const readings = readingsOf(wanted);
+  for (const { name, version } of readings) {
+    const found = namedAs(name).find((each) => matchesVersion(each.version, version));
+    if (found) return found;
+  }
+  // The most likely of what was meant.
+  const { name, version } = readings.find((each) => namedAs(each.name).length > 0) ?? {
+    name: wanted.name,
+    version: wanted.version ?? '',
+  };
+  const named = namedAs(name);
 
   const tried = places.map(({ suite, url, components }) => ({
     where: `${url} ${suite}${components.length > 0 ? ` (${components.join(' ')})` : ''}`,

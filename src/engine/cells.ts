@@ -141,6 +141,7 @@ export class CellRunner implements AsyncDisposable {
       ...{ outDir, signer, invocation },
       nameStyle: request.nameStyle,
       verify: request.verify,
+      strict: request.strict,
       debugSymbols: request.debugSymbols,
       checkReproducible: request.checkReproducible,
       force: request.force,

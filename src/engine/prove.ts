@@ -105,7 +105,9 @@ export async function prove(input: ProveInput): Promise<Proof> {
     came = await phase('install', () =>
       proveRepository(booted.guest, orderOf(input, manager), {
         timeoutMs: deadline(machine.accel, 120),
+        accel: machine.accel,
         onLine: (line) => machine.emit({ type: 'output', cell: label, line }),
+        lastWords: () => booted.vm.lastWords(),
       }),
     );
   } finally {
@@ -121,12 +123,15 @@ export async function prove(input: ProveInput): Promise<Proof> {
     enforced: certificate && keyIdOf(certificate),
     installed: came.map(({ name, version }) => ({ package: name, version })),
     modules: came.flatMap(({ name, version, loads }) =>
-      loads.map(({ name: module, how, why }): ModuleProof => ({
+      loads.map(({ name: module, how, why, warnings }): ModuleProof => ({
         package: name,
         version,
         module,
         verdict: how === 'loaded' || how === 'refused' ? how : 'failed',
-        reason: why === '' ? null : why,
+        reason:
+          [why, ...warnings.map((each) => `the kernel warns: ${each}`)]
+            .filter((each) => each !== '')
+            .join('; ') || null,
       })),
     ),
     saved: await savingOf(input, came),

@@ -3,9 +3,9 @@ import { createWriteStream } from 'node:fs';
 import { PassThrough, Transform, Writable, type Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { StringDecoder } from 'node:string_decoder';
-import { Dkms2binError } from '../model/errors.js';
+import { Dkms2binError, GuestDeath } from '../model/errors.js';
 import { plain, quote } from '../lib/text.js';
-import { programText, type ProgramName, type Variables } from './program.js';
+import { packedPython, programText, type ProgramName, type Variables } from './program.js';
 import type { Command, Ended, ExecIo, Transport } from './transport.js';
 
 /** Where this tool keeps its things inside a guest. */
@@ -16,7 +16,7 @@ export interface GuestOutput {
   /** Last lines of what was printed, control bytes removed. */
   tail: string;
   /** `@@dkms2bin:NONCE KEY VALUE` lines of the guest's scripts, in order. */
-  reports: { key: string; value: string }[];
+  reports: Report[];
 }
 
 export interface GuestOptions {
@@ -33,6 +33,14 @@ export interface ScriptRun {
   /** How long it may print nothing; a result line `progress` counts. */
   silenceMs?: number;
   onLine?: (line: string) => void;
+  /** Hears each result line as it comes: those of a guest that dies are in no output. */
+  onReport?: (report: Report) => void;
+}
+
+/** A result line. */
+export interface Report {
+  key: string;
+  value: string;
 }
 
 const MAX_REPORTS = 10_000;
@@ -81,7 +89,9 @@ export class Guest {
       const [, key, value = ''] = (whole && form.exec(line)) || [];
       if (key === 'progress') return;
       if (key !== undefined && reports.length < MAX_REPORTS) {
-        reports.push({ key, value: plain(value) });
+        const report = { key, value: plain(value) };
+        reports.push(report);
+        options.onReport?.(report);
         return;
       }
       const clean = plain(line);
@@ -100,7 +110,13 @@ export class Guest {
         giveUp: silence.signal,
       });
     } catch (error) {
-      if (!(error instanceof Dkms2binError) || error.fault !== 'transient' || tail.length === 0) throw error;
+      if (
+        error instanceof GuestDeath ||
+        !(error instanceof Dkms2binError) ||
+        error.fault !== 'transient' ||
+        tail.length === 0
+      )
+        throw error;
       throw new Dkms2binError('transient', `${error.message} during ${name}:\n${said()}`, { cause: error });
     } finally {
       silence.end();
@@ -111,7 +127,10 @@ export class Guest {
       const message = silence.signal.aborted
         ? `${name} has done nothing in the guest for ${seconds(silenceMs)} s; it last said:\n${said()}`
         : `${name} did not end within ${seconds(timeoutMs)} s in the guest; it last said:\n${said()}`;
-      throw new Dkms2binError('transient', message, lateHint === undefined ? {} : { hint: lateHint });
+      const hint = lateHint === undefined ? {} : { hint: lateHint };
+      throw silence.signal.aborted
+        ? new GuestDeath('silent', message, '', hint)
+        : new Dkms2binError('transient', message, hint);
     }
     if (ended.code === null) {
       throw new Dkms2binError('transient', `${name} was killed in the guest:\n${said()}`);
@@ -198,7 +217,7 @@ async function commandOf(
   { nonce, input }: { nonce: string; input: Buffer | undefined },
 ): Promise<{ command: Command; input: string | Buffer | undefined }> {
   if (name.endsWith('.py')) {
-    return { command: { python: await programText(name, { NONCE: nonce, ...vars }) }, input };
+    return { command: { python: packedPython(await programText(name, { NONCE: nonce, ...vars })) }, input };
   }
   // Stored as a file, because a child that reads stdin must not eat the script. The nonce is not in it: whatever runs in the
   // guest can read the file.

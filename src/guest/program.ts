@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { deflateSync } from 'node:zlib';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { quote } from '../lib/text.js';
 
@@ -45,8 +46,14 @@ export async function programText(name: ProgramName, variables: Variables): Prom
   const literal = (value: Value): string => (isPython ? JSON.stringify(value) : quote(String(value)));
   const head = Object.entries(variables).map(([key, value]) => `${key}=${literal(value)}\n`);
   const text = texts.join('');
-  // One message of the channel holds a Python program and its variables, a hundred modules' names among them: words for people
-  // stay here.
+  // Words for people stay here.
   const sent = isPython ? text.replaceAll(/^"""[^]*?"""\n/gm, '').replaceAll(/^ *#.*\n/gm, '') : text;
   return head.join('') + sent;
 }
+
+/**
+ * A Python program as a short one that unpacks it: one message of the channel holds it with its variables, a hundred modules' names
+ * among them.
+ */
+export const packedPython = (program: string): string =>
+  `import binascii, zlib\nexec(zlib.decompress(binascii.a2b_base64("${deflateSync(program).toString('base64')}")))\n`;

@@ -1,5 +1,5 @@
 import { Dkms2binError, type Fault } from '../model/errors.js';
-import type { GuestOutput } from './guest.js';
+import type { GuestOutput, Report } from './guest.js';
 
 interface ProgramEnd {
   /** In cloud-init/guest/lib/exit-codes.sh with `E_` in front. */
@@ -51,7 +51,7 @@ export function whyOf({ reports, tail }: GuestOutput): string {
 }
 
 /** Values of a program's result lines with this key, in order. */
-export function valuesOf({ reports }: Pick<GuestOutput, 'reports'>, key: string): string[] {
+export function valuesOf({ reports }: { reports: readonly Report[] }, key: string): string[] {
   return reports.filter((report) => report.key === key).map(({ value }) => value);
 }
 

@@ -62,6 +62,19 @@ export class Dkms2binError extends Error {
   }
 }
 
+/** A guest is no more, by what ran in it: its kernel panicked or reset the machine, or it says nothing any more. */
+export class GuestDeath extends Dkms2binError {
+  constructor(
+    readonly how: 'died' | 'silent',
+    message: string,
+    /** What the console says of it, on one line; '' for nothing. */
+    readonly words: string,
+    options: { hint?: string; cause?: unknown } = {},
+  ) {
+    super('transient', message, options);
+  }
+}
+
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }

@@ -6,11 +6,11 @@ import { dirname, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
-import { Dkms2binError, messageOf } from '../model/errors.js';
+import { Dkms2binError, GuestDeath, messageOf } from '../model/errors.js';
 import { backingChain } from '../lib/qemu-img.js';
 import { vmSandbox, type Contents, type VmSandbox } from '../lib/sandbox.js';
 import { socketFolder, type Scratch } from '../lib/scratch.js';
-import { plain } from '../lib/text.js';
+import { oneLine, plain } from '../lib/text.js';
 import { childEnvironment } from '../lib/variables.js';
 import { qemuArgs, type VmConfig } from './args.js';
 import { ConsoleWatch } from './console.js';
@@ -31,6 +31,9 @@ export type VmSpec = Omit<
 };
 
 const PANIC = /Kernel panic - not syncing.*|VFS: Unable to mount root fs.*/;
+/** How a kernel's own report of its trouble begins. */
+const DYING =
+  /^(?:BUG: |kernel BUG at |Oops|general protection fault|Internal error|Unable to handle|watchdog: |INFO: task .* blocked|INFO: rcu_|rcu: INFO: )/;
 
 /**
  * A running QEMU. `died` rejects when QEMU exits, the guest panics or the host disk is full; race every wait against
@@ -44,6 +47,8 @@ export class Vm implements AsyncDisposable {
   readonly sshPort: number | null;
   /** Set once QEMU's end is wanted: then it is no death. */
   #ending = false;
+  /** Set once the guest itself has ended or reset the machine. */
+  #byGuest = false;
 
   private constructor(
     private readonly parts: Parts,
@@ -59,7 +64,9 @@ export class Vm implements AsyncDisposable {
         if (!this.#ending) reject(this.#deathError(`QEMU ${how}`));
       });
       qmp.on('event', (name: string, data: Record<string, unknown>) => {
+        if (name === 'SHUTDOWN' && data.guest === true) this.#byGuest = true;
         if (name === 'GUEST_PANICKED') {
+          this.#byGuest = true;
           reject(this.#deathError('The guest kernel panicked'));
         } else if (name === 'BLOCK_IO_ERROR' && data.nospace === true) {
           reject(
@@ -233,6 +240,15 @@ export class Vm implements AsyncDisposable {
     return PANIC.exec(this.consoleTail(200))?.[0];
   }
 
+  /** What the console says of the kernel's end: how it began, and the panic's own words; '' for nothing. */
+  lastWords(): string {
+    const lines = this.consoleTail(400)
+      .split('\n')
+      .map((line) => oneLine(line).replace(/^\[ *[\d.]+\] ?/, ''));
+    const found = [lines.find((line) => DYING.test(line)), lines.find((line) => PANIC.test(line))];
+    return [...new Set(found.filter((line) => line !== undefined))].join('; ').slice(0, 500);
+  }
+
   /** Memory that lies in a file is not in the state that is moved; what is, goes as fast as it can. */
   async #prepareMigration(): Promise<void> {
     if (this.parts.config.memory.kind === 'file') {
@@ -245,11 +261,11 @@ export class Vm implements AsyncDisposable {
 
   #deathError(what: string): Dkms2binError {
     const panic = this.panicLine();
-    return new Dkms2binError(
-      'transient',
-      `${panic ? `The guest kernel panicked (${panic})` : what}; its console ends:\n${this.consoleTail()}`,
-      { hint: `The whole console is in ${this.consoleLog}` },
-    );
+    const message = `${panic ? `The guest kernel panicked (${panic})` : what}; its console ends:\n${this.consoleTail()}`;
+    const options = { hint: `The whole console is in ${this.consoleLog}` };
+    return this.#byGuest || panic
+      ? new GuestDeath('died', message, this.lastWords(), options)
+      : new Dkms2binError('transient', message, options);
   }
 }
 

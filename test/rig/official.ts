@@ -12,6 +12,7 @@ import { cacheDir } from '../../src/lib/paths.js';
 
 // Images that are made like Debian's official ones (README.md in official/), kept in the cache, served as Debian serves its own.
 const RIG = fileURLToPath(new URL('official', import.meta.url));
+const SCRIPTS = ['make-debian.sh', 'customize-debian.sh', 'finish-root.sh', 'write-root.sh', 'grub-bios.py'];
 const IMAGES = fileURLToPath(new URL('../../images', import.meta.url));
 
 /** The row of the catalogue that a suite's rig stands for. */

@@ -26,7 +26,33 @@ first_error() { # LOG: compiler, then linker and modpost, then make
     grep -m 1 -E '^ERROR:|ERROR: modpost|undefined reference|FATAL: modpost' "$1" 2>/dev/null ||
     grep -m 1 -E '\*\*\*|: Error [0-9]|No such file|not found' "$1" 2>/dev/null
 }
-finish() { # ID VERDICT REASON
+# What dkms itself calls the error, on one line: `Error! …` or `dkms.conf: Error! …` with the lines that belong to it, or the script
+# of a dkms.conf that failed.
+dkms_error() { # FILE
+  local line error='' script='' status
+  while IFS= read -r line || [ -n "$line" ]; do
+    case $line in
+      Error!* | 'dkms.conf: Error!'*)
+        [ -z "$error" ] || break
+        error=$line ;;
+      'Running the '*' script'*'(bad exit status: '*)
+        script=${line#Running the } status=${line##*: }
+        script="the ${script%% *} script of dkms.conf failed with exit status ${status%)}:" ;;
+      'Failed command:') ;;
+      '' | 'You may override by '*) [ -z "$error" ] || break ;;
+      *)
+        [ -z "$error" ] || error+=" $line"
+        if [ -n "$script" ]; then error="$script $line"; break; fi ;;
+    esac
+  done <"$1"
+  [ -n "$error" ] || return 0
+  while case $error in *'  '*) ;; *) false ;; esac; do error=${error//  / }; done
+  error=${error/Error! }
+  # Where to read on is a path in the guest; the log comes along.
+  case $error in *' for more information.'*) error=${error%%, or consult *} error=${error%% Check /*} error=${error%% Consult /*} ;; esac
+  printf '%s' "$error"
+}
+finish() { # ID built|skipped|failed|lacks|error REASON
   verdict[$1]=$2 reason[$1]=$3
   local kind=dependency
   case " ${targets[*]} " in *" $1 "*) kind=module ;; esac
@@ -44,6 +70,7 @@ build_one() { # ID PATH-SO-FAR
   local id=$1 path=$2 name=${1%/*} version=${1#*/} conf key dep dep_id log out code start end base why first folder file line made kills
   [ -z "${verdict[$id]:-}" ] || return 0
   on_path[$id]=1
+  [ -z "$path" ] || say announce "$name" "$version"
   read_conf "$tree/$id/source"
   folder=$result/modules/$name--$version
   mkdir -p "$folder/ko" "$folder/debug"
@@ -54,11 +81,11 @@ build_one() { # ID PATH-SO-FAR
     echo "$dep" >>"$folder/depends"
     dep_id=$(find_dependency "$dep")
     if [ -z "$dep_id" ]; then
-      finish "$id" error "its build dependency $dep (BUILD_DEPENDS) is missing: no other source brings it, and there is no package $dep-dkms in the package sources"
+      finish "$id" lacks "BUILD_DEPENDS of its dkms.conf names $dep, which no source of this run brings, and there is no package $dep-dkms in the package sources: add the source of $dep with a --dkms of its own"
       return 0
     fi
     if [ -n "${on_path[$dep_id]:-}" ]; then
-      finish "$id" error "its build dependencies form a cycle: $path$name -> $dep"
+      finish "$id" failed "BUILD_DEPENDS of the dkms.conf files form a circle: $path$name -> $dep"
       return 0
     fi
     build_one "$dep_id" "$path$name -> "
@@ -70,12 +97,19 @@ build_one() { # ID PATH-SO-FAR
           return 0
         fi ;;
       *)
-        finish "$id" "${verdict[$dep_id]}" "its build dependency $dep_id was ${verdict[$dep_id]/error/in error}: ${reason[$dep_id]}"
+        out=${verdict[$dep_id]/error/in error}
+        finish "$id" "${verdict[$dep_id]}" "its build dependency $dep_id was ${out/lacks/incomplete}: ${reason[$dep_id]}"
         unset "on_path[$id]"
         return 0 ;;
     esac
   done <<<"$conf"
   unset "on_path[$id]"
+
+  obsolete_by out
+  if [ -n "$out" ]; then
+    finish "$id" skipped "OBSOLETE_BY=\"$out\" of its dkms.conf: dkms would install nothing for $RELEASE, whose own modules replace it"
+    return 0
+  fi
 
   base=$tree/$id/$RELEASE/$arch
   log=$tree/$id/build/make.log
@@ -125,7 +159,9 @@ build_one() { # ID PATH-SO-FAR
     return 0
   fi
 
-  why=$(grep -m 1 -iE '^ *error!' -A 2 "$state/dkms.out" | tr '\n' ' ' | sed 's/  */ /g')
+  why=$(dkms_error "$state/dkms.out")
+  # dkms ends with the exit code of a script that failed, whatever that is.
+  case $why in 'the '*' script of dkms.conf failed '*) code=1 ;; esac
   if [ "$code" -eq 77 ] || { [ "$code" -eq 9 ] && grep -q BUILD_EXCLUSIVE "$state/dkms.out"; }; then
     out=$(exclusive_reason "$conf")
     finish "$id" skipped "${out:-a BUILD_EXCLUSIVE directive of its dkms.conf does not match this kernel}"
@@ -138,11 +174,17 @@ build_one() { # ID PATH-SO-FAR
   elif [ "$code" -eq 21 ] || [ ! -e "/lib/modules/$RELEASE/build/Makefile" ]; then
     finish "$id" error "no kernel headers for $RELEASE"
   elif [ "$code" -eq 13 ]; then
-    finish "$id" error "${why:-a build dependency is missing}"
+    finish "$id" lacks "${why:-a build dependency is missing}"
   elif [ "$code" -eq 12 ] || [ "$code" -eq 15 ] || [ "$code" -eq 16 ] || [ "$code" -eq 126 ] || [ "$code" -eq 127 ]; then
     finish "$id" error "dkms ended with $code: ${why:-$(tail -n 1 "$state/dkms.out")}"
   else
-    first=$(first_error "$log")
+    first=''
+    # 10: make failed. Any other end is one that dkms has words for.
+    if [ "$code" -eq 10 ] || [ -z "$why" ] || compiler_error "$log"; then first=$(first_error "$log"); fi
+    [ "$code" -ne 6 ] || why+=" $(grep -h -m 1 -E 'FAILED|malformed|can.t find file' "$state/dkms.out" "$log" | head -n 1)"
+    conf_value out CRLF
+    [ -z "$out" ] || grep -qF '%$CR' "$(command -v dkms)" ||
+      first="its dkms.conf has Windows line ends (CRLF), which this dkms cannot read: ${first:-$why}"
     [ -z "$first" ] || say first-error "$id" "$first"
     out=$(exclusive_reason "$conf")
     finish "$id" failed "${first:-${why:-dkms build ended with $code}}${out:+ (its dkms.conf says that it does not apply here, which this dkms does not look at: $out)}"

@@ -14,13 +14,16 @@ conf_of() {
     exec 3>&1
     # shellcheck disable=SC1091
     . ./dkms.conf >/dev/null 2>&1 </dev/null
+    # dkms from 3.1.5 on takes the carriage return of a Windows line end off each value. An older one does not, and fails.
     for key in PACKAGE_NAME PACKAGE_VERSION BUILD_EXCLUSIVE_KERNEL BUILD_EXCLUSIVE_KERNEL_MIN BUILD_EXCLUSIVE_KERNEL_MAX \
       BUILD_EXCLUSIVE_ARCH BUILD_EXCLUSIVE_CONFIG OBSOLETE_BY POST_ADD; do
-      [ -z "${!key}" ] || printf '%s %s\n' "$key" "${!key//$'\n'/ }" >&3
+      value=${!key%$'\r'}
+      [ -z "$value" ] || printf '%s %s\n' "$key" "${value//$'\n'/ }" >&3
     done
     for key in "${BUILD_DEPENDS[@]}"; do
-      for word in $key; do printf 'BUILD_DEPENDS %s\n' "$word" >&3; done
+      for word in ${key%$'\r'}; do printf 'BUILD_DEPENDS %s\n' "$word" >&3; done
     done
+    case $(<dkms.conf) in *$'\r\n'* | *$'\r') echo 'CRLF yes' >&3 ;; esac
   )
 }
 # conf_value VARIABLE KEY: its value in $conf, or nothing.
@@ -43,7 +46,6 @@ exclusive_reason() {
   conf_value value BUILD_EXCLUSIVE_KERNEL_MIN
   [ -z "$value" ] || ordered "$value" "${RELEASE%%-*}" || reasons+="; BUILD_EXCLUSIVE_KERNEL_MIN=\"$value\" is newer than $RELEASE"
   conf_value value BUILD_EXCLUSIVE_KERNEL_MAX
-  [ -n "$value" ] || conf_value value OBSOLETE_BY
   [ -z "$value" ] || ordered "${RELEASE%%-*}" "$value" || reasons+="; BUILD_EXCLUSIVE_KERNEL_MAX=\"$value\" is older than $RELEASE"
   conf_value value BUILD_EXCLUSIVE_ARCH
   [ -z "$value" ] || [[ $arch =~ $value ]] || reasons+="; BUILD_EXCLUSIVE_ARCH=\"$value\" does not match $arch"
@@ -55,4 +57,22 @@ exclusive_reason() {
     esac
   done
   printf '%s' "${reasons#; }"
+}
+
+# obsolete_by VARIABLE: the OBSOLETE_BY of $conf when dkms would install nothing for this kernel because of it, or nothing. As its
+# check_version_sanity does: the kernel is newer, or the same one with an ABI number that is not older.
+obsolete_by() {
+  local by base own abi
+  printf -v "$1" ''
+  conf_value by OBSOLETE_BY
+  [ -n "$by" ] || return 0
+  base=${by%%-*} own=${RELEASE%%-*}
+  if [ "$own" = "$base" ]; then
+    case $by in
+      *-*)
+        abi=${by#*-} own=${RELEASE#*-}
+        ordered "${abi%%-*}" "${own%%-*}" || return 0 ;;
+    esac
+  else ordered "$base" "$own" || return 0; fi
+  printf -v "$1" '%s' "$by"
 }

@@ -34,11 +34,19 @@ add_folder() { # FOLDER: register it with dkms
   if [ "$folder" = "/usr/src/$name-$version" ] && [ -z "$after" ] && ! compgen -G "/etc/dkms/$name*.conf" >/dev/null; then
     # All that `dkms add` leaves, in 2.8 to 3.2; it takes 3 s.
     mkdir -p "$tree/$name/$version/build" && ln -sfn "$folder" "$tree/$name/$version/source"
-  elif [ "$folder" = "/usr/src/$name-$version" ]; then dkms add -m "$name" -v "$version" </dev/null 2>&1
-  else dkms add "$folder" </dev/null 2>&1; fi
+  else
+    local args=("$folder")
+    [ "$folder" != "/usr/src/$name-$version" ] || args=(-m "$name" -v "$version")
+    dkms add "${args[@]}" </dev/null >"$state/add.out" 2>&1 || why_not_added[$name/$version]=$(dkms_error "$state/add.out")
+    cat "$state/add.out"
+    [ -e "$tree/$name/$version/source" ]
+  fi
 }
 unpack_source() { # FOLDER: copy an unpacked source to /usr/src/NAME-VERSION
-  local folder=$1 conf name version
+  local folder=$1 conf name version to
+  # A link out of the folder would lead nowhere once the folder is moved.
+  to=$(readlink -f "$folder/dkms.conf")
+  case $to in "$folder"/*) ;; *) cp --remove-destination "$to" "$folder/dkms.conf" ;; esac
   # Sources before packaging carry dh_dkms's placeholder, or no version at all.
   if [ -n "$VERSION" ]; then
     sed -i "s/#MODULE_VERSION#/$(printf '%s' "$VERSION" | sed 's/[&\/\\]/\\&/g')/" "$folder/dkms.conf"
@@ -91,7 +99,7 @@ take_tree() { # TAR
       [ -n "$depth" ] || depth=$found
       [ "$found" = "$depth" ] || break
       unpack_source "${conf%/dkms.conf}"
-    done < <(find "$unpacked" -name dkms.conf -type f -printf '%d %p\n' | sort -k1,1n -k2)
+    done < <(find "$unpacked" -name dkms.conf -xtype f -printf '%d %p\n' | sort -k1,1n -k2)
   fi
   [ ! -e "$unpacked" ] || rm -rf "$unpacked"
 }
@@ -181,15 +189,19 @@ take_package() {
 
 # Which modules are the package's own.
 find_targets() {
-  targets=()
+  targets=() refused=()
   if [ ${#sources[@]} -gt 0 ]; then
     for folder in "${sources[@]}"; do
       read_conf "$folder"
       conf_value name PACKAGE_NAME
       conf_value version PACKAGE_VERSION
-      id=$name/$version
-      if [ -e "$tree/$id/source" ]; then targets+=("$id")
-      else say module "${id%/*}" "${id#*/}" failed "dkms add refused $folder"; refused=1; fi
+      # Without a name or a version it goes by the name of its folder.
+      folder=${folder##*/}
+      id=${name:-${folder%-*}}/${version:-${folder##*-}}
+      [ -n "$name" ] || why_not_added[$id]='dkms.conf sets no PACKAGE_NAME'
+      [ -n "$version" ] || why_not_added[$id]='dkms.conf sets no PACKAGE_VERSION'
+      if [ -n "$name" ] && [ -n "$version" ] && [ -e "$tree/$id/source" ]; then targets+=("$id")
+      else refused+=("$id"); fi
     done
   else
     while read -r id; do
@@ -197,5 +209,5 @@ find_targets() {
       has_line "$before_modules" "$id" || targets+=("$id")
     done <<<"$(added_modules)"
   fi
-  [ ${#targets[@]} -gt 0 ] || [ -n "${refused:-}" ] || fail "$E_NO_MODULE" "no DKMS module (dkms.conf under /usr/src) came with ${package:-$SRC}"
+  [ ${#targets[@]} -gt 0 ] || [ ${#refused[@]} -gt 0 ] || fail "$E_NO_MODULE" "no DKMS module (dkms.conf under /usr/src) came with ${package:-$SRC}"
 }

@@ -1,10 +1,14 @@
 """What verify.py and prove.py have in common. The host sends the variables, exit-codes.sh, this, and the program, as one text.
 
-Variable: RELEASE. Result lines, @@dkms2bin KEY VALUE:
+Variables: RELEASE, HANG (seconds that an init or exit function may take). Result lines, @@dkms2bin KEY VALUE:
+  doing load NAME, doing unload NAME       before each: when the machine does not survive it, the host knows what it was
   load NAME loaded                         in the kernel, and out again
-  load NAME refused REASON                 the kernel took it, but its init function refuses: no device, or it wants parameters
-  load NAME bad REASON                     does not load, or the kernel complains
-  unload NAME busy REASON                  loaded, but does not leave; no fault by itself
+  load NAME refused ERRNO REASON           the kernel took it, but its init function returned this errno
+  load NAME bad REASON                     the kernel does not take it, or it does not leave the kernel
+  load NAME broke REASON                   oops or hang: the kernel is not to be trusted any more, and the program ends here
+  warn NAME TEXT                           what the kernel itself complained of meanwhile
+  stays NAME REASON                        it is loaded, and meant to stay
+  progress                                 every few seconds: the machine is alive
   error TEXT
 
 Python and not shell: every process that starts costs 50 to 150 ms under emulation, and this one is a fork of the agent.
@@ -14,29 +18,45 @@ import glob
 import os
 import re
 import shutil
+import signal
 import sys
+import time
 
 WORK = "/var/tmp/dkms2bin-prove"
 TREE = "/lib/modules/%s" % RELEASE
 ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C",
        "DEBIAN_FRONTEND": "noninteractive"}
-COMPLAINT = re.compile("BUG:|kernel BUG at|Oops|general protection fault|WARNING: CPU|WARNING: .* at |Call Trace:|"
-                       "Kernel panic|Internal error|Unable to handle kernel")
 # What the kernel says of every module that is not its own: no reason for anything.
 USUAL = re.compile("taints kernel|taint(ing|ed)|module verification failed")
 FREE_LICENCES = ("GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL")
-PROPRIETARY, OUT_OF_TREE, UNSIGNED = 1 << 0, 1 << 12, 1 << 13
+PROPRIETARY, DIE, WARN, OUT_OF_TREE, UNSIGNED = 1 << 0, 1 << 7, 1 << 9, 1 << 12, 1 << 13
+# Documentation/admin-guide/tainted-kernels.rst
+TAINTS = {1: "F, a module was loaded by force", 4: "M, a machine check", 5: "B, a bad page", 9: "W, a warning", 10: "C, a staging driver",
+          14: "L, a soft lockup", 15: "K, a live patch", 18: "N, a test"}
+# A kernel that has died says one of these.
+DEATH = "BUG: |kernel BUG at|Oops|general protection fault|Internal error|Unable to handle|invalid opcode|divide error|stack segment"
+# What no box is drawn around. A driver's own words are none of these.
+COMPLAINT = re.compile(r"BUG: (sleeping function called from invalid context at \S+:\d|scheduling while atomic: |Bad (page|rss-counter) |"
+                       r"workqueue leaked |using \S+ in preemptible|(spinlock|rwlock) )")
+BEAT, SETTLE = 5, 2
 
 
-def say(key, text):
+def out(text):
+    global speaking
+    speaking = True
+    print(text, flush=True)
+    speaking = False
+
+
+def say(key, text=""):
     # The host's word for this run: see common.sh.
     nonce = globals().get("NONCE", "")
-    print("@@dkms2bin%s %s %s" % (nonce and ":" + nonce, key, " ".join(text.split())[:2000]), flush=True)
+    out("@@dkms2bin%s %s %s" % (nonce and ":" + nonce, key, " ".join(text.split())[:2000]))
 
 
 def show(text):
     for line in text.splitlines():
-        print(" " + line if line.startswith("@@dkms2bin") else line, flush=True)
+        out(" " + line if line.startswith("@@dkms2bin") else line)
 
 
 def fail(code, text):
@@ -44,24 +64,60 @@ def fail(code, text):
     sys.exit(code)
 
 
-def run(*command):
-    """Exit code and output of a command. The output goes through a file: what the command leaves running may hold a pipe open."""
+class Late(Exception):
+    pass
+
+
+speaking, until = False, None
+
+
+def beat(*_):
+    if not speaking:
+        say("progress")
+    if until is not None and time.monotonic() > until:
+        raise Late()
+
+
+def run(*command, limit=None):
+    """Exit code and output of a command; the code is None when it has not ended after `limit` seconds, with where it is. The output
+    goes through a file: what the command leaves running may hold a pipe open."""
+    global until
     path = WORK + "/output"
     pid = os.fork()
     if pid == 0:
         try:
             os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
-            out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            os.dup2(out, 1)
-            os.dup2(out, 2)
+            to = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            os.dup2(to, 1)
+            os.dup2(to, 2)
             os.execvpe(command[0], command, ENV)
         except BaseException as error:
             os.write(2, ("%s: %s\n" % (command[0], error)).encode())
         os._exit(127)
-    status = os.waitpid(pid, 0)[1]
+    until = limit and time.monotonic() + limit
+    try:
+        while True:
+            try:
+                status = os.waitpid(pid, 0)[1]
+                break
+            except InterruptedError:  # Python 3.4
+                pass
+    except Late:
+        return None, where(pid)
+    finally:
+        until = None
     with open(path, encoding="utf-8", errors="replace") as file:
         text = file.read()
     return (os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)), text
+
+
+def where(pid):
+    """In which functions of the kernel a process is."""
+    try:
+        with open("/proc/%d/stack" % pid) as file:
+            return " < ".join(re.findall(r"(?m)\] (\S+)\+0x", file.read())[:4])
+    except OSError:
+        return ""
 
 
 def first(pattern, text, default=""):
@@ -74,7 +130,7 @@ class KernelLog:
         os.lseek(self.fd, 0, os.SEEK_END)
 
     def news(self):
-        """What the kernel has said since it was asked last."""
+        """What the kernel has said since it was asked last. What programs write into its log has another facility."""
         lines = []
         while True:
             try:
@@ -85,7 +141,23 @@ class KernelLog:
                 if error.errno != errno.EAGAIN:
                     raise
                 return "\n".join(lines)
-            lines.append(record.split(";", 1)[-1].split("\n")[0])
+            prefix, _, text = record.partition(";")
+            if int(prefix.split(",")[0]) >> 3 == 0:
+                lines.append(text.split("\n")[0])
+
+
+def complaints(text):
+    """What the kernel's own warnings are about: the head of what follows "cut here" or a line of equal signs, and some that stand alone.
+    The words of a WARN may come before its head."""
+    found, boxed = [], 0
+    for line in text.splitlines():
+        boxed -= 1
+        if (boxed > 0 and re.match("WARNING: |kernel BUG at |BUG: |UBSAN: |INFO: ", line)) or COMPLAINT.match(line):
+            found.append(line)
+            boxed = 0
+        if re.match(r"-+\[ cut here \]-+$|={20,}$", line):
+            boxed = 5
+    return found
 
 
 def taint():
@@ -110,111 +182,209 @@ def files_of(packages):
     return set(re.sub("^/usr/lib/", "/lib/", line) for line in lines if re.search(r"\.ko(\.(xz|zst|gz))?$", line))
 
 
-def watch(module):
-    """Loads a module that does not load once more: (whether the kernel takes it, so that it is its init function that fails;
-    whether the kernel asks for other modules meanwhile, which is taken for granted where it cannot be traced)."""
-    tracing = "/sys/kernel/tracing"
-    if not os.path.exists(tracing + "/trace"):
-        run("mount", "-t", "tracefs", "tracefs", tracing)
-    events = tracing + "/events/module/%s/enable"
-    if not os.path.exists(events % "module_request"):
-        return False, True
+class Trace:
+    """The kernel's own record of what it does with modules."""
+    EVENTS = ("module/module_load", "module/module_request", "initcall/initcall_finish")
 
-    def switch(value):
-        for event in ("module_load", "module_request"):
-            with open(events % event, "w") as file:
+    def __init__(self):
+        self.dir = "/sys/kernel/tracing"
+        if not os.path.exists(self.dir + "/trace"):
+            run("mount", "-t", "tracefs", "tracefs", self.dir)
+        self.there = [event for event in self.EVENTS if self.switch(event, "1")]
+
+    def switch(self, event, value):
+        try:
+            with open("%s/events/%s/enable" % (self.dir, event), "w") as file:
                 file.write(value)
+            return True
+        except OSError:  # No tracefs, an old kernel without the event, or one that is locked down.
+            return False
 
-    # An empty trace: the one before this may have been of another module.
-    open(tracing + "/trace", "w").close()
-    switch("1")
-    run("modprobe", module)
-    switch("0")
-    with open(tracing + "/trace") as file:
-        seen = file.read()
-    # The kernel traces a module once its symbols, relocations and parameters are in order, right before its init function.
-    taken = re.search(r"(?m)module_load: %s( |$)" % re.escape(internal(module)), seen)
-    return taken is not None, "module_request: " in seen
+    def clear(self):
+        if self.there:
+            open(self.dir + "/trace", "w").close()
+
+    def of(self, name):
+        """Of the load of a module: (whether the kernel took it, None where it cannot be seen; what its init function returned, None
+        where it cannot be seen; whether the kernel asked for other modules, which is taken for granted where it cannot be seen)."""
+        if self.EVENTS[0] not in self.there:
+            return None, None, True
+        with open(self.dir + "/trace") as file:
+            seen = re.findall(r"(?m)^.*-(\d+) .*? (module_load|module_request|initcall_finish): (.*)$", file.read())
+        task = result = None
+        for pid, event, text in seen:
+            # The kernel traces a module once its symbols, relocations and parameters are in order, right before its init function.
+            if event == "module_load" and text.split()[0] == name:
+                task, result = pid, None
+            elif event == "initcall_finish" and pid == task and result is None:
+                result = int(text.rpartition("ret=")[2])
+        return task is not None, result, any(event == "module_request" for _, event, _ in seen)
+
+    def close(self):
+        for event in self.there:
+            self.switch(event, "0")
 
 
-def load(module, files, log, retry):
-    """Loads a module and takes it out again: 'loaded', 'refused REASON' or 'bad REASON'. `retry` is asked to bring back modules of
-    the kernel that a module which does not load may have missed; it answers False if none were away."""
-    code, info = run("modinfo", "-k", RELEASE, module)
-    if code != 0:
-        return "bad modinfo does not find it: %s" % info
+def name_of(number):
+    """ENODEV (No such device). Some are the kernel's alone."""
+    name = {512: "ERESTARTSYS", 517: "EPROBE_DEFER", 524: "ENOTSUPP"}.get(number) or errno.errorcode.get(number)
+    return "%s %s" % (name, os.strerror(number) if number < 512 else "") if name else "%d " % -number
 
-    def field(name):
-        return first("^%s:" % name, info).partition(":")[2].strip()
 
-    vermagic, path = field("vermagic"), field("filename")
-    if not vermagic.startswith(RELEASE + " "):
-        return "bad its vermagic is '%s', the kernel is %s" % (vermagic, RELEASE)
-    if re.sub("^/usr/lib/", "/lib/", path) not in files:
-        return "bad modprobe would take %s, which is not the package's file" % path
-    if os.path.isdir("/sys/module/" + internal(module)):
-        # Already in: udev loaded it at installation, or the kernel has one of the same name built in.
-        run("modprobe", "-r", module)
-        if os.path.isdir("/sys/module/" + internal(module)):
-            return "bad a module of this name is in the kernel already and does not leave"
-    before = taint()
-    log.news()
-    code, said = run("modprobe", "-v", module)
-    kernel = log.news()
-    taken = False
-    if code != 0:
-        taken, asks = watch(module)
-        missed = asks or field("softdep") or "Unknown symbol" in kernel
-        if missed and retry():
-            code, said = run("modprobe", "-v", module)
-            kernel += "\n" + log.news()
-            if code != 0:
-                taken, _ = watch(module)
-    show(said)
-    show(kernel)
-    complaint = first(COMPLAINT.pattern, kernel)
-    if complaint:
-        return "bad the kernel complains: %s" % complaint
-    # Out of tree and unsigned are what such a module is; proprietary only if its licence says so.
-    allowed = OUT_OF_TREE | UNSIGNED | (0 if field("license") in FREE_LICENCES else PROPRIETARY)
-    new = taint() & ~before
-    if new & ~allowed:
-        return "bad loading taints the kernel: %d (allowed %d)" % (new, allowed)
-    if code != 0:
-        reasons = [line for line in kernel.splitlines() if not USUAL.search(line)]
-        reason = first("(?i)%s|%s" % (re.escape(internal(module)), re.escape(module)), "\n".join(reasons))
+class Broke(Exception):
+    """The kernel has died of a module, or hangs in it."""
+
+
+class Load:
+    """A module's way into the kernel and out again."""
+    def __init__(self, module, log, trace, settle):
+        self.module, self.log, self.trace, self.settle = module, log, trace, settle
+        self.name = internal(module)
+        self.told = set()
+
+    def look(self):
+        """What the kernel has said since the last look, after telling its complaints."""
+        kernel = self.log.news()
+        show(kernel)
+        new = taint() & ~self.before
+        self.before |= new
+        if new & DIE:
+            raise Broke("the kernel died: %s" % first(DEATH, kernel, "an oops"))
+        found = complaints(kernel)
+        for bit in range(20):
+            if new & ~self.allowed & (1 << bit) and not (1 << bit == WARN and found):
+                found.append("it taints the kernel: %s" % TAINTS.get(bit, "bit %d" % bit))
+        for text in found:
+            if text not in self.told:
+                self.told.add(text)
+                say("warn", "%s %s" % (self.module, text))
+        return kernel
+
+    def wait(self):
+        time.sleep(self.settle)
+        self.look()
+
+    def tries(self, *command):
+        """A command that runs code of the module in the kernel: its exit code, what it said, and what the kernel did."""
+        code, said = run(*command, limit=HANG)
+        if code is None:
+            stuck = first("soft lockup|blocked for more than|self-detected stall", self.log.news())
+            raise Broke("its %s function has not returned after %d s%s%s"
+                        % (self.phase, HANG, said and " (in %s)" % said, stuck and ": " + stuck))
+        show(said)
+        return code, said, self.look()
+
+    def leave(self):
+        # modprobe knows a module by its file's name, and the kernel by what is written in it.
+        self.phase = "exit"
+        return self.tries("modprobe", "-r", self.module) if self.name == internal(self.module) else self.tries("rmmod", self.name)
+
+    def inside(self):
+        return os.path.isdir("/sys/module/" + self.name)
+
+    def run(self, files, retry):
+        """'loaded', 'refused ERRNO REASON' or 'bad REASON'."""
+        code, info = run("modinfo", "-k", RELEASE, self.module)
+        if code != 0:
+            return "bad modinfo does not find it: %s" % info
+
+        def field(name):
+            return first("^%s:" % name, info).partition(":")[2].strip()
+
+        vermagic, path = field("vermagic"), field("filename")
+        if not vermagic.startswith(RELEASE + " "):
+            return "bad its vermagic is '%s', the kernel is %s" % (vermagic, RELEASE)
+        if re.sub("^/usr/lib/", "/lib/", path) not in files:
+            return "bad modprobe would take %s, which is not the package's file" % path
+        self.name = internal(field("name") or self.module)
+        # Out of tree and unsigned are what such a module is; proprietary only if its licence says so.
+        self.allowed = OUT_OF_TREE | UNSIGNED | (0 if field("license") in FREE_LICENCES else PROPRIETARY)
+        self.before = taint()
+        say("doing", "load " + self.module)
+        if self.inside():
+            # Already in: udev loaded it at installation, or the kernel has one of the same name built in.
+            self.leave()
+            if self.inside():
+                return "bad a module of this name is in the kernel already and does not leave"
+        self.log.news()
+        self.phase = "init"
+        kernel = ""
+        for last in (False, True):
+            self.trace.clear()
+            code, said, news = self.tries("modprobe", "-v", self.module)
+            kernel += news + "\n"
+            if code == 0 or last:
+                break
+            asks = self.trace.of(self.name)[2]
+            if not ((asks or field("softdep") or "Unknown symbol" in kernel) and retry()):
+                break
+        self.wait()
+        if code != 0:
+            return self.why_not(code, said, kernel, re.findall(r"(?m)^parm: *(\w+):", info))
+        if not self.inside():
+            return "bad modprobe succeeded, but there is no /sys/module/%s" % self.name
+        say("doing", "unload " + self.module)
+        return self.goes() or self.wait() or "loaded"
+
+    def why_not(self, code, said, kernel, parameters):
+        kernel = "\n".join(line for line in kernel.splitlines() if not USUAL.search(line))
+        reason = first("(?i)%s|%s" % (re.escape(self.name), re.escape(self.module)), kernel)
         # Of a module that it does not trust, the kernel says no name.
-        reason = reason or first("(?i)loading of .* is rejected", "\n".join(reasons))
-        if "No such device" in said:
-            return "refused %s" % (reason or "No such device")
-        parameters = re.findall(r"(?m)^parm: *(\w+):", info)
-        if "Invalid argument" in said and parameters and taken:
-            return "refused it wants parameters (%s)%s" % (", ".join(parameters), ": %s" % reason if reason else "")
+        reason = reason or first("(?i)loading of .* is rejected", kernel)
+        taken, result, _ = self.trace.of(self.name)
+        if taken and result is None:
+            # Before 4.18 the kernel does not trace what init returned; modprobe repeats it in the C library's words.
+            result = next((-n for n in errno.errorcode if said.strip().endswith(": " + os.strerror(n))), None)
+        if taken is None and "No such device" in said:
+            result = -errno.ENODEV
+        if result is not None and result < 0:
+            wants = "it wants parameters (%s)" % ", ".join(parameters) if result == -errno.EINVAL and parameters else ""
+            return "refused " + ": ".join(filter(None, (name_of(-result), wants, reason)))
         why = first("ERROR|FATAL|could not", said) or "modprobe ended with %d" % code
         return "bad %s%s" % (why, " (%s)" % reason if reason else "")
-    if not os.path.isdir("/sys/module/" + internal(module)):
-        return "bad modprobe succeeded, but there is no /sys/module/%s" % internal(module)
-    code, said = run("modprobe", "-r", module)
-    if code != 0:
-        say("unload", "%s busy %s" % (module, said))
-    return "loaded"
+
+    def goes(self):
+        """Why the module does not leave, when that is a fault of its own."""
+        end = time.monotonic() + 5
+        while True:
+            code, said, _ = self.leave()
+            if code == 0 and not self.inside():
+                return None
+            with open("/proc/modules") as file:
+                row = first("^%s " % re.escape(self.name), file.read())
+            users = os.listdir("/sys/module/%s/holders" % self.name) if self.inside() else []
+            if "[permanent]" in row or users:
+                say("stays", "%s %s" % (self.module, "other modules use it: %s" % ", ".join(users) if users else "it has no exit function"))
+                return None
+            # udev may have a device of it open still.
+            if time.monotonic() > end:
+                return "bad it does not leave the kernel: %s" % (said.strip() or "modprobe -r succeeded, and it is still there")
+            time.sleep(0.5)
 
 
 def load_all(modules, files, retry=lambda: False):
-    """Loads each and says so: `load NAME …`. The exit code: E_BAD when one is bad."""
-    log = KernelLog()
-    status = E_DONE
+    """Loads each and says so. The exit code: E_BAD when one is bad. Ends the program when the kernel is broken: nothing that comes after
+    that would tell anything of the other modules."""
+    log, trace, status = KernelLog(), Trace(), E_DONE
     for module in modules:
-        how = load(module, files, log, retry)
+        each = Load(module, log, trace, max(0.5, min(SETTLE, 8.0 / len(modules))))
+        try:
+            how = each.run(files, retry)
+        except Broke as broke:
+            say("load", "%s broke %s" % (module, broke))
+            os._exit(E_BAD)
         say("load", "%s %s" % (module, how))
         if how.startswith("bad"):
             status = E_BAD
+    trace.close()
     return status
 
 
 def main(program, at_end=lambda: None):
     shutil.rmtree(WORK, ignore_errors=True)
     os.makedirs(WORK)
+    signal.signal(signal.SIGALRM, beat)
+    signal.setitimer(signal.ITIMER_REAL, BEAT, BEAT)
     try:
         running = os.uname().release
         if running != RELEASE:

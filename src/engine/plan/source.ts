@@ -6,6 +6,7 @@ import type { ModuleSource } from '../../model/cell.js';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
 import { MAX_SOURCE_BYTES } from '../../cell/source.js';
 import { runBytes, type RunOptions } from '../../lib/exec.js';
+import { readConfNames } from './conf-text.js';
 
 const TARBALL = /\.(?:tar|tar\.gz|tgz|tar\.xz|txz|tar\.zst|tar\.bz2|tbz2?)$/i;
 const MAX_LIST_BYTES = 1 << 20;
@@ -110,8 +111,9 @@ export function parseRepositoryName(text: string): ModuleSource {
   }
   const equals = text.indexOf('=');
   const bare = equals < 0 ? text : text.slice(0, equals);
-  // The version begins at the first dash that is followed by a digit, with something that can be a name before it.
-  const dashed = equals < 0 ? /^(.+?)-(\d[A-Za-z0-9+._~-]*)$/.exec(bare) : null;
+  // The version begins at the first dash that is followed by a digit, with something that can be a name before it. A package of
+  // that whole name comes first, where the distro has one; what ends like a package's name is taken for one.
+  const dashed = equals < 0 && !/-dkms$/i.test(bare) ? /^(.+?)-(\d[A-Za-z0-9+._~-]*)$/.exec(bare) : null;
   const name = (dashed?.[1] ?? bare).toLowerCase();
   const version = equals < 0 ? dashed?.[2] : text.slice(equals + 1);
   if (!/^[a-z0-9][a-z0-9+.-]+$/.test(name)) {
@@ -131,16 +133,8 @@ async function folder(text: string, path: string): Promise<ModuleSource> {
     });
   }
   if (info.size > MAX_CONF_BYTES) throw new Dkms2binError('usage', `${text}/dkms.conf is larger than 1 MB`);
-  requirePackageName(await readFile(file, 'utf8'), `${text}/dkms.conf`);
+  readConfNames(await readFile(file, 'utf8'), `${text}/dkms.conf`);
   return { kind: 'folder', text, path };
-}
-
-/** dkms.conf is shell and is never run here: a line that assigns PACKAGE_NAME is all that is asked for. */
-function requirePackageName(conf: string, where: string): void {
-  if (/^\s*(?:export\s+)?PACKAGE_NAME=\s*(?!["']{2}\s*(?:#|$))["']?[^\s"'#;]/m.test(conf)) return;
-  throw new Dkms2binError('usage', `dkms.conf without PACKAGE_NAME: ${where}`, {
-    hint: 'Every dkms.conf must define PACKAGE_NAME and PACKAGE_VERSION.',
-  });
 }
 
 async function tarball(text: string, path: string, signal?: AbortSignal): Promise<ModuleSource> {
@@ -161,7 +155,7 @@ async function tarball(text: string, path: string, signal?: AbortSignal): Promis
     ...tarOptions(signal),
     maxBytes: MAX_CONF_BYTES,
   });
-  requirePackageName(bytes.toString('utf8'), `${conf} in ${text}`);
+  readConfNames(bytes.toString('utf8'), `${conf} in ${text}`);
   return { kind: 'tarball', text, path };
 }
 

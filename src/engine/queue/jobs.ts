@@ -93,6 +93,7 @@ export class Jobs {
       image: request.image as CellJob['image'],
       nameStyle: request.nameStyle,
       verify: request.verify,
+      strict: request.strict,
       debugSymbols: request.debugSymbols,
       checkReproducible: request.checkReproducible,
       timeoutSeconds: request.timeoutSeconds,

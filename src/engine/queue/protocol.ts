@@ -70,6 +70,7 @@ const job = z.strictObject({
   image: z.enum(['auto', 'official', 'bootstrap']),
   nameStyle: z.enum(['release', 'dkms']),
   verify: z.boolean(),
+  strict: z.boolean(),
   debugSymbols: z.boolean(),
   checkReproducible: z.boolean(),
   timeoutSeconds: z.number().positive().max(MAX_TIMEOUT_SECONDS),

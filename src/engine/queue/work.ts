@@ -94,12 +94,12 @@ function planOf(
   { job, source, otherSources, kernelPackages, outDir }: CellTask,
   target: KernelTarget,
 ): BuildPlan {
-  const { need, image, nameStyle, verify, debugSymbols, checkReproducible, timeoutSeconds } = job;
+  const { need, image, nameStyle, verify, strict, debugSymbols, checkReproducible, timeoutSeconds } = job;
   const { signKey, signCert, ...rest } = own;
   const request: BuildRequest = {
     ...rest,
     ...{ dkms: [source.text], kernels: [target.release], arch: need.arch, kernelPackages, outDir },
-    ...{ image, nameStyle, verify, debugSymbols, checkReproducible, timeoutSeconds },
+    ...{ image, nameStyle, verify, strict, debugSymbols, checkReproducible, timeoutSeconds },
     ...{ jobs: 1, force: false, debug: false, keepFailed: false },
     ...(need.signer !== null && signKey !== undefined && signCert !== undefined && { signKey, signCert }),
   };

@@ -10,6 +10,8 @@ export interface ModuleReport {
   name: string;
   version: string;
   verdict: 'built' | 'skipped' | 'failed' | 'error';
+  /** The source of something that it needs is not there, which no retry mends. */
+  lacks?: true;
   reason: string;
   /** The first error line of its make.log. */
   firstError?: string;
@@ -31,7 +33,7 @@ export interface BuildOrder {
   debugSymbols: boolean;
 }
 
-const VERDICT = z.enum(['built', 'skipped', 'failed', 'error']);
+const SAID = z.enum(['built', 'skipped', 'failed', 'lacks', 'error']);
 const SECONDS = z
   .string()
   .regex(/^\d{1,7}(\.\d{1,9})?$/)
@@ -61,39 +63,90 @@ export async function runBuild(
   return reports;
 }
 
-const KEYS = ['source-package', 'module', 'dependency', 'build-seconds', 'first-error', 'error'];
+/** Of one module: its name and version first. */
+const ABOUT = z.enum(['announce', 'module', 'dependency', 'build-seconds', 'first-error']);
+const KEY = z.enum([...ABOUT.options, 'source-package', 'error']);
+
+/** What has been reported of a module so far. */
+interface Announced {
+  name: string;
+  version: string;
+  firstError?: string;
+  seconds?: number;
+  /** Its last row. */
+  report?: ModuleReport;
+}
 
 /**
  * The rows of modules. Throws fault `module` for a name or version that cannot be used, `transient` for rows that the program
- * does not print: it is not the program that printed them.
+ * does not print, or not there: a module that was not announced, a second result, something after the result.
  */
-function readModuleReports({ reports }: Pick<GuestOutput, 'reports'>): ModuleReport[] {
-  const seen = new Set<string>();
-  return reports.flatMap(({ key, value }) => {
-    const [name = '', version = '', said, ...reason] = value.split(' ');
-    const isModule = key === 'module' || key === 'dependency';
-    // One result for a module, one time, one first error.
-    const what = `${isModule ? 'result' : key} ${isModule ? `${name}/${version}` : name}`;
-    const verdict = isModule ? VERDICT.safeParse(said).data : undefined;
-    if (!KEYS.includes(key) || seen.has(what) || (isModule && verdict === undefined)) {
-      const row = `${key} ${value}`.slice(0, 200);
-      throw new Dkms2binError('transient', `The guest reports what makes no sense: ${row}`);
-    }
-    seen.add(what);
-    if (verdict === undefined) return [];
-    const id = `${name}/${version} `;
-    const about = (what: string): string | undefined =>
-      reports.find((each) => each.key === what && each.value.startsWith(id))?.value.slice(id.length);
-    const firstError = about('first-error');
-    const seconds = SECONDS.safeParse(about('build-seconds'));
-    return {
-      name: checkModuleName(name),
-      version: checkModuleVersion(version),
-      verdict,
-      reason: reason.join(' '),
-      dependency: key === 'dependency',
-      ...(firstError ? { firstError } : {}),
-      ...(seconds.success ? { seconds: seconds.data } : {}),
-    };
-  });
+function readModuleReports({ reports, code }: Pick<GuestOutput, 'reports' | 'code'>): ModuleReport[] {
+  const announced = new Map<string, Announced>();
+  for (const { key, value } of reports) {
+    if (!KEY.safeParse(key).success) throw nonsense(key, value);
+    const about = ABOUT.safeParse(key);
+    if (about.success && !readRow(announced, about.data, value)) throw nonsense(key, value);
+  }
+  const modules = [...announced.values()];
+  const unheard = modules.find(({ report }) => report === undefined);
+  if (unheard && modules.some(({ report }) => report !== undefined)) {
+    const { name, version } = unheard;
+    throw new Dkms2binError(
+      'transient',
+      `The guest ended the build (exit code ${code}) without a result for ${name}/${version}`,
+    );
+  }
+  return modules.flatMap(({ report }) => report ?? []);
+}
+
+const nonsense = (key: string, value: string): Dkms2binError =>
+  new Dkms2binError('transient', `The guest reports what makes no sense: ${`${key} ${value}`.slice(0, 200)}`);
+
+/** Takes one row; false for one that is out of its place. */
+function readRow(announced: Map<string, Announced>, key: z.infer<typeof ABOUT>, value: string): boolean {
+  const words = value.split(' ');
+  if (key === 'announce') return readAnnouncement(announced, words);
+  const isResult = key === 'module' || key === 'dependency';
+  const id = words.splice(0, isResult ? 2 : 1).join('/');
+  const known = announced.get(id);
+  if (!known || known.report) return false;
+  if (isResult) {
+    // Results keep their order: what others need comes before them.
+    announced.delete(id);
+    announced.set(id, known);
+    return readResult(known, words, key === 'dependency');
+  }
+  const text = words.join(' ');
+  if (key === 'first-error') {
+    if (known.firstError !== undefined) return false;
+    known.firstError = text;
+    return true;
+  }
+  const seconds = SECONDS.safeParse(text);
+  if (known.seconds !== undefined || !seconds.success) return false;
+  known.seconds = seconds.data;
+  return true;
+}
+
+function readAnnouncement(announced: Map<string, Announced>, words: readonly string[]): boolean {
+  const [name = '', version = '', ...rest] = words;
+  const id = `${checkModuleName(name)}/${checkModuleVersion(version)}`;
+  if (announced.has(id) || rest.length > 0) return false;
+  announced.set(id, { name, version });
+  return true;
+}
+
+function readResult(known: Announced, [said, ...reason]: readonly string[], dependency: boolean): boolean {
+  const verdict = SAID.safeParse(said);
+  if (!verdict.success) return false;
+  const { name, version, firstError, seconds } = known;
+  known.report = {
+    ...{ name, version, reason: reason.join(' '), dependency },
+    verdict: verdict.data === 'lacks' ? 'error' : verdict.data,
+    ...(verdict.data === 'lacks' && { lacks: true }),
+    ...(firstError ? { firstError } : {}),
+    ...(seconds === undefined ? {} : { seconds }),
+  };
+  return true;
 }

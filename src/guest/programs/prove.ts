@@ -1,8 +1,8 @@
 import { z } from 'zod';
 import { Dkms2binError } from '../../model/errors.js';
-import type { Guest, GuestOutput, ScriptRun } from '../guest.js';
+import type { Guest, Report } from '../guest.js';
 import { valuesOf, type EndName } from '../protocol.js';
-import { howItLoads, readLoadEnd, type Load } from './load.js';
+import { howItLoads, readLoadEnd, runLoads, type Load, type LoadRun, type Loads } from './load.js';
 
 export interface ProveOrder {
   release: string;
@@ -31,22 +31,22 @@ export interface InstalledPackage {
 export async function proveRepository(
   guest: Guest,
   order: ProveOrder,
-  run: ScriptRun,
+  run: LoadRun,
 ): Promise<InstalledPackage[]> {
-  const output = await guest.script(
-    'prove.py',
-    {
-      RELEASE: order.release,
-      MANAGER: order.packageManager,
-      URL: order.url,
-      SOURCES: order.sources,
-      KEY_URL: order.keyUrl,
-      KEYRING: order.keyring,
-      PACKAGES: order.packages,
-    },
-    run,
-  );
-  return readInstalledPackages(output);
+  const vars = {
+    RELEASE: order.release,
+    MANAGER: order.packageManager,
+    URL: order.url,
+    SOURCES: order.sources,
+    KEY_URL: order.keyUrl,
+    KEYRING: order.keyring,
+    PACKAGES: order.packages,
+  };
+  const known = (name: string, reports: readonly Report[]): boolean =>
+    installedOf(reports).some(([, , modules]) => modules.includes(name));
+  const { output, reports, ...loads } = await runLoads(guest, { name: 'prove.py', vars, known }, run);
+  if (output !== null && loads.broke === null) readLoadEnd(output, ['DONE', 'BAD'], describe);
+  return readInstalledPackages(reports, loads);
 }
 
 const REPUBLISH = 'If the folder has changed since it was published, publish it again: dkms2bin repo.';
@@ -78,19 +78,23 @@ const INSTALLED = z.tuple([
     .transform((text) => text.split(',').filter((module) => module !== '')),
 ]);
 
-function readInstalledPackages(output: GuestOutput): InstalledPackage[] {
-  readLoadEnd(output, ['DONE', 'BAD'], describe);
-  const installed = valuesOf(output, 'installed').flatMap((value) => {
+const installedOf = (reports: readonly Report[]): z.infer<typeof INSTALLED>[] =>
+  valuesOf({ reports }, 'installed').flatMap((value) => {
     const [name, version, modules] = value.split(' ');
     const row = INSTALLED.safeParse([name, version, modules]);
     return row.success ? [row.data] : [];
   });
+
+function readInstalledPackages(reports: readonly Report[], loads: Loads): InstalledPackage[] {
+  const installed = installedOf(reports);
   if (!installed.some(([, , modules]) => modules.length > 0)) {
     throw new Dkms2binError('module', 'The packages install, but there is no kernel module in them');
   }
-  return installed.map(([name, version, modules]) => ({
-    name,
-    version,
-    loads: modules.map((module) => howItLoads(output, module)),
-  }));
+  const { broke } = loads;
+  const of = (module: string): Load => {
+    const load = howItLoads(loads, module);
+    if (load.how !== 'missing' || broke === null) return load;
+    return { ...load, why: `not tried: the kernel did not survive ${broke}` };
+  };
+  return installed.map(([name, version, modules]) => ({ name, version, loads: modules.map(of) }));
 }

@@ -1,6 +1,7 @@
-import type { Guest, ScriptRun } from '../guest.js';
-import { valuesOf, whyOf } from '../protocol.js';
-import { howItLoads, readLoadEnd, type Load } from './load.js';
+import { GuestDeath } from '../../model/errors.js';
+import type { Guest } from '../guest.js';
+import { whyOf } from '../protocol.js';
+import { readLoadEnd, runLoads, type LoadRun, type Loads } from './load.js';
 
 export interface VerifyOrder {
   packages: readonly { file: string; package: string; bytes: Buffer }[];
@@ -13,37 +14,38 @@ export interface VerifyOrder {
 }
 
 /** What became of the packages in a VM that never ran the build. */
-export interface Verification {
-  loads: ReadonlyMap<string, Load>;
+export interface Verification extends Loads {
   /** Why the packages as a whole are bad, though all modules may have loaded; null when they are good. */
   failure: string | null;
-  /** What the program itself named as the error. */
-  error: string | null;
 }
 
 /** Installs the packages, loads their modules and removes them again. Throws `transient` when that could not be tried. */
-export async function verifyPackages(
-  guest: Guest,
-  order: VerifyOrder,
-  run: ScriptRun,
-): Promise<Verification> {
-  const output = await guest.script(
-    'verify.py',
-    {
-      PACKAGES: order.packages.map(({ file, bytes, package: name }) => [file, bytes.length, name]),
-      MODULES: order.modules,
-      NEEDS: order.needs,
-      RELEASE: order.release,
-      MANAGER: order.packageManager,
-    },
-    { ...run, input: Buffer.concat(order.packages.map(({ bytes }) => bytes)) },
-  );
-  const end = readLoadEnd(output, ['DONE', 'BAD', 'NOT_INSTALLED', 'LEFT_BEHIND'], (why) => ({
-    message: `The verify VM could not test the package: ${why}`,
-  }));
-  return {
-    loads: new Map(order.modules.map((name) => [name, howItLoads(output, name)])),
-    failure: end === 'DONE' ? null : whyOf(output),
-    error: valuesOf(output, 'error')[0] ?? null,
+export async function verifyPackages(guest: Guest, order: VerifyOrder, run: LoadRun): Promise<Verification> {
+  const vars = {
+    PACKAGES: order.packages.map(({ file, bytes, package: name }) => [file, bytes.length, name]),
+    MODULES: order.modules,
+    NEEDS: order.needs,
+    RELEASE: order.release,
+    MANAGER: order.packageManager,
   };
+  const known = (name: string): boolean => order.modules.includes(name);
+  const input = Buffer.concat(order.packages.map(({ bytes }) => bytes));
+  try {
+    const { loads, broke, output } = await runLoads(
+      guest,
+      { name: 'verify.py', vars, known },
+      { ...run, input },
+    );
+    if (output === null || broke !== null) return { loads, broke, failure: null };
+    const end = readLoadEnd(output, ['DONE', 'BAD', 'NOT_INSTALLED', 'LEFT_BEHIND'], (why) => ({
+      message: `The verify VM could not test the package: ${why}`,
+    }));
+    const whole = end === 'NOT_INSTALLED' || end === 'LEFT_BEHIND';
+    return { loads, broke, failure: whole ? whyOf(output) : null };
+  } catch (error) {
+    // udev may load a module as soon as it is there.
+    if (!(error instanceof GuestDeath) || error.how !== 'died') throw error;
+    const failure = `the kernel died while the package was being installed or removed: ${error.words || error.message}`;
+    return { loads: new Map(), broke: null, failure };
+  }
 }

@@ -88,6 +88,18 @@ export const RESULT = [
     identity: true,
   }),
   option({
+    name: 'strict',
+    schema: form.onOff,
+    help: 'fail a module when the kernel itself warns while it is loaded and unloaded: WARN, lockdep, new taint',
+    default: 'it is built, and the warning told',
+    fallback: false,
+    group: 'result',
+    commands: BUILDERS,
+    file: 'own',
+    request: true,
+    identity: true,
+  }),
+  option({
     name: 'dry-run',
     schema: form.onOff,
     help: 'print what would be built, and build nothing',

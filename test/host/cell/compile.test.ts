@@ -8,7 +8,7 @@ withCellFolder();
 it('compile keeps a failed run for which that was asked, and boots no verify VM', async () => {
   const { cell, events } = await opened(
     {
-      'build.sh': { code: 1, stdout: rows('module foo 1 failed no') },
+      'build.sh': { code: 1, stdout: rows('announce foo 1', 'module foo 1 failed no') },
       'collect.py': { stdout: collected('foo') },
     },
     { keepFailed: true, onFailure: () => Promise.resolve() },

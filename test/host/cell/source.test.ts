@@ -81,17 +81,21 @@ const names = (prepared: Prepared): string[] => prepared.with.map((each) => each
 
 describe('the text of dkms.conf', () => {
   it.each<[string, ReturnType<typeof readConfText>]>([
-    ['PACKAGE_NAME="a"\n', { names: ['a'], needs: [], plain: true }],
+    [
+      "PACKAGE_NAME='a'\r\nPACKAGE_VERSION=1:2~b\r\n",
+      { names: ['a'], versions: ['1:2~b'], needs: [], plain: true },
+    ],
+    ['PACKAGE_NAME="a"\n', { names: ['a'], versions: [], needs: [], plain: true }],
     [
       'export PACKAGE_NAME=a # b\nBUILD_DEPENDS[0]="b"\n  BUILD_DEPENDS[1]=c\n',
-      { names: ['a'], needs: ['b', 'c'], plain: true },
+      { names: ['a'], versions: [], needs: ['b', 'c'], plain: true },
     ],
-    ['BUILD_DEPENDS=(\n  b # why\n  "c"\n)\n', { names: [], needs: ['b', 'c'], plain: true }],
-    ['BUILD_DEPENDS+="b c"; x=1\n', { names: [], needs: ['b', 'c'], plain: true }],
-    ['# BUILD_DEPENDS=b\nBUILD_DEPENDS_REBUILD=yes\n', { names: [], needs: [], plain: true }],
-    ['BUILD_DEPENDS="$x b"\n', { names: [], needs: ['b'], plain: false }],
-    ['[ -d /x ] && BUILD_DEPENDS=b\n', { names: [], needs: [], plain: false }],
-    ['PACKAGE_NAME="a-$x"\nPACKAGE_NAME=`id`\n', { names: [], needs: [], plain: true }],
+    ['BUILD_DEPENDS=(\n  b # why\n  "c"\n)\n', { names: [], versions: [], needs: ['b', 'c'], plain: true }],
+    ['BUILD_DEPENDS+="b c"; x=1\n', { names: [], versions: [], needs: ['b', 'c'], plain: true }],
+    ['# BUILD_DEPENDS=b\nBUILD_DEPENDS_REBUILD=yes\n', { names: [], versions: [], needs: [], plain: true }],
+    ['BUILD_DEPENDS="$x b"\n', { names: [], versions: [], needs: ['b'], plain: false }],
+    ['[ -d /x ] && BUILD_DEPENDS=b\n', { names: [], versions: [], needs: [], plain: false }],
+    ['PACKAGE_NAME="a-$x"\nPACKAGE_NAME=`id`\n', { names: [], versions: [], needs: [], plain: true }],
   ])('%j', (text, expected) => expect(readConfText(text)).toEqual(expected));
 });
 

@@ -14,6 +14,7 @@ import {
   type FetchOptions,
   type FindOptions,
 } from '../../../src/distro/dkms-package.js';
+import { parseRepositoryName } from '../../../src/engine/plan/source.js';
 import type { DistroRow } from '../../../src/distro/row.js';
 
 let server: Server;
@@ -92,6 +93,8 @@ async function archive(): Promise<void> {
       'Package: linux-image-6.1.0-47-amd64\nVersion: 6.1.170-3\nDepends: kmod\n',
       main('acpi-call-dkms', '1.2.2-2.1'),
       main('v4l2loopback-dkms', '0.12.7-2'),
+      main('adv-17v35x-dkms', '5.0.3.0-1'),
+      main('rtl-8-dkms', '2.0-1'),
       main('dahdi-dkms', '1:2.11.1~dfsg-8.4'),
     ],
     contrib: [main('zfs-dkms', '2.1.11-1+deb12u1')],
@@ -128,6 +131,11 @@ const options = (more: Partial<FindOptions> = {}): FindOptions & FetchOptions =>
   emit: () => undefined,
   ...more,
 });
+function repoOf(text: string): { name: string; version?: string; text: string } {
+  const source = parseRepositoryName(text);
+  if (source.kind !== 'repo') throw new Error(`${text} is no name`);
+  return source;
+}
 async function find(name: string, version?: string, more?: Partial<FindOptions>): Promise<string> {
   const found = await findDkmsPackage(row, { name, version }, options(more));
   return `${found.version} ${found.suite}`;
@@ -169,6 +177,17 @@ describe('findDkmsPackage', () => {
     expect(await find('zfs-dkms', '2.3~')).toBe('2.3.2-2~bpo12+2 bookworm-backports');
     const found = await findDkmsPackage(row, { name: 'acpi-call-dkms' }, options());
     expect(found.mirror).toBe(`${origin}/debian-security`);
+  });
+
+  test.each([
+    ['adv-17v35x-dkms', 'adv-17v35x-dkms 5.0.3.0-1'],
+    ['adv-17v35x-dkms-5.0.3.0', 'adv-17v35x-dkms 5.0.3.0-1'],
+    ['rtl-8-dkms', 'rtl-8-dkms 2.0-1'],
+    ['rtl-8-dkms-2.0', 'rtl-8-dkms 2.0-1'],
+    ['v4l2loopback-dkms-0.12.7', 'v4l2loopback-dkms 0.12.7-2'],
+  ])('the name %s is that of a package first, then one with a version', async (text, expected) => {
+    const { name, version } = await findDkmsPackage(row, repoOf(text), options());
+    expect(`${name} ${version}`).toBe(expected);
   });
 
   test('not found names the versions or near names, and every suite tried', async () => {

@@ -99,7 +99,13 @@ describe('build.sh', () => {
     expect(
       rows.filter((row) => !row.startsWith('build-seconds ')),
       said,
-    ).toEqual(['source-package foo 1.0', 'dependency lib 1.0 built lib.ko', 'module foo 1.0 built foo.ko']);
+    ).toEqual([
+      'source-package foo 1.0',
+      'announce foo 1.0',
+      'announce lib 1.0',
+      'dependency lib 1.0 built lib.ko',
+      'module foo 1.0 built foo.ko',
+    ]);
     expect(rows.filter((row) => /^build-seconds (lib|foo)\/1\.0 \d+\.\d{6}$/.test(row))).toHaveLength(2);
     expect(code).toBe(0);
     const result = 'var/lib/dkms2bin/result';

@@ -89,7 +89,7 @@ test('a cell is known by its sources and its layer, not by where they lie', () =
     const [digest = '', ...others] = digests;
     const source = { kind: 'folder', text: path, path } as const;
     const input = inputOf({
-      ...{ source, signer: null, nameStyle: 'release', verify: true, debugSymbols: false },
+      ...{ source, signer: null, nameStyle: 'release', verify: true, strict: false, debugSymbols: false },
       target: { release: '6.1.0-56-amd64', distro: 'debian-12', arch: 'x86_64' },
       environment: { layer: { entry: { dir: join(home, layer) } } } as CellInput['environment'],
     });

@@ -54,6 +54,7 @@ const BOTH: [string, Change][] = [
   ["the modules' signer", { signer: 'e' }],
   ['--name-style', { options: optionsWith({ nameStyle: 'dkms' }) }],
   ['--no-verify', { options: optionsWith({ verify: false }) }],
+  ['--strict', { options: optionsWith({ strict: true }) }],
   ['--debug-symbols', { options: optionsWith({ debugSymbols: true }) }],
 ];
 const PLANNED: [string, Change][] = [
@@ -118,7 +119,7 @@ describe('the id of a job', () => {
     kernel: { release: target.release },
     kernelPackages: [{ file: 'k.deb', sha256: 'b'.repeat(64) }],
     need: { distro: 'debian-12', arch: 'x86_64', accelerator: null, signer: null },
-    ...{ image: 'auto', nameStyle: 'release', verify: true, debugSymbols: false },
+    ...{ image: 'auto', nameStyle: 'release', verify: true, strict: false, debugSymbols: false },
     ...{ checkReproducible: false, timeoutSeconds: 60 },
   };
 

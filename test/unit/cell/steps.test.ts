@@ -6,6 +6,7 @@ import { deliver, resultsOf } from '../../../src/cell/deliver.js';
 import { pack } from '../../../src/cell/package.js';
 import type { CellInput, Packaged } from '../../../src/cell/types.js';
 import { verify } from '../../../src/cell/verify.js';
+import { GuestDeath } from '../../../src/model/errors.js';
 import type { ProgramName } from '../../../src/guest/program.js';
 import {
   built,
@@ -75,7 +76,9 @@ it.each([
   ['failed no', 'module'],
   ['error disk full', 'transient'],
 ])('a module that ended as %j is packed by nobody and is the fault of %s', async (end, fault) => {
-  const cell = await packaged({ 'build.sh': { code: 6, stdout: rows(`module foo 1 ${end}`) } });
+  const cell = await packaged({
+    'build.sh': { code: 6, stdout: rows('announce foo 1', `module foo 1 ${end}`) },
+  });
   expect(cell.modules).toMatchObject([{ packed: null, result: { fault } }]);
 });
 
@@ -94,29 +97,113 @@ it('what cannot be packed has failed: here a module for another kernel', async (
   expect(cell.modules[0]!.result.reason).toContain('5.10.0');
 });
 
-const verified = async (answer: Answer) => {
-  const cell = await verify(await packaged({ 'verify.py': answer }));
+const verified = async (answer: Answer, input: Partial<CellInput> = {}) => {
+  const cell = await verify(await packaged({ 'verify.py': answer }, input));
   return resultsOf(cell)[0]!;
 };
 
 it('verify leaves a module built that loads, or that its own init function refuses', async () => {
-  expect(await verified({ stdout: rows('load foo loaded') })).toMatchObject({
+  expect(await verified({ stdout: rows('doing load foo', 'load foo loaded') })).toMatchObject({
     verdict: 'built',
     reason: null,
   });
-  expect(await verified({ stdout: rows('load foo refused No such device') })).toMatchObject({
+  const refused = rows('doing load foo', 'load foo refused ENODEV No such device');
+  expect(await verified({ stdout: refused })).toMatchObject({
     verdict: 'built',
-    reason: 'installs; not loaded: foo: No such device',
+    reason: 'installs; not loaded: foo: its init function returned ENODEV No such device',
+  });
+});
+
+it('a warning of the kernel is told with the verdict; --strict makes it one', async () => {
+  const stdout = rows('doing load foo', 'warn foo WARNING: at x', 'load foo loaded');
+  const reason = 'the kernel warns: foo: WARNING: at x';
+  expect(await verified({ stdout })).toMatchObject({ verdict: 'built', reason });
+  expect(await verified({ stdout }, { strict: true })).toMatchObject({
+    verdict: 'failed',
+    fault: 'module',
+    reason,
   });
 });
 
 it.each<[string, Answer, string]>([
-  ['does not load', { code: 1, stdout: rows('load foo bad taints') }, 'foo does not load (bad): taints'],
-  ['is not reported', { stdout: '' }, 'foo does not load (missing): '],
+  ['does not load', { code: 1, stdout: rows('load foo bad no such symbol') }, 'foo: no such symbol'],
+  ['is not reported', { stdout: '' }, 'foo: nothing was reported of it'],
   ['does not install', { code: 7, stdout: rows('error depends on bar') }, 'depends on bar'],
-  ['leaves files', { code: 11, stdout: rows('load foo loaded', 'error left x') }, 'left x'],
+  ['leaves files', { code: 11, stdout: rows('doing load foo', 'load foo loaded', 'error left x') }, 'left x'],
 ])('verify fails a module that %s', async (_, answer, reason) => {
   expect(await verified(answer)).toMatchObject({ verdict: 'failed', fault: 'module', reason });
+});
+
+/** Three modules of one source, verified by a guest that answers each round with the next of `rounds`. */
+async function rounds(answers: Answer[]) {
+  const more = ['announce bar 1', 'announce baz 1', 'module bar 1 built bar.ko', 'module baz 1 built baz.ko'];
+  const answer = {
+    get 'verify.py'() {
+      return answers.shift()!;
+    },
+  };
+  const { cell, calls, events } = await opened(
+    Object.defineProperties(
+      {
+        'build.sh': built('module foo 1 built foo.ko', ...more),
+        'collect.py': { stdout: collected('foo', 'bar', 'baz') },
+      },
+      Object.getOwnPropertyDescriptors(answer),
+    ),
+  );
+  const found = resultsOf(await verify(await pack(await compile(cell))));
+  const asked = calls
+    .filter(({ name }) => name === 'verify.py')
+    .map(({ text }) => /MODULES=(.*)/.exec(text)?.[1]);
+  return {
+    found: Object.fromEntries(found.map(({ module, verdict, reason }) => [module, [verdict, reason]])),
+    asked,
+    events,
+  };
+}
+
+it('one bad module is no reason of another', async () => {
+  const stdout = rows(
+    'doing load foo',
+    'load foo loaded',
+    'load bar bad no',
+    'doing load baz',
+    'load baz loaded',
+  );
+  const { found, asked } = await rounds([{ code: 1, stdout }]);
+  expect(found).toEqual({ foo: ['built', null], bar: ['failed', 'bar: no'], baz: ['built', null] });
+  expect(asked).toHaveLength(1);
+});
+
+it('what a module of which the kernel died left untried is tried in a new VM', async () => {
+  const dies = new GuestDeath('died', '', 'Kernel panic');
+  const { found, asked, events } = await rounds([
+    { stdout: rows('doing load foo', 'load foo loaded', 'doing load bar'), dies },
+    { stdout: rows('doing load baz', 'load baz loaded') },
+  ]);
+  expect(found).toEqual({
+    foo: ['built', null],
+    bar: ['failed', 'bar: the kernel died while it was being loaded: Kernel panic'],
+    baz: ['built', null],
+  });
+  expect(asked).toEqual(['["foo","bar","baz"]', '["baz"]']);
+  expect(events.filter((each) => each.endsWith('verify'))).toEqual([
+    'boot verify',
+    'end verify',
+    'boot verify',
+  ]);
+});
+
+it('packages that do not install together are tried one by one', async () => {
+  const stdout = (name: string): string => rows(`doing load ${name}`, `load ${name} loaded`);
+  const { found, asked } = await rounds([
+    { code: 7, stdout: rows('error bar is broken') },
+    { stdout: stdout('foo') },
+    { code: 7, stdout: rows('error bar is broken') },
+    { stdout: stdout('baz') },
+  ]);
+  expect(found).toEqual({ foo: ['built', null], bar: ['failed', 'bar is broken'], baz: ['built', null] });
+  expect(asked).toEqual(['["foo","bar","baz"]', '["foo"]', '["bar"]', '["baz"]']);
 });
 
 it('verify throws what says nothing of the module, and does nothing where it is not wanted', async () => {
@@ -128,7 +215,7 @@ it('verify throws what says nothing of the module, and does nothing where it is 
 it('a module of another cell serves the proof and is in no result', async () => {
   const cell = await packaged(
     {
-      'build.sh': built('dependency lib 1 built lib.ko', 'module foo 1 failed no'),
+      'build.sh': built('announce lib 1', 'dependency lib 1 built lib.ko', 'module foo 1 failed no'),
       'collect.py': { stdout: collected('foo', 'lib') },
     },
     {},

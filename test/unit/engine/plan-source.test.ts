@@ -2,6 +2,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { readConfNames } from '../../../src/engine/plan/conf-text.js';
 import { parseModuleSource } from '../../../src/engine/plan/source.js';
 
 let cwd: string;
@@ -28,6 +29,7 @@ test.each([
   ['i40e-dkms-1.3.47~', 'i40e-dkms', '1.3.47~'],
   ['v4l2loopback-dkms=0.12.7-2', 'v4l2loopback-dkms', '0.12.7-2'],
   ['xtables-addons-dkms-3.23-1', 'xtables-addons-dkms', '3.23-1'],
+  ['adv-17v35x-dkms', 'adv-17v35x-dkms', undefined],
   ['nvidia-kernel-dkms=1:535.1~deb12', 'nvidia-kernel-dkms', '1:535.1~deb12'],
 ])('the package name %s', async (text, name, version) => {
   expect(await parse(text)).toEqual([{ kind: 'repo', text, name, ...(version && { version }) }]);
@@ -86,4 +88,36 @@ test('list files', async () => {
   await refused('none.txt', /names no module/);
   await writeFile(join(cwd, 'binary'), Buffer.from([0, 1, 2, 3]));
   await refused('binary', /not a kind of source that dkms2bin knows/);
+});
+
+test.each([
+  ['PACKAGE_NAME=a\nPACKAGE_VERSION="1.0" # one\nMAKE="x $PACKAGE_NAME"\n', { name: 'a', version: '1.0' }],
+  ["export PACKAGE_NAME='a';PACKAGE_VERSION=1\n", { name: 'a' }],
+  ['PACKAGE_NAME="a"\r\nPACKAGE_VERSION="1"\r\n', { name: 'a', version: '1' }],
+  ['PACKAGE_NAME="a-$x"\nPACKAGE_VERSION=`cat VERSION`\n', {}],
+  ['PACKAGE_NAME=a\n[ x ] && PACKAGE_NAME=b\nPACKAGE_VERSION=1\n', { version: '1' }],
+  ['. ./version.sh\n', {}],
+  ['source "$(dirname "$BASH_SOURCE")/names"\nBUILT_MODULE_NAME="$(basename *.c .c)"\n', {}],
+  ['eval "$(cat names)"\n', {}],
+  ['', {}],
+])('of %j the host knows what the text alone tells; the guest decides', (conf, names) => {
+  expect(readConfNames(conf, 'x/dkms.conf')).toEqual(names);
+});
+
+test.each([
+  ['PACKAGE_NAME=@NAME@\n', /PACKAGE_NAME in x\/dkms\.conf is a placeholder, "@NAME@"/],
+  [
+    'PACKAGE_NAME=a\nPACKAGE_VERSION="#MODULE_VERSION#"\n',
+    /PACKAGE_VERSION in x\/dkms\.conf is a placeholder/,
+  ],
+  ['PACKAGE_NAME=a\nPACKAGE_VERSION=@PKGVER@\r\n', /is a placeholder, "@PKGVER@"/],
+  ['PACKAGE_NAME="a..b"\n', /PACKAGE_NAME cannot be used: "a\.\.b"/],
+  ['PACKAGE_NAME=.a\n', /PACKAGE_NAME cannot be used/],
+  ['PACKAGE_NAME="a\rb"\n', /PACKAGE_NAME cannot be used/],
+  ['PACKAGE_NAME="a b"\n', /PACKAGE_NAME cannot be used/],
+  ['PACKAGE_NAME=a\nPACKAGE_VERSION="1..2"\n', /PACKAGE_VERSION cannot be used/],
+])('%j is refused before a VM starts', (conf, message) => {
+  expect(() => readConfNames(conf, 'x/dkms.conf')).toThrowError(
+    expect.objectContaining({ fault: 'usage', message: expect.stringMatching(message) as string }) as Error,
+  );
 });

@@ -5,11 +5,13 @@ import { fetchSource } from '../../../src/guest/programs/fetch-source.js';
 import { installKernel, readInstalledKernel } from '../../../src/guest/programs/install-kernel.js';
 import { rpmbuild } from '../../../src/guest/programs/pack-rpm.js';
 import { proveRepository, type ProveOrder } from '../../../src/guest/programs/prove.js';
+import { GuestDeath } from '../../../src/model/errors.js';
 import type { PushedSource } from '../../../src/guest/programs/pushed-source.js';
 import { verifyPackages } from '../../../src/guest/programs/verify.js';
 import { frames, rows, standInGuest, type Answer } from '../fixtures/guest.js';
 
 const RUN = { timeoutMs: 1000 };
+const LOADS = { ...RUN, accel: 'kvm' as const, lastWords: () => 'on the console' };
 const RELEASE = '6.1.0-56-amd64';
 
 const SOURCE: PushedSource = {
@@ -27,7 +29,9 @@ describe('build', () => {
     runBuild(standInGuest({ 'build.sh': answer }).guest, order, 'foo × k', RUN);
 
   it('tells the program of source, kernel and options', async () => {
-    const { guest, calls } = standInGuest({ 'build.sh': { stdout: rows('module foo 1 built foo.ko') } });
+    const { guest, calls } = standInGuest({
+      'build.sh': { stdout: rows('announce foo 1', 'module foo 1 built foo.ko') },
+    });
     await runBuild(guest, order, 'foo × k', RUN);
     const head = calls[0]!.text.slice(0, calls[0]!.text.indexOf('# How a program'));
     expect(head.split('\n').sort()).toEqual([
@@ -48,10 +52,11 @@ describe('build', () => {
 
   it('reads one row a module, with what else is said of it', async () => {
     const stdout = rows(
+      'announce foo 1.0',
       'build-seconds foo/1.0 12.345',
+      'announce lib 2',
       'dependency lib 2 built lib.ko',
       'first-error foo/1.0 foo.c:3: error: no',
-      'build-seconds lib/2 soon',
       'module foo 1.0 failed foo.c:3: error: no',
     );
     expect(await build({ code: 1, stdout })).toEqual([
@@ -75,20 +80,37 @@ describe('build', () => {
     ['two verdicts for one module', ['module foo 1 failed x', 'module foo 1 built foo.ko']],
     ['a module that is its own dependency', ['dependency foo 1 built foo.ko', 'module foo 1 built foo.ko']],
     ['two first errors', ['first-error foo/1 a', 'first-error foo/1 b', 'module foo 1 failed a']],
+    ['two times', ['build-seconds foo/1 1', 'build-seconds foo/1 2', 'module foo 1 failed a']],
+    ['a time that is none', ['build-seconds foo/1 soon', 'module foo 1 failed a']],
     ['an unknown key', ['load foo loaded', 'module foo 1 built foo.ko']],
+    ['a module that was not announced', ['module bar 1 built bar.ko', 'module foo 1 built foo.ko']],
+    ['a module that is announced twice', ['announce foo 1', 'module foo 1 built foo.ko']],
+    ['something of a module after its result', ['module foo 1 failed a', 'first-error foo/1 a']],
   ])('refuses rows with %s', async (_, said) => {
-    await expect(build({ stdout: rows(...said) })).rejects.toMatchObject({
+    await expect(build({ stdout: rows('announce foo 1', ...said) })).rejects.toMatchObject({
       fault: 'transient',
       message: expect.stringMatching(/^The guest reports what makes no sense: /) as string,
     });
   });
 
-  it.each(['../etc 1 built', 'foo ../1 built', '-rf 1 built'])(
-    'refuses the name or version in %j',
-    async (row) => {
-      await expect(build({ stdout: rows(`module ${row}`) })).rejects.toMatchObject({ fault: 'module' });
-    },
-  );
+  it.each(['../etc 1', 'foo ../1', '-rf 1'])('refuses the name or version in %j', async (row) => {
+    await expect(build({ stdout: rows(`announce ${row}`) })).rejects.toMatchObject({ fault: 'module' });
+  });
+
+  it('misses the result of a module that was announced', async () => {
+    const stdout = rows('announce foo 1', 'announce bar 1', 'module foo 1 built foo.ko');
+    await expect(build({ code: 137, stdout })).rejects.toMatchObject({
+      fault: 'transient',
+      message: 'The guest ended the build (exit code 137) without a result for bar/1',
+    });
+  });
+
+  it('knows what no retry mends: a source that is not there', async () => {
+    const stdout = rows('announce foo 1', 'module foo 1 lacks give lib');
+    expect(await build({ code: 6, stdout })).toEqual([
+      { name: 'foo', version: '1', verdict: 'error', lacks: true, reason: 'give lib', dependency: false },
+    ]);
+  });
 
   it.each([
     [2, 'usage'],
@@ -275,35 +297,77 @@ describe('verify', () => {
   };
   const verify = (answer: Answer) => {
     const { guest } = standInGuest({ 'verify.py': answer });
-    return verifyPackages(guest, order, RUN);
+    return verifyPackages(guest, order, LOADS);
   };
+  const PANIC = new GuestDeath('died', 'The guest kernel panicked', 'Kernel panic - not syncing: x');
+  const HANG = new GuestDeath('silent', 'verify.py has done nothing', '');
 
   it('sends the packages, and tells how each module loads', async () => {
-    const stdout = rows('load foo loaded', 'load bar refused No such device');
+    const stdout = rows(
+      ...[
+        'doing load foo',
+        'warn foo WARNING: at x',
+        'doing unload foo',
+        'stays foo no exit',
+        'load foo loaded',
+      ],
+      ...['doing load bar', 'load bar refused ENODEV No such device'],
+    );
     const { guest, calls } = standInGuest({ 'verify.py': { stdout } });
-    const { loads, failure, error } = await verifyPackages(guest, order, RUN);
+    const { loads, broke, failure } = await verifyPackages(guest, order, LOADS);
     expect([...loads.values()]).toEqual([
-      { name: 'foo', how: 'loaded', why: '' },
-      { name: 'bar', how: 'refused', why: 'No such device' },
+      { name: 'foo', how: 'loaded', why: '', warnings: ['WARNING: at x'] },
+      { name: 'bar', how: 'refused', why: 'ENODEV No such device', warnings: [] },
     ]);
-    expect([failure, error]).toEqual([null, null]);
+    expect([broke, failure]).toEqual([null, null]);
     expect(calls[0]!.text).toContain(
       'PACKAGES=[["foo.deb",3,"foo"]]\nMODULES=["foo","bar"]\nNEEDS=["usbcore"]\n',
     );
+    expect(calls[0]!.text).toMatch(/^HANG=30$/m);
     expect(calls[0]!.input.toString()).toBe('DEB');
   });
 
-  it('takes junk for no report', async () => {
-    const stdout = rows('load foo wonderful', 'load foobar loaded', 'load bar bad taints');
-    const { loads, failure } = await verify({ code: 1, stdout });
-    expect([...loads.values()].map(({ how }) => how)).toEqual(['missing', 'bad']);
-    expect(failure).not.toBeNull();
+  it.each([
+    ['an unknown result', ['doing load foo', 'load foo wonderful']],
+    ['a module that is not one of the order', ['doing load foobar', 'load foobar loaded']],
+    ['two results', ['doing load foo', 'load foo loaded', 'load foo bad no']],
+    ['a result of what was not tried', ['load foo loaded']],
+    ['an unload before the load', ['doing unload foo']],
+    ['a warning of another module', ['doing load foo', 'warn bar x']],
+    ['a warning after the result', ['doing load foo', 'load foo loaded', 'warn foo x']],
+    ['a second try', ['doing load foo', 'load foo loaded', 'doing load foo']],
+    ['a result after the kernel broke', ['doing load foo', 'load foo broke oops', 'load bar bad x']],
+  ])('refuses rows with %s', async (_, said) => {
+    await expect(verify({ code: 1, stdout: rows(...said) })).rejects.toMatchObject({
+      fault: 'transient',
+      message: expect.stringMatching(/^The guest reports what makes no sense: /) as string,
+    });
+  });
+
+  it.each([
+    ['doing load foo', PANIC, 'the kernel died while it was being loaded: Kernel panic - not syncing: x'],
+    ['doing unload foo', HANG, 'the machine hung while it was being unloaded: on the console'],
+  ])('a machine that dies after %j dies of the module', async (row, dies, why) => {
+    const { loads, broke, failure } = await verify({
+      stdout: rows('doing load foo', ...(row === 'doing load foo' ? [] : [row])),
+      dies,
+    });
+    expect([...loads.values()]).toMatchObject([{ name: 'foo', how: 'bad', why }]);
+    expect([broke, failure]).toEqual(['foo', null]);
+  });
+
+  it('a machine that dies before any module is tried dies of the package; one that is silent, of nothing known', async () => {
+    expect(await verify({ dies: PANIC })).toMatchObject({
+      failure: expect.stringContaining('Kernel panic') as string,
+    });
+    await expect(verify({ dies: HANG })).rejects.toMatchObject({ fault: 'transient' });
+    const after = rows('doing load foo', 'load foo loaded');
+    await expect(verify({ stdout: after, dies: HANG })).rejects.toMatchObject({ fault: 'transient' });
   });
 
   it.each([7, 11])('exit code %d is a verdict', async (code) => {
     expect(await verify({ code, stdout: rows('error does not install') })).toMatchObject({
       failure: 'does not install',
-      error: 'does not install',
     });
   });
 
@@ -324,12 +388,13 @@ describe('prove', () => {
     },
     packages: ['foo-modules'],
   } satisfies ProveOrder;
-  const prove = (answer: Answer) => proveRepository(standInGuest({ 'prove.py': answer }).guest, order, RUN);
+  const prove = (answer: Answer) => proveRepository(standInGuest({ 'prove.py': answer }).guest, order, LOADS);
 
   it('reads what was installed and how its modules load', async () => {
     const stdout = rows(
       'installed foo-modules 1:2-3 foo,bar',
       'installed foo-common 1',
+      'doing load foo',
       'load foo loaded',
       'load bar bad no',
     );
@@ -337,18 +402,31 @@ describe('prove', () => {
       {
         ...{ name: 'foo-modules', version: '1:2-3' },
         loads: [
-          { name: 'foo', how: 'loaded', why: '' },
-          { name: 'bar', how: 'bad', why: 'no' },
+          { name: 'foo', how: 'loaded', why: '', warnings: [] },
+          { name: 'bar', how: 'bad', why: 'no', warnings: [] },
         ],
       },
       { name: 'foo-common', version: '1', loads: [] },
     ]);
   });
 
+  it('says of what was not tried that the kernel did not survive another', async () => {
+    const stdout = rows(
+      'installed foo-modules 1 foo,bar',
+      'doing load foo',
+      'load foo broke its init function hangs',
+    );
+    const [found] = await prove({ code: 1, stdout });
+    expect(found!.loads).toMatchObject([
+      { name: 'foo', how: 'bad', why: 'its init function hangs' },
+      { name: 'bar', how: 'missing', why: 'not tried: the kernel did not survive foo' },
+    ]);
+  });
+
   it.each(['installed ../x 1 foo', 'installed foo', 'installed foo 1 $(reboot)'])(
     'leaves out the row %j',
     async (row) => {
-      await expect(prove({ stdout: rows(row, 'load foo loaded') })).rejects.toMatchObject({
+      await expect(prove({ stdout: rows(row) })).rejects.toMatchObject({
         fault: 'module',
         message: 'The packages install, but there is no kernel module in them',
       });

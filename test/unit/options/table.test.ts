@@ -122,7 +122,7 @@ test('a request has what asks something of the engine, and nothing else', () => 
   expect(request).toEqual({
     ...{ dkms: [], kernels: [], kernelPackages: [], outDir: './out', nameStyle: 'release', image: 'auto' },
     ...{ accel: 'auto', timeoutSeconds: 7200, verify: true, force: false, debug: false, keepFailed: false },
-    ...{ offline: false, debugSymbols: false, checkReproducible: false, cwd: '/' },
+    ...{ offline: false, strict: false, debugSymbols: false, checkReproducible: false, cwd: '/' },
   });
 });
 
@@ -131,6 +131,7 @@ test('the identity has what decides what comes out, by name and in order', () =>
   expect(Object.entries(identityOptions(request))).toEqual([
     ['debug-symbols', true],
     ['name-style', 'dkms'],
+    ['strict', false],
     ['verify', true],
   ]);
 });

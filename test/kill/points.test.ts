@@ -21,11 +21,11 @@ const MOST = 260;
 let home = '';
 let work = '';
 beforeAll(async () => {
-  work = await mkdtemp(join(tmpdir(), 'dk2b-kill-'));
+  work = await mkdtemp(join(tmpdir(), 'kill-points-'));
   home = await plainSources();
   const compilerOptions = { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 };
   for (const name of [
-    'hostile-vm/processes/cell',
+    'kill/processes/cell',
     ...['deb', 'elf', 'guest', 'provenance'].map((n) => `unit/fixtures/${n}`),
   ]) {
     const text = ts.transpileModule(await readFile(join(TEST, `${name}.ts`), 'utf8'), { compilerOptions });
@@ -55,7 +55,7 @@ function cell(dir: string, killAt: number | null, marker: string): Promise<Ended
   return new Promise((resolve) => {
     execFile(
       process.execPath,
-      [join(home, 'test/hostile-vm/processes/cell.js')],
+      [join(home, 'test/kill/processes/cell.js')],
       { env },
       (error, stdout, stderr) => {
         const { signal = null, code = 0 } = (error ?? {}) as { signal?: string | null; code?: number };
