@@ -164,7 +164,8 @@ fi
 # A small initramfs: most of the time that it takes under emulation goes with its size. The next boot may bring other virtio devices
 # than this one (direct kernel boot, another disk bus). An image that brings a list of its own (the bootstrapped one) keeps it.
 drivers=(virtio_pci virtio_blk virtio_scsi virtio_net virtio_console virtio_rng virtio_mmio sd_mod ext4)
-if command -v update-initramfs >/dev/null || ! command -v dracut >/dev/null; then
+# dracut brings an update-initramfs, too: mkinitramfs alone tells the two apart.
+if command -v mkinitramfs >/dev/null || ! command -v dracut >/dev/null; then
   if [ ! -e /etc/initramfs-tools/conf.d/dkms2bin ]; then
     # MODULES=dep looks at the disk we run from: a chroot or a foreign root has no device behind / that it could look at.
     choice=dep
@@ -216,11 +217,11 @@ vmlinuz=/boot/vmlinuz-$RELEASE initrd=/boot/initrd.img-$RELEASE
 [ -f "$vmlinuz" ] || fail "$E_NOT_FOUND" "$image brought no $vmlinuz"
 [ -z "$headers" ] || [ -e "/lib/modules/$RELEASE/build/Makefile" ] || fail "$E_NOT_FOUND" "$headers brought no /lib/modules/$RELEASE/build"
 if [ ! -s "$initrd" ]; then
-  if ! command -v update-initramfs >/dev/null && ! command -v dracut >/dev/null; then
+  if ! command -v mkinitramfs >/dev/null && ! command -v dracut >/dev/null; then
     apt_install initramfs-tools || fail "$E_INITRAMFS" 'no initramfs-tools in the package sources'
   fi
   maker=(update-initramfs -c -k "$RELEASE")
-  command -v update-initramfs >/dev/null || maker=(dracut --force "$initrd" "$RELEASE")
+  command -v mkinitramfs >/dev/null || maker=(dracut --force "$initrd" "$RELEASE")
   [ -s "$initrd" ] || "${maker[@]}" 2>&1 | sed -u '$a\'
   [ -s "$initrd" ] || fail "$E_INITRAMFS" "${maker[0]} failed for $RELEASE"
 fi

@@ -5,13 +5,12 @@ root=$1
 RIG_KERNEL=$(chroot "$root" dpkg-query -W -f '${Package}\n' 'linux-image-[0-9]*' | head -n 1)
 RIG_KERNEL=${RIG_KERNEL#linux-image-}
 
-# The initramfs of a chroot has no device behind / to look at: MODULES=most, as in the real one.
-if [ ! -s "$root/boot/initrd.img-$RIG_KERNEL" ]; then
-  if [ -x "$root/usr/sbin/update-initramfs" ]; then
-    chroot "$root" update-initramfs -c -k "$RIG_KERNEL"
-  else
-    chroot "$root" dracut --no-hostonly --force "/boot/initrd.img-$RIG_KERNEL" "$RIG_KERNEL"
-  fi
+# The initramfs of a chroot has no device behind / to look at: MODULES=most, as in the real one. dracut, which brings an
+# update-initramfs of its own, would leave out ext4.
+if [ ! -x "$root/usr/sbin/mkinitramfs" ]; then
+  chroot "$root" dracut --no-hostonly --add-drivers ext4 --force "/boot/initrd.img-$RIG_KERNEL" "$RIG_KERNEL"
+elif [ ! -s "$root/boot/initrd.img-$RIG_KERNEL" ]; then
+  chroot "$root" update-initramfs -c -k "$RIG_KERNEL"
 fi
 
 chroot "$root" systemctl enable systemd-networkd systemd-resolved ssh >/dev/null 2>&1 || true
