@@ -181,13 +181,9 @@ export class Guest {
         bytes += chunk.length;
         if (bytes > maxBytes) {
           callback(
-            new Dkms2binError(
-              'module',
-              `${path} in the guest is larger than ${maxBytes} bytes`,
-              {
-                hint: 'Real files of this kind are far smaller: look at where it comes from.',
-              },
-            ),
+            new Dkms2binError('module', `${path} in the guest is larger than ${maxBytes} bytes`, {
+              hint: 'Real files of this kind are far smaller: look at where it comes from.',
+            }),
           );
         } else callback(null, chunk);
       },

@@ -141,7 +141,7 @@ test('killed at any step, the next run leaves the same, and nothing besides', as
     if (killed.signal !== 'SIGKILL') wrong.push(`${point}: not killed: ${JSON.stringify(killed)}`);
     for (const path of await published(dir, reference)) wrong.push(`${point}: ${path} is not whole`);
     const next = await cell(dir, null, marker);
-    if (next.code !== 0) wrong.push(`${point}: the next run failed: ${next.stderr.slice(-500)}`);
+    if (next.code !== 0) return void wrong.push(`${point}: the next run failed: ${next.stderr.slice(-500)}`);
     const now = await filesOf(dir);
     for (const path of new Set([...Object.keys(now), ...Object.keys(reference)]))
       if (now[path] !== reference[path]) wrong.push(`${point}: ${path} is ${now[path] ?? 'missing'}`);

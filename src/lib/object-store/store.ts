@@ -17,7 +17,7 @@ export interface Store {
   getNote(name: string): Promise<string | null>;
 }
 
-export interface GetLimits {
+interface GetLimits {
   signal?: AbortSignal;
   /** Bytes that may come, `MAX_BLOB_BYTES` unless said otherwise. More are fault `transient`: whoever can write there may put anything. */
   maxBytes?: number;

@@ -206,7 +206,7 @@ export const RESULT = [
   option({
     name: 'hold',
     schema: form.onOff,
-    help: 'the metapackages keep the distro\'s kernel metapackage back while there is no module for its next kernel',
+    help: "the metapackages keep the distro's kernel metapackage back while there is no module for its next kernel",
     default: 'it is kept back',
     fallback: true,
     group: 'signing',
