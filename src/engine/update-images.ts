@@ -5,7 +5,7 @@ import type { PublishedOptions } from '../environment/published-image.js';
 import { ARCHES, type Arch } from '../model/cell.js';
 
 /** An image that was asked about. */
-interface UpdatedImage {
+export interface UpdatedImage {
   distro: string;
   arch: Arch;
   /** `new`: the distro had published another one, which is now in use. */
