@@ -120,7 +120,7 @@ describe('an archive', () => {
 
 describe('a dkms.conf', () => {
   test.each(named(corpus<{ what: string; input: string; answer: object }>('confs')))('%s', (_, row) => {
-    expect(readConfText(row.input)).toEqual(row.answer);
+    expect(readConfText(row.input)).toEqual({ versions: [], ...row.answer });
   });
 });
 
@@ -338,13 +338,17 @@ test('the table of docs/security.md counts what is there', () => {
       tried.set(row.class, (tried.get(row.class) ?? 0) + 1);
   const page = readFileSync(new URL('../../docs/security.md', import.meta.url), 'utf8');
   const table = /^## What was tried$[^]*?^## /m.exec(page)![0];
-  const told = [...table.matchAll(/^\| ([^|]+?) \|[^|]*\| (\d+) \| (\d+) \|/gm)];
+  const told = [...table.matchAll(/^\| ([^|]+?) \|[^|]*\| (\d+) \| (\d+|–) \|/gm)];
   const all = [...tried.values()].reduce((sum, count) => sum + count, 0);
   expect(Object.fromEntries(told.map(([, name, count]) => [name, Number(count)]))).toEqual({
     ...Object.fromEntries(tried),
     all,
   });
-  for (const [, name, count, held] of told) expect(held, name).toBe(count);
+  // `–`: not run to the end yet.
+  const run = told.filter(([, name, , held]) => name !== 'all' && held !== '–');
+  for (const [, name, count, held] of run) expect(held, name).toBe(count);
+  const heldInAll = run.reduce((sum, [, , , held]) => sum + Number(held), 0);
+  expect(told.at(-1)?.[3]).toBe(String(heldInAll));
   expect(tried.size).toBeGreaterThanOrEqual(12);
   expect(all).toBeGreaterThanOrEqual(120);
 });
