@@ -5,16 +5,10 @@ import { messageOf } from '../model/errors.js';
 import { cacheDir, runsDir, socketParent } from '../lib/paths.js';
 import { formatBytes } from '../lib/units.js';
 import { oneLine } from '../lib/text.js';
+import type { Check } from './check.js';
 import type { CliContext } from './context.js';
 import { confinementChecks } from './confinement-checks.js';
 
-export interface Check {
-  name: string;
-  /** `missing` makes the exit code 4; `warn` is worth knowing. */
-  status: 'ok' | 'warn' | 'missing';
-  detail: string;
-  remedy: string | null;
-}
 
 interface Tool {
   file: string;

@@ -2,7 +2,7 @@ import { stat } from 'node:fs/promises';
 import { HOST_ARCH, type Arch } from '../model/cell.js';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import { oneLine } from '../lib/text.js';
-import type { Check } from './checks.js';
+import type { Check } from './check.js';
 import type { CliContext } from './context.js';
 
 type Found = Omit<Check, 'name'>;

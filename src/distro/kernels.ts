@@ -56,7 +56,11 @@ export async function offeredKernels(
   options: KernelOptions,
 ): Promise<{ kernels: KernelEntry[]; metas: MetaEntry[]; heads: string[] }> {
   const { kernels, metas } = await liveKernels(row, options);
-  return { kernels: buildable(row, kernels), metas, heads: [...new Set(metas.map(({ release }) => release))] };
+  return {
+    kernels: buildable(row, kernels),
+    metas,
+    heads: [...new Set(metas.map(({ release }) => release))],
+  };
 }
 
 /** How the row's package manager compares versions. */

@@ -19,7 +19,7 @@ export async function guestProxy(
   from: 'vm' | 'sandbox',
 ): Promise<GuestProxy> {
   const secret = [proxy, ...urls].some((url) => url !== undefined && url !== '' && credentialsFor(url));
-  if (!secret) return { proxy, named: (url) => url, [Symbol.asyncDispose]: async () => undefined };
+  if (!secret) return { proxy, named: (url) => url, [Symbol.asyncDispose]: () => Promise.resolve() };
   const gateway = await openGateway(proxy === '' ? undefined : proxy);
   return {
     proxy: gateway.url(from === 'vm' ? NET.egress.gateway : '127.0.0.1'),

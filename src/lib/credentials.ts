@@ -16,7 +16,10 @@ export function withoutCredentials(url: string): string {
   const parsed = new URL(url);
   const { username, password } = parsed;
   const clean = redact(url);
-  known.set(prefixOf(clean), { username: decodeURIComponent(username), password: decodeURIComponent(password) });
+  known.set(prefixOf(clean), {
+    username: decodeURIComponent(username),
+    password: decodeURIComponent(password),
+  });
   return clean;
 }
 

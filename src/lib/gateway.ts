@@ -14,7 +14,14 @@ export interface Gateway extends AsyncDisposable {
 
 /** What a proxy hands on of a request and of an answer. */
 const KEPT = ['range', 'if-range', 'if-modified-since', 'cache-control', 'accept', 'user-agent'];
-const ANSWERED = ['content-type', 'content-length', 'content-range', 'accept-ranges', 'last-modified', 'etag'];
+const ANSWERED = [
+  'content-type',
+  'content-length',
+  'content-range',
+  'accept-ranges',
+  'last-modified',
+  'etag',
+];
 
 /**
  * An HTTP proxy on this host's loopback for a guest, or a sandbox, that downloads packages and shall hold no password: this adds those
@@ -70,7 +77,9 @@ function hand(request: IncomingMessage, response: ServerResponse, proxy: string 
   }
   const stream = got.stream(url, {
     method: request.method === 'HEAD' ? 'HEAD' : 'GET',
-    headers: Object.fromEntries(KEPT.flatMap((name) => (request.headers[name] ? [[name, request.headers[name]]] : []))),
+    headers: Object.fromEntries(
+      KEPT.flatMap((name) => (request.headers[name] ? [[name, request.headers[name]]] : [])),
+    ),
     decompress: false,
     throwHttpErrors: false,
     retry: { limit: 0 },
@@ -112,8 +121,14 @@ function tunnel(target: string, client: Socket, proxy: string | undefined): void
     'proxy-authorization': `Basic ${Buffer.from(`${login.username}:${login.password}`).toString('base64')}`,
   };
   const ask = protocol === 'https:' ? httpsRequest : httpRequest;
-  ask({ host: hostname, port: proxyPort || undefined, method: 'CONNECT', path: target, ...(headers && { headers }) })
-    .on('connect', ({ statusCode }, server) => (statusCode === 200 ? join(server as Socket) : fail()))
+  ask({
+    host: hostname,
+    port: proxyPort || undefined,
+    method: 'CONNECT',
+    path: target,
+    ...(headers && { headers }),
+  })
+    .on('connect', ({ statusCode }, server) => (statusCode === 200 ? join(server) : fail()))
     .on('error', fail)
     .end();
 }

@@ -4,10 +4,7 @@ import { Dkms2binError } from '../model/errors.js';
 import { credentialsFor, redact, withoutCredentials } from './credentials.js';
 import { standardVariable } from './variables.js';
 
-/**
- * The proxy the environment names for `url`, as curl reads it.
- * @internal
- */
+/** The proxy the environment names for `url`, as curl reads it. */
 export function proxyFromEnv(url: string, env?: NodeJS.ProcessEnv): string | undefined {
   const { protocol, hostname } = new URL(url);
   const exempt = (standardVariable('no_proxy', env) ?? '').split(/[\s,]+/).filter(Boolean);

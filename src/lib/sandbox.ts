@@ -29,11 +29,18 @@ const ETC_NETWORK = ['hosts', 'resolv.conf', 'ssl/certs', 'ssl/openssl.cnf', 'ga
  * bubblewrap's arguments: new mount, PID, IPC, UTS and cgroup namespaces, and with them a new root that holds /usr and
  * `contents`. It ends with whoever started it.
  */
-export async function bwrapArgs(contents: Contents): Promise<string[]> {
+async function bwrapArgs(contents: Contents): Promise<string[]> {
   const { devices = [], network } = contents;
   const args = ['--unshare-pid', '--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try'];
   // The program is the first process itself: what it took of the processors is then told to whoever waits for it.
-  args.push('--as-pid-1', '--die-with-parent', ...(network ? [] : ['--unshare-net']), '--ro-bind', '/usr', '/usr');
+  args.push(
+    '--as-pid-1',
+    '--die-with-parent',
+    ...(network ? [] : ['--unshare-net']),
+    '--ro-bind',
+    '/usr',
+    '/usr',
+  );
   for (const name of TOP) {
     const info = await lstat(`/${name}`).catch(() => null);
     if (info?.isSymbolicLink()) args.push('--symlink', await readlink(`/${name}`), `/${name}`);
@@ -43,8 +50,12 @@ export async function bwrapArgs(contents: Contents): Promise<string[]> {
   args.push('--perms', '0700', '--dir', '/root', '--perms', '0755', '--dir', '/run');
   const own = join(PACKAGE_ROOT, 'cloud-init', 'sandbox', 'etc');
   const binds: [option: string, from: string, to: string][] = [
-    ...['passwd', 'group', 'nsswitch.conf'].map((name) => ['--ro-bind', join(own, name), `/etc/${name}`] as const),
-    ...[...ETC, ...(network ? ETC_NETWORK : [])].map((name) => ['--ro-bind', `/etc/${name}`, `/etc/${name}`] as const),
+    ...['passwd', 'group', 'nsswitch.conf'].map(
+      (name) => ['--ro-bind', join(own, name), `/etc/${name}`] as const,
+    ),
+    ...[...ETC, ...(network ? ETC_NETWORK : [])].map(
+      (name) => ['--ro-bind', `/etc/${name}`, `/etc/${name}`] as const,
+    ),
     ...contents.readable.map((path) => ['--ro-bind', path, path] as const),
     ...contents.writable.map((path) => ['--bind', path, path] as const),
     ...devices.map((path) => ['--dev-bind', path, path] as const),
@@ -98,7 +109,8 @@ async function granted(file: string): Promise<Granted[]> {
 async function rootBlock(): Promise<number> {
   const taken = [...(await granted('/etc/subuid')), ...(await granted('/etc/subgid'))];
   let first = ROOT_IDS;
-  while (taken.some((each) => each.first < first + 2 * COUNT && first < each.first + each.count)) first += 2 * COUNT;
+  while (taken.some((each) => each.first < first + 2 * COUNT && first < each.first + each.count))
+    first += 2 * COUNT;
   return first;
 }
 
@@ -126,7 +138,9 @@ async function subordinateIds(): Promise<Ids> {
 
 async function ownFirst(): Promise<number> {
   const { username, uid } = userInfo();
-  return (await granted('/etc/subuid')).find(({ name }) => name === username || name === String(uid))?.first ?? 0;
+  return (
+    (await granted('/etc/subuid')).find(({ name }) => name === username || name === String(uid))?.first ?? 0
+  );
 }
 
 /** Puts an ordinary user into a namespace of all ids that are theirs; there they may mount, and hand files over. */
@@ -229,14 +243,19 @@ export async function vmSandbox(contents: Contents): Promise<VmSandbox> {
     await sandboxWorks();
   } catch (error) {
     if (owner !== null) {
-      throw new Dkms2binError('host', `QEMU does not run as root, and cannot be confined here: ${String((error as Error).message)}`, {
-        hint: 'Install bubblewrap (sudo apt-get install bubblewrap), or run dkms2bin as an ordinary user.',
-        cause: error,
-      });
+      throw new Dkms2binError(
+        'host',
+        `QEMU does not run as root, and cannot be confined here: ${String((error as Error).message)}`,
+        {
+          hint: 'Install bubblewrap (sudo apt-get install bubblewrap), or run dkms2bin as an ordinary user.',
+          cause: error,
+        },
+      );
     }
     return { command: withoutPrivilege(null) as [string, ...string[]], owner };
   }
-  const keep = owner === null ? [] : ['SETUID', 'SETGID', 'SETPCAP'].flatMap((cap) => ['--cap-add', `CAP_${cap}`]);
+  const keep =
+    owner === null ? [] : ['SETUID', 'SETGID', 'SETPCAP'].flatMap((cap) => ['--cap-add', `CAP_${cap}`]);
   return {
     command: [
       ...(['setpriv', '--pdeathsig', 'KILL', '--', 'bwrap'] as const),

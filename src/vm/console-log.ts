@@ -7,6 +7,7 @@ import { plain } from '../lib/text.js';
 const LIMIT = 16 * 1024 * 1024;
 const TAIL = 64 * 1024;
 
+/** @internal */
 export const CUT_MARK = `\n[dkms2bin: the console's log is cut here, after ${LIMIT / 2 ** 20} MiB]\n`;
 
 /**

@@ -33,12 +33,16 @@ const asked = new Map<string, Promise<boolean>>();
 export async function mapsReadOnly(arch: Arch, signal?: AbortSignal): Promise<boolean> {
   const path = await findQemu(`qemu-system-${arch}`);
   let answer = asked.get(path);
-  if (!answer) asked.set(path, (answer = versionOf(path, signal).then(([major, minor]) => major * 100 + minor >= 802)));
+  if (!answer)
+    asked.set(path, (answer = versionOf(path, signal).then(([major, minor]) => major * 100 + minor >= 802)));
   return answer;
 }
 
 async function versionOf(path: string, signal?: AbortSignal): Promise<[number, number]> {
-  const { stdout } = await run(path, ['--version'], { timeout: 10_000, ...(signal && { cancelSignal: signal }) });
+  const { stdout } = await run(path, ['--version'], {
+    timeout: 10_000,
+    ...(signal && { cancelSignal: signal }),
+  });
   const [, major = 0, minor = 0] = /version (\d+)\.(\d+)/.exec(stdout) ?? [];
   return [Number(major), Number(minor)];
 }

@@ -13,7 +13,19 @@ const PASSWORD = Object.fromEntries(PLACES.map((place) => [place, `pw-of-${place
   string
 >;
 /** What the tool starts while it plans, reads indexes and signs. */
-const TOOLS = ['flock', 'apt-config', 'gpgv', 'xz', 'sh', 'setpriv', 'bwrap', 'unshare', 'gpg', 'tar', 'dpkg-deb'];
+const TOOLS = [
+  'flock',
+  'apt-config',
+  'gpgv',
+  'xz',
+  'sh',
+  'setpriv',
+  'bwrap',
+  'unshare',
+  'gpg',
+  'tar',
+  'dpkg-deb',
+];
 
 let dir = '';
 let server: Server;
@@ -21,7 +33,8 @@ let at = '';
 /** Logins that arrived: `URL user:password`. */
 let logins: string[];
 
-const decode = (header: string | undefined): string => Buffer.from((header ?? '').replace(/^Basic /, ''), 'base64').toString();
+const decode = (header: string | undefined): string =>
+  Buffer.from((header ?? '').replace(/^Basic /, ''), 'base64').toString();
 
 beforeEach(async () => {
   dir = await mkdtemp(join(tmpdir(), 'dkms2bin-pw-'));
@@ -82,17 +95,37 @@ const url = (place: 'mirror' | 'archive' | 'proxy' | 'store' | 'package', path =
   `http://user:${PASSWORD[place]}@${at}${path}`;
 
 test('a password is used where it belongs, and is in no file, message, document or child process', async () => {
-  await writeFile(join(dir, 'dkms2bin.yaml'), `mirror: ${url('mirror', '/debian')}\narchive: ${url('archive', '/old')}\n`);
-  const kernels = await tool(['kernels', '--distro', 'debian-12', '--mirror', url('mirror', '/debian'), '--json']);
+  await writeFile(
+    join(dir, 'dkms2bin.yaml'),
+    `mirror: ${url('mirror', '/debian')}\narchive: ${url('archive', '/old')}\n`,
+  );
+  const kernels = await tool([
+    'kernels',
+    '--distro',
+    'debian-12',
+    '--mirror',
+    url('mirror', '/debian'),
+    '--json',
+  ]);
   const build = ['build', '--dkms', 'acpi-call-dkms', '--kernel', '6.1.0-99-amd64', '--json'];
   const planned = await tool([...build, '--dry-run']);
   const built = await tool([...build, '--out-dir', join(dir, 'out')]);
-  await tool([...build, '--kernel-package', url('package', '/linux-image.deb'), '--out-dir', join(dir, 'out')]);
+  await tool([
+    ...build,
+    '--kernel-package',
+    url('package', '/linux-image.deb'),
+    '--out-dir',
+    join(dir, 'out'),
+  ]);
   expect(kernels).not.toContain('@');
   // Where it looked, it says, without the password.
   expect(planned + built).toContain(`http://${at}/debian`);
-  expect(logins.some((each) => each.startsWith('/debian/dists/') && each.endsWith(` user:${PASSWORD.mirror}`))).toBe(true);
-  expect(logins.filter((each) => each.startsWith('/old')).every((each) => each.endsWith(PASSWORD.archive))).toBe(true);
+  expect(
+    logins.some((each) => each.startsWith('/debian/dists/') && each.endsWith(` user:${PASSWORD.mirror}`)),
+  ).toBe(true);
+  expect(
+    logins.filter((each) => each.startsWith('/old')).every((each) => each.endsWith(PASSWORD.archive)),
+  ).toBe(true);
   expect(logins.some((each) => each.startsWith('/old'))).toBe(true);
   const children = await readFile(join(dir, 'children'), 'utf8');
   expect(children).toMatch(/^apt-config /m);
@@ -102,11 +135,26 @@ test('a password is used where it belongs, and is in no file, message, document 
 test('the same of a proxy, a store, a queue and the passphrase of a repository', async () => {
   await writeFile(join(dir, 'dkms2bin.yaml'), '');
   const build = ['build', '--dkms', 'acpi-call-dkms', '--kernel', '6.1.0-99-amd64'];
-  const said = await tool([...build, '--dry-run', '--proxy', url('proxy'), '--mirror', 'http://mirror.invalid/debian']);
+  const said = await tool([
+    ...build,
+    '--dry-run',
+    '--proxy',
+    url('proxy'),
+    '--mirror',
+    'http://mirror.invalid/debian',
+  ]);
   expect(said).toContain('http://mirror.invalid/debian');
   expect(logins).toContain(`proxy user:${PASSWORD.proxy}`);
-  await tool([...build, '--dry-run', '--mirror', 'http://mirror.invalid/debian'], { http_proxy: url('proxy') });
-  await tool(['worker', '--queue', `redis://:${PASSWORD.queue}@127.0.0.1:1`, '--store', url('store', '/store/')]);
+  await tool([...build, '--dry-run', '--mirror', 'http://mirror.invalid/debian'], {
+    http_proxy: url('proxy'),
+  });
+  await tool([
+    'worker',
+    '--queue',
+    `redis://:${PASSWORD.queue}@127.0.0.1:1`,
+    '--store',
+    url('store', '/store/'),
+  ]);
   await tool(['repo', dir, '--repo-key', 'nobody']);
   expect(await holders()).toEqual([]);
 }, 240_000);

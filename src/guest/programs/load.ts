@@ -154,9 +154,7 @@ export async function runLoads(
     if (nonsense !== undefined) throw nonsense;
     if (!(error instanceof GuestDeath)) throw error;
     const death =
-      error.words === ''
-        ? new GuestDeath(error.how, error.message, lastWords(), { cause: error })
-        : error;
+      error.words === '' ? new GuestDeath(error.how, error.message, lastWords(), { cause: error }) : error;
     if (!reader.died(death)) throw death;
     return told(null);
   }

@@ -38,9 +38,13 @@ afterEach(async () => {
 
 /** As a guest's package manager asks; the status and the body. */
 async function curl(url: string, proxy: string): Promise<string> {
-  const { stdout } = await run('curl', ['-sS', '--max-time', '10', '-w', ' %{http_code}', '--proxy', proxy, url], {
-    env: { no_proxy: '' },
-  });
+  const { stdout } = await run(
+    'curl',
+    ['-sS', '--max-time', '10', '-w', ' %{http_code}', '--proxy', proxy, url],
+    {
+      env: { no_proxy: '' },
+    },
+  );
   return stdout;
 }
 
@@ -81,7 +85,15 @@ test('a proxy behind it gets its own password, for http and for a tunnel', async
   const proxy = withoutCredentials(`http://it:${PASSWORD}@127.0.0.1:${await listen(behind)}`);
   gateway = await openGateway(proxy);
   expect(await curl(`${url}/x`, gateway.url('127.0.0.1'))).toBe('by the proxy 200');
-  await run('curl', ['-sS', '--max-time', '10', '--proxytunnel', '--proxy', gateway.url('127.0.0.1'), `${url}/x`]);
+  await run('curl', [
+    '-sS',
+    '--max-time',
+    '10',
+    '--proxytunnel',
+    '--proxy',
+    gateway.url('127.0.0.1'),
+    `${url}/x`,
+  ]);
   const login = basic(`it:${PASSWORD}`);
   expect(asked).toEqual([`${url}/x ${login}`, `127.0.0.1:${port} ${login}`]);
 });

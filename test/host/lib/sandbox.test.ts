@@ -39,7 +39,9 @@ async function preinst(script: string): Promise<string> {
 }
 
 test("a package's script is root of ids that are nobody's, and sees none of the host's files", async () => {
-  const seen = await preinst(`id -u; cat /proc/self/uid_map; cat /etc/shadow '${dir}/key.pem' 2>&1; ls / /home /root 2>&1; true`);
+  const seen = await preinst(
+    `id -u; cat /proc/self/uid_map; cat /etc/shadow '${dir}/key.pem' 2>&1; ls / /home /root 2>&1; true`,
+  );
   expect(seen).toMatch(/^0\n/);
   expect(seen).toMatch(/shadow: No such file/);
   expect(seen).toMatch(/key\.pem: No such file/);
@@ -67,7 +69,8 @@ test('it writes to its own folder alone, as another user, and nothing that it ma
   // What it wrote there is in a root folder of the sandbox's own, in memory, which ends with it.
   expect(rest.filter((line) => !line.startsWith(`wrote ${dir}`) && line !== 'wrote /etc/made')).toEqual([]);
   expect(Number(processes)).toBeLessThan(12);
-  for (const path of ['/etc/made', '/usr/made', join(dir, 'made')]) await expect(stat(path)).rejects.toThrow('ENOENT');
+  for (const path of ['/etc/made', '/usr/made', join(dir, 'made')])
+    await expect(stat(path)).rejects.toThrow('ENOENT');
   const { uid } = await stat(join(box, 'made'));
   expect(uid).not.toBe(5);
   expect(uid).toBeGreaterThan(65_535);
@@ -85,15 +88,28 @@ test("dpkg's stand-in takes the network away from scripts, the host's loopback t
   });
   const [file, ...args] = inside.command;
   const script = `readlink /proc/self/ns/net; '${wrapper}' --status-fd 9 --configure x; '${wrapper}' --print-architecture`;
-  const [host, configuring, printing] = (await run(file, [...args, 'sh', '-c', script])).stdout.trim().split('\n');
+  const [host, configuring, printing] = (await run(file, [...args, 'sh', '-c', script])).stdout
+    .trim()
+    .split('\n');
   expect(configuring).not.toBe(host);
   expect(printing).toBe(host);
 });
 
 test('without a network there is none', async () => {
-  const cut = await nativeSandbox({ arch: HOST_ARCH, scratch: dir, network: false, readable: [], writable: [] });
+  const cut = await nativeSandbox({
+    arch: HOST_ARCH,
+    scratch: dir,
+    network: false,
+    readable: [],
+    writable: [],
+  });
   const [file, ...args] = cut.command;
   const { stdout } = await run(file, [...args, 'sh', '-c', 'tail -n +3 /proc/net/dev']);
-  expect(stdout.trim().split('\n').map((line) => line.trim().split(':')[0])).toEqual(['lo']);
+  expect(
+    stdout
+      .trim()
+      .split('\n')
+      .map((line) => line.trim().split(':')[0]),
+  ).toEqual(['lo']);
   await rm(join(dir, 'ids'), { force: true });
 });

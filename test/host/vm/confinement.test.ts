@@ -39,35 +39,38 @@ async function qemuBelow(pid: number): Promise<string> {
   return `/proc/${pid}`;
 }
 
-test.each(['none', 'login'] as const)('QEMU with network %s: whose it is, and what it sees', async (network) => {
-  await using vm = await Vm.start(await spec(network), dir);
-  const qemu = await qemuBelow(vm.pid!);
-  const status = await readFile(`${qemu}/status`, 'utf8');
-  expect(status).toMatch(/^Name:\s+qemu-system/);
-  expect(status).toMatch(/^CapEff:\s+0+$/m);
-  expect(status).toMatch(/^CapPrm:\s+0+$/m);
-  expect(status).toMatch(/^NoNewPrivs:\s+1$/m);
-  expect(status).toMatch(/^Seccomp:\s+2$/m);
-  const uid = Number(/^Uid:\s+(\d+)/m.exec(status)?.[1]);
-  if (isRoot()) {
-    expect(uid).toBeGreaterThan(65_536);
-    expect(status).toMatch(/^CapBnd:\s+0+$/m);
-    expect((await stat(join(dir, 'disk.qcow2'))).uid).toBe(uid);
-  } else expect(uid).toBe(process.getuid?.());
-  for (const kind of ['mnt', 'pid', 'ipc', 'uts'])
-    expect(await readlink(`${qemu}/ns/${kind}`)).not.toBe(await readlink(`/proc/self/ns/${kind}`));
-  const ownNetwork = (await readlink(`${qemu}/ns/net`)) !== (await readlink('/proc/self/ns/net'));
-  expect(ownNetwork).toBe(network === 'none');
-  expect(vm.sshPort === null).toBe(network === 'none');
-  // By the mounts, as only a process of its own user may look into its root folder.
-  const mounts = (await readFile(`${qemu}/mountinfo`, 'utf8')).split('\n').map((line) => line.split(' '));
-  const places = mounts.map((fields) => fields[4] ?? '');
-  expect(places).toContain(join(dir, 'disk.qcow2'));
-  expect(places.filter((place) => place === '/home' || place === '/root' || place === dir)).toEqual([]);
-  const options = (path: string): string => mounts.find((fields) => fields[4] === path)?.[5] ?? '';
-  expect(options(join(dir, 'base.qcow2'))).toMatch(/^ro/);
-  expect(options(join(dir, 'disk.qcow2'))).toMatch(/^rw/);
-});
+test.each(['none', 'login'] as const)(
+  'QEMU with network %s: whose it is, and what it sees',
+  async (network) => {
+    await using vm = await Vm.start(await spec(network), dir);
+    const qemu = await qemuBelow(vm.pid!);
+    const status = await readFile(`${qemu}/status`, 'utf8');
+    expect(status).toMatch(/^Name:\s+qemu-system/);
+    expect(status).toMatch(/^CapEff:\s+0+$/m);
+    expect(status).toMatch(/^CapPrm:\s+0+$/m);
+    expect(status).toMatch(/^NoNewPrivs:\s+1$/m);
+    expect(status).toMatch(/^Seccomp:\s+2$/m);
+    const uid = Number(/^Uid:\s+(\d+)/m.exec(status)?.[1]);
+    if (isRoot()) {
+      expect(uid).toBeGreaterThan(65_536);
+      expect(status).toMatch(/^CapBnd:\s+0+$/m);
+      expect((await stat(join(dir, 'disk.qcow2'))).uid).toBe(uid);
+    } else expect(uid).toBe(process.getuid?.());
+    for (const kind of ['mnt', 'pid', 'ipc', 'uts'])
+      expect(await readlink(`${qemu}/ns/${kind}`)).not.toBe(await readlink(`/proc/self/ns/${kind}`));
+    const ownNetwork = (await readlink(`${qemu}/ns/net`)) !== (await readlink('/proc/self/ns/net'));
+    expect(ownNetwork).toBe(network === 'none');
+    expect(vm.sshPort === null).toBe(network === 'none');
+    // By the mounts, as only a process of its own user may look into its root folder.
+    const mounts = (await readFile(`${qemu}/mountinfo`, 'utf8')).split('\n').map((line) => line.split(' '));
+    const places = mounts.map((fields) => fields[4] ?? '');
+    expect(places).toContain(join(dir, 'disk.qcow2'));
+    expect(places.filter((place) => place === '/home' || place === '/root' || place === dir)).toEqual([]);
+    const options = (path: string): string => mounts.find((fields) => fields[4] === path)?.[5] ?? '';
+    expect(options(join(dir, 'base.qcow2'))).toMatch(/^ro/);
+    expect(options(join(dir, 'disk.qcow2'))).toMatch(/^rw/);
+  },
+);
 
 test('a VM leaves no folder of sockets, and one that a killed process left goes with the next', async () => {
   const folders = async (): Promise<string[]> => (await readdir(dir)).filter((name) => /dk2b-/.test(name));

@@ -40,7 +40,8 @@ test('without a network nothing of it leads anywhere; the devices are the same',
   expect(netdevs).toHaveLength(2);
   for (const netdev of netdevs) expect(netdev).toMatch(/,restrict=on(?!.*(?:hostfwd|guestfwd))/);
   const devices = (args: string[]): string[] => args.filter((_, i) => args[i - 1] === '-device');
-  for (const network of ['login', 'egress'] as const) expect(devices(qemuArgs({ ...config, network }))).toEqual(devices(none));
+  for (const network of ['login', 'egress'] as const)
+    expect(devices(qemuArgs({ ...config, network }))).toEqual(devices(none));
   const out = (network: VmConfig['network']): string | undefined =>
     qemuArgs({ ...config, network }).find((each) => each.startsWith('user,id=egress'));
   expect(out('login')).toContain('restrict=on');
@@ -59,7 +60,9 @@ test('one address leads out of the restricted network, and only when it is asked
 test('a clone may only read the memory file and waits for its state; a snapshot being made writes it through', () => {
   const file = { kind: 'file' as const, path: '/c/a,b/ram' };
   const clone = qemuArgs({ ...config, memory: { ...file, shared: false }, incoming: true });
-  expect(clone).toContain('memory-backend-file,id=ram,size=2048M,mem-path=/c/a,,b/ram,share=off,readonly=on,rom=off');
+  expect(clone).toContain(
+    'memory-backend-file,id=ram,size=2048M,mem-path=/c/a,,b/ram,share=off,readonly=on,rom=off',
+  );
   expect(clone[clone.indexOf('-machine') + 1]).toContain('memory-backend=ram');
   expect(clone[clone.indexOf('-incoming') + 1]).toBe('defer');
   const made = qemuArgs({ ...config, memory: { ...file, shared: true } });
