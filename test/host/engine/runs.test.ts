@@ -21,6 +21,7 @@ test('a run that was kept before there was another architecture boots as x86_64'
   const boot = { kind: 'direct', kernel: '/k', initrd: '/i', cmdline: '' };
   const shape = { accel: 'tcg', cpu: 'max', cpus: 1, memoryMiB: 64, egress: false, forward: false };
   await run.save({ kept: true, vm: { boot, control: 'channel', ...shape } });
+  await writeFile(join(run.dir, 'disk.qcow2'), '');
   await run.close();
   const tools = join(dir, 'tools');
   await mkdir(tools);
@@ -31,5 +32,5 @@ test('a run that was kept before there was another architecture boots as x86_64'
   await expect(login(undefined, { serial: false, signal: new AbortController().signal })).rejects.toThrow(
     'before the VM ran',
   );
-  expect(await readFile(join(dir, 'started'), 'utf8')).toContain(' qemu-system-x86_64 ');
+  expect(await readFile(join(dir, 'started'), 'utf8')).toMatch(/[ /]qemu-system-x86_64 /);
 });

@@ -74,7 +74,7 @@ test.each(['none', 'login'] as const)(
 
 test('a VM leaves no folder of sockets, and one that a killed process left goes with the next', async () => {
   const folders = async (): Promise<string[]> => (await readdir(dir)).filter((name) => /dk2b-/.test(name));
-  await mkdtemp(join(dir, 'dk2b-'));
+  await writeFile(join(await mkdtemp(join(dir, 'dk2b-')), 'lock'), '');
   expect(await folders()).toHaveLength(1);
   {
     await using vm = await Vm.start(await spec('none'), dir);
