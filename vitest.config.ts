@@ -103,16 +103,6 @@ export default defineConfig({
           fileParallelism: false,
         },
       },
-      {
-        test: {
-          // Packages that mean harm, in VMs, and the tool killed at many points.
-          name: 'hostile',
-          include: ['test/hostile-vm/**/*.test.ts'],
-          testTimeout: 60 * 60_000,
-          hookTimeout: 60 * 60_000,
-          fileParallelism: false,
-        },
-      },
     ],
   },
 });

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeDeb } from '../../src/pack/deb.js';
-import { FIXTURES } from '../vm/tool.js';
+import { FIXTURES } from '../tool.js';
 
 /** The module looks for what an earlier build has left on its machine, and does not load there. */
 const SOURCE = readFileSync(join(FIXTURES, 'tiny', 'dk2b_tiny.c'), 'utf8')

@@ -7,7 +7,7 @@ import { OFFICIAL_GIB } from '../../src/environment/unpacked-image.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../../src/distro/catalogue.js';
 import { hostProxy } from '../../src/distro/mirrors.js';
 import { chooseAccelerator } from '../../src/vm/accel.js';
-import { FIXTURES, temporary, tool, type Document } from '../vm/tool.js';
+import { FIXTURES, temporary, tool, type Document } from '../tool.js';
 
 // Every official image: download, boot, kernel layer, build, load. What came of it is a table, for docs/distros.md.
 const rows = inject('rows');

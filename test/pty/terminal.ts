@@ -4,7 +4,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { MAIN } from '../vm/tool.js';
+import { MAIN } from '../tool.js';
 
 const here = (name: string): string => fileURLToPath(new URL(`processes/${name}`, import.meta.url));
 
