@@ -43,7 +43,8 @@ test('the command runs from where npm links it', async () => {
 });
 
 test('it finds its catalogue there and plans', async () => {
-  const args = ['--dkms', 'acpi-call-dkms', '--distro', 'rocky-9', '--mirror', server.origin];
+  const source = join(ROOT, 'test/fixtures/tiny');
+  const args = ['--dkms', source, '--distro', 'rocky-9', '--mirror', server.origin];
   const planned = await run('node_modules/.bin/dkms2bin', [...args, '--dry-run', '--json']);
   expect(planned.exitCode, planned.stderr).toBe(0);
   expect(JSON.parse(planned.stdout)).toMatchObject({
