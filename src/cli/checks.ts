@@ -9,7 +9,6 @@ import type { Check } from './check.js';
 import type { CliContext } from './context.js';
 import { confinementChecks } from './confinement-checks.js';
 
-
 interface Tool {
   file: string;
   package: string;

@@ -97,7 +97,7 @@ const HAPPENS: Record<string, () => Promise<unknown>> = {
       code: 'ENOSPC',
       syscall: 'write',
     });
-    return Promise.reject(asDiskError(error, '/cache/images/x.part') as Error);
+    return Promise.reject(asDiskError(error, '/cache/images/x.part'));
   },
   'a download that breaks off': () => fetched('/cut/file'),
   'a download with another checksum': () => fetched('/file/InRelease'),
