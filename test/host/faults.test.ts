@@ -97,7 +97,9 @@ const HAPPENS: Record<string, () => Promise<unknown>> = {
       code: 'ENOSPC',
       syscall: 'write',
     });
-    return Promise.reject(asDiskError(error, '/cache/images/x.part'));
+    return Promise.resolve().then(() => {
+      throw asDiskError(error, '/cache/images/x.part');
+    });
   },
   'a download that breaks off': () => fetched('/cut/file'),
   'a download with another checksum': () => fetched('/file/InRelease'),
