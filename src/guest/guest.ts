@@ -1,3 +1,4 @@
+import { posix } from 'node:path';
 import { randomBytes } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
 import { PassThrough, Transform, Writable, type Readable } from 'node:stream';
@@ -55,11 +56,11 @@ export class Guest {
     return this.options.alive(this.options.transport.exec(command, io));
   }
 
-  /** Puts a local file, or bytes, at `path` in the guest. */
+  /** Puts a local file, or bytes, at `path` in the guest; its folder is made. */
   async put(source: { file: string } | { bytes: Buffer }, path: string, timeoutMs = 600_000): Promise<void> {
     const stderr = new Collector(MAX_TEXT);
     const ended = await this.#exec(
-      { sh: `umask 022; cat > ${quote(path)}` },
+      { sh: `umask 022; mkdir -p ${quote(posix.dirname(path))} && cat > ${quote(path)}` },
       { input: 'file' in source ? source : source.bytes, stdout: new Collector(0), stderr, timeoutMs },
     );
     if (ended.code !== 0) {
