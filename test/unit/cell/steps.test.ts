@@ -45,7 +45,7 @@ it('compile cuts the way out before the package’s code runs, and boots the ver
   const { built: made, phases } = await compile(cell);
   expect(made.reports).toMatchObject([{ name: 'foo', verdict: 'built' }]);
   expect(calls.map(({ name }) => name)).toEqual([
-    "umask 022; cat > '/var/lib/dkms2bin/source.deb'",
+    "umask 022; mkdir -p '/var/lib/dkms2bin' && cat > '/var/lib/dkms2bin/source.deb'",
     'build.sh',
     'collect.py',
   ]);
