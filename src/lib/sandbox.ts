@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { chown, lstat, readFile, readlink, realpath, stat, writeFile } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -6,8 +7,21 @@ import { Dkms2binError } from '../model/errors.js';
 import { run } from './exec.js';
 import { PACKAGE_ROOT } from './paths.js';
 
-/** Whether the host's root started the tool. */
-export const isRoot = (): boolean => process.getuid?.() === 0;
+let root: boolean | undefined;
+
+/**
+ * Whether the user is root of ids that can be given away. Root of a user namespace with a few ids, as of a rootless
+ * container, is an ordinary user outside, and counts as one.
+ */
+export function isRoot(): boolean {
+  return (root ??= process.getuid?.() === 0 && hasAllIds());
+}
+
+function hasAllIds(): boolean {
+  const map = readFileSync('/proc/self/uid_map', 'utf8').trim().split(/\s+/).map(Number);
+  // One line, from 0, as the host's own namespace has it.
+  return map.length === 3 && map[0] === 0 && (map[2] ?? 0) > ROOT_IDS + 2 * COUNT;
+}
 
 /** What a sandbox holds beside the host's programs; paths are the same inside. What does not exist is left out. */
 export interface Contents {
