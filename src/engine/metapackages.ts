@@ -4,13 +4,13 @@ import { findRow, loadCatalogue } from '../distro/catalogue.js';
 import { isApt } from '../distro/row.js';
 import { debMetaName } from '../distro/deb-names.js';
 import { offeredKernels } from '../distro/kernels.js';
-import { cacheDir } from '../lib/paths.js';
 import { writeAtomic } from '../lib/atomic-write.js';
 import { DEB_ARCH } from '../model/cell.js';
 import type { PlanContext } from '../model/context.js';
 import { Dkms2binError } from '../model/errors.js';
 import { followingOf, makeMetapackage, type Following } from '../pack/metapackage.js';
 import { comparePackageVersions, scan, type PackageFile } from '../repo/package-files.js';
+import { placesOf, resolveOptions } from './asking.js';
 import { planMetapackages, sameFollower, type HeldKernel } from './plan/metapackages.js';
 import type { PublishedModule } from './plan/refresh.js';
 import { modulesOfPackages, readTried } from './published-modules.js';
@@ -82,22 +82,18 @@ type Offers = Parameters<typeof planMetapackages>[0]['offers'];
 
 async function askDistros(
   published: readonly PublishedModule[],
-  { offline, mirror, proxy }: MetapackageOptions,
-  { emit, signal }: PlanContext,
+  options: MetapackageOptions,
+  context: PlanContext,
 ): Promise<Offers> {
+  const { emit, signal } = context;
   const rows = await loadCatalogue();
-  const places = new Map(published.map(({ distro, arch }) => [`${distro} ${arch}`, { distro, arch }]));
   const offers: Offers[number][] = [];
   const warn = (message: string): void => emit({ type: 'note', level: 'warn', message });
-  for (const { distro, arch } of places.values()) {
+  for (const { distro, arch } of placesOf(published)) {
     const row = findRow(rows, distro);
     const backports = new Set(row.suites.filter(({ role }) => role === 'backports').map(({ name }) => name));
     try {
-      const offered = await offeredKernels(row, {
-        ...{ cacheDir: cacheDir(), arch, offline, mirror, proxy, signal, warn },
-        // As `refresh`: an hour-old answer would hold back the kernel of the hour for another one.
-        ...(offline ? {} : { maxAge: 0 }),
-      });
+      const offered = await offeredKernels(row, resolveOptions(options, arch, context));
       offers.push({ ...offered, distro, arch, backports });
     } catch (error) {
       if (!(error instanceof Dkms2binError) || signal.aborted) throw error;

@@ -5,11 +5,10 @@ import { localDigest, moduleNames } from '../cell/source.js';
 import type { BuildContext, PlanContext } from '../model/context.js';
 import { DEB_ARCH, type Arch, type CellResult } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
-import { cacheDir, stateDir } from '../lib/paths.js';
+import { stateDir } from '../lib/paths.js';
 import { writeAtomic } from '../lib/atomic-write.js';
 import { offeredKernels } from '../distro/kernels.js';
 import { mirrorsOf } from '../distro/mirrors.js';
-import type { ResolveOptions } from '../distro/resolve.js';
 import { findDkmsPackage } from '../distro/dkms-package.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';
 import {
@@ -30,6 +29,7 @@ import { parseModuleSource } from './plan/source.js';
 import type { BuildPlan } from './plan/types.js';
 import type { BuildRequest } from '../options/request.js';
 import { readPublished, readTried, writeTried } from './published-modules.js';
+import { placesOf, resolveOptions } from './asking.js';
 import { build } from './local.js';
 import { deepFreeze } from './plan/plan.js';
 
@@ -150,26 +150,6 @@ function blockedResults({ modules, kernel, distro, arch, fault, reason }: Blocke
 }
 
 // --- what is offered --------------------------------------------------------------------------------------------------
-
-const resolveOptions = (
-  request: BuildRequest,
-  arch: Arch,
-  { emit, signal }: PlanContext,
-): ResolveOptions => ({
-  cacheDir: cacheDir(),
-  arch,
-  offline: request.offline,
-  mirror: request.mirror,
-  proxy: request.proxy,
-  signal,
-  // An hour-old answer would hide the kernel of the hour.
-  maxAge: 0,
-  warn: (message) => emit({ type: 'note', level: 'warn', message }),
-});
-
-const placesOf = (published: readonly PublishedModule[]): { distro: string; arch: Arch }[] => [
-  ...new Map(published.map(({ distro, arch }) => [`${distro} ${arch}`, { distro, arch }])).values(),
-];
 
 function rowOf(rows: readonly CatalogueRow[], distro: string, arch: Arch): CatalogueRow {
   if (Object.hasOwn(DEB_ARCH, arch)) return findRow(rows, distro);

@@ -35,7 +35,7 @@ const address =
     .flatMap((each) => each ?? [])
     .find(({ family, internal }) => family === 'IPv4' && !internal)?.address ?? '127.0.0.1';
 
-/** What snapshot.debian.org says of the old kernel; its dated archives hold what the mirror has. */
+/** What Debian's archive of old packages says of the old kernel; its dated archives hold what the mirror has. */
 function archived(path: string): object | undefined {
   const binary = `/mr/binary/linux-image-${old.release}/`;
   if (path === binary) return { result: [{ binary_version: old.packageVersion }] };
