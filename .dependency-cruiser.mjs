@@ -5,6 +5,7 @@ const LAYERS = [
   ['ui', 'report'],
   ['engine'],
   ['cell'],
+  ['source'],
   ['repo', 'attest'],
   ['pack'],
   ['environment'],

@@ -31,6 +31,9 @@ setup_tools=(
 )
 # Only wanted by tests; those that miss one say that they are skipped.
 setup_test_tools=(
+  git:git
+  zip:zip
+  bzip2:bzip2
   chromium:chromium
   redis-server:redis-server
   kmod:modinfo

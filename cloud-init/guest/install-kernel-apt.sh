@@ -15,6 +15,8 @@
 #   PROXY               http://host:port for downloads, may be empty
 #   AUTHORITIES         certificates (PEM) of further authorities that vouch for https mirrors, may be empty
 #   ROOT_UUID           of the root file system, when this is not run from it
+#   BUILD_PACKAGES      packages to install besides the toolchain, of the variant build; words with blanks between, may be empty
+#   BUILD_PACKAGE_DIR   folder in the guest with .deb files to install as well, may be empty
 #   KERNEL_PACKAGE_DIR  folder in the guest with .deb files to use instead of the archive, may be empty
 #
 # Result lines: @@dkms2bin KEY VALUE with KEY one of
@@ -27,7 +29,7 @@
 RELEASE=${RELEASE:-} VARIANT=${VARIANT:-build} SUITE=${SUITE:-} ARCHIVE_URI=${ARCHIVE_URI:-} ARCHIVE_SUITE=${ARCHIVE_SUITE:-}
 ARCHIVE_COMPONENTS=${ARCHIVE_COMPONENTS:-main} ARCHIVE_KEYRING=${ARCHIVE_KEYRING:-/usr/share/keyrings/debian-archive-keyring.gpg}
 TOOLCHAIN=${TOOLCHAIN:-dkms gcc make libc6-dev} SOURCES=${SOURCES:-} ROOT_UUID=${ROOT_UUID:-}
-KERNEL_PACKAGE_DIR=${KERNEL_PACKAGE_DIR:-}
+KERNEL_PACKAGE_DIR=${KERNEL_PACKAGE_DIR:-} BUILD_PACKAGES=${BUILD_PACKAGES:-} BUILD_PACKAGE_DIR=${BUILD_PACKAGE_DIR:-}
 
 check_release
 check_url ARCHIVE_URI "$ARCHIVE_URI"
@@ -38,7 +40,7 @@ check_sources SOURCES "$SOURCES"
 check_path ARCHIVE_KEYRING "$ARCHIVE_KEYRING"
 case $ROOT_UUID in *[!0-9A-Fa-f-]*) fail "$E_INPUT" "ROOT_UUID is not a file system's: '$ROOT_UUID'" ;; esac
 case $VARIANT in build | runtime) ;; *) fail "$E_INPUT" "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
-case $TOOLCHAIN in *[!a-z0-9.+\ -]*) fail "$E_INPUT" 'a package name has a character that none has' ;; esac
+case $TOOLCHAIN$BUILD_PACKAGES in *[!a-z0-9.+\ -]*) fail "$E_INPUT" 'a package name has a character that none has' ;; esac
 
 work=$(mktemp -d) || fail "$E_DISK_FULL" 'no temporary folder'
 list=/etc/apt/sources.list.d/dkms2bin-archive.list
@@ -105,8 +107,14 @@ if [ "$VARIANT" = build ]; then
   : >/etc/dkms/no-autoinstall
   printf '# dkms2bin: modules are signed outside the guest.\nsign_file="/nonexistent"\n' >/etc/dkms/framework.conf.d/dkms2bin.conf
   headers=linux-headers-$RELEASE
-  for package in $TOOLCHAIN; do
+  for package in $TOOLCHAIN $BUILD_PACKAGES; do
     [ -n "$(installed_version "$package")" ] || toolchain+=("$package")
+  done
+fi
+if [ -n "$BUILD_PACKAGE_DIR" ]; then
+  for file in "$BUILD_PACKAGE_DIR"/*.deb; do
+    dpkg-deb -f "$file" Package >/dev/null || fail "$E_INPUT" "not a Debian package: ${file##*/}"
+    toolchain+=("$(readlink -f "$file")")
   done
 fi
 headers_known() { [ -z "$headers" ] || package_known "$headers"; }

@@ -18,6 +18,7 @@
 #   REPOS               repositories to use instead of the guest's own: lines NAME=URL, or NAME!=URL for one whose packages nobody
 #                       signed; may be empty
 #   PROXY               http://host:port for downloads, may be empty
+#   BUILD_PACKAGES      packages to install besides the toolchain, of the variant build; may be empty
 #   AUTHORITIES         certificates (PEM) of further authorities that vouch for https repositories, may be empty
 #   KERNEL_PACKAGE_DIR  folder in the guest with .rpm files to use first, may be empty. They are not asked for a signature:
 #                       the host has checked what it could
@@ -44,7 +45,7 @@ while IFS= read -r line; do
   check_url REPOS "${line#*=}"
 done <<<"$REPOS"
 case $VARIANT in build | runtime) ;; *) fail "$E_INPUT" "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
-case "$IMAGE_PACKAGES $MODULE_PACKAGES $EXTRA_PACKAGES $HEADER_PACKAGES ${TOOLCHAIN-} $TOOLCHAIN_REPO $TOOLCHAIN_NEEDS $VERSION_PREFIX" in
+case "$IMAGE_PACKAGES $MODULE_PACKAGES $EXTRA_PACKAGES $HEADER_PACKAGES ${TOOLCHAIN-} ${BUILD_PACKAGES-} $TOOLCHAIN_REPO $TOOLCHAIN_NEEDS $VERSION_PREFIX" in
   *[!A-Za-z0-9.+~_\ ^-]*) fail "$E_INPUT" 'a package name has a character that none has' ;;
 esac
 [ -n "$IMAGE_PACKAGES" ] || fail "$E_INPUT" 'IMAGE_PACKAGES is empty'
@@ -60,7 +61,7 @@ case $PACKAGE_MANAGER in
     manager=zypper repo_dir=/etc/zypp/repos.d libelf=libelf-devel ;;
   *) fail "$E_INPUT" "PACKAGE_MANAGER is neither dnf nor zypper: '$PACKAGE_MANAGER'" ;;
 esac
-TOOLCHAIN=${TOOLCHAIN:-dkms gcc make rpm-build $libelf}
+TOOLCHAIN="${TOOLCHAIN:-dkms gcc make rpm-build $libelf} ${BUILD_PACKAGES:-}"
 
 work=$(mktemp -d) || fail "$E_DISK_FULL" 'no temporary folder'
 log=$work/log trusted='' hidden=$repo_dir/.dkms2bin-hidden repo_file=$repo_dir/dkms2bin.repo

@@ -1,4 +1,4 @@
-import type { Arch, ModuleSource } from '../model/cell.js';
+import type { Arch, ModuleSource, SourceOrigin } from '../model/cell.js';
 import { packagePurl } from './purl.js';
 
 /** Lowercase hex digests by in-toto's names of the algorithms. */
@@ -8,6 +8,8 @@ export interface SourceRecord {
   kind: ModuleSource['kind'];
   /** As it was asked for: a package name, `name=version`, or a path, of which the last part is recorded. */
   text: string;
+  /** Where it was fetched from; then `text` is recorded whole. */
+  origin?: SourceOrigin;
   /** The distro's package that a repository name came to. */
   package?: { name: string; version: string };
   /** Of the .deb or tarball; of a folder, of the tar that the guest was sent (sha256). */
@@ -59,6 +61,8 @@ export interface BuildFacts {
     nameStyle: string;
     verify: boolean;
     debugSymbols?: boolean;
+    /** As they were asked for; of a path the last part is recorded. */
+    buildPackages?: readonly string[];
     mirror?: string;
     archive?: string;
   };
@@ -70,6 +74,8 @@ export interface BuildFacts {
   };
   /** Kernel packages that were given as files. */
   kernelPackages: { file: string; sha256: string }[];
+  /** Build packages that were given as files. */
+  buildPackages: { file: string; sha256: string }[];
   /** Every package of the kernel layer, those below among them. */
   installed: InstalledPackage[];
   /** Names of the packages in `installed` that make a module: kernel image, headers, compiler, dkms. */

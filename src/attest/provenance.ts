@@ -1,6 +1,6 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
 import { z } from 'zod';
-import type { ModuleSource } from '../model/cell.js';
+import type { ModuleSource, SourceOrigin } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { writeAtomic, type Published } from '../lib/atomic-write.js';
 import { readCapped } from '../lib/read-capped.js';
@@ -52,7 +52,11 @@ const Descriptor = z.object({ name: z.string().default(''), digest: z.record(z.s
 /** What dkms2bin's own statements say besides. */
 const CellShape = z.object({
   externalParameters: z.object({
-    source: z.object({ kind: z.enum(['repo', 'deb', 'rpm', 'folder', 'tarball']), name: z.string() }),
+    source: z.object({
+      kind: z.enum(['repo', 'deb', 'rpm', 'folder', 'tarball']),
+      name: z.string(),
+      origin: z.object({ url: z.string(), commit: z.string().exactOptional() }).exactOptional(),
+    }),
     kernel: z.string(),
     distro: z.string(),
     arch: z.string(),
@@ -103,8 +107,8 @@ export interface BuiltCell {
   kernel: string;
   distro: string;
   arch: string;
-  /** `name` is a path's last part. */
-  source: { kind: ModuleSource['kind']; name: string };
+  /** `name` is a path's last part; of what was fetched all that was asked for. */
+  source: { kind: ModuleSource['kind']; name: string; origin?: SourceOrigin };
   /** SHA-256 of the source. */
   digest: string | null;
   /** Name and version of the source, when it was a package of the distro. */
@@ -159,12 +163,13 @@ function cellOf(definition: unknown): BuiltCell | null {
   if (!parsed.success) return null;
   const { externalParameters, internalParameters, resolvedDependencies } = parsed.data;
   const source = resolvedDependencies.find((each) => each.annotations?.role === 'source');
+  const purl = source?.uri?.startsWith('pkg:') ? source.uri : null;
   return {
     module: internalParameters.module,
     ...externalParameters,
     digest: source?.digest?.sha256 ?? null,
-    sourcePackage: source?.uri === undefined ? null : (source.name ?? null),
-    sourceVersion: source?.uri === undefined ? null : purlVersion(source.uri),
+    sourcePackage: purl === null ? null : (source?.name ?? null),
+    sourceVersion: purl === null ? null : purlVersion(purl),
   };
 }
 

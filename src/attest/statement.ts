@@ -83,6 +83,7 @@ function buildDefinition(facts: BuildFacts): Predicate['buildDefinition'] {
         nameStyle: options.nameStyle,
         verify: options.verify,
         ...(options.debugSymbols && { debugSymbols: true }),
+        ...(options.buildPackages && { buildPackages: options.buildPackages.map((each) => basename(each)) }),
         ...(options.mirror !== undefined && { mirror: redact(options.mirror) }),
         ...(options.archive !== undefined && { archive: redact(options.archive) }),
       },
@@ -106,6 +107,11 @@ function buildDefinition(facts: BuildFacts): Predicate['buildDefinition'] {
         name: basename(file),
         digest: { sha256 },
         annotations: { role: 'kernel package' },
+      })),
+      ...facts.buildPackages.map(({ file, sha256 }) => ({
+        name: basename(file),
+        digest: { sha256 },
+        annotations: { role: 'build package' },
       })),
       ...installedDependencies(facts),
     ],
@@ -141,13 +147,22 @@ function runDetails({ builder, run }: BuildFacts): Predicate['runDetails'] {
 }
 
 /** What was asked for; a path is where it lay on one host, which says nothing to others. */
-function sourceParameter({ kind, text }: SourceRecord): { kind: string; name: string } {
-  return { kind, name: kind === 'repo' ? text : basename(text) };
+function sourceParameter({ kind, text, origin }: SourceRecord): Record<string, unknown> {
+  return { kind, name: sourceName({ kind, text, origin }), ...(origin && { origin }) };
 }
+
+const sourceName = ({ kind, text, origin }: Pick<SourceRecord, 'kind' | 'text' | 'origin'>): string =>
+  kind === 'repo' || origin ? text : basename(text);
 
 function sourceDependency(source: SourceRecord, of: BuildFacts, role: string): ResourceDescriptor {
   const { digest } = source;
   const annotations = { role };
+  if (source.origin) {
+    const { url, commit } = source.origin;
+    const uri = commit === undefined ? url : `git+${url}@${commit}`;
+    const gitCommit: DigestSet = commit === undefined ? {} : { gitCommit: commit };
+    return { name: sourceName(source), uri, digest: { ...digest, ...gitCommit }, annotations };
+  }
   if (!source.package) return { name: basename(source.text), digest, annotations };
   return { name: source.package.name, uri: sourcePurl(source.package, of), digest, annotations };
 }

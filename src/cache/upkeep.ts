@@ -262,7 +262,12 @@ async function oldScratch(): Promise<Leftover[]> {
   return olderThan(SCRATCH_AGE_SECONDS, cacheDir(), names, 'scratch');
 }
 
-const RECORDS = { index: 'package index', built: 'record of a build', packages: 'downloaded package' };
+const RECORDS = {
+  index: 'package index',
+  built: 'record of a build',
+  packages: 'downloaded package',
+  sources: 'fetched source',
+};
 
 async function oldRecords(seconds: number): Promise<Leftover[]> {
   const found = Object.entries(RECORDS).map(async ([name, what]) => {

@@ -93,6 +93,7 @@ async function factsOf(
     options: invocation.options,
     image: layer.image,
     kernelPackages: layer.kernelPackages,
+    buildPackages: layer.buildPackages,
     installed: installed.map(({ name, version, architecture }) => ({
       name,
       version,
@@ -124,6 +125,7 @@ function sourceOf(source: ModuleSource, sha256: string, there: Prepared['package
   return {
     kind: source.kind,
     text: source.text,
+    ...(source.kind !== 'repo' && source.origin && { origin: source.origin }),
     ...(there ? { package: there } : {}),
     digest: { sha256 },
   };

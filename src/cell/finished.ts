@@ -11,7 +11,7 @@ import type { CellResult } from '../model/cell.js';
 import { ResultDocument } from '../model/result-schema.js';
 import { attestAgain } from './attest.js';
 import { identityOptions } from '../options/request.js';
-import { certificateFingerprint, identityOf } from './identity.js';
+import { certificateFingerprint, identityOf, sourceContent } from './identity.js';
 import type { Prepared } from './source.js';
 import type { BuiltRecord, CellInput } from './types.js';
 
@@ -21,10 +21,7 @@ export const cellIdentity = (
   { digest, with: others }: Prepared,
 ): string =>
   identityOf({
-    sources: [
-      { kind: source.kind, sha256: digest },
-      ...others.map((each) => ({ kind: each.kind, sha256: each.digest })),
-    ],
+    sources: [sourceContent(source, digest), ...others.map((each) => sourceContent(each, each.digest))],
     target,
     signer: signer && certificateFingerprint(new X509Certificate(signer.certPem)),
     options: identityOptions(request),

@@ -1,5 +1,5 @@
 import { createHash, type X509Certificate } from 'node:crypto';
-import type { KernelTarget, ModuleSource } from '../model/cell.js';
+import type { KernelTarget, ModuleSource, SourceOrigin } from '../model/cell.js';
 import type { BuildRequest } from '../options/request.js';
 import { EPOCH } from './source.js';
 
@@ -9,9 +9,18 @@ import { EPOCH } from './source.js';
  */
 const RECIPE = 2;
 
-/** A source by its content; by its name only while an index that knows its content cannot be asked. */
+/** A source by its content, and the commit that it is; by its name only while an index that knows its content cannot be asked. */
 export type SourceContent =
-  { kind: ModuleSource['kind']; sha256: string } | { kind: 'unknown'; name: string };
+  { kind: ModuleSource['kind']; sha256: string; commit?: string } | { kind: 'unknown'; name: string };
+
+/** A source as it counts, once its content is known. */
+export const sourceContent = (
+  { kind, ...source }: Pick<ModuleSource, 'kind'> & { origin?: SourceOrigin },
+  sha256: string,
+): SourceContent => ({
+  ...{ kind, sha256 },
+  ...(source.origin?.commit !== undefined && { commit: source.origin.commit }),
+});
 
 /** What counts of a cell, wherever it is built. */
 interface Inputs {
@@ -35,6 +44,8 @@ export interface PlannedInputs extends Inputs {
   order: Pick<BuildRequest, 'image' | 'mirror' | 'archive' | 'checkReproducible'>;
   /** SHA-256 of the --kernel-package files. */
   kernelPackages: readonly string[];
+  /** What --build-package names: names, and SHA-256 of files. */
+  buildPackages: readonly string[];
   /** Key id of who signs the provenance; null: it is not signed, or whoever builds the cell knows. */
   attester: string | null;
 }
@@ -48,7 +59,11 @@ export function identityOf(inputs: LayeredInputs | PlannedInputs): string {
   const kernel = 'layer' in inputs ? { layer: inputs.layer } : planned(inputs);
   const parts = {
     ...{ recipe: RECIPE, epoch: EPOCH, signer },
-    sources: sources.map((each) => ('sha256' in each ? [each.kind, each.sha256] : [each.kind, each.name])),
+    sources: sources.map((each) =>
+      'sha256' in each
+        ? [each.kind, each.sha256, ...(each.commit === undefined ? [] : [each.commit])]
+        : [each.kind, each.name],
+    ),
     options,
     target: [target.distro, target.arch, target.release],
     kernel,
@@ -56,13 +71,14 @@ export function identityOf(inputs: LayeredInputs | PlannedInputs): string {
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex');
 }
 
-function planned({ order, target, kernelPackages, attester }: PlannedInputs): unknown {
+function planned({ order, target, kernelPackages, buildPackages, attester }: PlannedInputs): unknown {
   const { packageVersion, suite, archive, files = [] } = target;
   return {
     package: [packageVersion, suite, archive?.uri, archive?.suite],
     files: files.map(({ url, sha256 }) => sha256 ?? url),
     // Which of them is which, the packages themselves say.
     packages: [...kernelPackages].sort(),
+    ...(buildPackages.length > 0 && { buildPackages: [...buildPackages].sort() }),
     from: [order.image, order.mirror, order.archive],
     checkReproducible: order.checkReproducible,
     attester,

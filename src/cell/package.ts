@@ -13,6 +13,7 @@ import { MAINTAINER } from '../pack/deb.js';
 import { hasDebugInfo, MAX_DEBUG_BYTES, pairDebugSymbols } from '../pack/debug-symbols.js';
 import { packModules, type PackedPackage, type PackInput } from '../pack/module-package.js';
 import { signatureHash, type Signer } from '../pack/sign.js';
+import { missingTools } from './missing-command.js';
 import { contentOf } from './package-content.js';
 import { packRpms } from './pack-rpm.js';
 import { EPOCH } from './source.js';
@@ -50,7 +51,7 @@ function rowOf(cell: Compiled, report: ModuleReport): CellModule {
       distro,
       arch,
       verdict,
-      reason: verdict === 'built' ? null : report.reason || report.firstError || null,
+      reason: verdict === 'built' ? null : reasonOf(report, log ?? null),
       package: null,
       log: log && !ownedByOtherCell ? join(input.outDir, `${baseName(input, report)}.log`) : null,
       phases,
@@ -61,6 +62,13 @@ function rowOf(cell: Compiled, report: ModuleReport): CellModule {
     log: log ?? null,
     packed: null,
   };
+}
+
+/** Why a module was not built, with what the build VM lacked. */
+function reasonOf({ verdict, reason, firstError }: ModuleReport, log: Buffer | null): string | null {
+  const why = reason || firstError || null;
+  const missing = verdict === 'failed' && log ? missingTools(log.toString('utf8'), why ?? '') : null;
+  return [why, missing].filter((each) => each !== null).join('; ') || null;
 }
 
 const baseName = ({ target, nameStyle, lookup }: CellInput, { name, version }: ModuleReport): string =>

@@ -24,7 +24,9 @@ import { readRpmFile } from '../formats/rpm.js';
 import { evrOf } from '../formats/rpm-header.js';
 import type { KernelLayer } from '../environment/kernel-layer.js';
 import type { Machine } from '../environment/boot.js';
-import { standardVariable } from '../lib/variables.js';
+import { EPOCH } from '../lib/epoch.js';
+
+export { EPOCH } from '../lib/epoch.js';
 
 /** A source that the host can read. */
 export type LocalSource = Exclude<ModuleSource, { kind: 'repo' }>;
@@ -331,9 +333,6 @@ export async function localDigest(
     .update(await folderTar(source.path, signal))
     .digest('hex');
 }
-
-/** Seconds since 1970 that every file and kbuild timestamp gets: a constant, so that same input gives same bytes. */
-export const EPOCH = Number(standardVariable('SOURCE_DATE_EPOCH') ?? 1577836800);
 
 /** Largest source, a folder as its tar. */
 export const MAX_SOURCE_BYTES = 2 ** 30;

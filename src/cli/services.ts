@@ -37,6 +37,8 @@ export const engine = {
   checkPlan: async (...input: Of<typeof import('../engine/plan/check.js'), 'checkPlan'>) =>
     (await import('../engine/plan/check.js')).checkPlan(...input),
   build: async (...input: Of<Local, 'build'>) => (await import('../engine/local.js')).build(...input),
+  init: async (...input: Of<typeof import('../source/init.js'), 'initFolder'>) =>
+    (await import('../source/init.js')).initFolder(...input),
   planRefresh: async (...input: Of<Refresh, 'planRefresh'>) =>
     (await import('../engine/refresh.js')).planRefresh(...input),
   refresh: async (...input: Of<Refresh, 'refresh'>) =>

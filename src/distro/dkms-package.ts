@@ -35,6 +35,8 @@ interface Wanted {
   version?: string | undefined;
   /** As the user typed it, when name and version are one reading of it. */
   text?: string;
+  /** The DKMS module that was asked for by its own name. */
+  module?: string | undefined;
 }
 
 /** What a name with dashes can mean: the package of that very name, then each split before a digit, the shortest name first. */
@@ -81,7 +83,7 @@ export async function findDkmsPackage(
           compareVersions(b.version, a.version) ||
           rank(a.suite) - rank(b.suite),
       );
-  const readings = readingsOf(wanted);
+  const readings = [...readingsOf(wanted), ...readingsOfModule(wanted)];
   for (const { name, version } of readings) {
     const found = namedAs(name).find((each) => matchesVersion(each.version, version));
     if (found) return found;
@@ -112,6 +114,33 @@ export async function findDkmsPackage(
       : `There is no DKMS package ${name} in ${row.id}`) + listed(tried),
     near.length > 0 ? { hint: `Similar names: ${near.join(', ')}` } : {},
   );
+}
+
+/** Modules whose package a distro calls after something else; the package without its -dkms. */
+const PACKAGE_OF_MODULE: Readonly<Record<string, string>> = {
+  ...{ '8812au': 'realtek-rtl88xxau', '88XXau': 'realtek-rtl88xxau', wl: 'broadcom-sta' },
+  ...{ spl: 'zfs', vboxdrv: 'virtualbox', vboxguest: 'virtualbox-guest', openafs: 'openafs-modules' },
+  ...{ nvidia: 'nvidia-kernel', 'nvidia-current': 'nvidia-kernel', ddcci_backlight: 'ddcci' },
+  ...{ thinkpad_ec: 'tp-smapi', hdaps: 'tp-smapi', ipt_NETFLOW: 'iptables-netflow', lime: 'lime-forensics' },
+  ...{ xt_RTPENGINE: 'ngcp-rtpengine-kernel', scap: 'falcosecurity-scap', lttng_tracer: 'lttng-modules' },
+  ...{
+    hid_uclogic: 'digimend',
+    hid_kye: 'digimend',
+    xt_geoip: 'xtables-addons',
+    xt_ACCOUNT: 'xtables-addons',
+  },
+};
+
+/** What may bring a module of that name, where no package is called so. */
+function readingsOfModule({
+  name,
+  version = '',
+  module = name,
+}: Wanted): { name: string; version: string }[] {
+  const plain = module.toLowerCase().replaceAll('_', '-');
+  const likely = PACKAGE_OF_MODULE[module] ?? PACKAGE_OF_MODULE[module.replaceAll('-', '_')];
+  const names = [plain, ...(likely === undefined ? [] : [likely])];
+  return names.filter((each) => !each.endsWith('-dkms')).map((each) => ({ name: `${each}-dkms`, version }));
 }
 
 /**

@@ -167,6 +167,7 @@ function optionsOf(request: BuildRequest): CellInput['invocation']['options'] {
     nameStyle: request.nameStyle,
     verify: request.verify,
     ...(request.debugSymbols ? { debugSymbols: true } : {}),
+    ...(request.buildPackages.length > 0 && { buildPackages: request.buildPackages }),
     ...(request.mirror ? { mirror: request.mirror } : {}),
     ...(request.archive ? { archive: request.archive } : {}),
   };

@@ -1,4 +1,5 @@
 import type { Machine } from '../environment/boot.js';
+import { buildPackagesOf } from './build-packages.js';
 import { imageOutlook, kernelOutlook, type ImageOutlook } from '../environment/outlook.js';
 import type { Variant } from '../environment/base-image.js';
 import { readTimings, writeTimings, type Taken } from '../cache/timings.js';
@@ -70,10 +71,14 @@ class Reckoner {
     const there: string[] = [];
     const images = await this.#images(undertaking, { rows, machine, ahead, there });
     const local = await localDigests(request);
+    const asked = await buildDigests(request, variant);
     for (const target of targets) {
       const outlook = images.get(target.distro);
       const digests = local && archivedDigests(target, local);
-      if (outlook) await this.#kernel({ target, outlook, digests, variant }, { machine, ahead, there });
+      const more = digests && [...digests, ...asked.names, ...asked.digests];
+      const native = digests?.length === 0 && asked.digests.length === 0;
+      if (outlook)
+        await this.#kernel({ target, outlook, digests: more, native, variant }, { machine, ahead, there });
     }
     const building = cells.map(({ label, source }) => this.#cell(label, source));
     return {
@@ -175,10 +180,13 @@ class Reckoner {
       outlook,
       digests,
       variant,
+      ...asked
     }: {
       target: KernelTarget;
       outlook: ImageOutlook;
       digests: readonly string[] | null;
+      /** Whether no package is given as a file. */
+      native: boolean;
       variant: Variant;
     },
     { machine, ahead, there }: Found,
@@ -187,7 +195,7 @@ class Reckoner {
     const found = await kernelOutlook({ base, target, variant, digests: digests ?? [] }, machine);
     const parts = [...(found.layer ? ['layer'] : []), ...(found.snapshot ? ['snapshot'] : [])];
     if (parts.length > 0) there.push(`${parts.join(' and ')} of ${target.release}`);
-    const native = outlook.native && digests?.length === 0;
+    const native = outlook.native && asked.native;
     if (!found.layer) ahead.push(this.#layer(target, outlook, { native, variant }));
     if (!found.snapshot) ahead.push(this.#stage('snapshot', `memory snapshot ${target.release}`));
   }
@@ -283,6 +291,16 @@ async function localDigests({ kernelPackages, cwd }: BuildRequest): Promise<stri
   // One that cannot be read is told by who needs it.
   const digests = kernelPackages.map((each) => contentDigest(resolve(cwd, each)).catch(() => ''));
   return Promise.all(digests);
+}
+
+/** What --build-package names, as a layer is known by it; one that cannot be used is told by who needs it. */
+async function buildDigests(
+  request: BuildRequest,
+  variant: Variant,
+): Promise<{ names: string[]; digests: string[] }> {
+  const none = { names: [], files: [] };
+  const { names, files } = variant === 'build' ? await buildPackagesOf(request).catch(() => none) : none;
+  return { names, digests: await Promise.all(files.map((file) => contentDigest(file).catch(() => ''))) };
 }
 
 function archivedDigests({ files = [] }: KernelTarget, local: readonly string[]): string[] | null {

@@ -12,10 +12,12 @@ import { cacheDir } from '../lib/paths.js';
 import { fetchKernelPackage } from '../distro/kernel-package.js';
 import { holdOfficial } from '../cache/entries.js';
 import { findRow, type CatalogueRow } from '../distro/catalogue.js';
+import { packageForm } from '../distro/row.js';
 import { openSharedCache } from '../cache/shared.js';
 import type { BuildRequest } from '../options/request.js';
 import { chooseAccelerator } from '../vm/accel.js';
 import { vmShape } from './budget.js';
+import { buildPackagesOf } from './build-packages.js';
 import { once } from './once.js';
 
 /** The shape of this invocation's VMs. */
@@ -82,7 +84,16 @@ export class KernelEnvironments implements AsyncDisposable {
     const { distro } = target;
     const base = await once(this.#bases, distro, () => this.#makeBase(findRow(this.rows, distro)));
     const kernelPackages = [...(await this.#kernelPackages()), ...(await this.#archived(target))];
-    const layer = await kernelLayer({ base, target, variant: this.variant, kernelPackages }, this.machine);
+    // What a machine without a toolchain runs is not built there.
+    const none = { names: [], files: [] };
+    const buildPackages = this.variant === 'build' ? await buildPackagesOf(this.request) : none;
+    if (buildPackages.files.length > 0 && packageForm(base.row) !== 'deb') {
+      throw new Dkms2binError('usage', `--build-package: ${distro} does not take .deb files`, {
+        hint: 'Name packages of the distro.',
+      });
+    }
+    const request = { base, target, variant: this.variant, kernelPackages, buildPackages };
+    const layer = await kernelLayer(request, this.machine);
     this.#release.push(() => layer.entry.use.release());
     return layer;
   }

@@ -20,7 +20,7 @@ import {
   type MatrixPlan,
 } from './plan/matrix.js';
 import type { NamedSource } from './plan/refresh.js';
-import { parseModuleSource } from './plan/source.js';
+import { parseModuleSource, sourceOptions } from './plan/source.js';
 import type { PlannedCell } from './plan/types.js';
 import type { BuildRequest } from '../options/request.js';
 import { filesOf, MatrixStore, type FinishedCell } from './matrix-store.js';
@@ -45,10 +45,9 @@ export async function planMatrix(
   context: PlanContext,
 ): Promise<MatrixPlan> {
   const { include = [], exclude = [], 'expect-failure': expectations = [], distros = [] } = rules;
-  const { cwd } = request;
   const { signal } = context;
   const sourcesOf = async (text: string): Promise<NamedSource[]> => {
-    const sources = await parseModuleSource(text, { cwd, signal });
+    const sources = await parseModuleSource(text, sourceOptions(request, context));
     return Promise.all(sources.map(async (source) => ({ source, names: await moduleNames(source, signal) })));
   };
   if (request.dkms.length === 0 && include.length === 0) {

@@ -1,6 +1,6 @@
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
-import { identityOf, type SourceContent } from '../cell/identity.js';
+import { identityOf, sourceContent, type SourceContent } from '../cell/identity.js';
 import { identityOptions } from '../options/request.js';
 import { dependenciesOf, localDigest } from '../cell/source.js';
 import { contentDigest } from '../cache/entries.js';
@@ -11,6 +11,7 @@ import { cacheDir } from '../lib/paths.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { BuildRequest } from '../options/request.js';
 import type { PlanContext } from '../model/context.js';
+import { buildPackagesOf } from './build-packages.js';
 import type { BuildPlan, PlannedCell } from './plan/types.js';
 
 /** Who signs what comes out: the modules' certificate by its fingerprint, the provenance's key by its id. */
@@ -33,13 +34,15 @@ export async function plannedIdentities(
   const options = identityOptions(request);
   const order = { ...request, image: await imageContent(request, context) };
   const kernelPackages = await kernelPackageContents(request, context);
+  const buildPackages = await buildPackageContents(request, context);
   const known = new Map<string, SourceContent[]>();
   const ids = new Map<PlannedCell, string>();
   for (const cell of plan.cells) {
     const key = cell.module.kind === 'repo' ? `${cell.distro} ${cell.source}` : cell.source;
     const sources = known.get(key) ?? (await sourceContents(cell, plan, rows, context));
     known.set(key, sources);
-    ids.set(cell, identityOf({ sources, target: cell.target, options, order, kernelPackages, ...signers }));
+    const inputs = { sources, target: cell.target, options, order, kernelPackages, buildPackages };
+    ids.set(cell, identityOf({ ...inputs, ...signers }));
   }
   return ids;
 }
@@ -55,10 +58,7 @@ async function sourceContents(
     if (module.kind !== 'repo') {
       const { with: others } = await dependenciesOf(module, otherSources, signal);
       return await Promise.all(
-        [module, ...others].map(async (each) => ({
-          kind: each.kind,
-          sha256: await localDigest(each, signal),
-        })),
+        [module, ...others].map(async (each) => sourceContent(each, await localDigest(each, signal))),
       );
     }
     const { mirror, offline, proxy } = request;
@@ -101,6 +101,18 @@ async function kernelPackageContents(
     return digests;
   } finally {
     await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** Names, and files by their content; what cannot be read by its name. */
+async function buildPackageContents(request: BuildRequest, { signal }: PlanContext): Promise<string[]> {
+  try {
+    const { names, files } = await buildPackagesOf(request);
+    const digests = files.map((file) => contentDigest(file, 'sha256', signal));
+    return [...names, ...(await Promise.all(digests))];
+  } catch (error) {
+    ifFault(error, '', signal);
+    return [...request.buildPackages];
   }
 }
 

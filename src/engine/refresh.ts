@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { localDigest, moduleNames } from '../cell/source.js';
 import type { BuildContext, PlanContext } from '../model/context.js';
-import { DEB_ARCH, type Arch, type CellResult } from '../model/cell.js';
+import { DEB_ARCH, type Arch, type CellResult, type ModuleSource } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { stateDir } from '../lib/paths.js';
 import { writeAtomic } from '../lib/atomic-write.js';
@@ -25,12 +25,14 @@ import {
   type SourceNow,
   type TriedCell,
 } from './plan/refresh.js';
-import { parseModuleSource } from './plan/source.js';
+import { parseModuleSource, sourceOptions } from './plan/source.js';
 import type { BuildPlan } from './plan/types.js';
 import type { BuildRequest } from '../options/request.js';
 import { readPublished, readTried, writeTried } from './published-modules.js';
 import { placesOf, resolveOptions } from './asking.js';
 import { build } from './local.js';
+import { once } from './once.js';
+import { parseAddress } from '../source/address.js';
 import { deepFreeze } from './plan/plan.js';
 
 export interface RefreshOptions {
@@ -254,6 +256,7 @@ function comingRow(what: string, row: CatalogueRow, rows: readonly CatalogueRow[
 /** Where the sources of published modules are now. */
 class Sources {
   readonly #used = new Set<NamedSource>();
+  readonly #fetched = new Map<string, Promise<ModuleSource>>();
 
   private constructor(
     /** Those of --dkms. */
@@ -266,7 +269,7 @@ class Sources {
     const { signal } = ask.context;
     const named = [];
     for (const text of request.dkms) {
-      for (const source of await parseModuleSource(text, { cwd: request.cwd, signal })) {
+      for (const source of await parseModuleSource(text, sourceOptions(request, ask.context))) {
         named.push({ source, names: await moduleNames(source, signal) });
       }
     }
@@ -299,12 +302,26 @@ class Sources {
     };
   }
 
+  /** What a URL or a repository has now. */
+  async #fetch(text: string): Promise<ModuleSource> {
+    return once(this.#fetched, text, async () => {
+      const { request, context } = this.ask;
+      const address = parseAddress(text);
+      if (address?.kind !== 'git' && address?.kind !== 'file')
+        throw new Dkms2binError('usage', `The provenance names ${text} as its source, which is no URL`);
+      const [source, ...others] = await parseModuleSource(text, sourceOptions(request, context));
+      if (source && others.length === 0) return source;
+      throw new Dkms2binError('usage', `${text} is not one source`);
+    });
+  }
+
   async #now(published: PublishedModule, distro: string): Promise<SourceNow> {
     const { request, rows, context } = this.ask;
     const { signal } = context;
     try {
-      const { source: module, named } = sourceOf(published, this.named);
-      if (named) this.#used.add(named);
+      const place = sourceOf(published, this.named);
+      if ('named' in place && place.named) this.#used.add(place.named);
+      const module = 'fetch' in place ? await this.#fetch(place.fetch) : place.source;
       if (module.kind !== 'repo') return { module, digest: await localDigest(module, signal), version: null };
       // The kernels were looked up a moment ago, and the indexes with them.
       const { maxAge: _, ...options } = resolveOptions(request, published.arch, context);

@@ -10,6 +10,7 @@ import { extraAuthorities } from '../lib/authorities.js';
 import { hostMirrors, mirrorsOf, proxyFor } from '../distro/mirrors.js';
 import { PACKAGE_MANAGERS, type PackageManager } from '../distro/package-manager.js';
 import { isApt } from '../distro/row.js';
+import type { Guest } from '../guest/guest.js';
 import { programFiles } from '../guest/program.js';
 import {
   installKernel,
@@ -41,6 +42,8 @@ interface LayerRequest {
   variant: Variant;
   /** Local files to install instead of what the image's package sources have. */
   kernelPackages: readonly string[];
+  /** What to install besides the toolchain: packages of the distro, and local files. */
+  buildPackages: { names: readonly string[]; files: readonly string[] };
 }
 
 /** What the cache says of a layer. */
@@ -51,6 +54,8 @@ const LayerMeta = z.object({
   image: ImageOrigin,
   /** Kernel packages that were given as files. */
   kernelPackages: z.array(z.object({ file: z.string(), sha256: z.string() })),
+  /** Build packages that were given as files. */
+  buildPackages: z.array(z.object({ file: z.string(), sha256: z.string() })).default([]),
   /** Of the variant `runtime`: what headers and dkms would take there; null when its package sources lack the headers. */
   toolchain: z
     .object({ packages: z.number(), installedBytes: z.number(), downloadBytes: z.number() })
@@ -58,7 +63,10 @@ const LayerMeta = z.object({
 });
 type LayerMeta = z.infer<typeof LayerMeta>;
 
-export interface KernelLayer extends Pick<LayerMeta, 'versions' | 'image' | 'kernelPackages' | 'toolchain'> {
+export interface KernelLayer extends Pick<
+  LayerMeta,
+  'versions' | 'image' | 'kernelPackages' | 'buildPackages' | 'toolchain'
+> {
   release: string;
   variant: Variant;
   disk: string;
@@ -74,10 +82,15 @@ export interface KernelLayer extends Pick<LayerMeta, 'versions' | 'image' | 'ker
  */
 export async function kernelLayer(request: LayerRequest, machine: Machine): Promise<KernelLayer> {
   const { base, target, variant } = request;
-  const kernelPackages = await Promise.all(
-    request.kernelPackages.map(async (path) => ({ file: basename(path), sha256: await contentDigest(path) })),
-  );
-  const digests = kernelPackages.map(({ sha256 }) => sha256);
+  const contents = (paths: readonly string[]): Promise<LayerMeta['kernelPackages']> =>
+    Promise.all(paths.map(async (path) => ({ file: basename(path), sha256: await contentDigest(path) })));
+  const kernelPackages = await contents(request.kernelPackages);
+  const buildPackages = await contents(request.buildPackages.files);
+  const digests = [
+    ...kernelPackages.map(({ sha256 }) => sha256),
+    ...request.buildPackages.names,
+    ...buildPackages.map(({ sha256 }) => sha256),
+  ];
   const hash = await layerHash({ base, target, variant, digests }, machine);
   const what = variant === 'build' ? 'kernel' : 'runtime';
   const entry = await cached(
@@ -94,6 +107,7 @@ export async function kernelLayer(request: LayerRequest, machine: Machine): Prom
         parents: base.parents,
         image: base.origin,
         kernelPackages,
+        buildPackages,
         ...made,
       };
     },
@@ -107,16 +121,16 @@ function layerOf(
   { release }: KernelTarget,
   variant: Variant,
 ): Omit<KernelLayer, 'entry'> {
-  const { cmdline, versions, image, toolchain, kernelPackages } = meta;
+  const { cmdline, versions, image, toolchain, kernelPackages, buildPackages } = meta;
   return {
-    ...{ release, variant, versions, image, kernelPackages, toolchain },
+    ...{ release, variant, versions, image, kernelPackages, buildPackages, toolchain },
     disk: join(dir, 'disk.qcow2'),
     boot: { kind: 'direct', vmlinuz: join(dir, 'vmlinuz'), initrd: join(dir, 'initrd'), cmdline },
     config: join(dir, 'config'),
   };
 }
 
-/** What a layer is known by: with another image, kernel, mirror or recipe it is another one. `digests` of kernel package files. */
+/** What a layer is known by: with another image, kernel, mirror or recipe it is another one. `digests` tell of given packages. */
 async function layerHash(
   {
     base,
@@ -183,8 +197,8 @@ type Made = Pick<LayerMeta, 'versions' | 'toolchain' | 'cmdline'>;
  * cannot; says why.
  */
 async function makeNatively(request: LayerRequest, machine: Machine, dir: string): Promise<Made | null> {
-  const { base, target, variant, kernelPackages } = request;
-  if (base.root === undefined || kernelPackages.length > 0) return null;
+  const { base, target, variant, kernelPackages, buildPackages } = request;
+  if (base.root === undefined || kernelPackages.length > 0 || buildPackages.files.length > 0) return null;
   const network = (nic: keyof typeof NET, more: string[]): string =>
     ['[Match]', `MACAddress=${MAC[nic]}`, '[Network]', `Address=${NET[nic].guest}/24`, ...more].join('\n');
   try {
@@ -239,16 +253,8 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
   const atLeastGiB = base.source === 'bootstrap' ? 0 : OFFICIAL_GIB;
   await using booted = await bootNew({ backing: base.disk, spec, atLeastGiB }, dir, machine);
   const { guest, vm } = booted;
-  if (kernelPackages.length > 0) {
-    await guest.text('mkdir -p /var/tmp/dkms2bin-kernel');
-    for (const file of kernelPackages) {
-      await guest.put(
-        { file },
-        `/var/tmp/dkms2bin-kernel/${basename(file).replaceAll(/[^A-Za-z0-9._+~-]/g, '_')}`,
-      );
-    }
-  }
-  const packageDir = kernelPackages.length > 0 ? '/var/tmp/dkms2bin-kernel' : '';
+  const packageDir = await putFiles(guest, kernelPackages, '/var/tmp/dkms2bin-kernel');
+  const buildDir = await putFiles(guest, request.buildPackages.files, '/var/tmp/dkms2bin-build');
   const proxy = await proxyFor(machine.proxy);
   const urls = await urlsOf(request, machine);
   // One of the host's loopback is in reach of the gateway alone.
@@ -257,7 +263,11 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
     { proxy: secret ? (proxy ?? '') : reachable(proxy, machine), urls },
     'vm',
   );
-  const vars = { ...(await installVars(request, machine, through)), KERNEL_PACKAGE_DIR: packageDir };
+  const vars = {
+    ...(await installVars(request, machine, through)),
+    KERNEL_PACKAGE_DIR: packageDir,
+    BUILD_PACKAGE_DIR: buildDir,
+  };
   const result = await installKernel(guest, managerOf(base).script, vars, {
     timeoutMs: AS_LONG_AS_IT_TAKES_MS,
     lateHint: MIRROR_HINT,
@@ -279,7 +289,7 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
   await guest.fetch(`/boot/initrd.img-${target.release}`, join(dir, 'initrd'), limit);
   await guest.fetch(`/boot/config-${target.release}`, join(dir, 'config'), limit);
   await guest.text(
-    'rm -rf /var/tmp/dkms2bin-kernel; cloud-init clean --logs; rm -f /etc/ssh/ssh_host_*; sync',
+    'rm -rf /var/tmp/dkms2bin-kernel /var/tmp/dkms2bin-build; cloud-init clean --logs; rm -f /etc/ssh/ssh_host_*; sync',
   );
   await guest.text('systemctl --no-block poweroff || poweroff');
   await vm.waitForPowerOff(deadline(machine.accel, 30));
@@ -289,8 +299,17 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
   return madeOf(installed, target, installed.bootArguments);
 }
 
+/** Sends files into a folder of the guest; the folder, '' for no files. */
+async function putFiles(guest: Guest, files: readonly string[], folder: string): Promise<string> {
+  if (files.length === 0) return '';
+  await guest.text(`mkdir -p ${folder}`);
+  for (const file of files)
+    await guest.put({ file }, `${folder}/${basename(file).replaceAll(/[^A-Za-z0-9._+~-]/g, '_')}`);
+  return folder;
+}
+
 async function installVars(
-  { base, target, variant }: LayerRequest,
+  { base, target, variant, buildPackages }: LayerRequest,
   machine: Machine,
   { proxy, named }: GuestProxy,
 ): Promise<InstallVariables> {
@@ -305,6 +324,8 @@ async function installVars(
     ARCHIVE_SUITE: target.archive?.suite ?? '',
     AUTHORITIES: await extraAuthorities(),
     KERNEL_PACKAGE_DIR: '',
+    BUILD_PACKAGES: buildPackages.names.join(' '),
+    BUILD_PACKAGE_DIR: '',
   };
 }
 

@@ -31,10 +31,12 @@ const TYPES: Partial<Record<string, TarEntry['type']>> = {
   7: 'file',
 };
 
-/** The entries of a v7, ustar or GNU tar in its order. Throws Unreadable where it is damaged, cut off or too long. */
-export function* tarEntries(tar: Buffer, maxEntries: number): Generator<TarEntry> {
-  let longName: string | undefined;
-  let longLink: string | undefined;
+/**
+ * The entries of a v7, ustar or GNU tar in its order; with `pax`, pax headers are followed, too. Throws Unreadable where it is
+ * damaged, cut off or too long.
+ */
+export function* tarEntries(tar: Buffer, maxEntries: number, pax = false): Generator<TarEntry> {
+  let long: LongNames = {};
   let count = 0;
   for (let at = 0; ;) {
     if (at + BLOCK > tar.length) throw new Unreadable('cut off before its end mark');
@@ -46,23 +48,61 @@ export function* tarEntries(tar: Buffer, maxEntries: number): Generator<TarEntry
     if (size > tar.length - at - BLOCK) throw new Unreadable(`an entry is cut off ${where}`);
     const bytes = tar.subarray(at + BLOCK, at + BLOCK + size);
     at += BLOCK + Math.ceil(size / BLOCK) * BLOCK;
-    if (flag === 'L' || flag === 'K') {
-      if (size > MAX_PATH) throw new Unreadable(`a name of ${size} bytes ${where}`);
-      if (flag === 'L') longName = text(bytes);
-      else longLink = text(bytes);
+    const ahead = forNext(flag, bytes, { pax, where });
+    if (ahead) {
+      long = { ...long, ...ahead };
       continue;
     }
-    const path = cleanPath(longName ?? headerName(header));
+    const path = cleanPath(long.name ?? headerName(header));
     if (path === null) throw new Unreadable(`a path that no package may have ${where}`);
     yield {
       path,
       type: TYPES[flag] ?? null,
       mode,
-      target: longLink ?? text(header.subarray(157, 257)),
+      target: long.link ?? text(header.subarray(157, 257)),
       bytes,
     };
-    longName = longLink = undefined;
+    long = {};
   }
+}
+
+/** What stands in front of an entry because its header has no room for it. */
+interface LongNames {
+  name?: string;
+  link?: string;
+}
+
+/** What an entry says of the next one; null for one that is an entry itself. */
+function forNext(
+  flag: string,
+  bytes: Buffer,
+  { pax, where }: { pax: boolean; where: string },
+): LongNames | null {
+  // The global one of `git archive` names a commit.
+  if (pax && flag === 'g') return {};
+  if (pax && flag === 'x') {
+    const records = paxRecords(bytes, where);
+    const [name, link] = [records.get('path'), records.get('linkpath')];
+    return { ...(name !== undefined && { name }), ...(link !== undefined && { link }) };
+  }
+  if (flag !== 'L' && flag !== 'K') return null;
+  if (bytes.length > MAX_PATH) throw new Unreadable(`a name of ${bytes.length} bytes ${where}`);
+  return flag === 'L' ? { name: text(bytes) } : { link: text(bytes) };
+}
+
+/** `LENGTH KEY=VALUE` and a line end, again and again. A file's size stays what the header says: no source has 8 GiB. */
+function paxRecords(bytes: Buffer, where: string): Map<string, string> {
+  const records = new Map<string, string>();
+  for (let at = 0; at < bytes.length;) {
+    const [head = '', length = ''] = /^(\d{1,6}) /.exec(bytes.toString('latin1', at, at + 8)) ?? [];
+    const record = bytes.subarray(at + head.length, at + Number(length) - 1).toString('utf8');
+    const equals = record.indexOf('=');
+    if (head === '' || equals < 0 || Number(length) <= head.length)
+      throw new Unreadable(`a pax header ${where}`);
+    records.set(record.slice(0, equals), record.slice(equals + 1));
+    at += Number(length);
+  }
+  return records;
 }
 
 function numbers(header: Buffer, where: string): { flag: string; mode: number; size: number } {
@@ -181,11 +221,15 @@ function typeFlag(entry: NewEntry): string {
   return entry.target === undefined ? '0' : '2';
 }
 
-/** POSIX ustar without extensions: dpkg refuses pax headers (deb(5)). All is root's and of one time, in seconds since 1970. */
-export function makeTar(entries: readonly NewEntry[], mtime: number): Buffer {
+/**
+ * POSIX ustar without extensions: dpkg refuses pax headers (deb(5)). With `gnu`, names and link targets of any length in GNU's
+ * form. All is root's and of one time, in seconds since 1970.
+ */
+export function makeTar(entries: readonly NewEntry[], mtime: number, gnu = false): Buffer {
   const blocks: Buffer[] = [];
   for (const entry of entries) {
-    blocks.push(newHeader(entry, mtime));
+    if (gnu) for (const [flag, long] of longFields(entry)) blocks.push(longHeader(flag, long), padded(long));
+    blocks.push(newHeader(gnu ? shortened(entry) : entry, mtime));
     if (entry.bytes) blocks.push(entry.bytes, Buffer.alloc((BLOCK - (entry.bytes.length % BLOCK)) % BLOCK));
   }
   blocks.push(Buffer.alloc(2 * BLOCK));
@@ -195,6 +239,42 @@ export function makeTar(entries: readonly NewEntry[], mtime: number): Buffer {
 }
 
 const RECORD = 20 * BLOCK;
+
+/** What of an entry a header has no room for, as GNU tar puts it in front. */
+function longFields(entry: NewEntry): ['L' | 'K', Buffer][] {
+  const name = Buffer.from(`${tarName(entry)}\0`);
+  const target = Buffer.from(`${entry.target ?? ''}\0`);
+  return [
+    ...(target.length > 100 ? [['K', target] as ['K', Buffer]] : []),
+    ...(name.length > 100 ? [['L', name] as ['L', Buffer]] : []),
+  ];
+}
+
+const padded = (bytes: Buffer): Buffer =>
+  Buffer.concat([bytes, Buffer.alloc((BLOCK - (bytes.length % BLOCK)) % BLOCK)]);
+
+function longHeader(flag: 'L' | 'K', long: Buffer): Buffer {
+  const header = newHeader({ path: '/././@LongLink', mode: 0o644, bytes: long }, 0);
+  header.fill(' ', 148, 156);
+  header.write(flag, 156);
+  header.write(`${checksum(header).toString(8).padStart(6, '0')}\0 `, 148, 'latin1');
+  return header;
+}
+
+/** The entry with what fits into a header. */
+function shortened(entry: NewEntry): NewEntry {
+  const long = longFields(entry).map(([flag]) => flag);
+  return {
+    ...entry,
+    ...(long.includes('L') && {
+      path: `/${Buffer.from(entry.path)
+        .toString('latin1')
+        .replaceAll(/[^ -~]/g, '_')
+        .slice(1, 90)}`,
+    }),
+    ...(long.includes('K') && { target: 'long' }),
+  };
+}
 
 function newHeader(entry: NewEntry, mtime: number): Buffer {
   const header = Buffer.alloc(BLOCK);

@@ -23,6 +23,8 @@ export interface DownloadRequest extends Net {
   to: string;
   /** What progress events call it; the URL's last part otherwise. */
   what?: string;
+  /** Refuses to be redirected from https to http. */
+  secure?: boolean;
   /** Permission bits of the finished file. */
   mode?: number;
   /** A last look at the finished file under its temporary name; what it throws refuses the file. */
@@ -111,7 +113,10 @@ async function attempt(task: Task): Promise<{ hex: string; resumed: boolean }> {
   const { url, limits, what, to } = task;
   await using part = await PartFile.open(task.part, url, task.digest);
   if (part.size > 0 && part.size === part.total) return { hex: await part.finish(), resumed: true };
-  using answer = await ask({ url, headers: part.headers, stallMs: limits.stallMs }, task);
+  using answer = await ask(
+    { url, headers: part.headers, stallMs: limits.stallMs, secure: task.secure ?? false },
+    task,
+  );
   const { response } = answer;
   const resumed = await begin(task, part, response);
   const total = resumed ? (rangeOf(response)?.total ?? part.total) : lengthOf(response);

@@ -31,6 +31,10 @@ const PACKAGE_OF: Record<string, string> = {
   flock: 'util-linux',
   setpriv: 'util-linux',
   unshare: 'util-linux',
+  prlimit: 'util-linux git',
+  git: 'git',
+  'dpkg-source': 'dpkg-dev',
+  bzip2: 'bzip2',
 };
 
 export interface ExecResult {

@@ -24,6 +24,7 @@ export const STANDARD_VARIABLES = {
     'File with certificates (PEM) of further authorities that vouch for https servers: here, and in guests while packages are installed',
   PATH: 'Where host tools are looked for',
   SOURCE_DATE_EPOCH: 'Seconds since 1970 that packages and repositories carry as their date',
+  SSH_AUTH_SOCK: 'Agent with the keys for git repositories over ssh',
   TERM: 'Terminal type, which `login` hands to the guest; `dumb` switches the live display off',
   USER: 'Name of the user, for hints',
   XDG_CACHE_HOME: 'Parent of the default `DKMS2BIN_CACHE`',

@@ -9,13 +9,36 @@ export const CONSOLE: Record<Arch, string> = { x86_64: 'ttyS0', aarch64: 'ttyAMA
 /** Of this machine; KVM runs no other, and programs of another need qemu-user. */
 export const HOST_ARCH = process.arch === 'arm64' ? 'aarch64' : 'x86_64';
 
+/** Where a source was fetched from. */
+export interface SourceOrigin {
+  /** Of a git repository or a file, without user and password. */
+  url: string;
+  /** Of a git repository: what was built. */
+  commit?: string;
+}
+
+interface FileSource<Kind> {
+  kind: Kind;
+  text: string;
+  path: string;
+  /** Absent for what lay on the machine of whoever asked. */
+  origin?: SourceOrigin;
+}
+
 /** Where one DKMS module's source comes from. Local paths are absolute. */
 export type ModuleSource =
-  | { kind: 'repo'; text: string; name: string; version?: string }
-  | { kind: 'deb'; text: string; path: string }
-  | { kind: 'rpm'; text: string; path: string }
-  | { kind: 'folder'; text: string; path: string }
-  | { kind: 'tarball'; text: string; path: string };
+  | {
+      kind: 'repo';
+      text: string;
+      name: string;
+      version?: string;
+      /** The DKMS module that was asked for by its own name, of which `name` is what its package is likely called. */
+      module?: string;
+    }
+  | FileSource<'deb'>
+  | FileSource<'rpm'>
+  | FileSource<'folder'>
+  | FileSource<'tarball'>;
 
 /** One target: an exact kernel of one distro. `distro` is a catalogue id such as `debian-12`. */
 export interface KernelTarget {

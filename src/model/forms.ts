@@ -47,6 +47,9 @@ export const HttpUrl = form(
 /** SHA-256, hex. */
 export const Sha256 = z.string().regex(/^[0-9a-f]{64}$/, 'not a SHA-256 in hex');
 
+/** A commit of git, by its whole name. */
+export const GitCommit = z.string().regex(/^[0-9a-f]{40}(?:[0-9a-f]{24})?$/, 'not a commit');
+
 /** A file's own name, which becomes a path on another machine: no folder, no option, no hidden file. */
 export const FileName = form(/^[A-Za-z0-9_][A-Za-z0-9_+.~%:,=@-]*$/, 250, 'a plain file name');
 

@@ -14,7 +14,8 @@ export interface WholeWords {
 }
 
 type Plain =
-  ('text' | 'texts' | 'list' | 'onOff' | 'url') | ('size' | 'diskSize' | 'age' | 'duration' | 'interval');
+  | ('text' | 'texts' | 'list' | 'onOff' | 'url' | 'version')
+  | ('size' | 'diskSize' | 'age' | 'duration' | 'interval');
 
 export type Form<Out = unknown, In = unknown> = Types<Out, In> &
   (
@@ -28,6 +29,8 @@ type Several = string | string[];
 
 /** Any text but a blank one. */
 export const text: Form<string, string> = { is: 'text' };
+/** Of a DKMS module. */
+export const version: Form<string, string> = { is: 'version' };
 /** One text or several. */
 export const texts: Form<string[], Several> = { is: 'texts' };
 /** One text or several, each of which may be several with commas. */

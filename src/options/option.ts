@@ -3,7 +3,7 @@ import type { Form } from './forms.js';
 /** Commands by what is typed after `dkms2bin`. */
 export type CommandName =
   | ('build' | 'bisect' | 'matrix' | 'refresh' | 'worker' | 'board')
-  | ('login' | 'runs' | 'rm' | 'kernels' | 'inspect' | 'prove' | 'keygen' | 'doctor')
+  | ('init' | 'login' | 'runs' | 'rm' | 'kernels' | 'inspect' | 'prove' | 'keygen' | 'doctor')
   | 'images update'
   | ('images list' | 'images prune' | 'images verify' | 'images warm' | 'repo publish' | 'repo serve')
   | ('completion' | 'complete');

@@ -54,6 +54,12 @@ const TEXT: Words = {
 /** Any text but a blank one. */
 const text = z.string(saying(TEXT)).regex(/\S/, saying(TEXT));
 
+const VERSION: Words = {
+  what: 'a version',
+  hint: 'It begins with a letter or digit and has letters, digits and . + ~ _ - only; in the config file, in quotes',
+};
+const version = z.string(saying(VERSION)).regex(/^[0-9A-Za-z][0-9A-Za-z.+~_-]{0,127}$/, saying(VERSION));
+
 const oneOrMore = z.union([text, z.array(text).min(1, saying(TEXT))], saying(TEXT));
 
 /** One text or several. */
@@ -167,6 +173,7 @@ const PLAIN: { [K in Plain]: SchemaOf<(typeof forms)[K]> } = {
   list,
   onOff,
   url,
+  version,
   size,
   diskSize,
   age,

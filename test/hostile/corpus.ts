@@ -21,7 +21,8 @@ const SHA = 'a'.repeat(64);
 export const JOB = {
   ...{ source: { kind: 'folder', text: './m', file: 'm', sha256: SHA }, otherSources: [] },
   kernel: { release: '6.1.0-1-amd64', packageVersion: '6.1.4-1' },
-  ...{ kernelPackages: [], need: { distro: 'debian-12', arch: 'x86_64', accelerator: null, signer: null } },
+  ...{ kernelPackages: [], buildPackages: [] },
+  ...{ need: { distro: 'debian-12', arch: 'x86_64', accelerator: null, signer: null } },
   ...{
     image: 'auto',
     nameStyle: 'release',

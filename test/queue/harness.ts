@@ -167,7 +167,7 @@ export class Bench {
           debugSymbols: false,
         },
         ...{ checkReproducible: false, force: false, debug: false, keepFailed: false, offline: false },
-        ...{ kernelPackages: [], cwd: this.dir, ...request },
+        ...{ kernelPackages: [], buildPackages: [], cwd: this.dir, ...request },
       },
       cells: releases.flatMap((release) =>
         modules.map((module): PlannedCell => ({

@@ -228,6 +228,6 @@ describe('docs/troubleshooting.md', () => {
   test('a message that nothing prints is found, and one under the wrong code', () => {
     expect(codesOf('The moon is in the wrong house for …')).toEqual([]);
     expect(codesOf('holds no dkms.conf')).toEqual([]);
-    expect(codesOf('The folder … holds no dkms.conf')).toEqual([2]);
+    expect(codesOf('The list file … names no module')).toEqual([2]);
   });
 });

@@ -39,7 +39,10 @@ beforeAll(async () => {
     warn: emit,
   });
   const base = await baseImage(row, { ...context, image: IMAGE[1]!, variant: 'build', cwd: work, emit });
-  layer = await kernelLayer({ base, target: target!, variant: 'build', kernelPackages: [] }, machine);
+  layer = await kernelLayer(
+    { base, target: target!, variant: 'build', kernelPackages: [], buildPackages: { names: [], files: [] } },
+    machine,
+  );
   release = [() => layer.entry.use.release(), async () => base.entry?.use.release()];
 });
 

@@ -5,6 +5,7 @@ import { build } from './build.js';
 import { completeFor, completion } from './completion.js';
 import { doctor } from './doctor.js';
 import { imagesList, imagesPrune, imagesUpdate, imagesVerify, imagesWarm } from './images.js';
+import { init } from './init.js';
 import { inspect } from './inspect.js';
 import { kernels } from './kernels.js';
 import { keygen } from './keygen.js';
@@ -38,6 +39,7 @@ export const PARENTS: Readonly<Record<string, { summary: string; description: st
 const FOR_PEOPLE: readonly Command[] = [
   ...[
     build,
+    init,
     bisect,
     login,
     runs,

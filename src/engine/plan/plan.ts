@@ -8,7 +8,7 @@ import { resolveKernels } from '../../distro/resolve.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../../distro/catalogue.js';
 import { moduleIds } from '../../cell/source.js';
 import { plannedCell } from './planned-cell.js';
-import { parseModuleSource } from './source.js';
+import { parseModuleSource, sourceOptions } from './source.js';
 import type { BuildPlan } from './types.js';
 import type { BuildRequest } from '../../options/request.js';
 
@@ -21,7 +21,7 @@ export async function plan(request: BuildRequest, context: PlanContext): Promise
   }
   const sources: ModuleSource[] = [];
   for (const text of request.dkms) {
-    sources.push(...(await parseModuleSource(text, { cwd: request.cwd, signal: context.signal })));
+    sources.push(...(await parseModuleSource(text, sourceOptions(request, context))));
   }
   await refuseTwins(sources, context.signal);
   const rows = await loadCatalogue();

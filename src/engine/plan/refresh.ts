@@ -1,5 +1,5 @@
 import { basename } from 'node:path';
-import type { Arch, ModuleSource } from '../../model/cell.js';
+import type { Arch, ModuleSource, SourceOrigin } from '../../model/cell.js';
 import { Dkms2binError, type Fault } from '../../model/errors.js';
 import { parseRelease } from '../../distro/release.js';
 import { compareReleases, compareVersions } from '../../formats/versions.js';
@@ -15,7 +15,7 @@ export interface PublishedModule {
   distro: string;
   arch: Arch;
   /** As it was asked for; of a path the last part. */
-  source: { kind: ModuleSource['kind']; name: string };
+  source: { kind: ModuleSource['kind']; name: string; origin?: SourceOrigin };
   /** SHA-256 of the source; null when it is not known. */
   digest: string | null;
   /** The distro's version of the source; null for a file or folder. */
@@ -224,6 +224,10 @@ function triedBefore(
 }
 
 function changeOf(before: PublishedModule, now: Exclude<SourceNow, { fault: Fault }>): string | null {
+  const { commit } = before.source.origin ?? {};
+  const newCommit = now.module.kind === 'repo' ? undefined : now.module.origin?.commit;
+  if (commit !== undefined && newCommit !== undefined && commit !== newCommit)
+    return `new commit ${commit.slice(0, 12)} → ${newCommit.slice(0, 12)}`;
   if (before.digest === null || before.digest === now.digest) return null;
   if (before.sourceVersion === null || now.version === null) return 'changed source';
   return compareVersions(now.version, before.sourceVersion) > 0
@@ -344,25 +348,29 @@ export interface NamedSource {
   names: readonly string[];
 }
 
+/** Where a source is now: known, or to be fetched from where the text says. */
+export type SourcePlace = { source: ModuleSource; named?: NamedSource } | { fetch: string };
+
 /**
  * Where a published module's source is now: the one of --dkms that brings the module or is called the same, else the package of
- * the distro that it came from. Throws `usage` for a file or folder that is not named.
+ * the distro, the URL or the repository that it came from. Throws `usage` for a file or folder that is not named.
  */
 export function sourceOf(
-  { module, source: { kind, name } }: PublishedModule,
+  { module, source: { kind, name, origin } }: PublishedModule,
   known: readonly NamedSource[],
-): { source: ModuleSource; named?: NamedSource } {
+): SourcePlace {
   const plainName = (text: string): string => text.toLowerCase().replaceAll('_', '-');
   const typed = kind === 'repo' ? parseRepositoryName(name) : null;
   const called = ({ source }: NamedSource): boolean =>
     source.kind === 'repo'
       ? typed?.kind === 'repo' && typed.name === source.name
-      : source.kind === kind && basename(source.text) === name;
+      : source.kind === kind && (source.origin ? source.text : basename(source.text)) === name;
   const named =
     known.find(({ names }) => names.some((each) => plainName(each) === plainName(module))) ??
     known.find(called);
   if (named) return { source: named.source, named };
   if (typed) return { source: typed };
+  if (origin) return { fetch: name };
   const what = kind === 'folder' || kind === 'tarball' ? kind : `.${kind}`;
   throw new Dkms2binError('usage', `Its source was the ${what} ${name}, and its location is not recorded`, {
     hint: 'Name it with --dkms, here or in the config file.',

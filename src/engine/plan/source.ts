@@ -2,10 +2,24 @@ import type { Stats } from 'node:fs';
 import { open, readFile, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
-import type { ModuleSource } from '../../model/cell.js';
+import type { ModuleSource, SourceOrigin } from '../../model/cell.js';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
+import type { PlanContext } from '../../model/context.js';
 import { MAX_SOURCE_BYTES } from '../../cell/source.js';
 import { runBytes, type RunOptions } from '../../lib/exec.js';
+import type { BuildRequest } from '../../options/request.js';
+import { parseAddress, shownAddress } from '../../source/address.js';
+import { wantsFilling } from '../../source/conf.js';
+import {
+  archiveSource,
+  dscSource,
+  fetchedFile,
+  folderSource,
+  gitSource,
+  installedSource,
+  type SourceMeans,
+} from '../../source/prepared.js';
+import { whatFileIs } from '../../source/kinds.js';
 import { readConfNames } from './conf-text.js';
 
 const TARBALL = /\.(?:tar|tar\.gz|tgz|tar\.xz|txz|tar\.zst|tar\.bz2|tbz2?)$/i;
@@ -18,18 +32,25 @@ const MAX_TAR_SECONDS = 120;
 
 /**
  * Turns one `--dkms` value into module sources: one, or as many as a list file names. What exists on disk decides
- * before the look of the text does. Nothing of a source is run. Throws fault `usage` or `not-found`.
+ * before the look of the text does; what lies elsewhere is fetched. Nothing of a source is run. Throws fault `usage`,
+ * `not-found`, or `transient` for what cannot be fetched.
  */
 export async function parseModuleSource(
   text: string,
-  options: { cwd: string; signal?: AbortSignal },
+  { cwd, ...means }: { cwd: string } & Partial<SourceMeans>,
 ): Promise<ModuleSource[]> {
-  return parse(text, { ...options, inList: false });
+  const nobody = { emit: () => undefined, signal: new AbortController().signal };
+  return parse(text, { offline: false, ...nobody, ...means, cwd, inList: false });
 }
 
-interface ParseOptions {
+/** What a request says of where its sources are and how they are reached. */
+export const sourceOptions = (
+  { cwd, offline, proxy, moduleVersion }: BuildRequest,
+  { emit, signal }: PlanContext,
+): { cwd: string } & SourceMeans => ({ cwd, offline, proxy, moduleVersion, emit, signal });
+
+interface ParseOptions extends SourceMeans {
   cwd: string;
-  signal?: AbortSignal;
   /** Whether a list file named it, which may name no other one. */
   inList: boolean;
 }
@@ -41,11 +62,43 @@ async function parse(text: string, options: ParseOptions): Promise<ModuleSource[
   if (/[\x00-\x1f\x7f]/.test(value)) throw new Dkms2binError('usage', '--dkms holds a control character');
   const path = resolve(options.cwd, value.replace(/^~(?=\/)/, homedir()));
   const info = await statOf(value, path);
-  if (!info) return [notOnDisk(value, path)];
-  if (info.isDirectory()) return [await folderOrPackage(value, path)];
+  if (!info) return [await elsewhere(value, path, options)];
+  if (info.isDirectory()) return [await folderOrPackage(value, path, options)];
   if (!info.isFile()) throw new Dkms2binError('usage', `${value} is neither a file nor a folder`);
-  return fileSources(value, path, options);
+  const source = await fileSource({ text: value, name: basename(path), path }, options);
+  return source ? [source] : list(value, path, options);
 }
+
+/** What no path of this machine names. */
+async function elsewhere(value: string, path: string, options: ParseOptions): Promise<ModuleSource> {
+  const address = parseAddress(value);
+  switch (address?.kind) {
+    case undefined:
+      return notOnDisk(value, path);
+    case 'git':
+      return gitSource(value, address, options);
+    case 'module': {
+      const { name, version } = address;
+      const text = `${name}/${version}`;
+      const here = await installedSource(text, address);
+      if (here) return folder(here.text, here.path, options);
+      return { kind: 'repo', text, name: packageOf(name), version, module: name };
+    }
+    case 'file': {
+      const text = shownAddress(value);
+      const { path: fetched, origin } = await fetchedFile(address, options);
+      const source = await fileSource({ text, name: address.name, path: fetched, origin }, options);
+      if (source) return source;
+      throw new Dkms2binError(
+        'usage',
+        `${text} is no package and no archive${looksLike(await firstBytes(fetched, 512))}`,
+      );
+    }
+  }
+}
+
+/** What a distro likely calls the package of a module. */
+const packageOf = (module: string): string => `${module.toLowerCase().replaceAll('_', '-')}-dkms`;
 
 /** Null for what is not there. */
 async function statOf(value: string, path: string): Promise<Stats | null> {
@@ -68,34 +121,46 @@ function notOnDisk(value: string, path: string): ModuleSource {
 }
 
 /** A folder that merely shares a package's name (a checkout next to us) does not hide the package. */
-async function folderOrPackage(value: string, path: string): Promise<ModuleSource> {
+async function folderOrPackage(value: string, path: string, options: ParseOptions): Promise<ModuleSource> {
   const named = REPOSITORY_NAME.test(value) && /-(?:dkms|source)(?:-|=|$)/.test(value);
   if (named && !(await exists(join(path, 'dkms.conf')))) return parseRepositoryName(value);
-  return folder(value, path);
+  return folder(value, path, options);
 }
 
-async function fileSources(value: string, path: string, options: ParseOptions): Promise<ModuleSource[]> {
+/** A file on this machine, by what it was asked for and is called. */
+interface NamedFile {
+  text: string;
+  name: string;
+  path: string;
+  origin?: SourceOrigin;
+}
+
+/** Null for what may be a list file. */
+async function fileSource(file: NamedFile, options: ParseOptions): Promise<ModuleSource | null> {
+  const { text, name, path, origin } = file;
   const head = await firstBytes(path, 512);
-  const kind = packageKind(value, head);
-  if (kind) return [{ kind, text: value, path }];
-  if (TARBALL.test(value) || isArchive(head)) return [await tarball(value, path, options.signal)];
-  if (basename(path) === 'dkms.conf') {
-    throw new Dkms2binError('usage', `${value} is one file of a module's source`, {
-      hint: 'Give the folder that holds it.',
-    });
-  }
-  return list(value, path, options);
+  const kind = packageKind(file, head);
+  if (kind) return { kind, text, path, ...(origin && { origin }) };
+  if (/\.dsc$/i.test(name)) return dscSource(text, path, options, origin);
+  if (/\.zip$/i.test(name) || isZip(head)) return archiveSource(text, path, options, origin);
+  if (TARBALL.test(name) || isArchive(head)) return tarball(file, options);
+  const other = whatFileIs(name, head);
+  if (other) throw new Dkms2binError('usage', `${text} is ${other.what}`, { hint: other.hint });
+  return null;
 }
 
 /** Null for what is no package. Throws fault `usage` for a file that is named like one and is none. */
-function packageKind(value: string, head: Buffer): 'deb' | 'rpm' | null {
-  if (/\.u?deb$/i.test(value) && !isDeb(head))
-    throw new Dkms2binError('usage', `${value} is not a Debian package${looksLike(head)}`);
-  if (/\.rpm$/i.test(value) && !isRpm(head))
-    throw new Dkms2binError('usage', `${value} is not an RPM package${looksLike(head)}`);
+function packageKind({ text, name }: NamedFile, head: Buffer): 'deb' | 'rpm' | null {
+  if (/\.u?deb$/i.test(name) && !isDeb(head))
+    throw new Dkms2binError('usage', `${text} is not a Debian package${looksLike(head)}`);
+  if (/\.rpm$/i.test(name) && !isRpm(head))
+    throw new Dkms2binError('usage', `${text} is not an RPM package${looksLike(head)}`);
   if (isDeb(head)) return 'deb';
   return isRpm(head) ? 'rpm' : null;
 }
+
+const KINDS =
+  "--dkms takes a package's or module's name, a .deb, .rpm or .dsc file, a source folder or archive, the URL of one of these or of a git repository, or a list file.";
 
 const REPOSITORY_NAME = /^[A-Za-z0-9][A-Za-z0-9+._~-]*(?:=[A-Za-z0-9+._~:-]+)?$/;
 
@@ -106,11 +171,16 @@ const REPOSITORY_NAME = /^[A-Za-z0-9][A-Za-z0-9+._~-]*(?:=[A-Za-z0-9+._~:-]+)?$/
 export function parseRepositoryName(text: string): ModuleSource {
   if (!REPOSITORY_NAME.test(text) || text.length > 200) {
     throw new Dkms2binError('usage', `Not a package name, and no such file: ${text}`, {
-      hint: '--dkms takes a package name, a .deb or .rpm file, a source folder or tarball with dkms.conf, or a list file.',
+      hint: KINDS,
     });
   }
   const equals = text.indexOf('=');
   const bare = equals < 0 ? text : text.slice(0, equals);
+  // A package's name has no underscore; a module's may.
+  if (/^[A-Za-z0-9][A-Za-z0-9_]*$/.test(bare) && bare.includes('_')) {
+    const version = equals < 0 ? {} : { version: text.slice(equals + 1) };
+    return { kind: 'repo', text, name: packageOf(bare), ...version, module: bare };
+  }
   // The version begins at the first dash that is followed by a digit, with something that can be a name before it. A package of
   // that whole name comes first, where the distro has one; what ends like a package's name is taken for one.
   const dashed = equals < 0 && !/-dkms$/i.test(bare) ? /^(.+?)-(\d[A-Za-z0-9+._~-]*)$/.exec(bare) : null;
@@ -124,39 +194,44 @@ export function parseRepositoryName(text: string): ModuleSource {
   return { kind: 'repo', text, name, ...(version === undefined ? {} : { version }) };
 }
 
-async function folder(text: string, path: string): Promise<ModuleSource> {
+async function folder(text: string, path: string, options: ParseOptions): Promise<ModuleSource> {
   const file = join(path, 'dkms.conf');
   const info = await stat(file).catch(() => undefined);
-  if (!info?.isFile()) {
-    throw new Dkms2binError('usage', `The folder ${text} holds no dkms.conf`, {
-      hint: 'Give the folder of a DKMS source, as found under /usr/src.',
-    });
-  }
+  if (!info?.isFile()) return folderSource(text, path, options);
   if (info.size > MAX_CONF_BYTES) throw new Dkms2binError('usage', `${text}/dkms.conf is larger than 1 MB`);
-  readConfNames(await readFile(file, 'utf8'), `${text}/dkms.conf`);
+  const conf = await readFile(file, 'utf8');
+  if (wantsFilling(conf)) return folderSource(text, path, options);
+  readConfNames(conf, `${text}/dkms.conf`);
+  noteUnused(conf, `${text}/dkms.conf`, options);
   return { kind: 'folder', text, path };
 }
 
-async function tarball(text: string, path: string, signal?: AbortSignal): Promise<ModuleSource> {
+/** A version that is given for a source which says its own. */
+function noteUnused(conf: string, where: string, { moduleVersion, emit }: ParseOptions): void {
+  if (moduleVersion === undefined || !/^[ \t]*(?:export[ \t]+)?PACKAGE_VERSION=/m.test(conf)) return;
+  const message = `--module-version is not used: ${where} says its version itself`;
+  emit({ type: 'note', level: 'warn', message });
+}
+
+async function tarball({ text, path, origin }: NamedFile, means: ParseOptions): Promise<ModuleSource> {
+  const { signal } = means;
   const members = await membersOf(text, path, signal);
-  // dkms mktarball puts the tree in ./dkms_source_tree/; others have one leading folder or none.
+  if (members.some(({ name }) => name.split('/').includes('..')))
+    throw new Dkms2binError('usage', `${text} is not a readable archive: it has a path with .. in it`);
+  // dkms mktarball puts the tree in ./dkms_source_tree/; others have it at the top, in a leading folder or deeper.
   const conf = members
     .map(({ name }) => name)
-    .filter((name) => /^(?:\.\/)?(?:[^/]+\/){0,2}dkms\.conf$/.test(name))
+    .filter((name) => /(?:^|\/)dkms\.conf$/.test(name))
     .sort((a, b) => a.split('/').length - b.split('/').length)[0];
-  if (conf === undefined) {
-    throw new Dkms2binError('usage', `The tarball ${text} holds no dkms.conf`, {
-      hint: 'It must be at the top of the archive or in its top folder.',
-    });
-  }
+  if (conf === undefined) return archiveSource(text, path, means, origin);
   const size = members.find(({ name }) => name === conf)?.size ?? 0;
   if (size > MAX_CONF_BYTES) throw new Dkms2binError('usage', `${conf} in ${text} is larger than 1 MB`);
-  const bytes = await runBytes('tar', ['-xOf', path, '--', conf], {
-    ...tarOptions(signal),
-    maxBytes: MAX_CONF_BYTES,
-  });
-  readConfNames(bytes.toString('utf8'), `${conf} in ${text}`);
-  return { kind: 'tarball', text, path };
+  const options = { ...tarOptions(signal), maxBytes: MAX_CONF_BYTES };
+  const content = (await runBytes('tar', ['-xOf', path, '--', conf], options)).toString('utf8');
+  if (wantsFilling(content)) return archiveSource(text, path, means, origin);
+  readConfNames(content, `${conf} in ${text}`);
+  noteUnused(content, `${conf} in ${text}`, means);
+  return { kind: 'tarball', text, path, ...(origin && { origin }) };
 }
 
 const tarOptions = (signal?: AbortSignal): Pick<RunOptions, 'env' | 'timeout' | 'cancelSignal'> => ({
@@ -216,7 +291,7 @@ async function list(text: string, path: string, options: ParseOptions): Promise<
 
   if (/[\x00-\x08\x0e-\x1f\ufffd]/.test(content)) {
     throw new Dkms2binError('usage', `${text} is not a kind of source that dkms2bin knows`, {
-      hint: '--dkms takes a package name, a .deb or .rpm file, a source folder or tarball with dkms.conf, or a list file.',
+      hint: KINDS,
     });
   }
   const sources: ModuleSource[] = [];
@@ -263,6 +338,10 @@ function isDeb(head: Buffer): boolean {
 
 function isRpm(head: Buffer): boolean {
   return head.length > 4 && head.readUInt32BE(0) === 0xedabeedb;
+}
+
+function isZip(head: Buffer): boolean {
+  return head.toString('latin1', 0, 4) === 'PK\x03\x04';
 }
 
 function isArchive(head: Buffer): boolean {

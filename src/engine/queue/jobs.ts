@@ -14,6 +14,7 @@ import { findRow, loadCatalogue, type CatalogueRow } from '../../distro/catalogu
 import { packageForm, type PackageForm } from '../../distro/row.js';
 import type { BuildPlan, PlannedCell } from '../plan/types.js';
 import type { BuildRequest } from '../../options/request.js';
+import { buildPackagesOf } from '../build-packages.js';
 import { once } from '../once.js';
 import { otherSourcesOf } from '../plan/planned-cell.js';
 import { fingerprintOf } from '../signer.js';
@@ -50,6 +51,7 @@ export class Jobs {
   readonly #shared = new Map<ModuleSource, Promise<SharedSource>>();
   readonly #index = new Map<string, Promise<IndexEntry | null>>();
   #kernelPackages: Promise<CellJob['kernelPackages']> | undefined;
+  #buildPackages: Promise<CellJob['buildPackages']> | undefined;
 
   private constructor(
     private readonly plan: BuildPlan,
@@ -89,6 +91,7 @@ export class Jobs {
         ...(cell.packageVersion !== null && { packageVersion: cell.packageVersion }),
       },
       kernelPackages: await (this.#kernelPackages ??= this.#shareKernelPackages()),
+      buildPackages: await (this.#buildPackages ??= this.#shareBuildPackages()),
       need: this.needOf(cell),
       image: request.image as CellJob['image'],
       nameStyle: request.nameStyle,
@@ -135,6 +138,17 @@ export class Jobs {
       if (!(error instanceof Dkms2binError) || signal.aborted) throw error;
       return null;
     }
+  }
+
+  async #shareBuildPackages(): Promise<CellJob['buildPackages']> {
+    const { store, signal } = this.means;
+    const { names, files } = await buildPackagesOf(this.plan.request);
+    const shared: CellJob['buildPackages'] = names.map((name) => ({ name }));
+    for (const path of files) {
+      const { sha256 } = await store.put(path, signal);
+      shared.push({ file: plainFileName(basename(path)), sha256 });
+    }
+    return shared;
   }
 
   async #shareKernelPackages(): Promise<CellJob['kernelPackages']> {

@@ -1,11 +1,12 @@
 import { z } from 'zod';
-import { identityOf, type SourceContent } from '../../cell/identity.js';
+import { identityOf, sourceContent, type SourceContent } from '../../cell/identity.js';
 import { identityOptions } from '../../options/request.js';
 import { ARCHES } from '../../model/cell.js';
 import { Dkms2binError } from '../../model/errors.js';
 import {
   DistroId,
   FileName,
+  GitCommit,
   Label,
   PackageName,
   Release,
@@ -39,12 +40,17 @@ export type Need = z.infer<typeof need>;
 export const parseNeed = (text: string): Need | null => read(need, text);
 
 const source = z.discriminatedUnion('kind', [
-  z.strictObject({ kind: z.literal('repo'), text: Label, name: PackageName, version: Version.optional() }),
+  z.strictObject({
+    ...{ kind: z.literal('repo'), text: Label, name: PackageName },
+    ...{ version: Version.exactOptional(), module: PackageName.exactOptional() },
+  }),
   z.strictObject({
     kind: z.enum(['deb', 'rpm', 'tarball', 'folder']),
     text: Label,
     file: FileName,
     sha256: Sha256,
+    /** Where the coordinator fetched it, for the provenance: a worker takes it from the store. */
+    origin: z.strictObject({ url: Label, commit: GitCommit.exactOptional() }).exactOptional(),
   }),
 ]);
 
@@ -66,6 +72,15 @@ const job = z.strictObject({
     packageVersion: Version.optional(),
   }),
   kernelPackages: z.array(z.strictObject({ file: FileName, sha256: Sha256 })).max(MAX_ENTRIES),
+  /** Packages that the source needs to build: of the distro by name, or files. */
+  buildPackages: z
+    .array(
+      z.union([
+        z.strictObject({ name: PackageName }),
+        z.strictObject({ file: FileName.regex(/\.deb$/), sha256: Sha256 }),
+      ]),
+    )
+    .max(MAX_ENTRIES),
   need,
   image: z.enum(['auto', 'official', 'bootstrap']),
   nameStyle: z.enum(['release', 'dkms']),
@@ -96,7 +111,7 @@ export const labelOf = ({ source: { text }, kernel }: CellJob): string => `${tex
  */
 export function jobIdOf(job: CellJob, sourceDigest: string | null): string {
   const contentOf = (each: SharedSource): SourceContent => {
-    if (each.kind !== 'repo') return { kind: each.kind, sha256: each.sha256 };
+    if (each.kind !== 'repo') return sourceContent(each, each.sha256);
     if (sourceDigest === null) return { kind: 'unknown', name: `${each.name}=${each.version ?? ''}` };
     return { kind: each.kind, sha256: sourceDigest };
   };
@@ -107,6 +122,7 @@ export function jobIdOf(job: CellJob, sourceDigest: string | null): string {
     options: identityOptions(job),
     order: job,
     kernelPackages: job.kernelPackages.map(({ sha256 }) => sha256),
+    buildPackages: job.buildPackages.map((each) => ('name' in each ? each.name : each.sha256)),
     // The worker's own key.
     attester: null,
   });

@@ -15,15 +15,17 @@ export async function shareSource(
   signal: AbortSignal,
 ): Promise<SharedSource> {
   if (source.kind === 'repo') return source;
-  const { kind, text, path } = source;
+  const { kind, path, origin } = source;
   const file = plainFileName(basename(path));
-  if (kind !== 'folder') return { kind, text, file, sha256: (await store.put(path, signal)).sha256 };
+  const { text } = source;
+  const about = { kind, text, file, ...(origin && { origin }) };
+  if (kind !== 'folder') return { ...about, sha256: (await store.put(path, signal)).sha256 };
   const digest = await localDigest(source, signal);
   const tar = join(dir, `${digest}.tar`);
   await writeFile(tar, await folderTar(path, signal));
   const { sha256 } = await store.put(tar, signal);
   if (sha256 !== digest) throw new Dkms2binError('usage', `${text} changed while it was read`);
-  return { kind, text, file, sha256 };
+  return { ...about, sha256 };
 }
 
 /** The source on this machine, below the new folder `dir`. A folder stays the tar that it came as: nothing of a job is unpacked here. */
@@ -34,12 +36,11 @@ export async function fetchSource(
   signal: AbortSignal,
 ): Promise<ModuleSource> {
   if (source.kind === 'repo') {
-    const { version, ...rest } = source;
-    return version === undefined ? rest : { ...rest, version };
+    return source;
   }
-  const { kind, text, file, sha256 } = source;
+  const { kind, text, file, sha256, origin } = source;
   await mkdir(dir, { recursive: true });
   const path = join(dir, file);
   await store.get(sha256, path, { signal, maxBytes: MAX_SOURCE_BYTES });
-  return { kind, text, path };
+  return { kind, text, path, ...(origin && { origin }) };
 }

@@ -1,5 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { MAX_SOURCE_BYTES } from '../../cell/source.js';
 import type { CellResult, ModuleSource } from '../../model/cell.js';
 import type { PlanContext } from '../../model/context.js';
 import type { Store } from '../../lib/object-store/index.js';
@@ -13,6 +14,8 @@ export interface CellTask {
   source: ModuleSource;
   otherSources: ModuleSource[];
   kernelPackages: string[];
+  /** As --build-package takes them: names, and paths. */
+  buildPackages: string[];
   /** Empty; what is in it at the end is delivered. */
   outDir: string;
 }
@@ -50,5 +53,15 @@ export async function fetchTask(
     await store.get(sha256, path, { signal, maxBytes: MAX_KERNEL_PACKAGE_BYTES });
     kernelPackages.push(path);
   }
-  return { label: labelOf(job), job, source, otherSources, kernelPackages, outDir };
+  const buildPackages: string[] = [];
+  await mkdir(join(dir, 'build-packages'));
+  for (const each of job.buildPackages) {
+    if ('name' in each) buildPackages.push(each.name);
+    else {
+      const path = join(dir, 'build-packages', each.file);
+      await store.get(each.sha256, path, { signal, maxBytes: MAX_SOURCE_BYTES });
+      buildPackages.push(path);
+    }
+  }
+  return { label: labelOf(job), job, source, otherSources, kernelPackages, buildPackages, outDir };
 }

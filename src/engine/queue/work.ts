@@ -91,14 +91,21 @@ function builder(own: BuildRequest, context: BuildContext): CellBuilder {
 /** The job's cell as a plan of this machine. */
 function planOf(
   own: BuildRequest,
-  { job, source, otherSources, kernelPackages, outDir }: CellTask,
+  { job, source, otherSources, kernelPackages, buildPackages, outDir }: CellTask,
   target: KernelTarget,
 ): BuildPlan {
   const { need, image, nameStyle, verify, strict, debugSymbols, checkReproducible, timeoutSeconds } = job;
   const { signKey, signCert, ...rest } = own;
   const request: BuildRequest = {
     ...rest,
-    ...{ dkms: [source.text], kernels: [target.release], arch: need.arch, kernelPackages, outDir },
+    ...{
+      dkms: [source.text],
+      kernels: [target.release],
+      arch: need.arch,
+      kernelPackages,
+      buildPackages,
+      outDir,
+    },
     ...{ image, nameStyle, verify, strict, debugSymbols, checkReproducible, timeoutSeconds },
     ...{ jobs: 1, force: false, debug: false, keepFailed: false },
     ...(need.signer !== null && signKey !== undefined && signCert !== undefined && { signKey, signCert }),

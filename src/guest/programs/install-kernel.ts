@@ -18,6 +18,10 @@ export interface InstallVariables {
   AUTHORITIES: string;
   /** Folder in the guest with packages to use first; may be empty. */
   KERNEL_PACKAGE_DIR: string;
+  /** Packages to install besides the toolchain, words with blanks between; may be empty. */
+  BUILD_PACKAGES: string;
+  /** Folder in the guest with more of them; may be empty. */
+  BUILD_PACKAGE_DIR: string;
   /** What the package manager of the distro needs besides. */
   [ofPackageManager: string]: string;
 }

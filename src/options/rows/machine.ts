@@ -250,6 +250,7 @@ export const MACHINE = [
         ...BUILDERS,
         'worker',
         'board',
+        'init',
         'login',
         'runs',
         'rm',

@@ -180,6 +180,16 @@ describe('findDkmsPackage', () => {
   });
 
   test.each([
+    ['acpi_call', 'acpi-call-dkms'],
+    ['v4l2loopback', 'v4l2loopback-dkms'],
+    ['zfs', 'zfs-dkms'],
+    ['spl', 'zfs-dkms'],
+    ['wl', 'broadcom-sta-dkms'],
+  ])('the module %s is brought by %s', async (name, expected) => {
+    expect((await findDkmsPackage(row, { name }, options())).name).toBe(expected);
+  });
+
+  test.each([
     ['adv-17v35x-dkms', 'adv-17v35x-dkms 5.0.3.0-1'],
     ['adv-17v35x-dkms-5.0.3.0', 'adv-17v35x-dkms 5.0.3.0-1'],
     ['rtl-8-dkms', 'rtl-8-dkms 2.0-1'],
@@ -194,7 +204,7 @@ describe('findDkmsPackage', () => {
     expect(await refusal(find('zfs-dkms', '9'), 'not-found')).toMatch(
       /has no version 9 in debian-12.*there is 2\.1\.11-1\+deb12u1 2\.3.*Similar names: zfs-dkms=2\.1\.11-1\+deb12u1, /s,
     );
-    const text = await refusal(find('v4l2loopback'), 'not-found');
+    const text = await refusal(find('v4l2loop'), 'not-found');
     expect(text).toContain('bookworm (main contrib non-free): not there');
     expect(text).toContain('bookworm-updates: the mirror has no such suite');
     expect(text).toContain('Similar names: v4l2loopback-dkms');

@@ -50,6 +50,27 @@ describe('makeStatement', () => {
     expect(runDetails.byproducts[0]).toMatchObject({ name: 'acpi_call.log' });
   });
 
+  it('of what was fetched says where it came from, and reads it again', async () => {
+    const commit = 'c'.repeat(40);
+    const origin = { url: 'https://forge.example/o/r.git', commit };
+    const text = 'https://forge.example/o/r.git#main:src';
+    const source = { kind: 'tarball' as const, text, origin, digest: { sha256: 'a'.repeat(64) } };
+    const statement = makeStatement(facts({ source }));
+    const { resolvedDependencies } = statement.predicate.buildDefinition;
+    expect(resolvedDependencies.find((each) => each.annotations?.role === 'source')).toEqual({
+      name: text,
+      uri: `git+https://forge.example/o/r.git@${commit}`,
+      digest: { sha256: 'a'.repeat(64), gitCommit: commit },
+      annotations: { role: 'source' },
+    });
+    const path = join(tmp, 'x.deb');
+    await writeProvenance(path, statement);
+    expect((await readBundle(`${path}.intoto.jsonl`))[0]?.cell).toMatchObject({
+      ...{ source: { kind: 'tarball', name: text, origin }, digest: 'a'.repeat(64) },
+      ...{ sourcePackage: null, sourceVersion: null },
+    });
+  });
+
   it('names every input', () => {
     const { resolvedDependencies, externalParameters } = makeStatement(facts()).predicate.buildDefinition;
     const byRole = new Map(resolvedDependencies.map((each) => [each.annotations?.role, each]));

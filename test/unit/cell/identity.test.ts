@@ -21,7 +21,7 @@ const planned: PlannedInputs = {
   ...common,
   options: identityOptions(buildRequest({})),
   order: { image: 'auto', checkReproducible: false },
-  ...{ kernelPackages: ['c', 'd'], attester: null },
+  ...{ buildPackages: [], kernelPackages: ['c', 'd'], attester: null },
 };
 const layered: LayeredInputs = {
   ...common,
@@ -62,6 +62,7 @@ const PLANNED: [string, Change][] = [
   ['its suite', { target: { ...target, suite: 'bookworm-backports' } }],
   ['its archive', { target: { ...target, archive: { uri: 'http://a.example', suite: 's' } } }],
   ['its files', { target: { ...target, files: [{ url: 'http://a.example/k.deb', sha256: 'f' }] } }],
+  ['a --build-package', { buildPackages: ['bc'] }],
   ['the content of a --kernel-package', { kernelPackages: ['c', 'x'] }],
   ['--image', { order: { image: 'bootstrap' } }],
   ['--mirror', { order: { mirror: 'http://m.example' } }],
@@ -117,6 +118,7 @@ describe('the id of a job', () => {
     source: { kind: 'folder', text: './a', file: 'a', sha256: 'a'.repeat(64) },
     otherSources: [],
     kernel: { release: target.release },
+    buildPackages: [],
     kernelPackages: [{ file: 'k.deb', sha256: 'b'.repeat(64) }],
     need: { distro: 'debian-12', arch: 'x86_64', accelerator: null, signer: null },
     ...{ image: 'auto', nameStyle: 'release', verify: true, strict: false, debugSymbols: false },
@@ -136,6 +138,7 @@ describe('the id of a job', () => {
     const renamed: CellJob = {
       ...job,
       source: { kind: 'folder', text: '/elsewhere/b', file: 'b', sha256: 'a'.repeat(64) },
+      buildPackages: [],
       kernelPackages: [{ file: 'other.deb', sha256: 'b'.repeat(64) }],
       timeoutSeconds: 7200,
     };

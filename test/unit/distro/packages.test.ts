@@ -219,7 +219,8 @@ describe('variables for the guest', () => {
   test('apt gets the toolchain of the row, and sources for each suite of mirrors that were given', () => {
     const release = '6.1.0-56-amd64';
     expect(of('debian-12', release)).toMatchObject({
-      TOOLCHAIN: 'dkms gcc make libc6-dev dpkg-dev',
+      TOOLCHAIN:
+        'dkms gcc make libc6-dev dpkg-dev bc flex bison libelf-dev libssl-dev rsync gawk file xxd dwarves',
       SOURCES: '',
     });
     const { apt } = PACKAGE_MANAGERS;

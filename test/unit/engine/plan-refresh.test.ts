@@ -163,6 +163,24 @@ describe('kernels', () => {
 describe('sources', () => {
   const newest = [held('6.1.0-10-amd64'), held('6.1.0-11-amd64')];
 
+  test('a branch that moved: the newest kernel again, also when the folder of the module is the same', () => {
+    const origin = { url: 'https://forge.example/o/r.git', commit: '1'.repeat(40) };
+    const text = 'https://forge.example/o/r.git#main:src';
+    const published = newest.map((each) => ({
+      ...each,
+      source: { kind: 'tarball' as const, name: text, origin },
+    }));
+    const at = (commit: string): SourceNow => ({
+      module: { kind: 'tarball', text, path: '/c/r.tar', origin: { ...origin, commit } },
+      ...{ digest: published[1]!.digest!, version: null },
+    });
+    expect(missing(published, { source: at('2'.repeat(40)) }).cells).toMatchObject([
+      { kernel: { release: '6.1.0-11-amd64' }, why: 'new commit 111111111111 → 222222222222' },
+    ]);
+    expect(missing(published, { source: at(origin.commit) }).cells).toEqual([]);
+    expect(sourceOf(published[0]!, [])).toEqual({ fetch: text });
+  });
+
   test('a newer version: the newest kernel again', () => {
     const { cells } = missing(newest, { source: now({ digest: 'new', version: '1.2.2-10' }) });
     expect(cells).toMatchObject([
@@ -217,8 +235,10 @@ describe('where a source is now', () => {
   const local = (name: string): PublishedModule =>
     held('6.1.0-11-amd64', { module: 'acpi_call', source: { kind: 'folder', name } });
   const pinned = held('6.1.0-11-amd64', { source: { kind: 'repo', name: 'acpi-call-dkms=1.2.2-2' } });
-  const at = (module: PublishedModule, ...known: NamedSource[]): ModuleSource =>
-    sourceOf(module, known).source;
+  const at = (module: PublishedModule, ...known: NamedSource[]): ModuleSource | string => {
+    const place = sourceOf(module, known);
+    return 'fetch' in place ? place.fetch : place.source;
+  };
 
   test.each<[string, PublishedModule, NamedSource]>([
     [

@@ -52,12 +52,10 @@ test('files and folders, by what they are', async () => {
 test('clear errors for what is not what it claims', async () => {
   await writeFile(join(cwd, 'text.deb'), 'hello\n');
   await writeFile(join(cwd, 'text.rpm'), deb);
-  await mkdir(join(cwd, 'empty'));
   await source('noname', '# PACKAGE_NAME=commented\nPACKAGE_VERSION=1\nMY_PACKAGE_NAME=x\n');
   await source('blank', 'PACKAGE_NAME=""\n');
   await refused('text.deb', /text\.deb is not a Debian package \(it is a text file\)/);
   await refused('text.rpm', /not an RPM package \(it is a Debian package\)/);
-  await refused('./empty', /holds no dkms\.conf/);
   await refused('./noname', /dkms\.conf without PACKAGE_NAME/);
   await refused('./blank', /dkms\.conf without PACKAGE_NAME/);
   await refused('./missing', /No such file or folder/);

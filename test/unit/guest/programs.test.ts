@@ -234,6 +234,8 @@ describe('install-kernel', () => {
       ARCHIVE_SUITE: '',
       AUTHORITIES: '',
       KERNEL_PACKAGE_DIR: '',
+      BUILD_PACKAGES: '',
+      BUILD_PACKAGE_DIR: '',
     } as const;
     return readInstalledKernel(await installKernel(guest, 'install-kernel-apt.sh', vars, RUN), TARGET);
   };

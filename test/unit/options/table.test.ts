@@ -23,6 +23,8 @@ const SAMPLES: Readonly<Record<string, string[]>> = {
   'repo-key': ['r.asc'],
   keep: ['1', '5000', '10000'],
   image: ['bootstrap'],
+  'module-version': ['1.2', '0~git20260101.abcdef1'],
+  'build-package': ['bc', './x.deb'],
   'layer-cache': ['s3://bucket/x'],
   accel: ['kvm'],
   cpus: ['1', '256'],
@@ -39,7 +41,12 @@ const BAD: readonly [name: string, value: string][] = [
   ...[['memory', '2000G'] as const, ['timeout', 'soon'] as const, ['timeout', '0'] as const],
   ...[['accel', 'xen'] as const, ['accel', 'constructor'] as const, ['arch', 'mips'] as const],
   ...[['name-style', 'rpm'] as const, ['proxy', 'proxy:3128'] as const, ['mirror', 'ftp://x/y'] as const],
-  ...[['out-dir', ' '] as const, ['dkms', ''] as const, ['distro', ''] as const],
+  ...[
+    ['out-dir', ' '] as const,
+    ['dkms', ''] as const,
+    ['module-version', '1 2'] as const,
+    ['distro', ''] as const,
+  ],
 ].map(([name, value]): [string, string] => [name, value]);
 
 const inFile: Option[] = OPTIONS.filter((row: Option) => row.file === 'own');
@@ -120,7 +127,15 @@ test('what is typed wins, of two that exclude each other too', () => {
 test('a request has what asks something of the engine, and nothing else', () => {
   const request = buildRequest({ ...optionsOf('build', {}, { json: true, keep: 3 }), cwd: '/' });
   expect(request).toEqual({
-    ...{ dkms: [], kernels: [], kernelPackages: [], outDir: './out', nameStyle: 'release', image: 'auto' },
+    ...{
+      dkms: [],
+      kernels: [],
+      kernelPackages: [],
+      buildPackages: [],
+      outDir: './out',
+      nameStyle: 'release',
+      image: 'auto',
+    },
     ...{ accel: 'auto', timeoutSeconds: 7200, verify: true, force: false, debug: false, keepFailed: false },
     ...{ offline: false, strict: false, debugSymbols: false, checkReproducible: false, cwd: '/' },
   });
