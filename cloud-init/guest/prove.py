@@ -83,6 +83,7 @@ def await_network():
             return
         except OSError as error:
             why = error
+            say("progress")
             time.sleep(0.5)
     fail(E_NETWORK, "the repository cannot be reached: %s" % why)
 

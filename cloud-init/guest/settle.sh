@@ -2,14 +2,16 @@
 # Brings a freshly booted guest to rest before its memory is saved. Run as root. No variables.
 # Afterwards: cloud-init and systemd have no work left, sshd is stopped and has no keys, nothing runs by a timer, and
 # what a build will read first is in the page cache, where there is a compiler. Result lines, @@dkms2bin KEY VALUE: note (what is
-# not as it should be). Exit codes: 0 settled · 1 jobs of systemd did not end
-set -u
-export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+# not as it should be), progress. Exit codes: 0 settled · 1 jobs of systemd did not end
+
+watch_progress &
+watcher=$!
+trap 'kill "$watcher" 2>/dev/null' EXIT
 
 tries=0 before=
 while jobs=$(systemctl list-jobs --no-legend 2>/dev/null) && [ -n "$jobs" ]; do
   # As long as jobs end or come, it goes on.
-  [ "$jobs" = "$before" ] || tries=0
+  [ "$jobs" = "$before" ] || { tries=0; say progress; }
   before=$jobs
   tries=$((tries + 1))
   if [ "$tries" -gt 200 ]; then systemctl list-jobs; exit 1; fi
@@ -29,7 +31,7 @@ if gcc -O2 -static -o "$own/cc-probes" "$own/cc-probes.c" || why=$(gcc -O2 -o "$
     [ ! -x "$compiler" ] || ln -sf "$own/cc-probes" "$own/cc/${compiler##*/}"
   done
 else
-  printf '@@dkms2bin note %s\n' "builds for this kernel are slower: the guest's gcc does not compile cc-probes.c: ${why//$'\n'/ }"
+  say note "builds for this kernel are slower: the guest's gcc does not compile cc-probes.c: $why"
 fi
 
 # A first tiny build: compiler, make and the kernel's makefiles come from memory afterwards.

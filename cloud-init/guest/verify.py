@@ -22,6 +22,7 @@ def receive():
                     fail(E_NETWORK, "%s did not arrive whole" % name)
                 file.write(data)
                 left -= len(data)
+                say("progress")
     return paths
 
 

@@ -7,7 +7,7 @@ import type { PackedPackage } from '../pack/module-package.js';
 import { readRpmFile } from '../formats/rpm.js';
 import { makeRpmSpec, type RpmInput, type RpmPlan } from '../pack/rpm.js';
 import { evrOf, relationText } from '../formats/rpm-header.js';
-import { deadline, type Booted } from '../environment/boot.js';
+import type { Booted } from '../environment/boot.js';
 import type { CellInput } from './types.js';
 
 /**
@@ -17,7 +17,7 @@ import type { CellInput } from './types.js';
 export async function packRpms(
   input: RpmInput & { outDir: string },
   { guest }: Booted,
-  { machine, label }: Pick<CellInput, 'machine' | 'label'>,
+  { machine, label, timeoutMs }: Pick<CellInput, 'machine' | 'label' | 'timeoutMs'>,
 ): Promise<PackedPackage[]> {
   const { spec, sources, packages } = await makeRpmSpec(input);
   const order = {
@@ -27,7 +27,8 @@ export async function packRpms(
     arch: input.arch,
     epoch: input.mtime,
   };
-  const made = await rpmbuild(guest, order, deadline(machine.accel, 60));
+  // It compresses what it packs, and tells of it only then.
+  const made = await rpmbuild(guest, order, timeoutMs);
   const log = plain(made.log).split('\n');
   for (const line of log) machine.emit({ type: 'output', cell: label, line });
   const { rpms } = made;

@@ -1,6 +1,5 @@
 import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
-import { deadline } from '../environment/boot.js';
 import { howItLoads, type Load } from '../guest/programs/load.js';
 import { verifyPackages, type Verification } from '../guest/programs/verify.js';
 import type { CellModule, Packaged, PackedModule, Verified } from './types.js';
@@ -81,7 +80,8 @@ async function verifyInVm(cell: Packaged, candidates: readonly Candidate[]): Pro
       packageManager: lookup.row.packageManager ?? 'apt',
     },
     {
-      timeoutMs: deadline(machine.accel, 60),
+      timeoutMs: input.timeoutMs,
+      lateHint: 'Give it more time with --timeout.',
       accel: machine.accel,
       onLine: (line) => machine.emit({ type: 'output', cell: label, line }),
       lastWords: () => vm.lastWords(),

@@ -23,7 +23,8 @@ import { NET } from '../vm/args.js';
 import { forwardTo } from '../vm/forward.js';
 import { phaseTimer } from '../cell/phases.js';
 import { bootEnforcing } from '../environment/enforcing.js';
-import { deadline, type Machine } from '../environment/boot.js';
+import type { Machine } from '../environment/boot.js';
+import { AS_LONG_AS_IT_TAKES_MS } from '../guest/transport.js';
 import { RunDir } from '../cell/run-dir.js';
 import { bootOn, type KernelEnvironment } from '../environment/snapshot.js';
 import type { Lookup } from '../cell/source.js';
@@ -104,7 +105,7 @@ export async function prove(input: ProveInput): Promise<Proof> {
     using _ = forwardTo(Number(new URL(served.url).port), booted.vm.forwardSocket);
     came = await phase('install', () =>
       proveRepository(booted.guest, orderOf(input, manager), {
-        timeoutMs: deadline(machine.accel, 120),
+        timeoutMs: AS_LONG_AS_IT_TAKES_MS,
         accel: machine.accel,
         onLine: (line) => machine.emit({ type: 'output', cell: label, line }),
         lastWords: () => booted.vm.lastWords(),

@@ -11,9 +11,11 @@ import { Guest, waitForCloudInit } from '../guest/guest.js';
 import { GUEST_USER, makeKeys, type Keys } from '../guest/keys.js';
 import { startSshd } from '../guest/programs/open-ssh.js';
 import { SshTransport } from '../guest/ssh.js';
+import { AS_LONG_AS_IT_TAKES_MS } from '../guest/transport.js';
 import type { SharedCache } from '../cache/entries.js';
 import type { DirectBoot, Network } from '../vm/args.js';
 import { findFirmware } from '../vm/firmware.js';
+import { inVain } from '../vm/in-vain.js';
 import { makeSeed } from '../vm/seed.js';
 import { Vm, type VmSpec } from '../vm/vm.js';
 
@@ -76,9 +78,6 @@ export function deadline(accel: 'kvm' | 'tcg', kvmSeconds: number): number {
 
 /** What to do when a guest's package manager stands still. */
 export const MIRROR_HINT = 'The mirror or the proxy may not answer: try another with --mirror or --proxy.';
-
-/** For what is given up by its silence: no time that it may take is too long. */
-export const AS_LONG_AS_IT_TAKES_MS = 12 * 3600 * 1000;
 
 const NEEDED_BYTES = 4 * 1024 ** 3;
 
@@ -219,8 +218,9 @@ export async function bootClone(
   return withGuest(vm, async () => {
     await vm.resume(from.state, egress);
     // It has booted: its console stays silent.
-    const deadlineMs = deadline(machine.accel, 6);
-    const alive = <T>(work: Promise<T>): Promise<T> => vm.alive(work);
+    using vain = inVain(() => vm.cpuMs(), deadline(machine.accel, 6));
+    const alive = <T>(work: Promise<T>): Promise<T> => vm.alive(Promise.race([work, vain]));
+    const deadlineMs = AS_LONG_AS_IT_TAKES_MS;
     return connect(vm, { dir, control: 'channel', deadlineMs, alive, signal: machine.signal });
   });
 }

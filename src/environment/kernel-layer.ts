@@ -18,18 +18,11 @@ import {
   type InstalledKernel,
   type InstallVariables,
 } from '../guest/programs/install-kernel.js';
+import { AS_LONG_AS_IT_TAKES_MS } from '../guest/transport.js';
 import { cached, contentDigest, hashOf, lookUp, type Entry } from '../cache/entries.js';
 import { MAC, NET, type DirectBoot } from '../vm/args.js';
 import { ImageOrigin, type BaseImage, type Variant } from './base-image.js';
-import {
-  AS_LONG_AS_IT_TAKES_MS,
-  bootNew,
-  deadline,
-  MIRROR_HINT,
-  removeAccess,
-  specOf,
-  type Machine,
-} from './boot.js';
+import { bootNew, deadline, MIRROR_HINT, removeAccess, specOf, type Machine } from './boot.js';
 import { guestProxy, type GuestProxy } from './guest-proxy.js';
 import { nativeLayer } from './native-layer.js';
 import { phase } from './phase.js';

@@ -3,6 +3,7 @@ import { basename, join } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
 import { cacheDir, PACKAGE_ROOT } from '../lib/paths.js';
 import { cached, hashOf, isCached, type Entry } from '../cache/entries.js';
+import { programText } from '../guest/program.js';
 import { settle } from '../guest/programs/settle.js';
 import { qemuArgs, type Network } from '../vm/args.js';
 import { mapsReadOnly, qemuIdentity } from '../vm/qemu-binary.js';
@@ -93,7 +94,7 @@ async function recipeOf(
         forwardSocket: spec.forward ? '' : null,
       },
     }),
-    await Promise.all(['settle.sh', '../user-data.yaml'].map(guestText)),
+    [await programText('settle.sh', {}), await guestText('../user-data.yaml')],
   ]);
   return { spec, mapped, hash };
 }

@@ -156,6 +156,7 @@ export class Channel implements Transport {
           } else if (kind === 'a' && data.length === 4) {
             this.#room = Math.min(WINDOW, this.#room + data.readUInt32BE());
             this.#onRoom?.();
+            io.onInput?.();
           }
         };
         void this.#send('x', Buffer.from(JSON.stringify(command)));

@@ -1,13 +1,19 @@
 import { posix } from 'node:path';
 import { randomBytes } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
-import { PassThrough, Transform, Writable, type Readable } from 'node:stream';
+import { Transform, Writable, type Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { StringDecoder } from 'node:string_decoder';
 import { Dkms2binError, GuestDeath } from '../model/errors.js';
 import { plain, quote } from '../lib/text.js';
 import { packedPython, programText, type ProgramName, type Variables } from './program.js';
-import type { Command, Ended, ExecIo, Transport } from './transport.js';
+import {
+  AS_LONG_AS_IT_TAKES_MS,
+  type Command,
+  type Ended,
+  type ExecIo,
+  type Transport,
+} from './transport.js';
 
 /** Where this tool keeps its things inside a guest. */
 export const GUEST_DIR = '/var/lib/dkms2bin';
@@ -47,6 +53,8 @@ export interface Report {
 const MAX_REPORTS = 10_000;
 const MAX_LINE = 16 * 1024;
 const MAX_TEXT = 4 * 1024 * 1024;
+/** For bytes on their way: on a busy host an emulated guest may be the last to get the processor. */
+const STANDSTILL_MS = 300_000;
 
 /** A root shell in the guest. */
 export class Guest {
@@ -56,12 +64,30 @@ export class Guest {
     return this.options.alive(this.options.transport.exec(command, io));
   }
 
+  /** As `#exec`, given up by `silence` alone: it is broken by input that is taken, and by the caller for output. */
+  async #move(
+    command: Command,
+    silence: Silence,
+    io: Pick<ExecIo, 'input' | 'stdout' | 'stderr'>,
+  ): Promise<Ended> {
+    const onInput = (): void => silence.broken();
+    try {
+      return await this.#exec(command, {
+        ...io,
+        ...{ timeoutMs: AS_LONG_AS_IT_TAKES_MS, giveUp: silence.signal, onInput },
+      });
+    } finally {
+      silence.end();
+    }
+  }
+
   /** Puts a local file, or bytes, at `path` in the guest; its folder is made. */
-  async put(source: { file: string } | { bytes: Buffer }, path: string, timeoutMs = 600_000): Promise<void> {
+  async put(source: { file: string } | { bytes: Buffer }, path: string): Promise<void> {
     const stderr = new Collector(MAX_TEXT);
-    const ended = await this.#exec(
+    const ended = await this.#move(
       { sh: `umask 022; mkdir -p ${quote(posix.dirname(path))} && cat > ${quote(path)}` },
-      { input: 'file' in source ? source : source.bytes, stdout: new Collector(0), stderr, timeoutMs },
+      new Silence(STANDSTILL_MS),
+      { input: 'file' in source ? source : source.bytes, stdout: new Collector(0), stderr },
     );
     if (ended.code !== 0) {
       throw new Dkms2binError('transient', `Could not send ${path} to the guest: ${stderr.brief(ended)}`);
@@ -139,20 +165,28 @@ export class Guest {
     return { code: ended.code, tail: tail.join('\n'), reports };
   }
 
-  /** Runs a Python program of cloud-init/guest whose standard output is bytes; the caller reads them with limits. */
+  /**
+   * Runs a Python program of cloud-init/guest whose standard output is bytes; the caller reads them with limits. It is given up once
+   * it has neither read nor written for `silenceMs`.
+   */
   async program(
     name: ProgramName,
     vars: Variables,
-    { timeoutMs, input: bytes }: { timeoutMs: number; input?: Buffer },
+    { silenceMs = STANDSTILL_MS, input: bytes }: { silenceMs?: number; input?: Buffer } = {},
   ): Promise<{ stdout: Readable; done: Promise<void> }> {
-    const stdout = new PassThrough();
-    const stderr = new Collector(MAX_TEXT);
     const { command, input } = await commandOf(name, vars, { nonce: '', input: bytes });
-    const running = this.#exec(command, {
+    const silence = new Silence(silenceMs);
+    const stdout = new Transform({
+      transform(chunk: Buffer, _encoding, callback) {
+        silence.broken();
+        callback(null, chunk);
+      },
+    });
+    const stderr = new Collector(MAX_TEXT);
+    const running = this.#move(command, silence, {
       ...(input === undefined ? {} : { input }),
       stdout,
       stderr,
-      timeoutMs,
     });
     const done = running.then((ended) => {
       if (ended.code !== 0) {
@@ -175,11 +209,13 @@ export class Guest {
   }
 
   /** Copies a guest file to `to` on the host; fails when it has more than `maxBytes`. */
-  async fetch(path: string, to: string, maxBytes: number, timeoutMs = 600_000): Promise<void> {
+  async fetch(path: string, to: string, maxBytes: number): Promise<void> {
     let bytes = 0;
+    const silence = new Silence(STANDSTILL_MS);
     const cap = new Transform({
       transform(chunk: Buffer, _encoding, callback) {
         bytes += chunk.length;
+        silence.broken();
         if (bytes > maxBytes) {
           callback(
             new Dkms2binError('module', `${path} in the guest is larger than ${maxBytes} bytes`, {
@@ -192,10 +228,10 @@ export class Guest {
     const stderr = new Collector(MAX_TEXT);
     const written = pipeline(cap, createWriteStream(to));
     written.catch(() => undefined);
-    const ended = await this.#exec(
-      { sh: `head -c ${maxBytes + 1} ${quote(path)}` },
-      { stdout: cap, stderr, timeoutMs },
-    );
+    const ended = await this.#move({ sh: `head -c ${maxBytes + 1} ${quote(path)}` }, silence, {
+      stdout: cap,
+      stderr,
+    });
     await written;
     if (ended.code !== 0) {
       throw new Dkms2binError('transient', `Could not fetch ${path} from the guest: ${stderr.brief(ended)}`);
@@ -323,9 +359,6 @@ class Lines extends Writable {
   }
 }
 
-/** A last limit: cloud-init that works on is waited for. */
-const CLOUD_INIT_MS = 12 * 3600 * 1000;
-
 /**
  * cloud-init may hang for ever, so it is given up when its log has not grown for `silenceMs`. Its result file is read instead of
  * `cloud-init status`, which costs seconds of emulated Python. Resolves with what went wrong inside cloud-init: ssh answers, so the run goes on.
@@ -337,7 +370,7 @@ export async function waitForCloudInit(guest: Guest, silenceMs: number): Promise
   const text = await guest.text(
     `i=0 was=; while [ ! -s ${result} ] && [ $i -lt ${tries} ]; do sleep 1; now=$(${size}); ` +
       `[ "$now" = "$was" ] || i=0; was=$now; i=$((i+1)); done; cat ${result} || true`,
-    CLOUD_INIT_MS,
+    AS_LONG_AS_IT_TAKES_MS,
   );
   if (text.trim() === '') {
     throw new Dkms2binError(

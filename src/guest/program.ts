@@ -23,7 +23,7 @@ const PARTS = {
   'pack-rpm.py': ['pack-rpm.py'],
   'prove.py': [CODES, 'lib/load.py', 'prove.py'],
   'provision.sh': ['provision.sh'],
-  'settle.sh': ['settle.sh'],
+  'settle.sh': [...SHELL, 'settle.sh'],
   'verify.py': [CODES, 'lib/load.py', 'verify.py'],
 } satisfies Record<string, readonly string[]>;
 

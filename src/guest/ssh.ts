@@ -1,4 +1,6 @@
 import { execa } from 'execa';
+import { createReadStream } from 'node:fs';
+import type { Readable } from 'node:stream';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Dkms2binError } from '../model/errors.js';
@@ -90,14 +92,14 @@ export class SshTransport implements Transport {
   }
 
   async exec(command: Command, io: ExecIo): Promise<Ended> {
-    const { input, giveUp } = io;
+    const { giveUp } = io;
     const words = 'sh' in command ? `sh -c ${quote(command.sh)}` : `python3 -I -c ${quote(command.python)}`;
     const child = execa('ssh', [...this.#args, `sudo -n ${words}`], {
       ...settings(),
       buffer: false,
       timeout: io.timeoutMs,
       forceKillAfterDelay: 3000,
-      ...stdinOf(input),
+      ...stdinOf(io),
       cancelSignal: AbortSignal.any([giveUp, this.#cancel.cancelSignal].filter((each) => each !== undefined)),
     });
     child.stdout.pipe(io.stdout, { end: false });
@@ -118,9 +120,11 @@ export class SshTransport implements Transport {
   }
 }
 
-function stdinOf(
-  input: ExecIo['input'],
-): { stdin: 'ignore' } | { inputFile: string } | { input: string | Buffer } {
+function stdinOf({ input, onInput }: ExecIo): { stdin: 'ignore' } | { input: string | Buffer | Readable } {
   if (input === undefined) return { stdin: 'ignore' };
-  return typeof input === 'object' && 'file' in input ? { inputFile: input.file } : { input };
+  if (typeof input !== 'object' || !('file' in input)) return { input };
+  const stream = createReadStream(input.file);
+  // ssh takes what it can send.
+  if (onInput) stream.on('data', onInput);
+  return { input: stream };
 }

@@ -8,10 +8,15 @@ export interface ExecIo {
   /** Written with back-pressure and ended when the command has ended. */
   stdout: Writable;
   stderr: Writable;
+  /** Hears that the command has taken some more of its input. */
+  onInput?: (() => void) | undefined;
   timeoutMs: number;
   /** Ends the command before, as `timeoutMs` does. */
   giveUp?: AbortSignal | undefined;
 }
+
+/** For what is given up by its silence: no time that it may take is too long. */
+export const AS_LONG_AS_IT_TAKES_MS = 12 * 3600 * 1000;
 
 export interface Ended {
   /** Exit code; null when a signal or the timeout ended the command. */

@@ -15,6 +15,7 @@ import { childEnvironment } from '../lib/variables.js';
 import { qemuArgs, type VmConfig } from './args.js';
 import { ConsoleWatch } from './console.js';
 import { ConsoleLog } from './console-log.js';
+import { cpuMsOf } from './in-vain.js';
 import { findQemu } from './qemu-binary.js';
 import { Qmp } from './qmp.js';
 
@@ -101,6 +102,11 @@ export class Vm implements AsyncDisposable {
   /** Of the process that began as what confines QEMU and may have QEMU below it. */
   get pid(): number | undefined {
     return this.qemu.child.pid;
+  }
+
+  /** How long QEMU has had the processor, in all its threads. */
+  async cpuMs(): Promise<number> {
+    return this.pid === undefined ? 0 : cpuMsOf(this.pid);
   }
 
   get consoleSocket(): string {
@@ -190,16 +196,13 @@ export class Vm implements AsyncDisposable {
     await setEgress(this.qmp, false);
   }
 
-  /** The guest has been told to power off: waits for QEMU's end. */
-  async waitForPowerOff(deadlineMs: number): Promise<void> {
+  /** The guest has been told to power off: waits for QEMU's end, as long as the console is not silent for `silenceMs`. */
+  async waitForPowerOff(silenceMs: number): Promise<void> {
     this.#ending = true;
-    const ended = await Promise.race([
-      this.qemu.exited.then(() => true),
-      sleep(deadlineMs, false, { ref: false }),
-    ]);
-    if (!ended) {
-      throw new Dkms2binError('transient', `The guest did not power off within ${deadlineMs / 1000} s`);
-    }
+    using watch = this.watchConsole(() => undefined);
+    const said = `The guest has said nothing for ${silenceMs / 1000} s and has not powered off`;
+    using silent = watch.silent(silenceMs, () => new Dkms2binError('transient', said));
+    await Promise.race([this.qemu.exited, silent]);
   }
 
   /** Asks the guest to power off through ACPI, waits, and ends QEMU. The disk stays consistent. */

@@ -43,7 +43,7 @@ function archived(path: string): object | undefined {
   const hash = 'a'.repeat(40);
   return {
     result: [{ architecture: 'amd64', hash }],
-    fileinfo: { [hash]: [{ archive_name: 'debian', first_seen: '20260801T030000Z' }] },
+    fileinfo: { [hash]: [{ archive_name: 'debian-security', first_seen: '20260801T030000Z' }] },
   };
 }
 
@@ -58,7 +58,7 @@ beforeAll(async () => {
     const answer = archived(path);
     if (answer) return void response.end(JSON.stringify(answer));
     const to = path
-      .replace(/^\/archive\/debian\/[^/]+/, main)
+      .replace(/^\/archive\/debian-security\/[^/]+/, security)
       .replace(/^\/debian-security/, security)
       .replace(/^\/debian/, main);
     if (to === path) response.writeHead(404).end();
@@ -164,13 +164,15 @@ test.skipIf(skipped !== '')(
 test.skipIf(later !== '' || real)(
   `an archived kernel of another flavour, without a memory snapshot${later}`,
   async () => {
-    // The mirror still has those of backports: a row without that suite does not.
+    // The mirror still has those of the security archive: a row without that suite does not.
     const { stdout } = await tool(['kernels', '--distro', RIG_ROWS.bookworm, '--json']);
     const { kernels: all } = JSON.parse(stdout) as { kernels: (typeof old & { suite: string })[] };
-    old = all.find(({ release, suite }) => /-cloud-amd64$/.test(release) && suite === 'bookworm-backports')!;
+    old = all.find(
+      ({ release, suite }) => /^6\.1\..*-cloud-amd64$/.test(release) && suite === 'bookworm-security',
+    )!;
     const catalogue = join(folder, 'catalogue');
     await writeRigCatalogue(join(catalogue, 'rigs.yaml'), road.origin, (row) => {
-      row.suites = (row.suites as { role: string }[]).filter(({ role }) => role !== 'backports');
+      row.suites = (row.suites as { role: string }[]).filter(({ role }) => role !== 'security');
     });
     const where = ['--archive', mirror.origin, '--no-verify', '--out-dir', join(folder, 'old')];
     const ended = await tool(
@@ -183,7 +185,7 @@ test.skipIf(later !== '' || real)(
     expect(ended.stderr).toContain('DKMS2BIN_NO_SNAPSHOT is set');
     expect(ended.stderr).not.toMatch(/memory snapshot \S+ …/);
     expect(
-      asked.some((path) => /^\/archive\/debian\/\d+T\d+Z\/pool\/.*cloud-amd64_.*\.deb$/.test(path)),
+      asked.some((path) => /^\/archive\/debian-security\/\d+T\d+Z\/pool\/.*cloud-amd64_.*\.deb$/.test(path)),
     ).toBe(true);
   },
 );

@@ -47,10 +47,9 @@ export interface Collected {
  */
 export async function collect(
   guest: Guest,
-  timeoutMs: number,
   limits: Pick<FrameLimits, 'single' | 'total'>,
 ): Promise<Collected> {
-  const stream = await guest.program('collect.py', {}, { timeoutMs });
+  const stream = await guest.program('collect.py', {});
   const frames = await new FrameReader(stream.stdout, {
     kinds: ['meta', 'ko', 'debug', 'log'],
     limits,

@@ -16,11 +16,11 @@ export interface RpmOrder {
 export async function rpmbuild(
   guest: Guest,
   { spec, sources, packages, arch, epoch }: RpmOrder,
-  timeoutMs: number,
+  silenceMs: number,
 ): Promise<{ rpms: Buffer[]; log: string }> {
   const bytes = [spec, ...sources];
   const vars = { SIZES: bytes.map(({ length }) => length), PACKAGES: packages, ARCH: arch, EPOCH: epoch };
-  const made = await guest.program('pack-rpm.py', vars, { timeoutMs, input: Buffer.concat(bytes) });
+  const made = await guest.program('pack-rpm.py', vars, { silenceMs, input: Buffer.concat(bytes) });
   const frames = await new FrameReader(made.stdout, {
     kinds: ['log', 'rpm'],
     limits: { count: packages.length + 1 },

@@ -132,7 +132,7 @@ describe('collect', () => {
   const meta = (module: object): string =>
     JSON.stringify({ modules: [{ name: 'foo', version: '1', ko: [], ...module }] });
   const take = (blobs: Parameters<typeof frames>[0]) =>
-    collect(standInGuest({ 'collect.py': { stdout: frames(blobs) } }).guest, 1000, LIMITS);
+    collect(standInGuest({ 'collect.py': { stdout: frames(blobs) } }).guest, LIMITS);
 
   it('puts files to the modules that name them', async () => {
     const said = meta({ ko: [{ dest: 'foo.ko', blob: 0 }], log: 1, buildDepends: ['lib'] });

@@ -1,7 +1,7 @@
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Guest } from '../../../src/guest/guest.js';
 import { packedPython, programFiles, programText, type ProgramName } from '../../../src/guest/program.js';
 import { PROGRAM_ENDS, readEnd, requireSuccess } from '../../../src/guest/protocol.js';
@@ -123,6 +123,14 @@ describe('the text of a program', () => {
   });
 });
 
+it('a result line carries the word of its run: no program prints one by itself', () => {
+  const files = readdirSync(GUEST, { recursive: true, encoding: 'utf8' }).filter((file) =>
+    /\.(sh|py)$/.test(file),
+  );
+  const printing = files.filter((file) => /(?:printf|echo|print\(|out\() *["']@@dkms2bin/.test(textOf(file)));
+  expect(printing.sort()).toEqual(['lib/common.sh', 'lib/load.py']);
+});
+
 describe('a program that may not be silent', () => {
   /** A guest that prints each line after a pause of `ms`, and then nothing until it is given up. */
   const slow = (lines: string[], ms: number): Guest =>
@@ -155,5 +163,51 @@ describe('a program that may not be silent', () => {
     });
     expect(Date.now() - started).toBeGreaterThan(1300);
     expect(said).toEqual(['one', 'two']);
+  });
+});
+
+describe('bytes on their way', () => {
+  beforeEach(() => void vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] }));
+  afterEach(() => void vi.useRealTimers());
+
+  /** A guest that moves a piece each 100 s, `pieces` of them, and then stands still or is done. */
+  const slow = (pieces: number, done: boolean): Guest =>
+    new Guest({
+      alive: (work) => work,
+      transport: {
+        exec: async (_, { stdout, stderr, onInput, giveUp }) => {
+          for (let piece = 0; piece < pieces; piece++) {
+            await new Promise((resolve) => setTimeout(resolve, 100_000));
+            onInput?.();
+            stdout.write('piece');
+          }
+          if (!done) await new Promise((resolve) => giveUp?.addEventListener('abort', resolve));
+          await Promise.all([endOf(stdout), endOf(stderr)]);
+          return { code: done ? 0 : null, timedOut: !done };
+        },
+        close: () => Promise.resolve(),
+      },
+    });
+  const put = (guest: Guest): Promise<void> => guest.put({ bytes: Buffer.from('x') }, '/x');
+  const read = async (guest: Guest): Promise<void> => {
+    const { stdout, done } = await guest.program('collect.py', {});
+    stdout.resume();
+    await done;
+  };
+
+  it.each([
+    ['sent', put],
+    ['read', read],
+  ])('may take their time to be %s, and are given up when they stand still', async (_, move) => {
+    let over = false;
+    const finish = () => void (over = true);
+    const until = async (work: Promise<void>): Promise<void> => {
+      over = false;
+      work.then(finish, finish);
+      for (; !over; await new Promise(setImmediate)) await vi.advanceTimersByTimeAsync(50_000);
+      return work;
+    };
+    await expect(until(move(slow(40, true)))).resolves.toBeUndefined();
+    await expect(until(move(slow(3, false)))).rejects.toMatchObject({ fault: 'transient' });
   });
 });

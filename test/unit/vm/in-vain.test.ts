@@ -1,0 +1,22 @@
+import { expect, it } from 'vitest';
+import { cpuMsOf, inVain } from '../../../src/vm/in-vain.js';
+
+it.each([
+  ['has both processors', 2, 1],
+  ['shares one with three others', 0.25, 4],
+  ['is one of ten', 0.1, 10],
+  ['stands still', 0.01, 1],
+])('a guest that has only to answer and %s is given up in time', async (_, share, waits) => {
+  const ms = 5;
+  let looks = 0;
+  using wait = inVain(() => Promise.resolve(looks++ * ms * share), ms);
+  await expect(wait).rejects.toMatchObject({ fault: 'transient', message: 'The guest did not wake up' });
+  expect(looks).toBe(waits + 1);
+});
+
+it('counts the processor time of a process and of those below it', async () => {
+  const before = await cpuMsOf(process.pid);
+  for (const end = Date.now() + 150; Date.now() < end;);
+  expect((await cpuMsOf(process.pid)) - before).toBeGreaterThan(20);
+  expect(await cpuMsOf(2 ** 30)).toBe(0);
+});
