@@ -104,8 +104,10 @@ export class Bench {
     this.kernel = plain.at(-1) ?? null;
     this.plainKernels = plain;
     if (!this.kernel) throw new Error(`no plain kernel among those of ${DISTRO}: ${releases.join(' ')}`);
-    say(`kernel ${this.kernel}; making the cache warm`);
-    await this.makeWarm([this.kernel]);
+    say(`kernel ${this.kernel}`);
+    // Each road has caches of its own.
+    if ([...this.options.wanted].some((name) => name !== 'help' && name !== 'roads'))
+      await this.makeWarm([this.kernel]);
     const { chooseAccelerator } = await dist('vm/accel.js');
     this.accelerator = await chooseAccelerator('auto', 'x86_64', {
       emit: () => undefined,
@@ -116,6 +118,7 @@ export class Bench {
   async makeWarm(kernels) {
     const wanted = kernels.flatMap((kernel) => ['--kernel', kernel]);
     const args = ['images', 'warm', ...wanted, ...this.shape()];
+    say('making the cache warm');
     const { code, wall, stderr } = await this.measure(process.execPath, [MAIN, ...args], {
       onLine: (line) => process.stderr.write(`  ${line}\n`),
     });

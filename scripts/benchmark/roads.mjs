@@ -3,12 +3,16 @@ import { createReadStream } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { basename, dirname, join } from 'node:path';
+import { parse } from 'yaml';
 import { say, show } from './measure.mjs';
 import { BY_HAND, DISTRO, ROOT } from './options.mjs';
 import { dist } from './tool.mjs';
 
+/** A row of the catalogue like that of the distro, with another server of images. */
+const OFFICIAL = `${DISTRO}-official`;
+
 /** Serves the folder's image as the distro does, and a catalogue with a row for it. */
-async function serve(folder, scratch, request) {
+async function serve(folder, scratch) {
   const server = createServer((asked, answer) => {
     const file = join(folder, basename(asked.url));
     stat(file).then(
@@ -21,16 +25,14 @@ async function serve(folder, scratch, request) {
     );
   });
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { mirrorsOf } = await dist('distro/mirrors.js');
-  const { main, security = main } = await mirrorsOf(request.row, {}, 'x86_64');
-  const row = await readFile(join(ROOT, 'test/rig/official/debian.yaml'), 'utf8');
+  const text = await readFile(join(ROOT, 'images/debian.yaml'), 'utf8');
+  const origin = `http://127.0.0.1:${server.address().port}`;
+  const { family, rows } = parse(text.replaceAll('https://cloud.{domain}', origin), { merge: true });
+  const { aliases: _aliases, next: _next, ...row } = rows.find(({ id }) => id === DISTRO);
   const catalogue = await mkdtemp(join(scratch, 'catalogue-'));
   await writeFile(
     join(catalogue, 'debian.yaml'),
-    row
-      .replaceAll('{domain}', `127.0.0.1:${server.address().port}`)
-      .replaceAll('{mirror}', main)
-      .replaceAll('{security}', security),
+    JSON.stringify({ family, rows: [{ ...row, id: OFFICIAL }] }),
   );
   return { server, catalogue };
 }
@@ -49,13 +51,13 @@ export async function roads(bench) {
   const { rounds, official } = bench.options;
   if (official === null) throw new Error('it needs --official FOLDER, with an image and SHA512SUMS');
   const { cacheDir } = await dist('lib/paths.js');
-  const { server, catalogue } = await serve(official, bench.scratch, await bench.request());
+  const { server, catalogue } = await serve(official, bench.scratch);
   const known = { accelerator: join(cacheDir(), 'accelerator.json') };
   try {
     for (let round = 1; round <= rounds; round += 1)
       for (const [road, distro, env] of [
         ['bootstrap', DISTRO, {}],
-        ['official', 'debian-rig', { DKMS2BIN_CATALOGUE: catalogue }],
+        ['official', OFFICIAL, { DKMS2BIN_CATALOGUE: catalogue }],
       ]) {
         const cache = await mkdtemp(join(dirname(cacheDir()), 'dkms2bin-bench-'));
         // In a bootstrap another user, the root of a namespace, works below it.
