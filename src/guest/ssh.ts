@@ -108,6 +108,12 @@ export class SshTransport implements Transport {
     await Promise.all([endOf(io.stdout), endOf(io.stderr)]);
     if (result.isCanceled && !giveUp?.aborted) throw new Dkms2binError('interrupted', 'Interrupted');
     if (result.timedOut || giveUp?.aborted) return { code: null, timedOut: true };
+    if (result.failed && result.exitCode === 0) {
+      throw new Dkms2binError(
+        'host',
+        `What is sent to the guest cannot be read: ${result.originalMessage ?? result.shortMessage}`,
+      );
+    }
     if (result.exitCode === undefined || result.exitCode === 255) {
       throw new Dkms2binError('transient', 'The ssh connection to the guest broke');
     }

@@ -79,7 +79,7 @@ async function boot(row: CatalogueRow): Promise<{ image: string; facts: string }
   );
   return {
     image: `${/([0-9a-f]{12})[^/]*$/.exec(disk)?.[1]}`,
-    facts: await booted.guest.text(FACTS, 300_000),
+    facts: await booted.guest.text(FACTS, 1_800_000),
   };
 }
 

@@ -125,10 +125,8 @@ test.skipIf(skipped !== '')(
     expect(asked.filter((path) => path.endsWith('.deb'))).not.toEqual([]);
     expect(asked.filter((path) => path.includes('/source/'))).toEqual([]);
     // All of it, and the image, by the proxy.
-    const paths = new Set(proxy.asked.map(({ url }) => url.replace(mirror.origin, '')));
-    expect(
-      asked.filter((path) => !paths.has(encodeURI(path).replaceAll('+', '%2b')) && !paths.has(path)),
-    ).toEqual([]);
+    const paths = new Set(proxy.asked.map(({ url }) => decodeURIComponent(url.replace(mirror.origin, ''))));
+    expect(asked.filter((path) => !paths.has(path))).toEqual([]);
     expect([...paths].some((url) => (real ? /^cloud\./.test(url) : url.endsWith('.qcow2')))).toBe(true);
 
     const listed = await tool(['images', '--json'], { env });
@@ -200,7 +198,8 @@ test.skipIf(later !== '' || real)(
     const images = join(folder, 'cache', 'images');
     const image = (await readdir(images)).find((name) => name.endsWith('.qcow2'))!;
     proxy.asked.length = 0;
-    const more = ['--module', 'dk2b_tiny', '--proxy', proxy.origin, '--verbose', '--json'];
+    // Its own sources are https, by authorities that a test's host may replace.
+    const more = ['--module', 'dk2b_tiny', '--mirror', main, '--proxy', proxy.origin, '--verbose', '--json'];
     const ended = await tool(
       ['prove', out, '--kernel', kernel, '--distro', DISTRO, '--image', join(images, image), ...more],
       { env: { ...env, DKMS2BIN_CATALOGUE: catalogue } },
