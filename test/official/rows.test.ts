@@ -11,6 +11,8 @@ import { FIXTURES, temporary, tool, type Document } from '../tool.js';
 
 // Every official image: download, boot, kernel layer, build, load. What came of it is a table, for docs/distros.md.
 const rows = inject('rows');
+const { catalogue } = inject('road');
+if (catalogue) process.env.DKMS2BIN_CATALOGUE = catalogue;
 const table = resolve(process.env.DKMS2BIN_TEST_TABLE ?? 'out/official-images.md');
 const HEAD = `| Row | Image | Date | CPU | Boots | Kernel | Layer | Built and loaded | Remark |
 |---|---|---|---|---|---|---|---|---|
