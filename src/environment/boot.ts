@@ -221,7 +221,7 @@ export async function bootClone(
     using vain = inVain(() => vm.cpuMs(), deadline(machine.accel, 6));
     const alive = <T>(work: Promise<T>): Promise<T> => vm.alive(Promise.race([work, vain]));
     const deadlineMs = AS_LONG_AS_IT_TAKES_MS;
-    return connect(vm, { dir, control: 'channel', deadlineMs, alive, signal: machine.signal });
+    return await connect(vm, { dir, control: 'channel', deadlineMs, alive, signal: machine.signal });
   });
 }
 

@@ -20,3 +20,11 @@ it('counts the processor time of a process and of those below it', async () => {
   expect((await cpuMsOf(process.pid)) - before).toBeGreaterThan(20);
   expect(await cpuMsOf(2 ** 30)).toBe(0);
 });
+
+it('says nothing any more once it is over', async () => {
+  const wait = inVain(() => Promise.resolve(0), 5);
+  wait[Symbol.dispose]();
+  expect(await Promise.race([wait, new Promise((resolve) => setTimeout(resolve, 50, 'nothing'))])).toBe(
+    'nothing',
+  );
+});
