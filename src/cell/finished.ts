@@ -84,7 +84,8 @@ async function madeWhole(
   for (const [name, digest] of Object.entries(packages))
     written.push(...(await attestAgain(join(outDir, name), digest, attestation, invocation.signer)));
   // What it said then is still so.
-  for (const message of result.notes ?? []) machine.emit({ type: 'note', level: 'warn', message, cell: label });
+  for (const message of result.notes ?? [])
+    machine.emit({ type: 'note', level: 'warn', message, cell: label });
   if (written.length > 0) {
     const message = `Written again, without a build: ${written.join(', ')}`;
     machine.emit({ type: 'note', level: 'info', message, cell: label });

@@ -69,6 +69,7 @@ heed_own_modules() { # ID
     esac
   done
   [ -z "$left_out" ] || left_out="dkms would not replace the kernel's own $left_out: $(grep -h -m 1 -A 1 -E '^(Error! )?Module (version |/)' <<<"$out" | tr '\n' ' ')"
+  left_out=${left_out% }
   made=(${kept[@]+"${kept[@]}"})
 }
 finish() { # ID built|skipped|failed|lacks|error REASON

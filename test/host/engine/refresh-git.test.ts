@@ -73,7 +73,9 @@ test('a branch that has moved is a newer source; one that has not is none', asyn
   const moved = repository.commit({ 'acpi_call.c': 'int y;\n' });
   const { cells, wanted, blocked } = await plan();
   expect(blocked).toEqual([]);
-  expect(wanted).toMatchObject([{ modules: ['acpi_call'], why: expect.stringMatching(/^new commit [0-9a-f]{12} → /) as string }]);
+  expect(wanted).toMatchObject([
+    { modules: ['acpi_call'], why: expect.stringMatching(/^new commit [0-9a-f]{12} → /) as string },
+  ]);
   expect(cells).toMatchObject([{ module: { kind: 'tarball', origin: { commit: moved } } }]);
 });
 
@@ -87,6 +89,10 @@ test('a commit never changes, and a repository that is gone is told', async () =
   await rm(join(dir, 'srv', 'r'), { recursive: true });
   events.length = 0;
   expect((await plan()).cells).toEqual([]);
-  const told = events.flatMap((event) => (event.type === 'note' && event.level === 'warn' ? [event.message] : []));
-  expect(told).toEqual([expect.stringMatching(/^Whether .*#main, the source of acpi_call, has changed is not known: /)]);
+  const told = events.flatMap((event) =>
+    event.type === 'note' && event.level === 'warn' ? [event.message] : [],
+  );
+  expect(told).toEqual([
+    expect.stringMatching(/^Whether .*#main, the source of acpi_call, has changed is not known: /),
+  ]);
 });
