@@ -23,6 +23,8 @@ build_added() { # the sources that were there BEFORE
   for id in $(comm -13 <(echo "$1") <(added)); do
     n=$((n + 1)) id=${id#/var/lib/dkms/} id=${id%/source}
     step "$n.build" dkms build -m "${id%%/*}" -v "${id#*/}" -k "$release"
+    # Nobody installs what did not build.
+    [ "$(cat "/var/lib/native/$n.build.code")" = 0 ] || continue
     step "$n.install" dkms install -m "${id%%/*}" -v "${id#*/}" -k "$release"
   done
 }

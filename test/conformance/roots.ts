@@ -51,7 +51,8 @@ export async function rootOf(distro: string): Promise<Root> {
   try {
     if (!image.root) throw new Error(`the image of ${distro} has no root folder`);
     const cache = process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache');
-    const dir = join(cache, 'dkms2bin', 'test-roots', `${distro}-${image.hash}`);
+    // Of an overlay a colon would end its path.
+    const dir = join(cache, 'dkms2bin', 'test-roots', `${distro}-${image.hash}`.replaceAll(':', '-'));
     if (!existsSync(join(dir, 'ready'))) await makeRoot(image.root.tar, dir);
     const folder = join(dir, 'root');
     const [release = '', dkms = ''] = (await readFile(join(dir, 'ready'), 'utf8')).split('\n');
