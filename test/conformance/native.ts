@@ -1,4 +1,4 @@
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { run } from '../../src/lib/exec.js';
 import { entered, type Root } from './roots.js';
@@ -65,5 +65,3 @@ function makeLogs(folder: string): string {
     .map((each) => readFileSync(join(folder, each), 'utf8'))
     .join('');
 }
-
-export const cleared = (folder: string): void => rmSync(folder, { recursive: true, force: true });
