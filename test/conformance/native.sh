@@ -33,7 +33,8 @@ if [ "$1" = --package ]; then
   export DEBIAN_FRONTEND=noninteractive
   step add apt-get -y -o APT::Sandbox::User=root --no-install-recommends install "$2"
   # With that file some packages do not even add their source.
-  for conf in /usr/src/*/dkms.conf; do dkms add "${conf%/dkms.conf}" </dev/null
+  for conf in /usr/src/*/dkms.conf; do
+    dkms add "${conf%/dkms.conf}" </dev/null
   done >/var/lib/native/more.out 2>&1
   build_added "$before"
   exit 0
