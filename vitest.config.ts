@@ -94,6 +94,26 @@ export default defineConfig({
       },
       {
         test: {
+          // The distros' own dkms beside ours, in namespaces.
+          name: 'conformance',
+          include: ['test/conformance/**/*.test.ts'],
+          testTimeout: 10 * 60_000,
+          hookTimeout: 30 * 60_000,
+          fileParallelism: false,
+        },
+      },
+      {
+        test: {
+          // Every DKMS package of a distro, likewise: an hour and more.
+          name: 'archive',
+          include: ['test/archive/**/*.test.ts'],
+          testTimeout: 6 * 3600_000,
+          hookTimeout: 30 * 60_000,
+          fileParallelism: false,
+        },
+      },
+      {
+        test: {
           // Every official image, or what stands in for it: too long for each commit.
           name: 'official',
           include: ['test/official/**/*.test.ts'],

@@ -2,7 +2,15 @@ import { basename, join } from 'node:path';
 import { writeAtomic } from '../lib/atomic-write.js';
 import type { CellResult } from '../model/cell.js';
 import { attest } from './attest.js';
-import type { BuiltRecord, CellModule, Delivered, PackedModule, Packaged, Verified } from './types.js';
+import {
+  UP_TO_DATE,
+  type BuiltRecord,
+  type CellModule,
+  type Delivered,
+  type PackedModule,
+  type Packaged,
+  type Verified,
+} from './types.js';
 
 /** The results of the cell's own modules, in the order of their reports. */
 export const resultsOf = ({ modules }: Packaged): CellResult[] =>
@@ -47,7 +55,7 @@ async function publishPackages(
     paths.push(to);
     if (file !== main) continue;
     published.package = to;
-    if (status === 'up to date') published.reason ??= 'up to date';
+    if (status === 'up to date') published.reason ??= UP_TO_DATE;
   }
   return { result: published, paths, files };
 }

@@ -13,7 +13,7 @@ import { attestAgain } from './attest.js';
 import { identityOptions } from '../options/request.js';
 import { certificateFingerprint, identityOf, sourceContent } from './identity.js';
 import type { Prepared } from './source.js';
-import type { BuiltRecord, CellInput } from './types.js';
+import { UP_TO_DATE, type BuiltRecord, type CellInput } from './types.js';
 
 /** What a cell is known again by, once its layer is there and its source is looked up. */
 export const cellIdentity = (
@@ -83,11 +83,15 @@ async function madeWhole(
   }
   for (const [name, digest] of Object.entries(packages))
     written.push(...(await attestAgain(join(outDir, name), digest, attestation, invocation.signer)));
+  // What it said then is still so.
+  for (const message of result.notes ?? [])
+    machine.emit({ type: 'note', level: 'warn', message, cell: label });
   if (written.length > 0) {
     const message = `Written again, without a build: ${written.join(', ')}`;
     machine.emit({ type: 'note', level: 'info', message, cell: label });
   }
-  return { ...result, reason: 'up to date', package: inOutDir(result.package), log: logPath, phases: {} };
+  const reason = [UP_TO_DATE, result.reason].filter((each) => each !== null).join('; ');
+  return { ...result, reason, package: inOutDir(result.package), log: logPath, phases: {} };
 }
 
 /** What is remembered of this input; nothing when it is new, or cannot be read. */
@@ -113,7 +117,7 @@ export async function remember(
   const kept: z.input<typeof Remembered> = await Promise.all(
     records.map(async ({ result, packages, attestation }) => ({
       result: {
-        ...{ ...result, reason: null, kept: null },
+        ...{ ...result, reason: result.reason === UP_TO_DATE ? null : result.reason, kept: null },
         ...(checked({ result, packages, attestation }) && { reproducible: true }),
       },
       packages,

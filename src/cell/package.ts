@@ -91,7 +91,8 @@ async function packReported(cell: Compiled, module: CellModule, stage: string): 
     if (ownedByOtherCell) return { ...module, packed };
     if (input.debugSymbols) await noteMissingSymbols(input, found);
     const { notes } = await contentOf(input, built, found, false);
-    return told(input, { ...module, packed }, notes);
+    const { leftOut } = report;
+    return told(input, { ...module, packed }, leftOut === undefined ? notes : [...notes, leftOut]);
   } catch (error) {
     if (!(error instanceof Dkms2binError)) throw error;
     const result: CellResult = {

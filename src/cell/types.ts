@@ -123,6 +123,9 @@ export interface Verified extends Packaged {
   verified: boolean;
 }
 
+/** Reason of a result whose package was there already. */
+export const UP_TO_DATE = 'up to date';
+
 /** A result, and what was published of it. */
 export interface BuiltRecord {
   result: CellResult;

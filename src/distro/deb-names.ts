@@ -38,6 +38,10 @@ export function debMetaName(module: string, meta: string, backports: boolean): s
   return `${debName(module)}-modules-${flavour}${backports ? '-backports' : ''}`;
 }
 
+/** What the package that has this .ko file for a kernel provides, and no other may be installed beside: `thing.ko-6.1.0-56-amd64`. */
+export const debModuleFile = (file: string, release: string): string =>
+  `${debName(file)}-${debName(release)}`;
+
 /** Name of the package with the debug symbols of another one. */
 export const debDebugName = (name: string): string => `${name}-dbgsym`;
 

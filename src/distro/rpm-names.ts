@@ -44,6 +44,10 @@ export function rpmModuleCapability(module: string, release: string, form: RpmFo
   return `${module}-kmp-${flavour}-k${version.replaceAll('-', '_')}`;
 }
 
+/** What the package that has this .ko file for a kernel provides, and no other may be installed beside. */
+export const rpmModuleFile = (file: string, release: string): string =>
+  `module-file(${file.replaceAll('-', '_')}-${release})`;
+
 /** Names of the package of one module for one kernel. Throws fault `usage` for a release that the form cannot express. */
 export function rpmNames(
   of: { module: string; version: string; release: string; arch: Arch },

@@ -1,6 +1,7 @@
 import { resolve } from 'node:path';
 import { stat } from 'node:fs/promises';
 import { Dkms2binError } from '../model/errors.js';
+import { PackageName } from '../model/forms.js';
 import type { BuildRequest } from '../options/request.js';
 
 /** What --build-package names: packages of the distro, and .deb files of this machine. */
@@ -19,7 +20,8 @@ export async function buildPackagesOf({
   const files = new Set<string>();
   for (const text of buildPackages) {
     const isFile = /\.deb$/i.test(text) || text.includes('/');
-    if (!isFile && !/^[a-z0-9][a-z0-9+.-]{1,127}$/.test(text)) {
+    // An .rpm's name may have capitals and underscores.
+    if (!isFile && !PackageName.safeParse(text).success) {
       throw new Dkms2binError(
         'usage',
         `--build-package ${text}: not the name of a package, nor of a .deb file`,

@@ -1,6 +1,7 @@
 import type { CellResult } from '../model/cell.js';
 import type { BuildContext } from '../model/context.js';
 import { Dkms2binError } from '../model/errors.js';
+import { sameModulesOf } from '../repo/index.js';
 import { newRunId } from '../lib/run-id.js';
 import { vmsAtOnce } from './budget.js';
 import { CellRunner } from './cells.js';
@@ -38,6 +39,8 @@ export async function build(
   });
   if (signal.aborted) throw new Dkms2binError('interrupted', 'Interrupted');
   const results = plan.cells.flatMap((cell) => done.get(cell) ?? []);
+  const packages = results.flatMap((each) => each.results.flatMap(({ package: file }) => file ?? []));
+  for (const message of await sameModulesOf(packages)) emit({ type: 'note', level: 'warn', message });
   return {
     run,
     accelerator: results.find(({ accelerator }) => accelerator !== null)?.accelerator ?? null,

@@ -56,6 +56,7 @@ export async function proveRequest(
     target,
     environment,
     certificate,
+    strict: request.strict,
     lookup,
     machine,
   });

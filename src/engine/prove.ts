@@ -39,6 +39,8 @@ export interface ProveInput {
   environment: KernelEnvironment;
   /** Null, or what the machine's kernel trusts: then it loads no module without a signature. */
   certificate: X509Certificate | null;
+  /** A module that the kernel warns of has failed. */
+  strict: boolean;
   lookup: Lookup;
   machine: Machine;
 }
@@ -88,7 +90,7 @@ export function proverOf(row: DistroRow, packages: readonly OfferedPackage[]): '
  * machine's image has a toolchain.
  */
 export async function prove(input: ProveInput): Promise<Proof> {
-  const { dir, offer, packages, target, environment, certificate, lookup, machine } = input;
+  const { dir, offer, packages, target, environment, certificate, strict, lookup, machine } = input;
   const manager = proverOf(lookup.row, packages);
   const label = `prove ${target.release}`;
   const phases: Record<string, number> = {};
@@ -128,7 +130,7 @@ export async function prove(input: ProveInput): Promise<Proof> {
         package: name,
         version,
         module,
-        verdict: how === 'loaded' || how === 'refused' ? how : 'failed',
+        verdict: (how === 'loaded' || how === 'refused') && !(strict && warnings.length > 0) ? how : 'failed',
         reason:
           [why, ...warnings.map((each) => `the kernel warns: ${each}`)]
             .filter((each) => each !== '')

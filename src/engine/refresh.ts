@@ -330,6 +330,11 @@ class Sources {
     } catch (error) {
       if (!(error instanceof Dkms2binError) || signal.aborted) throw error;
       const { fault, message, hint } = error;
+      // Where no kernel is new, no row would say that nobody knows whether the source is.
+      if (published.source.origin !== undefined) {
+        const note = `Whether ${published.source.name}, the source of ${published.module}, has changed is not known: ${message}`;
+        context.emit({ type: 'note', level: 'warn', message: note });
+      }
       return { fault, reason: hint === undefined ? message : `${message}\n${hint}` };
     }
   }

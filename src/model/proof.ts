@@ -11,7 +11,7 @@ export interface ModuleProof {
   package: string;
   version: string;
   module: string;
-  /** `refused`: the kernel took it, but it found no hardware of its own or wants parameters. `failed`: it does not load. */
+  /** `refused`: the kernel took it, but it found no hardware of its own or wants parameters. `failed`: it does not load, or the kernel warns of it and --strict was given. */
   verdict: 'loaded' | 'refused' | 'failed';
   reason: string | null;
 }

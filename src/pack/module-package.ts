@@ -6,6 +6,7 @@ import {
   debCommonName,
   debDebugName,
   debFile,
+  debModuleFile,
   debModulesName,
   debName,
   debVersion,
@@ -168,6 +169,8 @@ function commonPackage({ input, common, base, origin }: Parts): NewPackage {
 
 function modulesPackage({ input, common, main, base, origin, vermagics }: Parts): NewPackage {
   const { module, release } = input;
+  // Where another package brings the same module, dpkg and apt say which one is in the way.
+  const own = input.modules.map(({ name }) => debModuleFile(name, release));
   return {
     role: 'modules',
     file: input.fileName,
@@ -185,7 +188,8 @@ function modulesPackage({ input, common, main, base, origin, vermagics }: Parts)
         ...(input.extras.length > 0 ? [`${common} (>= ${base.version})`] : []),
         ...input.dependsModules.map((each) => debModulesName(each, release)),
       ],
-      provides: [debVirtualName(module)],
+      provides: [debVirtualName(module), ...own],
+      conflicts: own,
       description: {
         synopsis: `${module} kernel module for Linux ${release}`,
         lines: [

@@ -7,6 +7,7 @@ import { PACKAGE_ROOT } from '../lib/paths.js';
 import {
   rpmCommonName,
   rpmModuleCapability,
+  rpmModuleFile,
   rpmNames,
   rpmVersion,
   type RpmForm,
@@ -149,6 +150,8 @@ function modulesPackage({ input, names, common, origin, vermagics }: Parts): Spe
     ...(input.extras.length > 0 ? [`${common.name} >= ${common.version}`] : []),
     ...input.dependsModules.map((each) => rpmModuleCapability(each, release, form)),
   ];
+  // Each package has a folder of its own: without that two could be installed that bring the same module.
+  const own = input.modules.map(({ name }) => rpmModuleFile(name, release));
   const licenses = new Set(input.modules.map(({ bytes }) => readModule(bytes).license ?? 'Unknown'));
   return {
     role: 'modules',
@@ -177,8 +180,8 @@ function modulesPackage({ input, names, common, origin, vermagics }: Parts): Spe
       ...requires.map((each) => tag('Requires', each)),
       'Requires(post): kmod',
       'Requires(postun): kmod',
-      ...names.provides.map((each) => tag('Provides', each)),
-      ...names.conflicts.map((each) => tag('Conflicts', each)),
+      ...[...names.provides, ...own].map((each) => tag('Provides', each)),
+      ...[...names.conflicts, ...own].map((each) => tag('Conflicts', each)),
       ...names.obsoletes.map((each) => tag('Obsoletes', each)),
     ],
     description: [

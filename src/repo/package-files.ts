@@ -97,8 +97,8 @@ function order(a: string, b: string): number {
   return a < b ? -1 : 1;
 }
 
-/** Undefined when the file went away meanwhile. */
-async function readPackage(full: string, path: string): Promise<PackageFile | undefined> {
+/** Undefined when the file went away meanwhile. Throws Unreadable for what is no package. */
+export async function readPackage(full: string, path: string): Promise<PackageFile | undefined> {
   let file: FileHandle;
   try {
     // Non-blocking: a FIFO must not hang the scan.

@@ -7,6 +7,7 @@ import { scan, type DebFile, type LeftOut, type PackageFile, type RpmFile } from
 import { publishApt } from './publish-apt.js';
 import { publishDnf } from './publish-dnf.js';
 import { Repository } from './repository.js';
+import { sameModules } from './same-modules.js';
 import { selectPackages } from './selection.js';
 import type { SigningKey } from './signing.js';
 
@@ -65,6 +66,7 @@ export async function publishRepository(dir: string, options: RepositoryOptions)
   for (const path of found.links) warn(`${path} is a symbolic link, which is not followed; it is left out`);
   for (const { path, reason } of found.leftOut) warn(`${path} is left out of the repository: ${reason}`);
   const { offered, outdated } = selectPackages(found.packages, keep);
+  for (const message of sameModules(offered)) warn(message);
   const debs = offered.filter((each): each is DebFile => each.format === 'deb');
   const rpms = offered.filter((each): each is RpmFile => each.format === 'rpm');
 

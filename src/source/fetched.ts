@@ -202,6 +202,11 @@ export async function dscFiles(path: string, text: string): Promise<{ name: stri
       hint: 'It names its files by Checksums-Sha256.',
     });
   }
+  const bytes = files.reduce((sum, found) => sum + Number(found?.[2]), 0);
+  if (bytes > TREE_LIMITS.packed) {
+    const message = `${text} names files of ${bytes} bytes together, the limit of a source is ${TREE_LIMITS.packed}`;
+    throw new Dkms2binError('usage', message);
+  }
   return files.map((found) => ({
     name: found?.[3] ?? '',
     digest: { algorithm: 'sha256', hex: found?.[1] ?? '' },

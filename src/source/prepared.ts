@@ -4,9 +4,11 @@ import type { ModuleSource, SourceOrigin } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { run } from '../lib/exec.js';
 import { redact } from '../lib/credentials.js';
+import { compressionOf, decompress } from '../formats/decompress.js';
 import { readCapped } from '../lib/read-capped.js';
 import { scratch } from '../lib/scratch.js';
 import { shownAddress, type FileAddress, type GitAddress, type ModuleAddress } from './address.js';
+import { readConfNames } from './conf-text.js';
 import { findConf, type ConfHints, type FoundConf } from './conf.js';
 import { dscFiles, fetchDsc, fetchFile, fetchGit, keepMade, type FetchMeans } from './fetched.js';
 import { tagsOfFolder } from './local-git.js';
@@ -76,6 +78,7 @@ export async function dscSource(
       hint: 'Fetch them as well (dget does), or give the URL of the .dsc.',
     });
   }
+  await requireSmall(path, text);
   await using work = await scratch();
   const out = join(work.dir, 'source');
   const limits = [`--fsize=${TREE_LIMITS.unpacked}`, 'dpkg-source'];
@@ -89,6 +92,21 @@ export async function dscSource(
   const found = findConf(tree, { text, name: name.replace(/-dkms$/, ''), given: means.moduleVersion });
   tell(text, found, means);
   return made(text, found.tree, name, origin);
+}
+
+/** Throws fault `usage` for a .dsc whose files together are more than a source may have, before dpkg-source writes them to the disk. */
+async function requireSmall(path: string, text: string): Promise<void> {
+  let left = TREE_LIMITS.unpacked;
+  for (const { name } of await dscFiles(path, text)) {
+    const bytes = await readCapped(join(dirname(path), name), TREE_LIMITS.packed);
+    try {
+      left -= (await decompress(bytes, compressionOf(bytes), left, name)).length;
+    } catch (error) {
+      if (!(error instanceof Dkms2binError) || !error.message.includes('more than the limit')) throw error;
+      const message = `The files of ${text} unpack to more than ${TREE_LIMITS.unpacked} bytes, the limit of a source`;
+      throw new Dkms2binError('usage', message, { cause: error });
+    }
+  }
 }
 
 /** A git repository's source. */
@@ -143,13 +161,20 @@ export async function installedSource(
   return null;
 }
 
-/** The same source as the tar that dkms gets. */
+/** The same source as the tar that dkms gets. Throws fault `usage` for a name or version, given or found, that cannot be used. */
 async function made(
   text: string,
   tree: SourceTree,
   name: string,
   origin?: SourceOrigin,
 ): Promise<ModuleSource> {
+  const depth = (path: string): number => path.split('/').length;
+  const confs = tree.paths.filter((path) => basename(path) === 'dkms.conf');
+  const least = Math.min(...confs.map(depth));
+  for (const path of confs.filter((each) => depth(each) === least)) {
+    const conf = tree.text(path);
+    if (conf !== undefined) readConfNames(conf, `${path} made of ${text}`);
+  }
   const { path } = await keepMade(tree.tar(), `${name}.tar`);
   return { kind: 'tarball', text, path, ...(origin && { origin }) };
 }

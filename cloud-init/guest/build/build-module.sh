@@ -52,6 +52,26 @@ dkms_error() { # FILE
   case $error in *' for more information.'*) error=${error%%, or consult *} error=${error%% Check /*} error=${error%% Consult /*} ;; esac
   printf '%s' "$error"
 }
+# What `dkms install` leaves alone of the files in made, because the kernel's own module of that name is as new to it; it says so in other
+# words in each version, and compares otherwise. Sets made to the others, and left_out to its words. Asked only when there is one.
+heed_own_modules() { # ID
+  local id=$1 out flat file kept=() own=()
+  left_out=''
+  for file in "${made[@]}"; do own+=(-e "/$file"); done
+  grep -qF "${own[@]}" "/lib/modules/$RELEASE/modules.dep" 2>/dev/null || return 0
+  out=$(dkms install -m "${id%/*}" -v "${id#*/}" -k "$RELEASE" --no-depmod </dev/null 2>&1)
+  flat=${out//$'\n'/ }
+  for file in "${made[@]}"; do
+    case $flat in
+      *" for $file"[!A-Za-z0-9_-]*' already found in kernel '* | *"/$file"*' already installed '*)
+        left_out+=${left_out:+, }$file ;;
+      *) kept+=("$file") ;;
+    esac
+  done
+  [ -z "$left_out" ] || left_out="dkms would not replace the kernel's own $left_out: $(grep -h -m 1 -A 1 -E '^(Error! )?Module (version |/)' <<<"$out" | tr '\n' ' ')"
+  left_out=${left_out% }
+  made=(${kept[@]+"${kept[@]}"})
+}
 finish() { # ID built|skipped|failed|lacks|error REASON
   verdict[$1]=$2 reason[$1]=$3
   local kind=dependency
@@ -67,7 +87,8 @@ find_dependency() { # NAME → NAME/VERSION: what the request brought, else the 
 }
 
 build_one() { # ID PATH-SO-FAR
-  local id=$1 path=$2 name=${1%/*} version=${1#*/} conf key dep dep_id log out code start end base why first folder file line made kills
+  local id=$1 path=$2 name=${1%/*} version=${1#*/} conf key dep dep_id log out code start end base why first folder file line made left_out kills
+  local -A files=()
   [ -z "${verdict[$id]:-}" ] || return 0
   on_path[$id]=1
   [ -z "$path" ] || say announce "$name" "$version"
@@ -151,11 +172,21 @@ build_one() { # ID PATH-SO-FAR
         *.ko.gz) out=${out%.gz} && gzip -dc "$file" >"$out" ;;
         *) continue ;;
       esac || { finish "$id" error "cannot copy ${file##*/} (disk full, or no decompressor)"; return 0; }
-      echo "$out" >>"$folder/ko-files"
+      files[${out##*/}]=$out
       made+=("${out##*/}")
     done
-    if [ ${#made[@]} -eq 0 ]; then finish "$id" failed 'dkms built no module (BUILT_MODULE_NAME is empty)'
-    else finish "$id" built "${made[*]}"; fi
+    if [ ${#made[@]} -eq 0 ]; then
+      finish "$id" failed 'dkms built no module (BUILT_MODULE_NAME is empty)'
+      return 0
+    fi
+    heed_own_modules "$id"
+    if [ ${#made[@]} -eq 0 ]; then
+      finish "$id" skipped "$left_out (a newer MODULE_VERSION would)"
+      return 0
+    fi
+    for file in "${made[@]}"; do echo "${files[$file]}" >>"$folder/ko-files"; done
+    [ -z "$left_out" ] || say left-out "$id" "$left_out"
+    finish "$id" built "${made[*]}"
     return 0
   fi
 

@@ -6,9 +6,9 @@ import { archOf, candidatesFor } from '../../distro/release.js';
 import { releaseOfKernelPackages } from '../../distro/kernel-package.js';
 import { resolveKernels } from '../../distro/resolve.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../../distro/catalogue.js';
-import { moduleIds } from '../../cell/source.js';
 import { plannedCell } from './planned-cell.js';
 import { parseModuleSource, sourceOptions } from './source.js';
+import { refuseTwins } from './twins.js';
 import type { BuildPlan } from './types.js';
 import type { BuildRequest } from '../../options/request.js';
 
@@ -23,32 +23,11 @@ export async function plan(request: BuildRequest, context: PlanContext): Promise
   for (const text of request.dkms) {
     sources.push(...(await parseModuleSource(text, sourceOptions(request, context))));
   }
-  await refuseTwins(sources, context.signal);
   const rows = await loadCatalogue();
   const targets = await planTargets(request, rows, context);
+  await refuseTwins(sources, targets, { request, rows, context });
   const cells = targets.flatMap((target) => sources.map((module) => plannedCell(module, target, request)));
   return deepFreeze({ request: { ...request }, cells });
-}
-
-/** Throws fault `usage` for two sources of the same module and version: the package of one would replace that of the other. */
-async function refuseTwins(sources: readonly ModuleSource[], signal: AbortSignal): Promise<void> {
-  const seen = new Map<string, ModuleSource & { path: string }>();
-  for (const source of sources) {
-    if (source.kind === 'repo') continue;
-    for (const id of await moduleIds(source, signal)) {
-      const twin = seen.get(id);
-      if (twin && twin.path !== source.path) {
-        throw new Dkms2binError(
-          'usage',
-          `Two sources bring the module ${id}: ${twin.text} and ${source.text}`,
-          {
-            hint: 'Their packages have the same name, so give only one of them.',
-          },
-        );
-      }
-      seen.set(id, source);
-    }
-  }
 }
 
 /** The architecture that is asked for, by name or by the kernels. Throws fault `usage` when they contradict each other. */

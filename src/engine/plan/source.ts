@@ -20,7 +20,7 @@ import {
   type SourceMeans,
 } from '../../source/prepared.js';
 import { whatFileIs } from '../../source/kinds.js';
-import { readConfNames } from './conf-text.js';
+import { readConfNames } from '../../source/conf-text.js';
 
 const TARBALL = /\.(?:tar|tar\.gz|tgz|tar\.xz|txz|tar\.zst|tar\.bz2|tbz2?)$/i;
 const MAX_LIST_BYTES = 1 << 20;

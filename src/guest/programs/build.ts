@@ -15,6 +15,8 @@ export interface ModuleReport {
   reason: string;
   /** The first error line of its make.log. */
   firstError?: string;
+  /** Which of its files dkms would not install, and why. */
+  leftOut?: string;
   /** Wall time of `dkms build`. */
   seconds?: number;
   /** Built only because another module needs it. */
@@ -64,7 +66,7 @@ export async function runBuild(
 }
 
 /** Of one module: its name and version first. */
-const ABOUT = z.enum(['announce', 'module', 'dependency', 'build-seconds', 'first-error']);
+const ABOUT = z.enum(['announce', 'module', 'dependency', 'build-seconds', 'first-error', 'left-out']);
 const KEY = z.enum([...ABOUT.options, 'source-package', 'error']);
 
 /** What has been reported of a module so far. */
@@ -72,6 +74,7 @@ interface Announced {
   name: string;
   version: string;
   firstError?: string;
+  leftOut?: string;
   seconds?: number;
   /** Its last row. */
   report?: ModuleReport;
@@ -118,9 +121,10 @@ function readRow(announced: Map<string, Announced>, key: z.infer<typeof ABOUT>, 
     return readResult(known, words, key === 'dependency');
   }
   const text = words.join(' ');
-  if (key === 'first-error') {
-    if (known.firstError !== undefined) return false;
-    known.firstError = text;
+  if (key === 'first-error' || key === 'left-out') {
+    const said = key === 'first-error' ? 'firstError' : 'leftOut';
+    if (known[said] !== undefined) return false;
+    known[said] = text;
     return true;
   }
   const seconds = SECONDS.safeParse(text);
@@ -140,12 +144,13 @@ function readAnnouncement(announced: Map<string, Announced>, words: readonly str
 function readResult(known: Announced, [said, ...reason]: readonly string[], dependency: boolean): boolean {
   const verdict = SAID.safeParse(said);
   if (!verdict.success) return false;
-  const { name, version, firstError, seconds } = known;
+  const { name, version, firstError, leftOut, seconds } = known;
   known.report = {
     ...{ name, version, reason: reason.join(' '), dependency },
     verdict: verdict.data === 'lacks' ? 'error' : verdict.data,
     ...(verdict.data === 'lacks' && { lacks: true }),
     ...(firstError ? { firstError } : {}),
+    ...(leftOut ? { leftOut } : {}),
     ...(seconds === undefined ? {} : { seconds }),
   };
   return true;

@@ -26,10 +26,15 @@ export async function fetchSource(
   );
   readEnd(output, ['DONE'], (why) => {
     const near = valuesOf(output, 'near');
-    return {
-      message: `${called}: ${why}`,
-      hint: near.length > 0 ? `Similar names: ${near.join(', ')}` : undefined,
-    };
+    // apt's words, as in ` vendor-dkms : Depends: vendor-common but it is not installable`.
+    const [, lacking] = /Depends: ([a-z0-9][a-z0-9+.-]*)(?: \([^)]*\))? but /.exec(why) ?? [];
+    const hints = [
+      ...(near.length > 0 ? [`Similar names: ${near.join(', ')}`] : []),
+      ...(lacking === undefined
+        ? []
+        : [`Give the .deb file of ${lacking} as well: --build-package ./${lacking}.deb`]),
+    ];
+    return { message: `${called}: ${why}`, hint: hints.join('. ') || undefined };
   });
   if (source.kind !== 'repo') return null;
   const [file = '', ...more] = valuesOf(output, 'file');

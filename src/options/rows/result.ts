@@ -94,7 +94,7 @@ export const RESULT = [
     default: 'it is built, and the warning told',
     fallback: false,
     group: 'result',
-    commands: BUILDERS,
+    commands: [...BUILDERS, 'prove'],
     file: 'own',
     request: true,
     identity: true,

@@ -60,8 +60,8 @@ function source(name: string, conf: string): string {
   return tar;
 }
 
-/** A dkms whose build of a module writes to make.log and makes its .ko, or ends as `end` says. */
-function dkms(end = ''): void {
+/** A dkms whose build of a module writes to make.log and makes its .ko, or ends as `end` says; `install` is what its install does. */
+function dkms(end = '', install = ''): void {
   put(
     'bin/dkms',
     `#!/bin/bash
@@ -73,6 +73,9 @@ case $1 in
     ${end}
     mkdir -p "$tree/$module/$version/$kernel/x86_64/module"
     echo KO >"$tree/$module/$version/$kernel/x86_64/module/$module.ko" ;;
+  install)
+    echo install >>'${root}/installs'
+    ${install} ;;
 esac`,
     0o755,
   );
@@ -158,6 +161,80 @@ describe('build.sh', () => {
       said,
     ).toMatch(new RegExp(`^module foo 1\\.0 ${row}`));
     expect(code).toBe(expected);
+  });
+
+  const PATCH = 'PATCH[0]="fix.patch"\n';
+  test.each([
+    [
+      'a patch that is missing',
+      PATCH,
+      "printf '%s\\n' 'Error!  Patch fix.patch as specified in dkms.conf cannot be' 'found in /x/build/patches/.'; exit 5",
+      'failed Patch fix.patch as specified in dkms.conf cannot be found in /x/build/patches/.',
+    ],
+    [
+      'a patch that does not fit',
+      PATCH,
+      "printf '%s\\n' 'Error! Application of patch fix.patch failed.' 'Check /x for more information.' '1 out of 1 hunk FAILED'; exit 6",
+      'failed Application of patch fix.patch failed. 1 out of 1 hunk FAILED',
+    ],
+    [
+      'a script that fails, whatever dkms ends with',
+      '',
+      "printf '%s\\n' 'Running the pre_build script... (bad exit status: 12)' 'Failed command:' '/x/pre.sh'; exit 12",
+      'failed the pre_build script of dkms.conf failed with exit status 12: /x/pre.sh',
+    ],
+    [
+      'a directive that cannot be',
+      'DEST_MODULE_LOCATION[0]="/nowhere"\n',
+      `printf '%s\\n' "Sign command: /x" "dkms.conf: Error! Directive 'DEST_MODULE_LOCATION' does not begin with" "'/kernel', '/updates', or '/extra' in record #0." "Error! Bad conf file."; exit 8`,
+      "failed dkms.conf: Directive 'DEST_MODULE_LOCATION' does not begin with '/kernel', '/updates', or '/extra' in record #0.",
+    ],
+    ['Windows line ends', 'X=1\r\n', 'exit 8', 'failed its dkms.conf has Windows line ends (CRLF)'],
+    ['a kernel that has it by now', 'OBSOLETE_BY="5.0"\n', 'exit 10', 'skipped OBSOLETE_BY="5.0"'],
+    [
+      'a source that nobody brings',
+      'BUILD_DEPENDS=(nobody)\n',
+      '',
+      'lacks BUILD_DEPENDS of its dkms.conf names nobody',
+    ],
+    [
+      'sources that need each other',
+      'BUILD_DEPENDS=(foo)\n',
+      '',
+      'failed BUILD_DEPENDS of the dkms.conf files form a circle: foo -> foo',
+    ],
+  ])('says what dkms says: %s', async (_, conf, end, row) => {
+    dkms(end);
+    const { rows, said } = await build({ SRC: source('foo', conf) });
+    expect(
+      rows.find((each) => each.startsWith('module ')),
+      said,
+    ).toContain(`module foo 1.0 ${row}`);
+  });
+
+  test("a module that dkms would not put in place of the kernel's own is none; of two the other is", async () => {
+    const own = (...names: string[]): void =>
+      put(`lib/modules/${KERNEL}/modules.dep`, names.map((name) => `kernel/drivers/${name}.ko:\n`).join(''));
+    const refusal =
+      "printf '%s\\n' 'Module version 1.0 for foo.ko' 'exactly matches what is already found in kernel 6.1.0.'";
+    own('bar');
+    dkms('', refusal);
+    expect((await build({ SRC: source('foo', '') })).rows.at(-1)).toBe('module foo 1.0 built foo.ko');
+    expect(existsSync(join(root, 'installs'))).toBe(false);
+    own('foo', 'bar');
+    expect((await build({ SRC: source('foo', '') })).rows.at(-1)).toBe(
+      "module foo 1.0 skipped dkms would not replace the kernel's own foo.ko: Module version 1.0 for foo.ko exactly matches what is already found in kernel 6.1.0. (a newer MODULE_VERSION would)",
+    );
+    dkms(
+      'mkdir -p "$tree/$module/$version/$kernel/x86_64/module"; echo KO >"$tree/$module/$version/$kernel/x86_64/module/two.ko"',
+      refusal,
+    );
+    const { code, rows } = await build({ SRC: source('foo', '') });
+    expect(rows).toContainEqual(
+      expect.stringMatching(/^left-out foo\/1\.0 dkms would not replace the kernel's own foo\.ko: /),
+    );
+    expect([code, rows.at(-1)]).toEqual([0, 'module foo 1.0 built two.ko']);
+    expect(read('var/lib/dkms2bin/result/modules/foo--1.0/ko-files')).toMatch(/^\S+two\.ko\n$/);
   });
 
   test.each(

@@ -14,6 +14,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { makeDeb } from '../../../src/pack/deb.js';
+import { sameModulesOf } from '../../../src/repo/index.js';
 import { packModules } from '../../../src/pack/module-package.js';
 import { hasTool } from '../fixtures/has-tool.js';
 import { fakeModule } from '../../unit/fixtures/elf.js';
@@ -67,7 +68,8 @@ describe('packModules', () => {
         'Maintainer: dkms2bin <root@localhost>',
         'Installed-Size: 10',
         'Depends: linux-image-6.1.0-56-amd64 | linux-image-6.1.0-56-amd64-unsigned, base-mod-modules-6.1.0-56-amd64',
-        'Provides: acpi-call-modules',
+        'Conflicts: acpi-call.ko-6.1.0-56-amd64',
+        'Provides: acpi-call-modules, acpi-call.ko-6.1.0-56-amd64',
         'Section: kernel',
         'Priority: optional',
         'Description: acpi_call kernel module for Linux 6.1.0-56-amd64',
@@ -103,6 +105,30 @@ describe('packModules', () => {
     expect(postinst).toContain(`release='${release}'`);
     expect(postinst).not.toContain('@');
     for (const name of ['postinst', 'postrm']) tool('sh', ['-n', join(tmp, 'x/DEBIAN', name)]);
+  });
+
+  it('of two packages with the same module dpkg names the one that is in the way', async (ctx) => {
+    if (!hasTool('dpkg')) ctx.skip('dpkg is not installed');
+    const root = join(tmp, 'root');
+    mkdirSync(join(root, 'var/lib/dpkg/info'), { recursive: true });
+    mkdirSync(join(root, 'var/lib/dpkg/updates'));
+    for (const file of ['status', 'available']) writeFileSync(join(root, 'var/lib/dpkg', file), '');
+    const release = '6.1.0-56-amd64';
+    const one = await packModules(packInput(tmp, release));
+    const other = await packModules(packInput(tmp, release, { module: 'fork', fileName: 'fork.deb' }));
+    const force = ['--force-depends', '--force-not-root', '--force-bad-path'];
+    const said = spawnSync(
+      'dpkg',
+      [`--root=${root}`, ...force, '--no-triggers', '--unpack', one[0]!.path, other[0]!.path],
+      { encoding: 'utf8', env: { ...process.env, LC_ALL: 'C' } },
+    );
+    expect(said.stderr).toContain(`fork-modules-${release} conflicts with acpi-call.ko-${release}`);
+    expect(said.stderr).toContain(`acpi-call-modules-${release} provides acpi-call.ko-${release}`);
+    const told = [
+      `acpi-call-modules-${release} and fork-modules-${release} bring the same module (acpi-call.ko): only one of these packages can be installed on a machine`,
+    ];
+    expect(await sameModulesOf([one[0]!.path, other[0]!.path])).toEqual(told);
+    expect(await sameModulesOf([one[0]!.path])).toEqual([]);
   });
 
   it('installs side by side for two kernels, runs depmod, and goes again', async (ctx) => {

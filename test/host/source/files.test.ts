@@ -9,6 +9,7 @@ import { parseModuleSource } from '../../../src/engine/plan/source.js';
 import { initFolder } from '../../../src/source/init.js';
 import type { Event } from '../../../src/model/events.js';
 import type { ModuleSource } from '../../../src/model/cell.js';
+import { TREE_LIMITS } from '../../../src/source/tree.js';
 import { FileServer } from '../../unit/fixtures/file-server.js';
 import { TREES } from '../../unit/fixtures/source-trees.js';
 import { git, Repository } from '../fixtures/git-server.js';
@@ -92,6 +93,7 @@ describe('a folder', () => {
   test('without any dkms.conf: one is made and shown; init writes it down once', async () => {
     const { 'dkms.conf': _, ...bare } = MODULE;
     const folder = write('hello', bare);
+    write('pad', TREES.xpadneo);
     const made = await parsed('./hello');
     expect(confIn(made)).toContain('BUILT_MODULE_NAME[0]="demo"');
     expect(notes()).toContain('    BUILT_MODULE_NAME[0]="demo"');
@@ -104,6 +106,9 @@ describe('a folder', () => {
       message: expect.stringContaining('there already') as string,
     });
     expect(await parsed('./hello')).toMatchObject({ kind: 'folder' });
+    await expect(
+      parseModuleSource('./pad', { cwd: dir, moduleVersion: '1/2', signal: means.signal }),
+    ).rejects.toMatchObject({ fault: 'usage' });
     mkdirSync(join(dir, 'empty'));
     await refused('./empty', /holds no dkms\.conf, and no Makefile/);
   });
@@ -200,6 +205,18 @@ test('a .dsc is unpacked with its patches; one whose files are not beside it say
     message: expect.stringContaining('not the file that was promised') as string,
   });
   server.close();
+  const dsc = readFileSync(join(dir, 'demo_2.1-3.dsc'), 'utf8');
+  const large = dsc.replaceAll(/^( [0-9a-f]{64}) \d+ /gm, '$1 400000000 ');
+  writeFileSync(join(dir, 'large.dsc'), large);
+  await refused('large.dsc', /names files of 800000000 bytes together/);
+  // Together, and before anything is on the disk.
+  writeFileSync(join(dir, 'zeros'), Buffer.alloc(3 * 2 ** 20));
+  const { unpacked } = TREE_LIMITS;
+  TREE_LIMITS.unpacked = 4 * 2 ** 20;
+  for (const name of ['demo_2.1.orig.tar.gz', 'demo_2.1-3.debian.tar.xz'])
+    writeFileSync(join(dir, name), execFileSync('gzip', ['-1c', join(dir, 'zeros')], { maxBuffer: 2 ** 24 }));
+  await refused('demo_2.1-3.dsc', /files of demo_2\.1-3\.dsc unpack to more than 4194304 bytes/);
+  TREE_LIMITS.unpacked = unpacked;
   await rm(join(dir, 'demo_2.1.orig.tar.gz'));
   await refused('demo_2.1-3.dsc', /not beside it: demo_2\.1\.orig\.tar\.gz/);
 });

@@ -110,6 +110,19 @@ test('what was built is up to date, in words of its own', async () => {
   expect(notes).toEqual([]);
 });
 
+test('what is up to date is still warned of', async () => {
+  await built(inputOf(), {
+    reason: 'the kernel warns: acpi_call: WARNING: x',
+    notes: ['its rule runs a program'],
+  });
+  const reason = 'up to date; the kernel warns: acpi_call: WARNING: x';
+  for (let run = 0; run < 2; run++)
+    expect(await upToDate(inputOf(), IDENTITY)).toMatchObject([
+      { reason, notes: ['its rule runs a program'] },
+    ]);
+  expect(notes).toEqual(['its rule runs a program', 'its rule runs a program']);
+});
+
 describe('what is gone comes back as it was', () => {
   test.each([LOG, ...BESIDE])('%s', async (name) => {
     await built();

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { readConfNames } from '../../../src/engine/plan/conf-text.js';
+import { readConfNames } from '../../../src/source/conf-text.js';
 import { parseModuleSource } from '../../../src/engine/plan/source.js';
 
 let cwd: string;

@@ -210,6 +210,18 @@ describe('fetch-source', () => {
       await expect(fetched(...lines)).rejects.toMatchObject({ fault: 'transient' });
   });
 
+  it('says how a package comes in that nobody has', async () => {
+    const why =
+      'E: Unable to correct problems  vendor-dkms : Depends: vendor-common (>= 2) but it is not installable';
+    const { guest } = standInGuest({
+      'fetch-source.sh': { code: 3, stdout: rows(`error not installable: ${why}`) },
+    });
+    await expect(fetchSource(guest, SOURCE, { called: './vendor.deb' }, RUN)).rejects.toMatchObject({
+      fault: 'not-found',
+      hint: 'Give the .deb file of vendor-common as well: --build-package ./vendor-common.deb',
+    });
+  });
+
   it('says what is near, and whose fault it is', async () => {
     const stdout = rows('near foo-dkms=1', 'near foo-dkms=2', 'error no version 3');
     const { guest } = standInGuest({ 'fetch-source.sh': { code: 3, stdout } });

@@ -1,5 +1,5 @@
-import { checkModuleName, checkModuleVersion } from '../../distro/package-names.js';
-import { Dkms2binError } from '../../model/errors.js';
+import { checkModuleName, checkModuleVersion } from '../distro/package-names.js';
+import { Dkms2binError } from '../model/errors.js';
 
 /**
  * What a dkms.conf calls its module, as far as its text alone tells: it is shell, and never run here. What the shell would put

@@ -1,0 +1,34 @@
+#!/bin/bash
+# Runs a command as root of a distro's root folder, in namespaces of its own, and, where asked, with all that it writes kept
+# apart. Started as root of a user namespace (or as root).
+# usage: enter.sh ROOT UPPER|- RELEASE COMMAND…
+#   UPPER    an empty folder, or one of an earlier call: holds what is written (UPPER/up); -: ROOT itself is written to
+#   RELEASE  the kernel that /proc says runs
+set -eu
+root=$1 upper=$2 release=$3
+shift 3
+if [ "$upper" != - ]; then
+  mkdir -p "$upper/up" "$upper/work" "$upper/root"
+  mount -t overlay overlay -o "lowerdir=$root,upperdir=$upper/up,workdir=$upper/work,userxattr" "$upper/root" 2>/dev/null ||
+    mount -t overlay overlay -o "lowerdir=$root,upperdir=$upper/up,workdir=$upper/work" "$upper/root"
+  root=$upper/root
+fi
+mount -t proc proc "$root/proc"
+mount -t tmpfs -o mode=755 tmpfs "$root/dev"
+for node in null zero full random urandom tty; do
+  : >"$root/dev/$node"
+  mount --bind "/dev/$node" "$root/dev/$node"
+done
+ln -s /proc/self/fd "$root/dev/fd"
+mkdir "$root/dev/shm"
+mount -t tmpfs tmpfs "$root/tmp"
+chmod 1777 "$root/tmp" "$root/dev/shm"
+# Of systemd-resolved it is a link that leads nowhere here.
+cp -L --remove-destination /etc/resolv.conf "$root/etc/resolv.conf"
+if [ "$upper" != - ]; then
+  echo "$release" >"$root/tmp/osrelease"
+  mount --bind "$root/tmp/osrelease" "$root/proc/sys/kernel/osrelease"
+fi
+export HOME=/root LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+unset TMPDIR
+exec chroot "$root" "$@"
