@@ -237,8 +237,9 @@ it('a module of another cell serves the proof and is in no result', async () => 
 it('what is packed beside the modules, and whose place it takes, is what this host read of the source package', async () => {
   const bytes = sourcePackage({
     '/etc/modprobe.d/foo.conf': 'options foo x=1\ninstall e1000 /bin/false\n',
-    '/usr/bin/foo-tool': 'ELF',
-    '/usr/share/doc/foo/README': 'read me',
+    '/usr/bin/foo-tool': '#!/bin/sh\n',
+    '/usr/share/lintian/overrides/foo-dkms': 'x',
+    '/boot/foo.img': 'left',
   });
   const notes: string[] = [];
   const machine = {
@@ -249,11 +250,13 @@ it('what is packed beside the modules, and whose place it takes, is what this ho
   const cell = await packaged({}, { machine }, { bytes });
   const [{ result, log, packed }] = cell.modules as [(typeof cell.modules)[0]];
   const common = await readDeb(packed!.packages[0]!.path);
-  expect(common.files.map(({ path }) => path)).toEqual(['/etc/modprobe.d/foo.conf']);
+  expect(common.files.map(({ path }) => path)).toEqual([
+    ...['/etc/modprobe.d/foo.conf', '/usr/bin/foo-tool'],
+  ]);
   expect([common.control.get('Conflicts'), common.control.get('Replaces')]).toEqual(['foo-dkms', 'foo-dkms']);
   expect(notes).toEqual([
     '/etc/modprobe.d/foo.conf runs a command in place of loading e1000: /bin/false',
-    'Not packed, of the source package: /usr/bin/foo-tool',
+    'Not packed, of the source package: /boot/foo.img',
   ]);
   expect(result.notes).toEqual(notes);
   expect(log!.toString()).toBe(`make says\n\n${notes.map((note) => `dkms2bin: ${note}\n`).join('')}`);
