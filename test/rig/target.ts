@@ -16,7 +16,7 @@ const asRoot = (...more: string[]): string[] =>
 
 /** What this host lacks for such roots; empty when nothing. */
 export async function missingForTargets(): Promise<string[]> {
-  const missing = await lacking(['mmdebstrap', 'unshare', 'dpkg-deb']);
+  const missing = await lacking(['mmdebstrap', 'unshare', 'dpkg-scanpackages']);
   const { main, security } = await hostMirrors();
   if (main === undefined || security === undefined)
     missing.push("mirrors of Debian in this host's apt configuration");
