@@ -1,7 +1,7 @@
 import { relationText, type RpmHeader, type RpmRelation } from '../formats/rpm-header.js';
 
 /** The fields of a .deb that relate it to other packages, as its control file has them. */
-export const RELATION_FIELDS = [
+const RELATION_FIELDS = [
   ...(['depends', 'recommends', 'suggests', 'provides', 'conflicts', 'breaks', 'replaces'] as const),
 ];
 type RelationField = (typeof RELATION_FIELDS)[number];
@@ -25,6 +25,7 @@ const BUILDS = [
   /^libc-dev$/,
 ];
 
+/** @internal */
 export const isBuildTool = (name: string): boolean => BUILDS.some((pattern) => pattern.test(name));
 
 /** One package of a relation: `name:any (>= 1.2)`. */
