@@ -67,13 +67,29 @@ def unhide():
 
 def install(paths):
     """As the distro does it, and without a network: exit code and what was said."""
+    # This VM is never booted again.
+    ENV["INITRD"] = "No"
+    commons = [path for path in paths if re.search("-(modules|kmod)-common[_-]", path)]
+    others = [path for path in paths if path not in commons]
     if MANAGER == "apt":
-        return run("dpkg", "--force-unsafe-io", "-i", *paths)
+        # What a DKMS package needs of the distro besides is not here. Alone: dpkg does not configure on the way what others pre-depend on.
+        code, said = run("dpkg", "--force-unsafe-io", "--force-depends", "-i", *commons) if commons else (0, "")
+        if code == 0:
+            code, more = run("dpkg", "--force-unsafe-io", "-i", *others)
+            said += more
+        return code, said
     code, said = run("rpm", "-K", "--nosignature", *paths)
     if code != 0:
         return code, said
     show(said)
     show(run("rpm", "-qp", "--requires", "--provides", "--scripts", *paths)[1])
+    code, said = install_rpms(paths)
+    if code != 0 and commons and run("rpm", "-i", "--nodeps", *commons)[0] == 0:
+        return install_rpms(others)
+    return code, said
+
+
+def install_rpms(paths):
     if MANAGER == "dnf":
         return run("dnf", "-y", "--disablerepo=*", "--nogpgcheck", "install", *paths)
     return run("zypper", "--non-interactive", "--no-refresh", "--no-gpg-checks", "install", "--allow-unsigned-rpm", *paths)

@@ -6,7 +6,9 @@ import { readCapped } from '../lib/read-capped.js';
 import { compressionOf, decompress } from '../formats/decompress.js';
 import { readPublicKey } from './dsse.js';
 import { MAX_MODULE_BYTES, readModule } from '../formats/elf.js';
-import { hazardsOf } from '../pack/hazards.js';
+import { hazardsOf, shown } from '../pack/hazards.js';
+import { NOT_CARRIED } from '../pack/module-package.js';
+import { packageHooks, scriptLines, type Script } from '../pack/not-carried.js';
 import { readSignature, type ModuleSignature } from '../pack/signature.js';
 import { provenancePath, readBundle, type ReadStatement } from './provenance.js';
 import { AR_MAGIC } from '../formats/ar.js';
@@ -77,6 +79,8 @@ export interface Inspection {
   }[];
   /** What of the files could hurt the machine that installs them, a line each. */
   hazards: string[];
+  /** Scripts of the DKMS package that our packages do not have, and what they would do, a line each. */
+  notCarried: string[];
   provenance: InspectedProvenance | null;
 }
 
@@ -103,6 +107,7 @@ export async function inspectFile(path: string, key?: KeyObject): Promise<Inspec
       target: target ?? null,
     })),
     hazards: hazardsOf(packed?.files ?? []),
+    notCarried: packed ? notCarriedOf(packed) : [],
     provenance: await provenanceOf(path, digests, key),
   };
 }
@@ -116,17 +121,30 @@ interface Packed {
   kind: 'deb' | 'rpm';
   package: NonNullable<Inspection['package']>;
   files: PackageEntry[];
+  description: string;
+  scripts: Script[];
+}
+
+/** Of a package of ours what it says of its source; of one with a DKMS source what a package of ours would say. */
+function notCarriedOf({ files, description, scripts }: Packed): string[] {
+  const said = [...description.matchAll(new RegExp(`^\\s*${NOT_CARRIED}(.*)$`, 'gm'))];
+  if (said.length > 0) return said.map(([, line = '']) => shown(line));
+  return files.some(({ path }) => path.startsWith('/usr/src/'))
+    ? scriptLines([...scripts, ...packageHooks(files)])
+    : [];
 }
 
 /** Null for what is no package. */
 async function packedIn(bytes: Buffer, path: string): Promise<Packed | null> {
   if (bytes.subarray(0, AR_MAGIC.length).equals(AR_MAGIC)) {
     const deb = await parseDeb(bytes, path);
-    return { kind: 'deb', package: packageOf(deb), files: deb.files };
+    const description = deb.control.get('Description') ?? '';
+    return { kind: 'deb', package: packageOf(deb), files: deb.files, description, scripts: deb.scripts };
   }
   if (bytes.length > 4 && bytes.readUInt32BE(0) === RPM_MAGIC) {
     const { header, files } = await parseRpm(bytes, path);
-    return { kind: 'rpm', package: rpmPackageOf(header), files };
+    const { description, scripts } = header;
+    return { kind: 'rpm', package: rpmPackageOf(header), files, description, scripts };
   }
   return null;
 }
@@ -151,7 +169,7 @@ function packageOf({ control }: Deb): NonNullable<Inspection['package']> {
     name: one('Package') ?? '',
     version: one('Version') ?? '',
     architecture: one('Architecture') ?? '',
-    depends: one('Depends'),
+    depends: [one('Pre-Depends'), one('Depends')].filter((each) => each !== null).join(', ') || null,
     maintainer: one('Maintainer'),
     description: one('Description')?.split('\n')[0] ?? null,
   };

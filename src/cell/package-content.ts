@@ -3,12 +3,19 @@ import { join } from 'node:path';
 import { parseInstalled } from '../distro/dkms-package.js';
 import type { ModuleReport } from '../guest/programs/build.js';
 import type { CollectedModule } from '../guest/programs/collect.js';
+import { packageForm, type PackageForm } from '../distro/row.js';
 import { shown } from '../pack/hazards.js';
-import type { PackInput } from '../pack/module-package.js';
+import type { PackInput, SourcePackage } from '../pack/module-package.js';
+import { carriedRelations, carriedRpmRelations } from '../pack/relations.js';
+import { isRpmPath, isRpmTarget } from '../pack/rpm.js';
+import type { ReadPackage } from './source-reading.js';
 import type { Built, CellInput } from './types.js';
 
 /** Of a cell's packages what follows from this host's reading of the source. */
-export interface PackageContent extends Pick<PackInput, 'extras' | 'sourcePackage' | 'dependsModules'> {
+export interface PackageContent extends Pick<
+  PackInput,
+  'extras' | 'links' | 'sourcePackage' | 'dependsModules'
+> {
   /** For whoever installs them, a line each. */
   notes: string[];
 }
@@ -21,19 +28,32 @@ export async function contentOf(
   serves: boolean,
 ): Promise<PackageContent> {
   const { depends, notes } = dependsOf(reading, reports, buildDepends);
-  // The files are the source package's as a whole: its first module carries them.
+  const own = { dependsModules: depends, notes };
+  if (serves) return { extras: [], links: [], sourcePackage: null, ...own };
+  const { files, left } = filesOf(reading, packageForm(input.lookup.row));
+  // The files are the source package's as a whole, and so is what is to be said of it.
   const first = reports.find((each) => !each.dependency);
-  const carries = !serves && first?.name === name && first.version === version;
-  const source = serves || !reading.package ? null : await ownName(input, reading.package);
-  if (carries) {
-    notes.push(...reading.hazards);
-    if (source?.ofDistro)
-      notes.push(
-        `The source package is called ${source.name}, as a package of the distro's own image is: its place is not taken (no Conflicts, no Replaces)`,
-      );
-    if (reading.left.length > 0) notes.push(`Not packed, of the source package: ${listOf(reading.left)}`);
-  }
-  return { extras: carries ? reading.extras : [], sourcePackage: source, dependsModules: depends, notes };
+  const tells = first?.name === name && first.version === version;
+  const say = (...lines: string[]): void => void (tells && notes.push(...lines));
+  say(...reading.hazards);
+  const source = reading.package && (await sourceOf(input, reading.package, say));
+  if (left.length > 0) say(`Not packed, of the source package: ${listOf(left)}`);
+  say(...reading.notCarried.map((line) => `Not carried: ${line}`));
+  const leader = { name: first?.name ?? name, version: first?.version ?? version };
+  return { ...files, sourcePackage: source && { ...source, leader, notCarried: reading.notCarried }, ...own };
+}
+
+/** What is packed in a form of packages, and what is not. */
+function filesOf({ extras, links, left }: Built['reading'], form: PackageForm) {
+  if (form === 'deb') return { files: { extras, links }, left };
+  const fits = ({ path }: { path: string }): boolean => isRpmPath(path);
+  return {
+    files: {
+      extras: extras.filter(fits),
+      links: links.filter((each) => fits(each) && isRpmTarget(each.target)),
+    },
+    left: [...left, ...[...extras, ...links].filter((each) => !fits(each)).map(({ path }) => path)],
+  };
 }
 
 /** Which modules one needs: what the build says and the source says, too. */
@@ -55,14 +75,34 @@ function dependsOf(
   };
 }
 
-/** Whether every machine of the distro has a package of that name. */
-async function ownName(
-  { environment, target }: CellInput,
-  source: NonNullable<Built['reading']['package']>,
-): Promise<NonNullable<PackInput['sourcePackage']>> {
+/** The package whose place ours take, with what it is related to. `say` tells what cannot be kept. */
+async function sourceOf(
+  { environment, target, lookup }: CellInput,
+  { name, version, relations: read }: ReadPackage,
+  say: (...lines: string[]) => void,
+): Promise<SourcePackage> {
   const text = await readFile(join(environment.layer.entry.dir, 'packages'), 'utf8');
-  const ofDistro = parseInstalled(text, target.arch).some(({ name }) => name === source.name);
-  return { ...source, ...(ofDistro && { ofDistro }) };
+  const installed = new Set(parseInstalled(text, target.arch).map((each) => each.name));
+  const ofDistro = installed.has(name);
+  if (ofDistro)
+    say(
+      `The source package is called ${name}, as a package of the distro's own image is: its place is not taken (no Conflicts, no Replaces)`,
+    );
+  const source = { name, version, ...(ofDistro && { ofDistro }) };
+  const isDeb = packageForm(lookup.row) === 'deb';
+  if ((read.form === 'deb') !== isDeb) {
+    const other = read.form === 'deb' ? 'a .deb' : 'an .rpm';
+    say(`The source package is ${other}: which other packages it needs or replaces is not carried over`);
+    return source;
+  }
+  const sorting = {
+    isOfDistro: (each: string) => installed.has(each),
+    isOwn: (each: string) => /-(?:modules|kmod|kmp)(?:-|$)/.test(each),
+  };
+  const { relations, dropped } =
+    read.form === 'deb' ? carriedRelations(read.control, sorting) : carriedRpmRelations(read.header, sorting);
+  if (dropped.length > 0) say(`Relations of the source package that are not kept: ${listOf(dropped)}`);
+  return { ...source, relations };
 }
 
 const MAX_LISTED = 10;

@@ -4,14 +4,26 @@ import { join } from 'node:path';
 import { parseDeb } from '../formats/deb.js';
 import { PACKAGE_LIMITS, type PackageEntry } from '../formats/package.js';
 import { parseRpm } from '../formats/rpm.js';
-import { evrOf } from '../formats/rpm-header.js';
+import { evrOf, type RpmHeader } from '../formats/rpm-header.js';
 import type { Guest } from '../guest/guest.js';
+import { runBytes } from '../lib/exec.js';
 import { readCapped } from '../lib/read-capped.js';
 import { Dkms2binError } from '../model/errors.js';
 import { PackageName, Version } from '../model/forms.js';
 import { hazardsOf } from '../pack/hazards.js';
+import { dkmsHooks, packageHooks, scriptLines, type Script } from '../pack/not-carried.js';
 import { sharedFiles, type SharedFiles } from '../pack/shared-files.js';
-import { confOf, packageConf, type ConfText, type Prepared } from './source.js';
+import {
+  confOf,
+  folderTar,
+  packageConf,
+  textIn,
+  MAX_CONF_BYTES,
+  MAX_TAR_SECONDS,
+  type ConfText,
+  type LocalSource,
+  type Prepared,
+} from './source.js';
 
 /**
  * What this host reads of a cell's source before any of its code runs: what is packed beside the modules, and which relations
@@ -19,10 +31,19 @@ import { confOf, packageConf, type ConfText, type Prepared } from './source.js';
  */
 export interface SourceReading extends SharedFiles {
   /** Null for a folder or a tarball. */
-  package: { name: string; version: string } | null;
+  package: ReadPackage | null;
   conf: ConfText;
+  /** What its maintainer scripts and dkms.conf would have done on a machine that installs it, a line each. */
+  notCarried: string[];
   /** What of the extras could hurt a target, a line each. */
   hazards: string[];
+}
+
+export interface ReadPackage {
+  name: string;
+  version: string;
+  /** Its relations to other packages, as its own package manager has them. */
+  relations: { form: 'deb'; control: ReadonlyMap<string, string> } | { form: 'rpm'; header: RpmHeader };
 }
 
 /** Where a package is that the guest has fetched by itself. */
@@ -40,8 +61,12 @@ export async function readSource(
   fetched: Fetched | null,
   signal: AbortSignal,
 ): Promise<SourceReading> {
-  if (source.kind === 'folder' || source.kind === 'tarball')
-    return { package: null, conf: await confOf(source, signal), extras: [], left: [], hazards: [] };
+  if (source.kind === 'folder' || source.kind === 'tarball') {
+    return {
+      ...{ package: null, conf: await confOf(source, signal), extras: [], links: [], left: [], hazards: [] },
+      notCarried: scriptLines(await localHooks(source, signal)),
+    };
+  }
   const bytes =
     source.kind === 'repo' ? await copyOf(fetched) : await readCapped(source.path, PACKAGE_LIMITS.packed);
   if (createHash('sha256').update(bytes).digest('hex') !== digest) {
@@ -68,20 +93,24 @@ async function copyOf(fetched: Fetched | null): Promise<Buffer> {
 }
 
 async function readDebPackage(bytes: Buffer, text: string): Promise<SourceReading> {
-  const { control, files } = await parseDeb(bytes, text);
-  return reading(text, { name: control.get('Package'), version: control.get('Version') }, files);
+  const { control, files, scripts } = await parseDeb(bytes, text);
+  const said = { name: control.get('Package'), version: control.get('Version') };
+  return reading(text, { ...said, scripts, relations: { form: 'deb', control } }, files);
 }
 
 async function readRpm(bytes: Buffer, text: string): Promise<SourceReading> {
   const { header, files } = await parseRpm(bytes, text);
-  return reading(text, { name: header.name, version: evrOf(header) }, files);
+  const { name, scripts } = header;
+  return reading(text, { name, version: evrOf(header), scripts, relations: { form: 'rpm', header } }, files);
 }
 
-function reading(
-  text: string,
-  said: { name: string | undefined; version: string | undefined },
-  files: readonly PackageEntry[],
-): SourceReading {
+interface Said extends Pick<ReadPackage, 'relations'> {
+  name: string | undefined;
+  version: string | undefined;
+  scripts: readonly Script[];
+}
+
+function reading(text: string, said: Said, files: readonly PackageEntry[]): SourceReading {
   const name = PackageName.safeParse(said.name);
   const version = Version.safeParse(said.version);
   if (!name.success || !version.success) {
@@ -89,11 +118,33 @@ function reading(
     throw new Dkms2binError('usage', `${text} calls itself what no package can be called: ${words}`);
   }
   const shared = sharedFiles(files);
-  const packed = new Set(shared.extras.map(({ path }) => path));
+  const packed = new Set([...shared.extras, ...shared.links].map(({ path }) => path));
   return {
-    package: { name: name.data, version: version.data },
+    package: { name: name.data, version: version.data, relations: said.relations },
     conf: packageConf(files),
     hazards: hazardsOf(files.filter(({ path }) => packed.has(path))),
+    notCarried: scriptLines([...said.scripts, ...packageHooks(files)]),
     ...shared,
   };
+}
+
+/** The scripts that a folder's dkms.conf names for the machine itself; of a tarball nothing but the dkms.conf is looked at. */
+async function localHooks(
+  { kind, path }: Extract<LocalSource, { kind: 'folder' | 'tarball' }>,
+  signal: AbortSignal,
+): Promise<Script[]> {
+  try {
+    if (kind === 'folder') {
+      const tar = await folderTar(path, signal);
+      return dkmsHooks(textIn(tar, 'dkms.conf') ?? '', (file) => textIn(tar, file));
+    }
+    const conf = await runBytes('tar', ['-xOf', path, '--wildcards', '*dkms.conf'], {
+      ...{ cancelSignal: signal, maxBytes: MAX_CONF_BYTES, timeout: MAX_TAR_SECONDS * 1000 },
+    });
+    return dkmsHooks(conf.toString('utf8'), () => undefined);
+  } catch (error) {
+    if (signal.aborted) throw error;
+    // What cannot be read has been told by then.
+    return [];
+  }
 }

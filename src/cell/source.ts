@@ -266,7 +266,7 @@ export async function confOf(source: LocalSource, signal: AbortSignal): Promise<
   }
 }
 
-const MAX_CONF_BYTES = 2 ** 20;
+export const MAX_CONF_BYTES = 2 ** 20;
 
 async function folderConf(path: string, signal: AbortSignal): Promise<string> {
   if ((await stat(path)).isFile()) return textInTar(await folderTar(path, signal), 'dkms.conf');
@@ -336,7 +336,7 @@ export async function localDigest(
 
 /** Largest source, a folder as its tar. */
 export const MAX_SOURCE_BYTES = 2 ** 30;
-const MAX_TAR_SECONDS = 300;
+export const MAX_TAR_SECONDS = 300;
 
 /**
  * A folder as a tar whose bytes depend on its content alone. On another machine than its own the folder is that tar already.
@@ -369,11 +369,17 @@ async function requireSmall(path: string, signal: AbortSignal): Promise<void> {
   );
 }
 
-/** The one file of that name at the top of a folder's tar. */
+/** The one file of that name in a folder's tar. */
 function textInTar(tar: Buffer, name: string): string {
+  const text = textIn(tar, name);
+  if (text === undefined) throw new Unreadable(`no ${name} in the tar`);
+  return text;
+}
+
+/** Undefined when there is no such file, or several. */
+export function textIn(tar: Buffer, name: string): string | undefined {
   const found = [...tarEntries(tar, MAX_TAR_ENTRIES)].filter(({ path }) => path === `/${name}`);
-  if (found.length !== 1 || found[0]?.type !== 'file') throw new Unreadable(`no ${name} in the tar`);
-  return found[0].bytes.toString('utf8');
+  return found.length === 1 && found[0]?.type === 'file' ? found[0].bytes.toString('utf8') : undefined;
 }
 
 const MAX_TAR_ENTRIES = 200_000;

@@ -12,7 +12,12 @@ export interface Deb {
   control: Map<string, string>;
   /** In the package's order, each path once. */
   files: PackageEntry[];
+  /** What dpkg would run when it installs or removes the package, and debconf's questions. */
+  scripts: { name: string; text: string }[];
 }
+
+/** Members of control.tar that do something on the machine. */
+const SCRIPTS = ['preinst', 'postinst', 'prerm', 'postrm', 'config', 'triggers'];
 
 /** Reads a package's control fields and files into memory; nothing goes to the disk. Throws as `parseDeb` does. */
 export async function readDeb(path: string, limits: Partial<PackageLimits> = {}): Promise<Deb> {
@@ -36,13 +41,14 @@ export async function parseDeb(
     }
     const source = inMemory(bytes);
     const { control, data } = await parts(source);
-    const fields = parseControl(await controlText(source, control, caps));
+    const { text, scripts } = await controlFiles(source, control, caps);
+    const fields = parseControl(text);
     const values = new Map(fields.map((field) => [field.name, utf8(field.value)]));
     for (const each of ['Package', 'Version', 'Architecture']) {
       if ((values.get(each) ?? '') === '') throw unusable(`no ${each}`);
     }
     const tar = await unpack(source, data, caps.data);
-    return { control: values, files: inPart(data, () => filesOf(tar, caps.entries)) };
+    return { control: values, files: inPart(data, () => filesOf(tar, caps.entries)), scripts };
   });
 }
 
@@ -64,7 +70,7 @@ export async function readDebHeader(source: ByteSource): Promise<DebHeader> {
   const magic = await source.read(0, Math.min(source.size, AR_MAGIC.length));
   if (!magic.equals(AR_MAGIC)) throw new Unreadable('not a Debian package');
   const { control } = await parts(source);
-  return indexStanza(await controlText(source, control, PACKAGE_LIMITS));
+  return indexStanza((await controlFiles(source, control, PACKAGE_LIMITS)).text);
 }
 
 /** Where control.tar or data.tar lies in a package. */
@@ -162,15 +168,22 @@ function inPart<T>({ name }: Part, read: () => T): T {
 }
 
 /** The control file, its bytes as latin1. What is beside it is for dpkg alone, which unpacks it by tar, pax headers included. */
-async function controlText(source: ByteSource, part: Part, caps: PackageLimits): Promise<string> {
+/** The control file, byte by byte (latin1), and the scripts beside it. */
+async function controlFiles(
+  source: ByteSource,
+  part: Part,
+  caps: PackageLimits,
+): Promise<{ text: string; scripts: Deb['scripts'] }> {
   const tar = await unpack(source, part, caps.control);
-  const found = inPart(part, () => {
-    const all = [...tarEntries(tar, caps.entries)].filter(({ path }) => path === '/control');
-    if (all.length > 1) throw new Unreadable('/control appears twice');
-    return all[0];
-  });
+  const entries = inPart(part, () => [...tarEntries(tar, caps.entries)]);
+  const [found, ...more] = entries.filter(({ path }) => path === '/control');
+  if (more.length > 0) throw new Unreadable(`${part.name}: /control appears twice`);
   if (found?.type !== 'file') throw new Unreadable('it has no control file');
-  return found.bytes.toString('latin1');
+  const scripts = SCRIPTS.flatMap((name) => {
+    const script = entries.find(({ path, type }) => path === `/${name}` && type === 'file');
+    return script ? [{ name, text: script.bytes.toString('utf8') }] : [];
+  });
+  return { text: found.bytes.toString('latin1'), scripts };
 }
 
 /** What dpkg installs: no pax headers, no path twice. */

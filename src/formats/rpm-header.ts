@@ -33,6 +33,8 @@ export interface RpmHeader {
   /** Where the main header lies in the file: first byte, and the one after its last. */
   headerRange: [number, number];
   relations: Record<RelationKind, RpmRelation[]>;
+  /** What rpm would run when it installs or removes the package. */
+  scripts: { name: string; text: string }[];
   files: {
     path: string;
     type: 'file' | 'dir' | 'ghost';
@@ -109,6 +111,10 @@ function describe(main: Tags, archiveSize: number | undefined): Omit<RpmHeader, 
     installedSize: main.number(5009) ?? main.number(1009) ?? 0,
     archiveSize: archiveSize ?? main.number(1046) ?? 0,
     relations: relationsOf(main),
+    scripts: SCRIPTS.flatMap(([name, tag]) => {
+      const text = main.text(tag);
+      return text === '' ? [] : [{ name, text }];
+    }),
     files: filesOf(main),
     payload: { format: main.text(1124) || 'cpio', compressor: main.text(1125) || 'gzip' },
     changelog: changelogOf(main),
@@ -197,6 +203,20 @@ function textsIn(store: Buffer, entry: TagEntry | undefined): string[] {
   }
   return found;
 }
+
+/** Scriptlets by the names that spec files have for them. */
+const SCRIPTS: [name: string, tag: number][] = [
+  ...([
+    ['%pretrans', 1151],
+    ['%pre', 1023],
+    ['%post', 1024],
+    ['%preun', 1025],
+  ] as [string, number][]),
+  ...([
+    ['%postun', 1026],
+    ['%posttrans', 1152],
+  ] as [string, number][]),
+];
 
 const LESS = 2;
 const GREATER = 4;

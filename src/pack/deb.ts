@@ -19,7 +19,10 @@ export interface ControlFields {
   section: string;
   priority: string;
   /** Each item one relation, alternatives included: `a (>= 1) | b`. */
+  preDepends?: readonly string[];
   depends?: readonly string[];
+  recommends?: readonly string[];
+  suggests?: readonly string[];
   provides?: readonly string[];
   conflicts?: readonly string[];
   replaces?: readonly string[];
@@ -39,7 +42,9 @@ export interface DebInput {
   control: ControlFields;
   files: readonly TarFile[];
   links?: readonly TarLink[];
-  scripts: { postinst?: string; postrm?: string };
+  scripts: { preinst?: string; postinst?: string; postrm?: string };
+  /** Names of dpkg's triggers that the postinst is run for, at the end of a transaction. */
+  triggers?: readonly string[];
   /** Seconds since 1970 for every member (SOURCE_DATE_EPOCH). */
   mtime: number;
 }
@@ -48,7 +53,7 @@ export interface DebInput {
  * The bytes of a .deb, a function of its input alone. gzip, not xz: zlib is part of Node, so the bytes do not depend
  * on the host's tools, and every dpkg reads it. Files under /etc become conffiles.
  */
-export function makeDeb({ control, files, links = [], scripts, mtime }: DebInput): Buffer {
+export function makeDeb({ control, files, links = [], scripts, triggers = [], mtime }: DebInput): Buffer {
   if (!Number.isSafeInteger(mtime) || mtime < 0 || mtime >= 8 ** 11) {
     throw new Dkms2binError('usage', `Not a time for package files (SOURCE_DATE_EPOCH): ${mtime}`);
   }
@@ -70,9 +75,13 @@ export function makeDeb({ control, files, links = [], scripts, mtime }: DebInput
   if (conffiles.length > 0) {
     members.push({ path: '/conffiles', mode: 0o644, bytes: Buffer.from(`${conffiles.sort().join('\n')}\n`) });
   }
-  for (const name of ['postinst', 'postrm'] as const) {
+  for (const name of ['preinst', 'postinst', 'postrm'] as const) {
     const text = scripts[name];
     if (text !== undefined) members.push({ path: `/${name}`, mode: 0o755, bytes: Buffer.from(text) });
+  }
+  if (triggers.length > 0) {
+    const lines = triggers.map((each) => `interest-noawait ${each}\n`);
+    members.push({ path: '/triggers', mode: 0o644, bytes: Buffer.from(lines.join('')) });
   }
   const gzip = (entries: NewEntry[]): Buffer => gzipSync(makeTar(entries, mtime), { level: 9 });
   return makeAr(
@@ -85,8 +94,8 @@ export function makeDeb({ control, files, links = [], scripts, mtime }: DebInput
   );
 }
 
-const RELATION =
-  /^[a-z0-9][a-z0-9+.-]+( \((<<|<=|=|>=|>>) [A-Za-z0-9.+~:-]+\))?( \| [a-z0-9][a-z0-9+.-]+( \((<<|<=|=|>=|>>) [A-Za-z0-9.+~:-]+\))?)*$/;
+const ONE = String.raw`[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?( \((<<|<=|=|>=|>>) [A-Za-z0-9.+~:-]+\))?`;
+const RELATION = new RegExp(String.raw`^${ONE}( \| ${ONE})*$`);
 
 /**
  * The control file. Refuses whatever would start a new field or that dpkg would not accept.
@@ -115,7 +124,10 @@ export function formatControl(control: ControlFields, installedSize: number): st
     `Architecture: ${control.architecture}`,
     `Maintainer: ${control.maintainer}`,
     `Installed-Size: ${installedSize}`,
+    ...relations('Pre-Depends', control.preDepends),
     ...relations('Depends', control.depends),
+    ...relations('Recommends', control.recommends),
+    ...relations('Suggests', control.suggests),
     ...relations('Conflicts', control.conflicts),
     ...relations('Replaces', control.replaces),
     ...relations('Breaks', control.breaks),

@@ -32,6 +32,7 @@ function hazardsOfFile(file: File): string[] {
   }
   if (mode & 0o6000) found.push(`${name} runs with the rights of its owner or group (setuid, setgid)`);
   if (mode & 0o002) found.push(`${name} can be written by everybody`);
+  for (const [pattern, what] of PLACES) if (pattern.test(path)) found.push(`${name} ${what}`);
   const inSettings = (folder: string): boolean => path.includes(`/${folder}/`);
   if (!inSettings('modprobe.d') && !inSettings('rules.d')) return found;
   const bytes = file.bytes();
@@ -42,6 +43,28 @@ function hazardsOfFile(file: File): string[] {
   else udevHazards(text, say);
   return found;
 }
+
+/** Folders whose files a program reads by itself and obeys. */
+const PLACES: [RegExp, string][] = [
+  [/^\/etc\/cron(?:tab$|\.\w+\/)|^\/var\/spool\/cron\//, 'runs commands at set times'],
+  [/^\/etc\/sudoers\.d\/|\/polkit-1\/(?:rules|actions|localauthority)/, 'gives rights to users or programs'],
+  [/^\/etc\/pam\.d\/|\/security\/pam_|^\/etc\/ssh\//, 'has a say in who may log in'],
+  [
+    /^\/etc\/(?:profile|bash_completion|X11\/Xsession|xdg\/autostart)(?:\.d)?\//,
+    'runs when somebody logs in',
+  ],
+  [
+    /^\/etc\/(?:rc\w?|init)\.d\/|\/systemd\/(?:system|user)(?:-generators|-sleep|-shutdown)?\//,
+    'can run programs when the machine starts or sleeps',
+  ],
+  [/^\/etc\/(?:apt|dpkg|dnf|yum|zypp)\/|\/dnf-plugins\//, 'changes how packages are installed'],
+  [/^\/etc\/ld\.so\.conf\.d\//, 'changes where programs find libraries'],
+  [
+    /\/(?:initramfs-tools|dracut)\/|\/kernel\/(?:postinst|postrm|install)\.d\/|\/mkinitcpio/,
+    'runs when a kernel is installed or an initramfs is made, or in it',
+  ],
+  [/\/dbus-1\/system/, 'opens a way to a service'],
+];
 
 /** modprobe.d(5): commands in place of loading and unloading, and modules that are turned off. */
 function modprobeHazards(text: string, say: (what: string) => void): void {

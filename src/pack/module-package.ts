@@ -18,7 +18,23 @@ import type { Packed } from './compress.js';
 import { makeDeb, type ControlFields, type DebInput } from './deb.js';
 import { debugPaths } from './debug-symbols.js';
 import { buildId, checkModule, readModule } from '../formats/elf.js';
+import { noRelations, type Relations } from './relations.js';
 import { isExtraPath } from './shared-files.js';
+import type { TarLink } from '../formats/tar.js';
+
+/** A package with a DKMS source, whose place ours take on a machine. */
+export interface SourcePackage {
+  name: string;
+  version?: string;
+  /** It is called like a package that every machine of the distro has, whose place nothing may take. */
+  ofDistro?: boolean;
+  /** Its first module, by which the common package of all its modules is called; by default the one that is packed. */
+  leader?: { name: string; version: string };
+  /** What the common package has of its relations, in the form of the packages that are made. */
+  relations?: Relations;
+  /** What its scripts would have done, a line each. */
+  notCarried?: readonly string[];
+}
 
 export interface PackInput {
   /** The DKMS module's PACKAGE_NAME and PACKAGE_VERSION. */
@@ -33,13 +49,11 @@ export interface PackInput {
    * those bytes are shipped instead, as `acpi_call.ko.xz` for the suffix `.xz`. `debug` are its separate debug symbols.
    */
   modules: readonly { name: string; bytes: Buffer; packed?: Packed; debug?: Buffer }[];
-  /** What the DKMS package ships outside /usr/src; every path must pass isExtraPath. */
+  /** What the DKMS package ships beside its source; every path must pass isExtraPath. */
   extras: readonly { path: string; bytes: Buffer; mode: number }[];
-  /**
-   * The package that the source came from, as this host read it; null for a folder or a tarball. With `ofDistro` it is called like
-   * a package that every machine of the distro has, whose place nothing may take.
-   */
-  sourcePackage: { name: string; version?: string; ofDistro?: boolean } | null;
+  links?: readonly TarLink[];
+  /** The package that the source came from, as this host read it; null for a folder or a tarball. */
+  sourcePackage: SourcePackage | null;
   /** `Name <address>`. */
   maintainer: string;
   /** DKMS names of BUILD_DEPENDS: their packages for the same kernel are depended on. */
@@ -63,24 +77,34 @@ export interface PackedPackage extends Published {
 }
 
 export const RELEASE = /^[0-9][A-Za-z0-9.+~_-]{0,63}$/;
+/** It stands in scripts. */
+export const MODULE_NAME = /^[A-Za-z0-9][A-Za-z0-9+._-]*$/;
 const MODULE_FILE = /^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}\.ko$/;
 /**
- * Writes the binary packages of one cell into outDir. When there are extras they go into a package of their own,
- * `<module>-modules-common`, which is first in the result: it is the same for every kernel, so that several kernels'
- * packages install side by side. Debug symbols go into `<module>-modules-<release>-dbgsym`, the last one.
+ * Writes the binary packages of one cell into outDir. What comes of a DKMS package has a package of its own,
+ * `<module>-modules-common`, which is first in the result: it takes that package's place, holds what it brings beside its
+ * source, and is the same for every kernel, so that several kernels' packages install side by side. Debug symbols go into
+ * `<module>-modules-<release>-dbgsym`, the last one.
  */
 export async function packModules(input: PackInput): Promise<PackedPackage[]> {
-  const { release, mtime } = input;
+  const { mtime } = input;
   const of = partsOf(input);
   const packages = [
-    ...(input.extras.length > 0 ? [commonPackage(of)] : []),
+    ...(hasCommon(input) ? [commonPackage(of)] : []),
     modulesPackage(of),
     ...debugPackage(of),
   ];
-  const scripts = { postinst: await script('postinst', release), postrm: await script('postrm', release) };
+  const { scripts, triggers } = await scriptsOf(input);
   // All are made before the first is published: what is refused leaves nothing behind.
   const made = packages.map(({ role, file, control, files, links = [] }) => ({
-    bytes: makeDeb({ control, files, links, scripts: role === 'modules' ? scripts : {}, mtime }),
+    bytes: makeDeb({
+      control,
+      files,
+      links,
+      scripts: {},
+      mtime,
+      ...(role === 'modules' && { scripts, triggers }),
+    }),
     path: join(input.outDir, file),
     role,
     control,
@@ -109,6 +133,7 @@ interface Parts {
   input: PackInput;
   /** Names of the packages. */
   common: string;
+  commonVersion: string;
   main: string;
   base: Pick<ControlFields, 'version' | 'maintainer' | 'section' | 'priority'>;
   /** Line of the description that names the source package. */
@@ -125,12 +150,13 @@ function partsOf(input: PackInput): Parts {
   if (!/^[^/\0]+\.deb$/.test(input.fileName)) {
     throw new Dkms2binError('usage', `Not a package file name: ${JSON.stringify(input.fileName)}`);
   }
-  if (debName(module) === '')
+  if (!MODULE_NAME.test(module))
     throw new Dkms2binError('module', `Not a module name: ${JSON.stringify(module)}`);
   const version = debVersion(input.version);
   return {
     input,
-    common: debCommonName(module),
+    common: debCommonName(source?.leader?.name ?? module),
+    commonVersion: source?.version === undefined ? version : debSourceVersion(source.version),
     main: debModulesName(module, release),
     base: { version, maintainer, section: 'kernel', priority: 'optional' },
     origin: source
@@ -140,34 +166,85 @@ function partsOf(input: PackInput): Parts {
   };
 }
 
-function commonPackage({ input, common, base, origin }: Parts): NewPackage {
-  const { module, extras, sourcePackage: source } = input;
+/** Whether there is a package of what all kernels share: of a DKMS package always, since it takes that one's place. */
+export const hasCommon = ({ sourcePackage, extras }: Pick<PackInput, 'sourcePackage' | 'extras'>): boolean =>
+  sourcePackage !== null || extras.length > 0;
+
+function commonPackage({ input, common, commonVersion, base, origin }: Parts): NewPackage {
+  const { module, extras, links = [], sourcePackage: source } = input;
+  const architecture = hasProgram(extras) ? input.debArch : 'all';
   return {
     role: 'common',
-    file: debFile({ name: common, version: base.version, architecture: 'all' }),
+    file: debFile({ name: common, version: commonVersion, architecture }),
     files: extras.map(({ path, bytes, mode }) => ({ path, bytes, mode: extraMode(path, mode) })),
+    links,
     control: {
       ...base,
       package: common,
-      architecture: 'all',
-      // It may be an .rpm.
-      ...(source &&
-        !source.ofDistro &&
-        debName(source.name) === source.name && { conflicts: [source.name], replaces: [source.name] }),
+      version: commonVersion,
+      architecture,
+      ...(source && inPlaceOf(source)),
       description: {
-        synopsis: `${module} kernel module, files for every kernel`,
-        lines: [
-          'Configuration, udev rules and firmware that the module needs beside it.',
-          '',
-          `  Module version: ${input.version}`,
-          ...origin,
-        ],
+        synopsis: `${source?.leader?.name ?? module} kernel module, files for every kernel`,
+        lines: commonText(input, origin),
       },
     },
   };
 }
 
-function modulesPackage({ input, common, main, base, origin, vermagics }: Parts): NewPackage {
+/** Lines of the common package's description. */
+export function commonText(
+  { version, sourcePackage: source }: Pick<PackInput, 'version' | 'sourcePackage'>,
+  origin: readonly string[],
+): string[] {
+  const scripts = source?.notCarried ?? [];
+  return [
+    'What the DKMS package of the module brings beside its source. It takes the place',
+    'of that package.',
+    '',
+    `  Module version: ${source?.leader?.version ?? version}`,
+    ...origin,
+    ...scripts.map((line) => `  ${NOT_CARRIED}${line}`),
+  ];
+}
+
+/** Begins a line of a description that says what a script of the source package would have done. */
+export const NOT_CARRIED = 'Not carried: ';
+
+/**
+ * The relations by which dpkg and apt exchange a DKMS package for ours in one transaction, either way, and by which what
+ * depends on it stays.
+ */
+function inPlaceOf(source: SourcePackage): Partial<ControlFields> {
+  const { name, version, ofDistro } = source;
+  const relations = source.relations ?? noRelations();
+  // Its name may be an .rpm's.
+  const own = !ofDistro && debName(name) === name ? [name] : [];
+  const provided = own.map((each) =>
+    version !== undefined && DEB_VERSION.test(version) ? `${each} (= ${version})` : each,
+  );
+  const unique = (...all: string[]): string[] => [...new Set(all)];
+  return {
+    ...relations,
+    provides: unique(...provided, ...relations.provides),
+    conflicts: unique(...own, ...relations.conflicts),
+    replaces: unique(...own, ...relations.replaces),
+  };
+}
+
+const DEB_VERSION = /^(\d+:)?\d[A-Za-z0-9.+~]*(-[A-Za-z0-9.+~]+)*$/;
+
+/** A .deb's own version as it is, any other as Debian allows it. */
+const debSourceVersion = (version: string): string =>
+  DEB_VERSION.test(version) ? version : debVersion(version);
+
+/** Whether there is a program of one architecture among the files. Firmware may look like one. */
+export const hasProgram = (files: PackInput['extras']): boolean =>
+  files.some(({ path, bytes }) => bytes.subarray(0, 4).equals(ELF) && !path.includes('/firmware/'));
+
+const ELF = Buffer.from('\x7fELF', 'latin1');
+
+function modulesPackage({ input, common, commonVersion, main, base, origin, vermagics }: Parts): NewPackage {
   const { module, release } = input;
   // Where another package brings the same module, dpkg and apt say which one is in the way.
   const own = input.modules.map(({ name }) => debModuleFile(name, release));
@@ -183,9 +260,10 @@ function modulesPackage({ input, common, main, base, origin, vermagics }: Parts)
       ...base,
       package: main,
       architecture: input.debArch,
+      // Before: the DKMS package must have gone, and its own build with it, when this one's modules are put in their place.
+      ...(hasCommon(input) && { preDepends: [`${common} (>= ${commonVersion})`] }),
       depends: [
         input.kernelImages.map(debName).join(' | '),
-        ...(input.extras.length > 0 ? [`${common} (>= ${base.version})`] : []),
         ...input.dependsModules.map((each) => debModulesName(each, release)),
       ],
       provides: [debVirtualName(module), ...own],
@@ -270,7 +348,36 @@ export function extraMode(path: string, mode: number): number {
   return mode & 0o755;
 }
 
-async function script(name: 'postinst' | 'postrm', release: string): Promise<string> {
-  const template = await readFile(join(PACKAGE_ROOT, 'cloud-init', 'package', `${name}.sh`), 'utf8');
-  return template.replaceAll('@RELEASE@', () => release);
+async function scriptsOf({
+  module,
+  release,
+  modules,
+}: PackInput): Promise<Pick<DebInput, 'scripts'> & { triggers: string[] }> {
+  const variables: Record<string, string> = {
+    RELEASE: release,
+    MODULE: module,
+    FILES: modules.map(({ name }) => name).join(' '),
+    TRIGGER: `dkms2bin-initramfs-${release}`,
+    INITRAMFS: await template('initramfs.sh'),
+  };
+  const script = async (name: string): Promise<string> => filled(await template(name), variables);
+  return {
+    scripts: {
+      preinst: await script('preinst.sh'),
+      postinst: await script('postinst.sh'),
+      postrm: await script('postrm.sh'),
+    },
+    triggers: [variables.TRIGGER ?? ''],
+  };
+}
+
+/** A file of cloud-init/package. */
+export const template = (name: string): Promise<string> =>
+  readFile(join(PACKAGE_ROOT, 'cloud-init', 'package', name), 'utf8');
+
+/** A script with values in place of `@NAME@`; what stands in a value is filled as well. */
+export function filled(script: string, variables: Readonly<Record<string, string>>): string {
+  const fill = (text: string): string =>
+    text.replaceAll(/@([A-Z]+)@/g, (_, name: string) => variables[name] ?? '');
+  return fill(fill(script));
 }

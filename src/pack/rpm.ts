@@ -1,9 +1,6 @@
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { Arch } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
-import { PACKAGE_ROOT } from '../lib/paths.js';
 import {
   rpmCommonName,
   rpmModuleCapability,
@@ -15,7 +12,19 @@ import {
 } from '../distro/rpm-names.js';
 import { buildId, readModule } from '../formats/elf.js';
 import type { TarFile } from '../formats/tar.js';
-import { checkModules, extraMode, RELEASE, type PackInput } from './module-package.js';
+import {
+  checkModules,
+  commonText,
+  extraMode,
+  filled,
+  hasCommon,
+  hasProgram,
+  MODULE_NAME,
+  RELEASE,
+  template,
+  type PackInput,
+} from './module-package.js';
+import { noRelations } from './relations.js';
 
 export type RpmInput = Omit<PackInput, 'debArch' | 'kernelImages' | 'outDir' | 'fileName'> & {
   arch: Arch;
@@ -71,7 +80,7 @@ export async function makeRpmSpec(input: RpmInput): Promise<RpmSpec> {
   const of = partsOf(input);
   const { names } = of;
   const main = modulesPackage(of);
-  const common = input.extras.length > 0 ? [commonPackage(of)] : [];
+  const common = hasCommon(input) ? [commonPackage(of)] : [];
   const debug = debugPackage(of);
   const others = [...common, ...debug];
   const folder = `/lib/modules/${input.release}/${names.folder}`;
@@ -101,6 +110,10 @@ export async function makeRpmSpec(input: RpmInput): Promise<RpmSpec> {
     ...others.flatMap((each) => [`%files -n ${each.package}`, ...fileLines(each), '']),
     ...(await scripts(input.form, {
       RELEASE: input.release,
+      MODULE: input.module,
+      PACKAGE: names.name,
+      NAMES: input.modules.map(({ name }) => name).join(' '),
+      INITRAMFS: await template('rpm-initramfs.sh'),
       NVR: `${names.name}-${names.version}-${names.release}`,
       MODULES: main.files.map(({ path }) => path).join(' '),
     })),
@@ -116,6 +129,10 @@ const SETTINGS = [
   // rpmbuild must neither strip nor compress: what is signed would not be valid any more.
   '%global debug_package %{nil}',
   '%global __os_install_post %{nil}',
+  // Firmware that looks like a program.
+  '%global _binaries_in_noarch_packages_terminate_build 0',
+  // Helpers keep the first line that they have.
+  '%global __brp_mangle_shebangs %{nil}',
   '%global _build_id_links none',
   '%global _binary_filedigest_algorithm 8',
   // The package's bytes are a function of what is in it.
@@ -131,13 +148,16 @@ function partsOf(input: RpmInput): Parts {
   if (!RELEASE.test(release)) {
     throw new Dkms2binError('usage', `Not a kernel release: ${JSON.stringify(release)}`);
   }
-  if (!/^[A-Za-z0-9][A-Za-z0-9+._-]*$/.test(module)) {
+  if (!MODULE_NAME.test(module)) {
     throw new Dkms2binError('module', `Not a module name: ${JSON.stringify(module)}`);
   }
   return {
     input,
     names: rpmNames({ module, version: input.version, release, arch }, form),
-    common: { name: rpmCommonName(module), version: rpmVersion(input.version) },
+    common: {
+      name: rpmCommonName(source?.leader?.name ?? module),
+      version: rpmVersion(source?.version ?? input.version),
+    },
     origin: source ? [`Source package: ${[source.name, source.version].filter(Boolean).join(' ')}`] : [],
     vermagics: checkModules(input, arch),
   };
@@ -147,7 +167,7 @@ function modulesPackage({ input, names, common, origin, vermagics }: Parts): Spe
   const { module, release, form, arch } = input;
   const requires = [
     ...names.requires,
-    ...(input.extras.length > 0 ? [`${common.name} >= ${common.version}`] : []),
+    ...(hasCommon(input) ? [`${common.name} >= ${common.version}`] : []),
     ...input.dependsModules.map((each) => rpmModuleCapability(each, release, form)),
   ];
   // Each package has a folder of its own: without that two could be installed that bring the same module.
@@ -197,29 +217,37 @@ function modulesPackage({ input, names, common, origin, vermagics }: Parts): Spe
 }
 
 function commonPackage({ input, names, common, origin }: Parts): SpecPackage {
-  const { module, extras, sourcePackage: source } = input;
+  const { module, extras, links = [], sourcePackage: source } = input;
+  const relations = source?.relations ?? noRelations();
+  const own = source && !source.ofDistro ? [source.name] : [];
+  const version = source?.version;
+  const provided = own.map((name) => (version === undefined ? name : `${name} = ${version}`));
+  const architecture = hasProgram(extras) ? input.arch : 'noarch';
+  const tags = (name: string, values: readonly string[]): string[] =>
+    [...new Set(values)].map((value) => tag(name, value));
   return {
     role: 'common',
-    file: `${common.name}-${common.version}-${names.release}.noarch.rpm`,
+    file: `${common.name}-${common.version}-${names.release}.${architecture}.rpm`,
     package: common.name,
     version: common.version,
     release: names.release,
-    architecture: 'noarch',
-    requires: [],
+    architecture,
+    requires: relations.depends,
     files: extras.map(({ path, bytes, mode }) => ({ path, bytes, mode: extraMode(path, mode) })),
-    links: [],
+    links: [...links],
     preamble: [
       tag('Version', common.version),
-      tag('Summary', `${module} kernel module, files for every kernel`),
-      'BuildArch: noarch',
-      ...(source && !source.ofDistro ? [tag('Conflicts', source.name)] : []),
+      tag('Summary', `${source?.leader?.name ?? module} kernel module, files for every kernel`),
+      ...(architecture === 'noarch' ? ['BuildArch: noarch'] : []),
+      'AutoReqProv: no',
+      ...tags('Requires', relations.depends),
+      ...tags('Recommends', relations.recommends),
+      ...tags('Suggests', relations.suggests),
+      ...tags('Provides', [...provided, ...relations.provides]),
+      ...tags('Conflicts', [...own, ...relations.conflicts]),
+      ...tags('Obsoletes', relations.replaces),
     ],
-    description: [
-      'Configuration, udev rules and firmware that the module needs beside it.',
-      '',
-      `Module version: ${input.version}`,
-      ...origin,
-    ],
+    description: commonText(input, origin).map((line) => line.trim()),
   };
 }
 
@@ -274,6 +302,8 @@ function installLines(packages: readonly SpecPackage[], mtime: number): string[]
       return [`install -D -m ${octal(file.mode)} %{_sourcedir}/${number} ${to}`, `touch -d @${mtime} ${to}`];
     }),
     ...links.flatMap(({ path: from, target }) => {
+      if (!isRpmTarget(target))
+        throw new Dkms2binError('module', `Not a link that an .rpm can hold: ${JSON.stringify(target)}`);
       const to = `'%{buildroot}${path(from)}'`;
       return [`mkdir -p "$(dirname ${to})"`, `ln -s '${target}' ${to}`, `touch -h -d @${mtime} ${to}`];
     }),
@@ -310,11 +340,17 @@ function text(line: string): string {
 
 /** A path in single quotes and in a list of files, where blanks and globs mean something. */
 function path(of: string): string {
-  if (!/^(\/[A-Za-z0-9._+:@,=~-]+)+$/.test(of)) {
+  if (!isRpmPath(of)) {
     throw new Dkms2binError('module', `Not a path that an .rpm can hold: ${JSON.stringify(of)}`);
   }
   return of;
 }
+
+/** Whether an .rpm can hold a file of that path, which stands in its spec file. */
+export const isRpmPath = (path: string): boolean => /^(\/[A-Za-z0-9._+:@,=~-]+)+$/.test(path);
+
+/** Whether a link in an .rpm can lead there. */
+export const isRpmTarget = (target: string): boolean => /^[A-Za-z0-9._+:@,=~/-]+$/.test(target);
 
 const octal = (mode: number): string => mode.toString(8).padStart(4, '0');
 
@@ -324,15 +360,10 @@ const fileLine = (file: TarFile): string =>
 
 /** The scriptlets, from cloud-init/package. */
 async function scripts(form: RpmForm, variables: Record<string, string>): Promise<string[]> {
-  const names = form === 'kmp' ? ['post', 'postun', 'posttrans'] : ['post', 'postun'];
   const all = await Promise.all(
-    names.map(async (name) => {
-      const file = join(PACKAGE_ROOT, 'cloud-init', 'package', `${form}-${name}.sh`);
-      const script = (await readFile(file, 'utf8')).replaceAll(
-        /@([A-Z]+)@/g,
-        (_, each: string) => variables[each] ?? '',
-      );
-      return [`%${name}`, script.replaceAll('%', '%%')];
+    ['pre', 'post', 'postun', 'posttrans'].map(async (name) => {
+      const file = name === 'pre' ? 'rpm-pre.sh' : `${form}-${name}.sh`;
+      return [`%${name}`, filled(await template(file), variables).replaceAll('%', '%%')];
     }),
   );
   return all.flat();

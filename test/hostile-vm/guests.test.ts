@@ -116,7 +116,7 @@ describe('the build of a package', () => {
     const main = await readDeb(path!);
     expect(main.files.map((file) => file.path.replace(/^.*\//, ''))).toEqual(['dk2b_hostile.ko']);
     expect(main.control.get('Depends')).not.toContain('systemd');
-    const common = await readDeb(join(out(), 'dk2b-hostile-modules-common_1.0_all.deb'));
+    const common = await readDeb(join(out(), 'dk2b-hostile-modules-common_1.0-1_all.deb'));
     expect(common.files.map((file) => [file.path, file.mode, file.bytes().toString()])).toEqual([
       [EXTRA, 0o640, 'options dk2b_hostile x=1\n'],
     ]);

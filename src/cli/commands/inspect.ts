@@ -50,7 +50,7 @@ function problemOf(found: Inspection, key: string | undefined): Dkms2binError | 
 }
 
 function inspectionText(found: Inspection): string {
-  const { package: pkg, modules, files, hazards, provenance } = found;
+  const { package: pkg, modules, files, hazards, notCarried, provenance } = found;
   const rows: string[][] = [
     ['File', `${found.file} (${formatBytes(found.bytes)})`],
     ['SHA-256', found.sha256],
@@ -84,6 +84,7 @@ function inspectionText(found: Inspection): string {
     });
     if (files.length === 0) rows.push(['Files', 'none']);
     hazards.forEach((hazard, at) => rows.push([at === 0 ? 'Look at' : '', hazard]));
+    notCarried.forEach((line, at) => rows.push([at === 0 ? 'Not carried' : '', line]));
   }
   return table([...rows, ...provenanceRows(provenance)]);
 }

@@ -46,6 +46,12 @@ export function requireAskedFor(delivery: Delivery, job: CellJob, form: PackageF
   const modules = results.map(({ module, version }) => `${module} ${version ?? ''}`);
   requireEachOnce(modules, (module) => `${module} has two results`);
   const allowed = new Set(results.flatMap((row) => askedFor(row, there, job, form)));
+  // The modules of one source have one package of what they share, named after the first of them.
+  const commons = results.some(({ verdict }) => verdict === 'built')
+    ? results.flatMap((row) => namesOf(row, job, form)?.common ?? [])
+    : [];
+  for (const name of names.filter((each) => commons.some((common) => common.test(each))))
+    for (const each of withRecords(name)) allowed.add(each);
   for (const name of there) if (!allowed.has(name)) refuse(`nobody asked for the file ${name}`);
 }
 
@@ -72,12 +78,12 @@ function askedFor(row: Row, there: ReadonlySet<string>, job: CellJob, form: Pack
       refuse(`the file of ${row.module} ${row.version ?? ''} is called ${name}, not ${wanted ?? 'anything'}`);
     if (!there.has(name)) refuse(`the file ${name} is missing`);
   }
-  const packages = row.package === null || !names ? [] : [names.package, ...names.others];
-  return [
-    ...(row.log === null ? [] : [row.log]),
-    ...packages.flatMap((name) => [name, provenancePath(name), sbomPath(name)]),
-  ];
+  const packages = row.package === null || !names ? [] : [names.package, names.debug];
+  return [...(row.log === null ? [] : [row.log]), ...packages.flatMap(withRecords)];
 }
+
+/** A package with what may lie beside it. */
+const withRecords = (name: string): string[] => [name, provenancePath(name), sbomPath(name)];
 
 type Row = Delivery['results'][number];
 

@@ -7,6 +7,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FrameReader } from '../../../src/guest/frames.js';
 import { inspectFile } from '../../../src/attest/inspect.js';
 import { readRpmFile } from '../../../src/formats/rpm.js';
+import { noRelations } from '../../../src/pack/relations.js';
 import { makeRpmSpec, type RpmInput } from '../../../src/pack/rpm.js';
 import { hasTool } from '../fixtures/has-tool.js';
 import { fakeModule } from '../../unit/fixtures/elf.js';
@@ -28,7 +29,7 @@ const input = (more: Partial<RpmInput> = {}): RpmInput => ({
   form: 'kmod',
   modules: [{ name: 'acpi_call.ko', bytes: fakeModule(more.release ?? EL) }],
   extras: [],
-  sourcePackage: { name: 'acpi_call-dkms', version: '1.2.2-1' },
+  sourcePackage: null,
   maintainer: 'dkms2bin <root@localhost>',
   dependsModules: [],
   mtime: MTIME,
@@ -110,14 +111,28 @@ describe.skipIf(!rpmbuild)(`rpmbuild${rpmbuild ? '' : ' (skipped: it is not inst
   });
 
   it('puts what all kernels share into a package of its own', async () => {
-    const [common, main] = Object.values(await build(input({ extras: EXTRAS })));
-    expect(common).toMatch(/acpi_call-kmod-common-1\.2\.2-1\.noarch\.rpm$/);
+    const relations = { ...noRelations(), depends: ['python3'], provides: ['acpi_call-tools'] };
+    const sourcePackage = {
+      ...{ name: 'acpi_call-dkms', version: '1.2.2-1.el9', relations },
+      ...{ leader: { name: 'acpi_call', version: '1.2.2' }, notCarried: ['%post would run: udevadm 100%'] },
+    };
+    const links = [{ path: '/usr/lib/firmware/new.bin', target: 'old.bin' }];
+    const [common, main] = Object.values(await build(input({ extras: EXTRAS, links, sourcePackage })));
+    expect(common).toMatch(/acpi_call-kmod-common-1\.2\.2_1\.el9-1\.noarch\.rpm$/);
     expect(query(common!, '--configfiles')).toContain('/etc/modprobe.d/acpi-call.conf');
     expect(query(common!, '--conflicts')).toContain('acpi_call-dkms');
-    expect(query(main!, '--requires')).toContain('acpi_call-kmod-common >= 1.2.2');
-    expect((await readRpmFile(common!)).files.map(({ path, mode }) => [path, mode])).toEqual(
-      EXTRAS.map(({ path, mode }) => [path, mode]),
+    expect(query(common!, '--provides')).toEqual(
+      expect.arrayContaining(['acpi_call-dkms = 1.2.2-1.el9', 'acpi_call-tools']),
     );
+    expect(query(common!, '--requires')).toContain('python3');
+    expect(query(main!, '--requires')).toContain('acpi_call-kmod-common >= 1.2.2_1.el9');
+    const { files } = await readRpmFile(common!);
+    expect(files.map(({ path, mode }) => [path, mode & 0o777])).toEqual([
+      ...EXTRAS.map(({ path, mode }) => [path, mode]),
+      ['/usr/lib/firmware/new.bin', 0o777],
+    ]);
+    expect((await inspectFile(common!)).notCarried).toEqual(['%post would run: udevadm 100%']);
+    expect(query(main!, '--scripts').join('\n')).toContain('dracut --force "$initramfs" "$release"');
   });
 
   it('puts debug symbols where gdb and crash look for them, in a package of its own', async (ctx) => {

@@ -235,11 +235,16 @@ it('a module of another cell serves the proof and is in no result', async () => 
 });
 
 it('what is packed beside the modules, and whose place it takes, is what this host read of the source package', async () => {
-  const bytes = sourcePackage({
-    '/etc/modprobe.d/foo.conf': 'options foo x=1\ninstall e1000 /bin/false\n',
-    '/usr/bin/foo-tool': 'ELF',
-    '/usr/share/doc/foo/README': 'read me',
-  });
+  const bytes = sourcePackage(
+    {
+      '/etc/modprobe.d/foo.conf': 'options foo x=1\ninstall e1000 /bin/false\n',
+      '/usr/bin/foo-tool': '#!/bin/sh\n',
+      '/usr/share/lintian/overrides/foo-dkms': 'x',
+      '/boot/foo.img': 'left',
+    },
+    'foo-dkms',
+    'Depends: dkms, foo-tools (>= 2) | bar\nProvides: foo-modules, libc6\nConflicts: foo-modules, old-foo\n',
+  );
   const notes: string[] = [];
   const machine = {
     ...(await opened({})).cell.input.machine,
@@ -249,14 +254,38 @@ it('what is packed beside the modules, and whose place it takes, is what this ho
   const cell = await packaged({}, { machine }, { bytes });
   const [{ result, log, packed }] = cell.modules as [(typeof cell.modules)[0]];
   const common = await readDeb(packed!.packages[0]!.path);
-  expect(common.files.map(({ path }) => path)).toEqual(['/etc/modprobe.d/foo.conf']);
-  expect([common.control.get('Conflicts'), common.control.get('Replaces')]).toEqual(['foo-dkms', 'foo-dkms']);
+  expect(common.files.map(({ path }) => path)).toEqual([
+    ...['/etc/modprobe.d/foo.conf', '/usr/bin/foo-tool'],
+  ]);
+  expect(Object.fromEntries(common.control)).toMatchObject({
+    ...{ Package: 'foo-modules-common', Version: '1-1', Depends: 'foo-tools (>= 2) | bar' },
+    ...{ Conflicts: 'foo-dkms, old-foo', Replaces: 'foo-dkms' },
+    Provides: 'foo-dkms (= 1-1), foo-modules',
+  });
+  const main = await readDeb(packed!.main);
+  expect(main.control.get('Pre-Depends')).toBe('foo-modules-common (>= 1-1)');
   expect(notes).toEqual([
     '/etc/modprobe.d/foo.conf runs a command in place of loading e1000: /bin/false',
-    'Not packed, of the source package: /usr/bin/foo-tool',
+    'Relations of the source package that are not kept: Provides: libc6',
+    'Not packed, of the source package: /boot/foo.img',
   ]);
   expect(result.notes).toEqual(notes);
   expect(log!.toString()).toBe(`make says\n\n${notes.map((note) => `dkms2bin: ${note}\n`).join('')}`);
+});
+
+it('what the scripts of a source package would have done is told, and stands in the package', async () => {
+  const source = { '/usr/src/foo-1/hook.sh': '#!/bin/sh\nmodprobe foo\n' };
+  const conf = 'PACKAGE_NAME=foo\nPACKAGE_VERSION=1\nPOST_INSTALL="hook.sh"\n';
+  const bytes = sourcePackage({
+    ...source,
+    '/usr/src/foo-2/dkms.conf': conf,
+    '/usr/src/foo-2/hook.sh': source['/usr/src/foo-1/hook.sh'],
+  });
+  const { modules } = await packaged({}, {}, { bytes });
+  const line = 'Not carried: POST_INSTALL of dkms.conf would run: modprobe foo';
+  expect(modules[0]!.result.notes).toEqual([line]);
+  const common = await readDeb(modules[0]!.packed!.packages[0]!.path);
+  expect(common.control.get('Description')).toContain(line);
 });
 
 it('a source package that is called like one of the distro takes nobody’s place', async () => {

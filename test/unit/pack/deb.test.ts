@@ -82,9 +82,19 @@ describe('names', () => {
     expect(() => debVersion('___')).toThrow(Dkms2binError);
   });
 
-  it('of extras lie in known folders', () => {
+  it('of extras lie where packages put files', () => {
     for (const { path } of EXTRAS) expect(isExtraPath(path)).toBe(true);
-    for (const path of ['/etc/cron.d/x', '/lib/firmware/../../etc/x', '/etc/modprobe.d/', 'lib/firmware/x']) {
+    for (const path of [
+      ...[
+        '/etc/passwd',
+        '/lib/firmware/../../etc/x',
+        '/etc/modprobe.d/',
+        'lib/firmware/x',
+        '/boot/x',
+        '/etc/sudoers',
+      ],
+      ...['/lib/modules/6.1.0-56-amd64/x.ko', '/usr/lib/modules/x/y.ko', '/var/lib/dpkg/status', '/home/x/y'],
+    ]) {
       expect(isExtraPath(path)).toBe(false);
     }
   });
@@ -99,7 +109,7 @@ describe('packModules', () => {
     const other = await packModules(packInput(tmp, '6.12.117+deb12-amd64', { extras: EXTRAS }));
     expect(other.map((each) => each.status)).toEqual(['up to date', 'written']);
     expect(readdirSync(tmp).sort()).toEqual([
-      'acpi-call-modules-common_1.2.2_all.deb',
+      'acpi-call-modules-common_1.2.2-1_all.deb',
       'acpi_call_1.2.2-6.1.0-56-amd64_x86_64.deb',
       'acpi_call_1.2.2-6.12.117+deb12-amd64_x86_64.deb',
     ]);
@@ -113,7 +123,7 @@ describe('packModules', () => {
     ['a release that is a path', { release: '6/../..' }],
     ['an unknown architecture', { debArch: 'vax' }],
     ['a file name that is a path', { fileName: '../x.deb' }],
-    ['an extra file elsewhere', { extras: [{ path: '/etc/cron.d/x', bytes: Buffer.alloc(0), mode: 0o644 }] }],
+    ['an extra file elsewhere', { extras: [{ path: '/etc/shadow', bytes: Buffer.alloc(0), mode: 0o644 }] }],
     ['a version of nothing', { version: '' }],
     ['a module without a name', { module: '___' }],
     ['a source package with a newline', { sourcePackage: { name: 'a', version: '1\nEssential: yes' } }],

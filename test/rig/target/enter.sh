@@ -1,0 +1,23 @@
+#!/bin/bash
+# Runs a command in a root folder of make-root.sh's, whose files stay as they are: what changes goes into UPPER. Run as root of
+# namespaces for mounts and processes, which take all that is started with them.
+# usage: enter.sh WORK UPPER LOWER[:LOWER…] COMMAND…
+set -eu
+work=$1 upper=$2 lower=$3
+shift 3
+root=$work/root
+mkdir -p "$root" "$upper.work" "$upper"
+mount --make-rprivate /
+mount -t overlay overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$upper.work" "$root"
+mount -t proc proc "$root/proc"
+mount -t tmpfs -o mode=755 tmpfs "$root/dev"
+for node in null zero full random urandom tty; do
+  : >"$root/dev/$node"
+  mount --bind "/dev/$node" "$root/dev/$node"
+done
+ln -s /proc/self/fd "$root/dev/fd"
+mount -t tmpfs tmpfs "$root/run"
+# What a test brings, and what it reads back.
+mkdir -p "$root/mnt"
+mount --bind "$work" "$root/mnt"
+exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive HOME=/root "$@"
