@@ -43,6 +43,8 @@ export const engine = {
     (await import('../engine/refresh.js')).planRefresh(...input),
   refresh: async (...input: Of<Refresh, 'refresh'>) =>
     (await import('../engine/refresh.js')).refresh(...input),
+  notify: async (...input: Of<typeof import('../engine/notify.js'), 'notify'>) =>
+    (await import('../engine/notify.js')).notify(...input),
   planBisect: async (...input: Of<Bisect, 'planBisect'>) =>
     (await import('../engine/bisect.js')).planBisect(...input),
   bisect: async (...input: Of<Bisect, 'bisect'>) => (await import('../engine/bisect.js')).bisect(...input),

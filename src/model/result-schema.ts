@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { ARCHES, type CellResult } from './cell.js';
 import type { MatrixCell, MatrixRun } from './matrix.js';
+import type { Notification } from './notification.js';
 import type { Proof } from './proof.js';
 
 /** One row of a result. */
@@ -255,4 +256,60 @@ export type ProofDocument = z.infer<typeof ProofDocument>;
 /** JSON Schema of `prove --json`, published as schema/proof.schema.json. */
 export function proofJsonSchema(): Record<string, unknown> {
   return { ...z.toJSONSchema(ProofDocument), title: 'dkms2bin prove --json' };
+}
+
+const { module, version, kernel, distro, arch, verdict, reason, log } = Cell.shape;
+
+/** What `refresh --notify` posts, under the same promise. */
+export const NotificationDocument = z.strictObject({
+  schemaVersion: z.literal(1),
+  text: z
+    .string()
+    .describe('The same for people, in a few lines, as many chat services show a field of this name'),
+  tool: z.string().describe('Version of dkms2bin'),
+  host: z.string().describe('Name of the machine'),
+  repository: z.string().describe("Absolute path of the packages' folder there"),
+  at: z.string().describe('ISO 8601'),
+  built: z
+    .array(
+      z.strictObject({
+        module,
+        version,
+        kernel,
+        distro,
+        arch,
+        package: z.string().describe('Its file name'),
+      }),
+    )
+    .describe('New packages, those of earlier rounds that could not be posted included'),
+  failing: z
+    .array(
+      z.strictObject({
+        ...{ module, version, kernel, distro, arch, verdict },
+        reason: reason.describe('Why: of a module that does not compile the first error of the compiler'),
+        log,
+      }),
+    )
+    .describe('What fails now and did not when the last document was delivered'),
+  held: z
+    .array(
+      z.strictObject({
+        package: z.string().describe('The metapackage that keeps a kernel back'),
+        follows: z.string().describe('The kernel metapackage that is kept back, such as linux-image-amd64'),
+        distro,
+        kernel: z.string().describe('Kernel release that machines stay on'),
+        waitsFor: z.string().describe('Kernel release that they wait for'),
+        version: z.string().describe('The version of the kernel metapackage that leads to it'),
+        why: z.string(),
+      }),
+    )
+    .describe('All that is held back now; only a round that publishes the repository knows'),
+  error: EndedBy.nullable().describe(
+    'What ended the round before it had a result; then nothing is known of the rest',
+  ),
+}) satisfies z.ZodType<Notification>;
+
+/** JSON Schema of that document, published as schema/notification.schema.json. */
+export function notificationJsonSchema(): Record<string, unknown> {
+  return { ...z.toJSONSchema(NotificationDocument), title: 'dkms2bin refresh --notify' };
 }

@@ -222,6 +222,17 @@ export const WHAT = [
     excludes: ['dry-run', 'validate'],
   }),
   option({
+    name: 'notify',
+    value: '<url>',
+    schema: form.url,
+    help: 'post a JSON document to this URL when something is new: what was built, what newly fails, which kernels are held back',
+    default: 'nobody is told',
+    group: 'what',
+    commands: ['refresh'],
+    file: 'own',
+    excludes: ['dry-run', 'validate'],
+  }),
+  option({
     name: 'validate',
     value: '<what>',
     schema: form.texts,
