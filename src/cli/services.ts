@@ -78,6 +78,8 @@ export const engine = {
     (await import('../engine/warm.js')).warm(...input),
   prove: async (...input: Of<typeof import('../engine/prove-request.js'), 'proveRequest'>) =>
     (await import('../engine/prove-request.js')).proveRequest(...input),
+  proveUpgrade: async (...input: Of<typeof import('../engine/prove-request.js'), 'proveUpgradeRequest'>) =>
+    (await import('../engine/prove-request.js')).proveUpgradeRequest(...input),
   listDistros: async (): Promise<string[]> => {
     const { loadCatalogue } = await import('../distro/catalogue.js');
     return (await loadCatalogue()).map(({ id }) => id);

@@ -3,6 +3,7 @@ import { ARCHES, type CellResult } from './cell.js';
 import type { MatrixCell, MatrixRun } from './matrix.js';
 import type { Notification } from './notification.js';
 import type { Proof } from './proof.js';
+import type { UpgradeProof } from './upgrade-proof.js';
 
 /** One row of a result. */
 export const Cell = z.strictObject({
@@ -246,9 +247,41 @@ const Proved = z.strictObject({
   phases: z.record(z.string(), z.number().nonnegative()).describe('Wall seconds by phase'),
 }) satisfies z.ZodType<Proof & { schemaVersion: 1 }>;
 
+const { distro: of, accelerator, repository, signedBy, phases, modules } = Proved.shape;
+
+const UpgradeProved = z.strictObject({
+  schemaVersion: z.literal(1),
+  from: z.string().describe('Kernel release that the machine ran, with --from and --to'),
+  to: z.string().describe('Kernel release that it came to'),
+  ...{ distro: of, accelerator, repository, signedBy },
+  follows: z
+    .strictObject({ package: z.string(), version: z.string() })
+    .describe("The distro's kernel metapackage, and its version that leads to the next kernel"),
+  metapackages: z.array(z.string()).describe("The repository's metapackages that were installed"),
+  held: z
+    .array(
+      z.strictObject({
+        upgrade: z.string().describe('upgrade, upgrade --with-new-pkgs, dist-upgrade'),
+        kept: z.boolean().describe('Whether it kept the old kernel, and changed nothing else'),
+        said: z.string().describe("apt's own words"),
+      }),
+    )
+    .describe('What upgrades did while the next kernel was offered, and no module for it'),
+  upgraded: z
+    .array(z.strictObject({ package: z.string(), version: z.string() }))
+    .describe('What one upgrade brought once the module was there'),
+  modules: z.array(modules.element.extend({ kernel: z.string() })),
+  removed: z.array(z.string()).describe('What went along with the old kernel'),
+  standIns: z
+    .array(z.string())
+    .describe('Versions of the kernel metapackage that the distro has no more, so that one like it stood in'),
+  phases,
+}) satisfies z.ZodType<UpgradeProof & { schemaVersion: 1 }>;
+
 /** The document that `prove --json` prints, under the same promise: a proof, or what ended it. */
 export const ProofDocument = z.union([
   Proved,
+  UpgradeProved,
   z.strictObject({ schemaVersion: z.literal(1), error: EndedBy }),
 ]);
 export type ProofDocument = z.infer<typeof ProofDocument>;
