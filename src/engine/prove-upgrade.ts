@@ -70,7 +70,9 @@ export async function chooseFollowers(
   { modules, signal }: { modules: readonly string[]; signal: AbortSignal },
 ): Promise<Followers> {
   const { packages } = await scan(dir, signal);
-  const debs = packages.filter((each): each is DebFile => each.format === 'deb').sort(comparePackageVersions);
+  const debs = packages
+    .filter((each): each is DebFile => each.format === 'deb')
+    .sort((a, b) => comparePackageVersions(b, a));
   const [old, next] = [modulesFor(offer, from), modulesFor(offer, to)];
   const wanted = new Set(modules.map(debName));
   const found = debs.flatMap((deb) => {
@@ -98,8 +100,9 @@ export async function chooseFollowers(
   }
   const { meta, upTo } = first.following;
   const same = found.filter(({ following }) => following.meta === meta && !following.backports);
-  const newest = new Map(same.map((each) => [each.name, each]));
-  return { meta, toVersion: upTo, each: [...newest.values()] };
+  // The newest version of each comes first.
+  const newest = same.filter((each, at) => same.findIndex(({ name }) => name === each.name) === at);
+  return { meta, toVersion: upTo, each: newest };
 }
 
 /** Walks a machine from one kernel to the next. Throws fault `module` where apt does not take what it should. */

@@ -53,6 +53,8 @@ test('the metapackages that lead from one kernel to the other, all or those aske
   meta('only-new');
   meta('foo', { backports: true });
   meta('foo', { release: FROM, upTo: '6.1.192-2' });
+  // Of an earlier build of the same release.
+  meta('foo', { upTo: '6.1.192-3~rc1' });
   const names = ({ each }: Followers): string[] => each.map(({ name }) => name).sort();
   const all = await choose();
   expect(all).toMatchObject({ meta: 'linux-image-amd64', toVersion: '6.1.192-3' });
