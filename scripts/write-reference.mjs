@@ -26,6 +26,7 @@ export async function referenceFiles(from) {
     result: from.schemas.resultJsonSchema(),
     proof: from.schemas.proofJsonSchema(),
     refresh: from.schemas.refreshJsonSchema(),
+    notification: from.schemas.notificationJsonSchema(),
     bisect: from.schemas.bisectJsonSchema(),
     matrix: from.schemas.matrixJsonSchema(),
   };

@@ -18,10 +18,10 @@ type Plan = typeof import('../engine/plan/plan.js');
 type Refresh = typeof import('../engine/refresh.js');
 type Runs = typeof import('../engine/runs.js');
 
-/** `keyFile` is an OpenPGP secret key. */
+/** `keyFile` is an OpenPGP secret key, `enrol` a certificate that machines get a package for. */
 type PublishOptions = Omit<RepositoryOptions, 'key' | 'prepare'> &
   MetapackageOptions &
-  Passphrase & { keyFile?: string | undefined };
+  Passphrase & { keyFile?: string | undefined; enrol?: string | undefined };
 
 export type PublishResult = RepositoryResult & { metapackages: MetapackageResult[] };
 
@@ -43,6 +43,8 @@ export const engine = {
     (await import('../engine/refresh.js')).planRefresh(...input),
   refresh: async (...input: Of<Refresh, 'refresh'>) =>
     (await import('../engine/refresh.js')).refresh(...input),
+  notify: async (...input: Of<typeof import('../engine/notify.js'), 'notify'>) =>
+    (await import('../engine/notify.js')).notify(...input),
   planBisect: async (...input: Of<Bisect, 'planBisect'>) =>
     (await import('../engine/bisect.js')).planBisect(...input),
   bisect: async (...input: Of<Bisect, 'bisect'>) => (await import('../engine/bisect.js')).bisect(...input),
@@ -76,6 +78,8 @@ export const engine = {
     (await import('../engine/warm.js')).warm(...input),
   prove: async (...input: Of<typeof import('../engine/prove-request.js'), 'proveRequest'>) =>
     (await import('../engine/prove-request.js')).proveRequest(...input),
+  proveUpgrade: async (...input: Of<typeof import('../engine/prove-request.js'), 'proveUpgradeRequest'>) =>
+    (await import('../engine/prove-request.js')).proveUpgradeRequest(...input),
   listDistros: async (): Promise<string[]> => {
     const { loadCatalogue } = await import('../distro/catalogue.js');
     return (await loadCatalogue()).map(({ id }) => id);
@@ -86,13 +90,14 @@ export const engine = {
     (await import('./accelerators.js')).acceleratorReport(...input),
   publishRepository: async (
     dir: string,
-    { keyFile, passphrase, ask, ...options }: PublishOptions,
+    { keyFile, enrol, passphrase, ask, ...options }: PublishOptions,
   ): Promise<PublishResult> => {
     const { loadSigningKey, publishRepository } = await import('../repo/index.js');
     const { updateMetapackages } = await import('../engine/metapackages.js');
     const key = keyFile === undefined ? undefined : await loadSigningKey(keyFile, { passphrase, ask });
     const metapackages: MetapackageResult[] = [];
     const prepare = async (): Promise<void> => {
+      if (enrol !== undefined) await (await import('../engine/enrolment.js')).addEnrolment(dir, enrol);
       metapackages.push(...(await updateMetapackages(dir, options, options)));
     };
     return { ...(await publishRepository(dir, { ...options, key, prepare })), metapackages };

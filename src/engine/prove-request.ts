@@ -4,6 +4,7 @@ import { listRunDirs } from '../cell/run-dir.js';
 import type { PlanContext } from '../model/context.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { Proof } from '../model/proof.js';
+import type { UpgradeProof } from '../model/upgrade-proof.js';
 import { readCapped } from '../lib/read-capped.js';
 import { findRow, loadCatalogue } from '../distro/catalogue.js';
 import { readCertificate } from '../formats/certificate.js';
@@ -12,6 +13,7 @@ import { readOfferedPackages } from '../repo/index.js';
 import { KernelEnvironments, machineOf } from './kernel-environments.js';
 import { planTargets } from './plan/plan.js';
 import { choosePackages, prove, proverOf } from './prove.js';
+import { chooseFollowers, proveUpgrade } from './prove-upgrade.js';
 
 /**
  * Installs the packages that the repository `dir` has for the request's one kernel, or those of `modules`, on a machine
@@ -66,4 +68,31 @@ async function certificateOf({ signCert, cwd }: BuildRequest): Promise<X509Certi
   if (signCert === undefined) return null;
   const path = resolve(cwd, signCert);
   return readCertificate(await readCapped(path, 2 ** 20), path);
+}
+
+/**
+ * Walks a machine that runs `from` to the kernel `to`: its distro offers that one before the repository `dir` does, and after. The
+ * modules are those of `modules`, or all whose metapackages lead to `to`.
+ */
+export async function proveUpgradeRequest(
+  request: BuildRequest,
+  { dir, modules, from, to }: { dir: string; modules: readonly string[]; from: string; to: string },
+  context: PlanContext,
+): Promise<UpgradeProof> {
+  const offer = await readOfferedPackages(dir);
+  const follow = await chooseFollowers({ dir, offer }, { from, to }, { modules, signal: context.signal });
+  const rows = await loadCatalogue();
+  const targets = await planTargets({ ...request, kernels: [from, to] }, rows, context);
+  const [old, next] = [from, to].map((release) => targets.find((each) => each.release === release));
+  if (!old || !next || old.distro !== next.distro) {
+    throw new Dkms2binError('usage', `${from} and ${to} are no two kernels of one distro`, {
+      hint: 'Name the distro with --distro.',
+    });
+  }
+  await listRunDirs();
+  const machine = await machineOf(request, old.arch, context);
+  await using environments = new KernelEnvironments(request, rows, machine, 'runtime');
+  const layer = await environments.layer(old);
+  const row = findRow(rows, old.distro);
+  return proveUpgrade({ dir, offer, from: old, to: next, row, request, follow, layer, machine });
 }

@@ -7,8 +7,9 @@ import { Dkms2binError, messageOf } from '../model/errors.js';
 import { writeAtomic } from '../lib/atomic-write.js';
 import { provenancePath, readBundle, type BuiltCell } from '../attest/provenance.js';
 import type { PublishedModule, RefreshPlan, TriedCell } from './plan/refresh.js';
+import { ENROLS } from '../pack/deb.js';
 import { followingOf } from '../pack/metapackage.js';
-import { scan, type PackageFile } from '../repo/package-files.js';
+import { scan, type DebFile, type PackageFile } from '../repo/package-files.js';
 
 /**
  * The modules of the packages in a folder, as the packages' provenance tells. A package whose provenance cannot be used is
@@ -48,14 +49,17 @@ export async function modulesOfPackages(
   const published: PublishedModule[] = [];
   const unknown: string[] = [];
   for (const each of packages) {
-    // What follows a kernel is made anew from the others.
-    if (each.format === 'deb' && followingOf(each.header.fields)) continue;
+    // What follows a kernel is made anew from the others, and a certificate is no module.
+    if (each.format === 'deb' && (followingOf(each.header.fields) || enrols(each))) continue;
     const read = await modulesOf(join(outDir, each.path), each.sha256);
     if ('why' in read) unknown.push(`${each.path} (${read.why})`);
     else published.push(...read.modules);
   }
   return { published, unknown };
 }
+
+const enrols = ({ header }: DebFile): boolean =>
+  header.fields.some(({ key }) => key === ENROLS.toLowerCase());
 
 const AGAIN =
   'Run the dkms2bin build that made the packages again: it writes provenance that is missing, without a VM as long as a package is unchanged.';

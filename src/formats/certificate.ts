@@ -16,6 +16,10 @@ export function readCertificate(bytes: string | Buffer, what: string): X509Certi
   }
 }
 
+/** Whether nobody else vouches for it. (`checkIssued` says no of what may not sign certificates.) */
+export const isSelfSigned = (certificate: X509Certificate): boolean =>
+  certificate.verify(certificate.publicKey);
+
 /** The certificate's serial number as modinfo shows it: `0A:1B:…`. */
 export function keyIdOf(certificate: X509Certificate): string {
   return colons(Buffer.from(certificate.serialNumber, 'hex'));

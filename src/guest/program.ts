@@ -24,6 +24,7 @@ const PARTS = {
   'prove.py': [CODES, 'lib/load.py', 'prove.py'],
   'provision.sh': ['provision.sh'],
   'settle.sh': [...SHELL, 'settle.sh'],
+  'upgrade.py': [CODES, 'lib/load.py', 'upgrade.py'],
   'verify.py': [CODES, 'lib/load.py', 'verify.py'],
 } satisfies Record<string, readonly string[]>;
 

@@ -23,6 +23,8 @@ export interface PassphraseSources {
   /** File whose first line is the passphrase. */
   file?: string;
   cwd: string;
+  /** False for a key that the variable is not about. */
+  fromEnv?: boolean;
   /** Asks a person, without showing what is typed; leave it out when nobody is there. */
   prompt?: (question: string) => Promise<string>;
 }
@@ -33,12 +35,12 @@ export interface PassphraseSources {
  */
 export async function findPassphrase(
   question: string,
-  { file, cwd, prompt }: PassphraseSources,
+  { file, cwd, prompt, fromEnv = true }: PassphraseSources,
 ): Promise<string | undefined> {
   const text =
     file !== undefined
       ? await firstLine(resolve(cwd, file))
-      : (passphraseFromEnv() ?? (await prompt?.(question)));
+      : ((fromEnv ? passphraseFromEnv() : undefined) ?? (await prompt?.(question)));
   if (text === undefined) return undefined;
   const unusable = unusableBecause(text);
   if (unusable === undefined) return text;

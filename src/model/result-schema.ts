@@ -1,7 +1,9 @@
 import { z } from 'zod';
 import { ARCHES, type CellResult } from './cell.js';
 import type { MatrixCell, MatrixRun } from './matrix.js';
+import type { Notification } from './notification.js';
 import type { Proof } from './proof.js';
+import type { UpgradeProof } from './upgrade-proof.js';
 
 /** One row of a result. */
 export const Cell = z.strictObject({
@@ -245,9 +247,41 @@ const Proved = z.strictObject({
   phases: z.record(z.string(), z.number().nonnegative()).describe('Wall seconds by phase'),
 }) satisfies z.ZodType<Proof & { schemaVersion: 1 }>;
 
+const { distro: of, accelerator, repository, signedBy, phases, modules } = Proved.shape;
+
+const UpgradeProved = z.strictObject({
+  schemaVersion: z.literal(1),
+  from: z.string().describe('Kernel release that the machine ran, with --from and --to'),
+  to: z.string().describe('Kernel release that it came to'),
+  ...{ distro: of, accelerator, repository, signedBy },
+  follows: z
+    .strictObject({ package: z.string(), version: z.string() })
+    .describe("The distro's kernel metapackage, and its version that leads to the next kernel"),
+  metapackages: z.array(z.string()).describe("The repository's metapackages that were installed"),
+  held: z
+    .array(
+      z.strictObject({
+        upgrade: z.string().describe('upgrade, upgrade --with-new-pkgs, dist-upgrade'),
+        kept: z.boolean().describe('Whether it kept the old kernel, and changed nothing else'),
+        said: z.string().describe("apt's own words"),
+      }),
+    )
+    .describe('What upgrades did while the next kernel was offered, and no module for it'),
+  upgraded: z
+    .array(z.strictObject({ package: z.string(), version: z.string() }))
+    .describe('What one upgrade brought once the module was there'),
+  modules: z.array(modules.element.extend({ kernel: z.string() })),
+  removed: z.array(z.string()).describe('What went along with the old kernel'),
+  standIns: z
+    .array(z.string())
+    .describe('Versions of the kernel metapackage that the distro has no more, so that one like it stood in'),
+  phases,
+}) satisfies z.ZodType<UpgradeProof & { schemaVersion: 1 }>;
+
 /** The document that `prove --json` prints, under the same promise: a proof, or what ended it. */
 export const ProofDocument = z.union([
   Proved,
+  UpgradeProved,
   z.strictObject({ schemaVersion: z.literal(1), error: EndedBy }),
 ]);
 export type ProofDocument = z.infer<typeof ProofDocument>;
@@ -255,4 +289,60 @@ export type ProofDocument = z.infer<typeof ProofDocument>;
 /** JSON Schema of `prove --json`, published as schema/proof.schema.json. */
 export function proofJsonSchema(): Record<string, unknown> {
   return { ...z.toJSONSchema(ProofDocument), title: 'dkms2bin prove --json' };
+}
+
+const { module, version, kernel, distro, arch, verdict, reason, log } = Cell.shape;
+
+/** What `refresh --notify` posts, under the same promise. */
+export const NotificationDocument = z.strictObject({
+  schemaVersion: z.literal(1),
+  text: z
+    .string()
+    .describe('The same for people, in a few lines, as many chat services show a field of this name'),
+  tool: z.string().describe('Version of dkms2bin'),
+  host: z.string().describe('Name of the machine'),
+  repository: z.string().describe("Absolute path of the packages' folder there"),
+  at: z.string().describe('ISO 8601'),
+  built: z
+    .array(
+      z.strictObject({
+        module,
+        version,
+        kernel,
+        distro,
+        arch,
+        package: z.string().describe('Its file name'),
+      }),
+    )
+    .describe('New packages, those of earlier rounds that could not be posted included'),
+  failing: z
+    .array(
+      z.strictObject({
+        ...{ module, version, kernel, distro, arch, verdict },
+        reason: reason.describe('Why: of a module that does not compile the first error of the compiler'),
+        log,
+      }),
+    )
+    .describe('What fails now and did not when the last document was delivered'),
+  held: z
+    .array(
+      z.strictObject({
+        package: z.string().describe('The metapackage that keeps a kernel back'),
+        follows: z.string().describe('The kernel metapackage that is kept back, such as linux-image-amd64'),
+        distro,
+        kernel: z.string().describe('Kernel release that machines stay on'),
+        waitsFor: z.string().describe('Kernel release that they wait for'),
+        version: z.string().describe('The version of the kernel metapackage that leads to it'),
+        why: z.string(),
+      }),
+    )
+    .describe('All that is held back now; only a round that publishes the repository knows'),
+  error: EndedBy.nullable().describe(
+    'What ended the round before it had a result; then nothing is known of the rest',
+  ),
+}) satisfies z.ZodType<Notification>;
+
+/** JSON Schema of that document, published as schema/notification.schema.json. */
+export function notificationJsonSchema(): Record<string, unknown> {
+  return { ...z.toJSONSchema(NotificationDocument), title: 'dkms2bin refresh --notify' };
 }

@@ -10,6 +10,9 @@ export const MAINTAINER = 'dkms2bin <dkms2bin@localhost>';
 /** The control field of a metapackage that says what it follows. */
 export const FOLLOWS = 'Dkms2bin-Follows';
 
+/** The control field of a package that has a certificate enrolled: its SHA-256. */
+export const ENROLS = 'Dkms2bin-Enrols';
+
 export interface ControlFields {
   package: string;
   version: string;
@@ -29,6 +32,8 @@ export interface ControlFields {
   breaks?: readonly string[];
   /** Of a metapackage: what it follows, in words that are read back. */
   follows?: string;
+  /** Of a package that has a certificate enrolled: its SHA-256, in hex. */
+  enrols?: string;
   /** Marks a package of debug symbols, as Debian's own are: the build ids (hex) that it has files for, possibly none. */
   buildIds?: readonly string[];
   description: {
@@ -42,7 +47,8 @@ export interface DebInput {
   control: ControlFields;
   files: readonly TarFile[];
   links?: readonly TarLink[];
-  scripts: { preinst?: string; postinst?: string; postrm?: string };
+  /** `config` and `templates` are debconf's. */
+  scripts: { preinst?: string; postinst?: string; postrm?: string; config?: string; templates?: string };
   /** Names of dpkg's triggers that the postinst is run for, at the end of a transaction. */
   triggers?: readonly string[];
   /** Seconds since 1970 for every member (SOURCE_DATE_EPOCH). */
@@ -75,9 +81,10 @@ export function makeDeb({ control, files, links = [], scripts, triggers = [], mt
   if (conffiles.length > 0) {
     members.push({ path: '/conffiles', mode: 0o644, bytes: Buffer.from(`${conffiles.sort().join('\n')}\n`) });
   }
-  for (const name of ['preinst', 'postinst', 'postrm'] as const) {
+  for (const name of ['preinst', 'postinst', 'postrm', 'config', 'templates'] as const) {
     const text = scripts[name];
-    if (text !== undefined) members.push({ path: `/${name}`, mode: 0o755, bytes: Buffer.from(text) });
+    const mode = name === 'templates' ? 0o644 : 0o755;
+    if (text !== undefined) members.push({ path: `/${name}`, mode, bytes: Buffer.from(text) });
   }
   if (triggers.length > 0) {
     const lines = triggers.map((each) => `interest-noawait ${each}\n`);
@@ -135,6 +142,7 @@ export function formatControl(control: ControlFields, installedSize: number): st
     `Section: ${control.section}`,
     `Priority: ${control.priority}`,
     ...(control.follows === undefined ? [] : [`${FOLLOWS}: ${field(FOLLOWS, control.follows, /^\S/)}`]),
+    ...(control.enrols === undefined ? [] : [`${ENROLS}: ${field(ENROLS, control.enrols, /^[0-9a-f]+$/)}`]),
     `Description: ${control.description.synopsis}`,
     ...lines,
     ...(control.buildIds ? ['Auto-Built-Package: debug-symbols'] : []),

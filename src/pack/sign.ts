@@ -6,7 +6,7 @@ import { Dkms2binError } from '../model/errors.js';
 import { runBytes } from '../lib/exec.js';
 import { findPassphrase, PASSPHRASE_HINT } from '../lib/passphrase.js';
 import { plain } from '../lib/text.js';
-import { keyIdOf, readCertificate } from '../formats/certificate.js';
+import { isSelfSigned, keyIdOf, readCertificate } from '../formats/certificate.js';
 import { SIGNATURE_HASHES } from '../formats/cms.js';
 import { appendSignature, stripSignature, verifySignature } from './signature.js';
 
@@ -99,6 +99,13 @@ export function signatureHash(configText: string): string {
   );
 }
 
+/** PKCS#8, and the older form that OpenSSL calls traditional. */
+const isEncrypted = (pem: Buffer): boolean =>
+  /^-----BEGIN ENCRYPTED PRIVATE KEY-----|^Proc-Type: 4,ENCRYPTED/m.test(pem.toString('latin1'));
+
+/** Whether a key's file has a passphrase. Throws fault `usage` when it cannot be read. */
+export const isEncryptedKey = async (file: string): Promise<boolean> => isEncrypted(await read(file, 'key'));
+
 interface Key {
   /** How errors call it. */
   name: string;
@@ -114,11 +121,7 @@ async function fileKey(
   options: SignerOptions,
 ): Promise<Key> {
   const pem = await read(file, 'key');
-  // PKCS#8, and the older form that OpenSSL calls traditional.
-  const encrypted = /^-----BEGIN ENCRYPTED PRIVATE KEY-----|^Proc-Type: 4,ENCRYPTED/m.test(
-    pem.toString('latin1'),
-  );
-  const passphrase = encrypted ? await passphraseOf(`the key ${file}`, options) : undefined;
+  const passphrase = isEncrypted(pem) ? await passphraseOf(`the key ${file}`, options) : undefined;
   let key: KeyObject;
   try {
     key = createPrivateKey({ key: pem, ...(passphrase !== undefined && { passphrase }) });
@@ -165,7 +168,10 @@ async function passphraseOf(what: string, { passphraseFile, cwd, prompt }: Signe
   throw new Dkms2binError('usage', `The passphrase of ${what} is missing`, { hint: PASSPHRASE_HINT });
 }
 
-/** The detached signature, byte for byte what the kernel's scripts/sign-file.c makes. */
+/**
+ * The detached signature, byte for byte what the kernel's scripts/sign-file.c makes; but a certificate that an authority vouches for
+ * is in it, so that a kernel which knows the authority alone finds its way there.
+ */
 async function cms(of: {
   module: Buffer;
   hash: string;
@@ -177,7 +183,8 @@ async function cms(of: {
   const { key } = of;
   const certificate = await unnamedFile(of.cert.toString());
   try {
-    const form = '-binary -noattr -nocerts -nosmimecap -outform DER'.split(' ');
+    const form = '-binary -noattr -nosmimecap -outform DER'.split(' ');
+    if (isSelfSigned(of.cert)) form.push('-nocerts');
     // The passphrase comes through a pipe: an environment stays readable in /proc for as long as the process lives.
     const [secret, passin] =
       key.passphrase === undefined ? [[], []] : [[Buffer.from(`${key.passphrase}\n`)], ['-passin', 'fd:4']];

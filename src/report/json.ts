@@ -1,6 +1,7 @@
 import type { CellResult } from '../model/cell.js';
 import type { Dkms2binError } from '../model/errors.js';
 import type { Proof } from '../model/proof.js';
+import type { UpgradeProof } from '../model/upgrade-proof.js';
 
 export const SCHEMA_VERSION = 1;
 
@@ -50,7 +51,7 @@ function cellDocument(cell: CellResult): Record<string, unknown> {
 }
 
 /** The document of `prove --json`: of a proof, or of what ended it. */
-export function proofDocument(outcome: Proof | Dkms2binError): Record<string, unknown> {
+export function proofDocument(outcome: Proof | UpgradeProof | Dkms2binError): Record<string, unknown> {
   return outcome instanceof Error ? errorDocument(outcome) : { schemaVersion: SCHEMA_VERSION, ...outcome };
 }
 

@@ -1,5 +1,6 @@
 import type { Proof } from '../model/proof.js';
 import { oneLine } from '../lib/text.js';
+import type { UpgradeProof } from '../model/upgrade-proof.js';
 import { table } from './text.js';
 
 /** What was proved, a line for each module, and what it saved. */
@@ -16,6 +17,28 @@ export function proofText({ modules, saved, signedBy, enforced, kernel, distro }
       ? `${savingText(saved)}\n`
       : `what was saved is unknown: ${oneLine(distro)} does not say how much this kernel's headers and dkms would take\n`,
   ].join('');
+}
+
+/** How a machine came to its next kernel, a line for each step and module. */
+export function upgradeText(proof: UpgradeProof): string {
+  const { from, to, held, upgraded, modules, removed, follows, metapackages, standIns } = proof;
+  const moved = upgraded.map((each) => `${each.package} ${each.version}`).join(', ');
+  return table([
+    ...modules
+      .filter(({ kernel }) => kernel === from)
+      .map((m) => [m.verdict, m.module, m.kernel, m.reason ?? '']),
+    ...held.map(({ upgrade, kept, said }) => [kept ? 'kept' : 'lost', from, `apt ${upgrade}`, said]),
+    ...(upgraded.length > 0 ? [['upgraded', to, 'apt upgrade', moved]] : []),
+    ...modules
+      .filter(({ kernel }) => kernel !== from)
+      .map((m) => [m.verdict, m.module, m.kernel, m.reason ?? '']),
+    ...(removed.length > 0 ? [['removed', from, 'apt remove', removed.join(', ')]] : []),
+  ]).concat(
+    `followed ${oneLine(follows.package)} to ${oneLine(follows.version)} with ${metapackages.map(oneLine).join(', ')}\n`,
+    standIns.length > 0
+      ? `the distro no longer has ${oneLine(follows.package)} ${standIns.map(oneLine).join(' and ')}: one like it stood in\n`
+      : '',
+  );
 }
 
 /** `saves 453 MB on disk (109 packages, 113 MB to download) against …`. */

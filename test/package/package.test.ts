@@ -54,7 +54,7 @@ test('it finds its catalogue there and plans', async () => {
 
 test('what guests, config files and readers of JSON need is in it', async () => {
   const files: string[] = [];
-  for (const folder of ['cloud-init', 'images', 'schema']) {
+  for (const folder of ['cloud-init', 'images', 'schema', 'systemd']) {
     for (const each of await readdir(join(ROOT, folder), { recursive: true, withFileTypes: true }))
       if (each.isFile()) files.push(relative(ROOT, join(each.parentPath, each.name)));
   }

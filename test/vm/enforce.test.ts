@@ -1,5 +1,6 @@
 import { X509Certificate } from 'node:crypto';
-import { readFile, rm } from 'node:fs/promises';
+import { execa } from 'execa';
+import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { baseImage } from '../../src/environment/base-image.js';
@@ -10,9 +11,11 @@ import { cacheDir } from '../../src/lib/paths.js';
 import { resolveKernels } from '../../src/distro/resolve.js';
 import { findRow, loadCatalogue } from '../../src/distro/catalogue.js';
 import { readDeb } from '../../src/formats/deb.js';
-import { openSigner } from '../../src/pack/sign.js';
+import { openSigner, type Signer } from '../../src/pack/sign.js';
 import { keyIdOf } from '../../src/formats/certificate.js';
-import { stripSignature } from '../../src/pack/signature.js';
+import { appendSignature, stripSignature } from '../../src/pack/signature.js';
+import { hostMirrors } from '../../src/distro/mirrors.js';
+import { Apt } from '../host/fixtures/apt.js';
 import { chooseAccelerator } from '../../src/vm/accel.js';
 import { DISTRO, FIXTURES, IMAGE, kernels, ROAD, temporary, tool, type Document } from './tool.js';
 
@@ -127,3 +130,133 @@ test('under module.sig_enforce=1 a kernel that trusts the certificate loads the 
   expect(stranger).toMatchObject({ code: 1, taint: '' });
   expect(stranger.kernel).toMatch(/loading of module with unavailable key is rejected/i);
 });
+
+test('under an enrolled authority a key made later signs; a foreign, a forged and a hidden one do not', async () => {
+  const keygen = async (...argv: string[]): Promise<void> => {
+    const made = await tool(['keygen', ...argv], { cwd: work });
+    expect(made.code, made.stderr).toBe(0);
+  };
+  const openssl = (...args: string[]) => execa('openssl', args, { cwd: work, encoding: 'buffer' });
+  const leaf = (dir: string): Promise<Signer> =>
+    openSigner({ key: `${dir}/leaf.key`, cert: `${dir}/leaf.pem`, cwd: work, signal });
+  /** As whoever does not ask dkms2bin signs. */
+  const signedBy = async (dir: string, ...more: string[]): Promise<Buffer> => {
+    const form = ['cms', '-sign', '-binary', '-noattr', '-nosmimecap', '-outform', 'DER', '-md', 'sha256'];
+    const key = ['-signer', `${dir}/leaf.pem`, '-inkey', `${dir}/leaf.key`, '-in', 'tiny.ko'];
+    return appendSignature(tiny, Buffer.from((await openssl(...form, ...key, ...more)).stdout));
+  };
+  for (const name of ['fleet', 'foreign']) await keygen('--ca', '--out-dir', name, '--name', name);
+  const built = await tool(
+    [
+      ...['--dkms', join(FIXTURES, 'tiny'), '--kernel', kernel, ...ROAD, '--no-verify', '--json'],
+      ...['--out-dir', 'unsigned'],
+    ],
+    { cwd: work, env: { DKMS2BIN_STATE: join(work, 'state') } },
+  );
+  expect(built.code, built.stderr).toBe(0);
+  const deb = await readDeb((JSON.parse(built.stdout) as Document).cells[0]!.package!);
+  const tiny = stripSignature(deb.files.find((file) => file.path.endsWith('/dk2b_tiny.ko'))!.bytes());
+  await writeFile(join(work, 'tiny.ko'), tiny);
+  const authority = new X509Certificate(await readFile(join(work, 'fleet', 'ca.pem')));
+
+  await using booted = await bootEnforcing(layer, authority, join(work, 'fleet-vm'), machine);
+
+  // After the enrolment.
+  const under = (name: string): string[] => ['--ca-key', `${name}/ca.key`, '--ca-cert', `${name}/ca.pem`];
+  await keygen(...under('fleet'), '--out-dir', 'november', '--name', 'November');
+  await keygen(...under('fleet'), '--out-dir', 'december', '--name', 'December');
+  await keygen(...under('foreign'), '--out-dir', 'stranger');
+  for (const dir of ['november', 'december']) {
+    expect(await load(booted, await (await leaf(dir)).sign(tiny, 'sha256'))).toMatchObject({
+      ...{ code: 0, taint: 'O' },
+    });
+  }
+  const shown = await booted.guest.text('modinfo -F signer /tmp/m.ko');
+  expect(shown.trim()).toBe('fleet');
+
+  const refused = /loading of module with unavailable key is rejected/i;
+  const stranger = await load(booted, await (await leaf('stranger')).sign(tiny, 'sha256'));
+  expect(stranger.code).toBe(1);
+  expect(stranger.kernel).toMatch(refused);
+  // As the kernel's own sign-file does it.
+  const hidden = await load(booted, await signedBy('november', '-nocerts'));
+  expect(hidden.code).toBe(1);
+  expect(hidden.kernel).toMatch(refused);
+  const whole = await load(booted, await signedBy('november'));
+  expect(whole.code).toBe(0);
+
+  // It says that it is under the authority, and somebody else made it.
+  await keygen('--ca', '--out-dir', 'forger', '--name', 'fleet');
+  await keygen(...under('forger'), '--out-dir', 'forged');
+  const forged = await load(booted, await (await leaf('forged')).sign(tiny, 'sha256'));
+  expect(forged.code).toBe(1);
+  expect(forged.kernel).toMatch(refused);
+
+  // Nothing is signed with a key that has ended. The kernel itself does not look at dates.
+  await mkdir(join(work, 'expired'));
+  const request = ['req', '-new', '-newkey', 'rsa:2048', '-nodes', '-subj', '/CN=expired'];
+  await openssl(...request, '-keyout', 'expired/leaf.key', '-out', 'expired/leaf.csr');
+  await writeFile(join(work, 'expired.cnf'), 'authorityKeyIdentifier=keyid\n');
+  await openssl(
+    ...['x509', '-req', '-in', 'expired/leaf.csr', '-days', '0', '-out', 'expired/leaf.pem'],
+    ...['-CA', 'fleet/ca.pem', '-CAkey', 'fleet/ca.key', '-set_serial', '7', '-extfile', 'expired.cnf'],
+  );
+  await new Promise((resolve) => setTimeout(resolve, 1500));
+  await expect(leaf('expired')).rejects.toThrow(/expired on/);
+  expect(await load(booted, await signedBy('expired'))).toMatchObject({ code: 0, taint: 'O' });
+
+  await enrolAndPurge(booted, join(work, 'foreign', 'ca.pem'));
+});
+
+/** mokutil and what it needs beside what every Debian has, from the distro's archive. */
+async function mokutil(): Promise<string[]> {
+  const { mirrors } = findRow(await loadCatalogue(), DISTRO);
+  const { main = mirrors.main } = await hostMirrors();
+  const apt = new Apt(join(work, 'apt'));
+  apt.sources(`deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${main} bookworm main\n`);
+  for (const what of [['update'], ['install', '--yes', '--download-only', 'mokutil']]) {
+    const { code, text } = await apt.get(...what);
+    expect(code, text).toBe(0);
+  }
+  const folder = join(apt.root, 'cache/archives');
+  const files = (await readdir(folder)).filter((name) => /^(mokutil|libefivar1|libkeyutils1)_/.test(name));
+  expect(files).toHaveLength(3);
+  return files.map((name) => join(folder, name));
+}
+
+/** The package that a repository gets with --enrol asks the firmware for it, and takes it back. */
+async function enrolAndPurge({ guest }: Booted, authority: string): Promise<void> {
+  const repository = join(work, 'enrol');
+  await mkdir(repository);
+  const published = await tool(['repo', repository, '--enrol', authority, '--json']);
+  expect(published.code, published.stderr).toBe(0);
+  const [file = ''] = (await readdir(repository)).filter((name) => name.startsWith('module-key-foreign_'));
+  const debs = [...(await mokutil()), join(repository, file)];
+  for (const [at, path] of debs.entries()) await guest.put({ bytes: await readFile(path) }, `/tmp/${at}.deb`);
+  const name = 'module-key-foreign';
+  const { raw } = new X509Certificate(await readFile(authority));
+  /** Whether the firmware has a request with this certificate for its next start. */
+  const asked = async (): Promise<boolean> => {
+    const text = await guest.text('cat /sys/firmware/efi/efivars/MokNew-* 2>/dev/null | base64 -w0 || true');
+    return Buffer.from(text, 'base64').includes(raw);
+  };
+  const quiet = 'export DEBIAN_FRONTEND=noninteractive;';
+  await guest.text(`${quiet} dpkg -i /tmp/[0-2].deb`);
+
+  // Nobody gave a password: it says what to type.
+  const bare = await guest.text(`${quiet} dpkg -i /tmp/3.deb 2>&1`);
+  expect(bare).toContain(`mokutil --import /usr/share/module-keys/${name}.der`);
+  expect(await asked()).toBe(false);
+
+  const preseed = `echo '${name} ${name}/password password a secret of 1' | debconf-set-selections`;
+  const enrolled = await guest.text(`${quiet} ${preseed}; dpkg-reconfigure ${name} 2>&1`);
+  expect(enrolled).toContain('choose "Enroll MOK"');
+  expect(await asked()).toBe(true);
+  expect(await guest.text("grep -c 'a secret of 1' /var/cache/debconf/*.dat || true")).not.toMatch(/:[1-9]/);
+  // Once more asks for nothing more.
+  expect(await guest.text(`${quiet} ${preseed}; dpkg-reconfigure ${name} 2>&1`)).not.toContain('Enroll MOK');
+
+  await guest.text(`${quiet} dpkg --purge ${name} 2>&1`);
+  expect(await asked()).toBe(false);
+  expect(await guest.text(`ls -d /var/lib/${name} 2>&1 || true`)).toContain('No such file');
+}

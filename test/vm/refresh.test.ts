@@ -52,6 +52,14 @@ test('a repository of an older kernel is brought to the newest one', async () =>
   const index = await readFile(join(repository, 'Packages'), 'utf8');
   expect(index).toContain(`Filename: ./${basename(cells[0]!.package!)}\n`);
   expect(index).toContain(`Package: dk2b-tiny-modules-${previous}\n`);
+  // The metapackage leads to the kernel that was built for now; that of the first publication held it back.
+  const metapackages = index.split('\n\n').filter((each) => /^Package: dk2b-tiny-modules-amd64$/m.test(each));
+  expect(metapackages.map((each) => /^Depends: (\S+)/m.exec(each)?.[1])).toContain(
+    `dk2b-tiny-modules-${newest}`,
+  );
+  expect(metapackages.map((each) => /^Depends: (\S+)/m.exec(each)?.[1])).toContain(
+    `dk2b-tiny-modules-${previous}`,
+  );
   expect(await missing(there)).toEqual([0, { schemaVersion: 1, missing: [], blocked: [] }]);
 
   // A source that broke is built once, and then only told of.

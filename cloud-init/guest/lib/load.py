@@ -1,4 +1,4 @@
-"""What verify.py and prove.py have in common. The host sends the variables, exit-codes.sh, this, and the program, as one text.
+"""What verify.py, prove.py and upgrade.py have in common. The host sends the variables, exit-codes.sh, this, and the program, as one text.
 
 Variables: RELEASE, HANG (seconds that an init or exit function may take). Result lines, @@dkms2bin KEY VALUE:
   doing load NAME, doing unload NAME       before each: when the machine does not survive it, the host knows what it was

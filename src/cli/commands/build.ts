@@ -10,6 +10,7 @@ import type { Ui } from '../../ui/index.js';
 import { askSecret, askYes } from '../ask.js';
 import type { CliContext } from '../context.js';
 import { command, type CommandContext } from '../frame.js';
+import type { PublishResult } from '../services.js';
 import { heldText, publishFolder, type PublishingOptions } from './repo.js';
 
 /** What a build, and what builds as it does, comes to. */
@@ -84,11 +85,12 @@ export async function publishRepository(
   outDir: string,
   options: RepositoryOptions,
   context: CommandContext,
-): Promise<void> {
+): Promise<PublishResult> {
   const result = await publishFolder(outDir, options, context);
   context.stderr.write(heldText(result));
   for (const { path, reason } of result.leftOut)
     context.ui.emit({ type: 'note', level: 'warn', message: `Not in the repository: ${path}: ${reason}` });
+  return result;
 }
 
 /** Prints the result; the exit code. */

@@ -1,10 +1,12 @@
+import { resolve } from 'node:path';
 import { Dkms2binError, EXIT, EXIT_CODE, EXIT_ORDER } from '../../model/errors.js';
 import { oneLine, plain } from '../../lib/text.js';
 import type { RefreshPlan } from '../../engine/plan/refresh.js';
 import { requestOf } from '../../options/request.js';
+import type { OptionsOf } from '../../options/table.js';
 import { SCHEMA_VERSION } from '../../report/json.js';
 import { table } from '../../report/text.js';
-import { command } from '../frame.js';
+import { command, type CommandContext } from '../frame.js';
 import { watch } from '../watch.js';
 import { asksForRepository, buildContext, noResult, publishRepository, reportOutcome } from './build.js';
 
@@ -20,6 +22,7 @@ Exit codes are those of build; with --dry-run ${EXIT['work-to-do']} says that th
   examples: [
     'dkms2bin refresh --out-dir ./out --dry-run',
     'dkms2bin refresh --out-dir ./out --repo-key ~/repo-key.asc --watch 6h',
+    'dkms2bin refresh --out-dir ./out --repo --watch 6h --notify https://chat.example.org/hooks/KEY',
     'dkms2bin refresh --out-dir ./out --validate proposed --validate next',
   ],
   errorDocument: noResult,
@@ -39,27 +42,52 @@ Exit codes are those of build; with --dry-run ${EXIT['work-to-do']} says that th
     return EXIT.ok;
   },
   run: async ({ options }, context) => {
-    const { engine, ui, signal, stderr } = context;
-    const { newest, validate, json, quiet } = options;
-    const request = requestOf(options, context.cwd);
-    const plan = await engine.planRefresh(request, { newest, validate }, { emit: ui.emit, signal });
-    if (options.dryRun) {
-      await engine.checkPlan(plan, { emit: ui.emit, signal });
-      context.answer(
-        () => planDocument(plan),
-        () => planText(plan),
-      );
-      if (!json) stderr.write(remarks(plan));
-      if (plan.cells.length === 0 && !quiet) stderr.write('nothing to build\n');
-      return dryRunCode(plan);
-    }
-    const outcome = await engine.refresh(plan, buildContext(request, options, context));
-    // Also when nothing was built: an earlier run may have ended before it could publish.
-    if (asksForRepository(options) && validate.length === 0)
-      await publishRepository(request.outDir, options, context);
-    return reportOutcome(outcome, options, context);
+    const { signal, stderr } = context;
+    const { json, quiet } = options;
+    if (!options.dryRun) return round(options, context);
+    const plan = await planOf(options, context);
+    await context.engine.checkPlan(plan, { emit: context.ui.emit, signal });
+    context.answer(
+      () => planDocument(plan),
+      () => planText(plan),
+    );
+    if (!json) stderr.write(remarks(plan));
+    if (plan.cells.length === 0 && !quiet) stderr.write('nothing to build\n');
+    return dryRunCode(plan);
   },
 });
+
+type Options = OptionsOf<'refresh'>;
+
+function planOf(options: Options, { engine, ui, signal, cwd }: CommandContext): Promise<RefreshPlan> {
+  const { newest, validate } = options;
+  return engine.planRefresh(requestOf(options, cwd), { newest, validate }, { emit: ui.emit, signal });
+}
+
+/** Builds, publishes, and tells whoever is to be told, also of what ended it. */
+async function round(options: Options, context: CommandContext): Promise<number> {
+  const { engine, ui, signal, cwd } = context;
+  const { notify: url, outDir, proxy } = options;
+  const tell = async (what: Parameters<typeof engine.notify>[2]): Promise<void> => {
+    if (url !== undefined)
+      await engine.notify(resolve(cwd, outDir), url, what, { emit: ui.emit, signal, proxy });
+  };
+  try {
+    const plan = await planOf(options, context);
+    const request = requestOf(options, cwd);
+    const outcome = await engine.refresh(plan, buildContext(request, options, context));
+    // Also when nothing was built: an earlier run may have ended before it could publish.
+    const published =
+      asksForRepository(options) && options.validate.length === 0
+        ? await publishRepository(request.outDir, options, context)
+        : null;
+    if (!signal.aborted) await tell({ cells: outcome.cells, metapackages: published?.metapackages ?? null });
+    return reportOutcome(outcome, options, context);
+  } catch (error) {
+    if (error instanceof Dkms2binError && !signal.aborted) await tell({ error });
+    throw error;
+  }
+}
 
 /** What can be built comes first: the run that builds it says what cannot. */
 function dryRunCode({ cells, blocked }: RefreshPlan): number {

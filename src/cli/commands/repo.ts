@@ -15,12 +15,13 @@ export interface PublishingOptions extends MetapackageOptions {
   repoKey?: string;
   keep?: number;
   origin?: string;
+  enrol?: string;
 }
 
 /** Publishes a folder, relative to the current one; the key's passphrase comes from the environment or the terminal. */
 export function publishFolder(
   dir: string,
-  { repoKey, keep, origin, hold, offline, mirror, proxy }: PublishingOptions,
+  { repoKey, keep, origin, enrol, hold, offline, mirror, proxy }: PublishingOptions,
   context: CommandContext,
 ): Promise<PublishResult> {
   const { engine, env, cwd, signal, ui } = context;
@@ -30,6 +31,7 @@ export function publishFolder(
     ask: async (question) => (context.stdin.isTTY === true ? askSecret(question, context) : null),
     keep,
     origin,
+    enrol: enrol === undefined ? undefined : resolve(cwd, enrol),
     ...{ hold, offline, mirror, proxy },
     emit: ui.emit,
     signal,

@@ -11,9 +11,13 @@ export interface Question {
   stallMs: number;
   /** Refuses to be redirected from https to http. */
   secure?: boolean;
+  /** Posted as JSON, to this URL and no other: a redirect is an answer. */
+  json?: string;
+  /** What errors call the URL, when it is a secret itself. */
+  shown?: string;
 }
 
-/** One GET whose body has not been read yet. */
+/** One request whose body has not been read yet. */
 export interface Answer extends Disposable {
   readonly response: Response;
   /** The body, as the server sent it. Throws when the connection is cut or silent. */
@@ -24,6 +28,7 @@ export interface Answer extends Disposable {
 export async function ask(question: Question, net: Pick<Net, 'signal' | 'proxy'>): Promise<Answer> {
   if (net.signal?.aborted) throw interrupted();
   const { url, stallMs } = question;
+  const shown = question.shown ?? url;
   const stream = openStream(question, net.proxy);
   // got wraps what destroys it, so the true reason is kept here.
   let reason: Error | undefined;
@@ -35,7 +40,7 @@ export async function ask(question: Question, net: Pick<Net, 'signal' | 'proxy'>
   const disarm = (): void => clearTimeout(timer);
   const arm = (): void => {
     disarm();
-    const silent = new Passing(`${redact(url)}: the server was silent for ${stallMs / 1000} s`);
+    const silent = new Passing(`${redact(shown)}: the server was silent for ${stallMs / 1000} s`);
     timer = setTimeout(() => end(silent), stallMs);
   };
   const abort = (): void => end(interrupted());
@@ -47,7 +52,7 @@ export async function ask(question: Question, net: Pick<Net, 'signal' | 'proxy'>
   };
   const wrong = (error: unknown): Error => {
     close();
-    return networkError(url, reason ?? error);
+    return networkError(shown, reason ?? error);
   };
   async function* chunks(): AsyncGenerator<Buffer> {
     const reader = stream[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
@@ -74,7 +79,7 @@ export async function ask(question: Question, net: Pick<Net, 'signal' | 'proxy'>
     const response = await new Promise<Response>((resolve, reject) => {
       stream.once('response', resolve);
       stream.once('error', reject);
-      stream.once('close', () => reject(new Passing(`${redact(url)}: closed without an answer`)));
+      stream.once('close', () => reject(new Passing(`${redact(shown)}: closed without an answer`)));
     });
     disarm();
     return { response, chunks, [Symbol.dispose]: close };
@@ -83,9 +88,11 @@ export async function ask(question: Question, net: Pick<Net, 'signal' | 'proxy'>
   }
 }
 
-function openStream({ url, headers, secure }: Question, proxy: string | undefined) {
+function openStream({ url, headers, secure, json }: Question, proxy: string | undefined) {
+  const type = json === undefined ? {} : { 'content-type': 'application/json' };
   return got.stream(url, {
-    headers: { 'user-agent': 'dkms2bin', 'accept-encoding': 'identity', ...headers },
+    ...(json !== undefined && { method: 'POST', body: json, followRedirect: false }),
+    headers: { 'user-agent': 'dkms2bin', 'accept-encoding': 'identity', ...type, ...headers },
     decompress: false,
     throwHttpErrors: false,
     retry: { limit: 0 },
@@ -123,10 +130,16 @@ export function tooLarge(url: string, maxBytes: number): Dkms2binError {
 export function httpError(url: string, response: Response): Error {
   const { statusCode } = response;
   const via = response.url && response.url !== url ? ` (from ${redact(response.url)})` : '';
-  const text = `${redact(url)}: HTTP ${statusCode} ${response.statusMessage ?? ''}`.trim() + via;
+  return statusError(
+    `${redact(url)}: HTTP ${statusCode} ${response.statusMessage ?? ''}`.trim() + via,
+    response,
+  );
+}
+
+export function statusError(text: string, { statusCode, headers }: Response): Error {
   if (statusCode === 404 || statusCode === 410) return new Dkms2binError('not-found', text);
   if ([408, 425, 429].includes(statusCode) || statusCode >= 500) {
-    const after = Number(response.headers['retry-after']);
+    const after = Number(headers['retry-after']);
     return new Passing(text, Number.isFinite(after) ? after * 1000 : 0);
   }
   return new Dkms2binError('transient', text);

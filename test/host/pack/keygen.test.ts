@@ -14,6 +14,7 @@ import { join, relative } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { openSigner } from '../../../src/pack/sign.js';
+import { stripSignature, verifySignature } from '../../../src/pack/signature.js';
 import { cli } from '../../unit/fixtures/cli-harness.js';
 
 let tmp: string;
@@ -65,6 +66,69 @@ describe('keygen', () => {
     );
     expect(stdout).toMatch(/--sign-key \S+mok\.key --sign-cert \S+mok\.pem\n/);
     expect(stdout).toContain('it has no passphrase');
+  });
+
+  it('makes an authority as .machine keyrings take it, and keys under it whose signatures carry their certificate', async () => {
+    const made = await keygen('--ca', '--name', 'Fleet');
+    expect([made.code, made.stderr]).toEqual([0, '']);
+    expect(made.stdout).toMatch(/--ca-key \S+ca\.key --ca-cert \S+ca\.pem --out-dir DIR\n/);
+    const about = (file: string): string =>
+      String(spawnSync('openssl', ['x509', '-noout', '-in', join(tmp, file), '-text']).stdout);
+    expect(about('ca.pem')).toMatch(/Basic Constraints: critical\s+CA:TRUE, pathlen:0\n/);
+    expect(about('ca.pem')).toMatch(/Key Usage: critical\s+Certificate Sign, CRL Sign\n/);
+    expect(about('ca.pem')).toMatch(/Code Signing, 1\.3\.6\.1\.4\.1\.2312\.16\.1\.2\n/);
+
+    const under = ['--ca-key', join(tmp, 'ca.key'), '--ca-cert', join(tmp, 'ca.pem')];
+    const leaf = await keygen(...under, '--name', 'November', '--days', '30');
+    expect([leaf.code, leaf.stderr]).toEqual([0, '']);
+    expect(leaf.stdout).toMatch(/Machines that have enrolled \S+ca\.pem load them\.\n/);
+    expect(readdirSync(tmp).sort()).toEqual(['ca.der', 'ca.key', 'ca.pem', 'leaf.key', 'leaf.pem']);
+    expect(about('leaf.pem')).toMatch(/Issuer: CN = Fleet\n[^]*Subject: CN = November\n/);
+    expect(about('leaf.pem')).toMatch(/CA:FALSE[^]*Key Usage:\s+Digital Signature\n/);
+
+    const cert = join(tmp, 'leaf.pem');
+    const signer = await openSigner({
+      ...{ key: join(tmp, 'leaf.key'), cert, cwd: '/', signal: new AbortController().signal },
+    });
+    const ko = Buffer.concat([Buffer.from('7f454c46', 'hex'), Buffer.from('a module')]);
+    const signed = await signer.sign(ko, 'sha256');
+    expect(verifySignature(signed, readFileSync(cert))).toMatchObject({
+      signer: 'Fleet',
+      keyId: signer.keyId,
+    });
+    expect(stripSignature(signed)).toEqual(ko);
+    // Knowing the authority alone, openssl finds the way by what is in the signature.
+    writeFileSync(join(tmp, 'm.ko'), ko);
+    writeFileSync(join(tmp, 'm.p7s'), signed.subarray(ko.length, signed.length - 40));
+    const check = (authority: string) =>
+      spawnSync('openssl', [
+        ...['cms', '-verify', '-binary', '-inform', 'DER', '-in', join(tmp, 'm.p7s'), '-purpose', 'any'],
+        ...['-content', join(tmp, 'm.ko'), '-CAfile', join(tmp, authority), '-out', '/dev/null'],
+      ]);
+    const good = check('ca.pem');
+    expect(good.status, String(good.stderr)).toBe(0);
+    await keygen('--name', 'Another');
+    expect(check('mok.pem').status).not.toBe(0);
+  });
+
+  it('wants both files of an authority that is one, outlives the key, and opens', async () => {
+    await keygen();
+    const [key, cert] = [join(tmp, 'mok.key'), join(tmp, 'mok.pem')];
+    expect((await keygen('--ca-key', key)).stderr).toContain('--ca-cert is missing');
+    expect((await keygen('--ca-key', key, '--ca')).code).toBe(2);
+    const none = await keygen('--ca-key', key, '--ca-cert', cert);
+    expect([none.code, none.stderr]).toEqual([2, expect.stringContaining(`${cert} is no authority's`)]);
+
+    const secret = join(tmp, 'secret');
+    writeFileSync(secret, 'of the authority\n');
+    const made = await keygen('--ca', '--days', '20', '--passphrase-file', secret);
+    expect([made.code, made.stderr]).toEqual([0, '']);
+    const under = ['--ca-key', join(tmp, 'ca.key'), '--ca-cert', join(tmp, 'ca.pem')];
+    expect((await keygen(...under, '--days', '30')).stderr).toContain('--ca-passphrase-file');
+    const file = [...under, '--ca-passphrase-file', secret];
+    expect((await keygen(...file, '--days', '30')).stderr).toMatch(/ca\.pem ends before that, on 20\d\d-/);
+    expect(await keygen(...file, '--days', '10')).toMatchObject({ code: 0, stderr: '' });
+    expect(readFileSync(join(tmp, 'leaf.key'), 'latin1')).toContain('BEGIN PRIVATE KEY');
   });
 
   it('never replaces a file, and leaves none beside it', async () => {

@@ -105,9 +105,9 @@ describe('a signed module', () => {
       .find((path) => existsSync(path));
     if (signFile === undefined) return ctx.skip('sign-file is not installed (package linux-kbuild-6.1)');
     writeFileSync(join(tmp, 'm.ko'), KO);
-    const done = spawnSync(signFile, ['sha256', pair.key, pair.der, join(tmp, 'm.ko'), join(tmp, 's.ko')]);
+    const done = spawnSync(signFile, ['sha256', pair.key, pair.der!, join(tmp, 'm.ko'), join(tmp, 's.ko')]);
     expect(String(done.stderr)).toBe('');
-    expect(await (await open({ cert: pair.der })).sign(KO, 'sha256')).toEqual(
+    expect(await (await open({ cert: pair.der! })).sign(KO, 'sha256')).toEqual(
       readFileSync(join(tmp, 's.ko')),
     );
   });

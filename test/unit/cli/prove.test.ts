@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { Dkms2binError } from '../../../src/model/errors.js';
 import type { Proof } from '../../../src/model/proof.js';
 import { ProofDocument } from '../../../src/model/result-schema.js';
+import type { UpgradeProof } from '../../../src/model/upgrade-proof.js';
 import { cli } from '../fixtures/cli-harness.js';
 
 const KERNEL = '6.1.0-56-amd64';
@@ -90,5 +91,73 @@ describe('dkms2bin prove', () => {
     const { code, stderr } = await cli(['prove', 'out']);
     expect(code).toBe(2);
     expect(stderr).toContain('--kernel');
+  });
+});
+
+describe('dkms2bin prove --from --to', () => {
+  const [from, to] = ['6.1.0-56-amd64', '6.1.0-57-amd64'];
+  const of = (kernel: string, verdict: 'loaded' | 'failed' = 'loaded') => ({
+    ...{ kernel, package: `acpi-call-modules-${kernel}`, version: '1.2.2', module: 'acpi_call' },
+    ...{ verdict, reason: null },
+  });
+  const WALK: UpgradeProof = {
+    ...{ from, to, distro: 'debian-12', accelerator: 'tcg', repository: '/r', signedBy: null },
+    follows: { package: 'linux-image-amd64', version: '6.1.192-3' },
+    metapackages: ['acpi-call-modules-amd64'],
+    held: ['upgrade', 'dist-upgrade'].map((upgrade) => ({
+      ...{ upgrade, kept: true, said: 'kept back: linux-image-amd64' },
+    })),
+    upgraded: [{ package: `acpi-call-modules-${to}`, version: '1.2.2' }],
+    modules: [of(from), of(to)],
+    removed: [`acpi-call-modules-${from}`, `linux-image-${from}`],
+    standIns: ['6.1.192-2'],
+    phases: { boot: 3 },
+  };
+  const walk = (proof: UpgradeProof, ...more: string[]) =>
+    cli(['prove', 'out', '--from', from, '--to', to, ...more], {
+      proveUpgrade: () => Promise.resolve(proof),
+    });
+
+  test('tells each step, and in a document of its schema', async () => {
+    const { code, stdout } = await walk(WALK);
+    expect([code, stdout.trim().split('\n')]).toEqual([
+      0,
+      [
+        expect.stringMatching(/^loaded +acpi_call +6\.1\.0-56-amd64$/),
+        expect.stringMatching(/^kept +6\.1\.0-56-amd64 +apt upgrade +kept back: linux-image-amd64$/),
+        expect.stringMatching(/^kept +6\.1\.0-56-amd64 +apt dist-upgrade +kept back/),
+        expect.stringMatching(
+          /^upgraded +6\.1\.0-57-amd64 +apt upgrade +acpi-call-modules-6\.1\.0-57-amd64 1\.2\.2$/,
+        ),
+        expect.stringMatching(/^loaded +acpi_call +6\.1\.0-57-amd64$/),
+        expect.stringMatching(
+          /^removed +6\.1\.0-56-amd64 +apt remove +acpi-call-modules-6\.1\.0-56-amd64, linux-image/,
+        ),
+        'followed linux-image-amd64 to 6.1.192-3 with acpi-call-modules-amd64',
+        'the distro no longer has linux-image-amd64 6.1.192-2: one like it stood in',
+      ],
+    ]);
+    const json = await walk(WALK, '--json');
+    expect(ProofDocument.parse(JSON.parse(json.stdout))).toMatchObject({ from, to, held: WALK.held });
+  });
+
+  test.each<[string, Partial<UpgradeProof>]>([
+    [
+      'a kernel that went on without us',
+      { held: [{ upgrade: 'upgrade', kept: false, said: '' }], upgraded: [] },
+    ],
+    ['a module that does not load on the new kernel', { modules: [of(from), of(to, 'failed')] }],
+  ])('%s: exit code 1', async (_, more) => {
+    expect((await walk({ ...WALK, ...more })).code).toBe(1);
+  });
+
+  test.each([
+    [['--from', from], '--to is missing'],
+    [['--to', to], '--from is missing'],
+    [[], '--kernel is missing'],
+    [['--from', from, '--to', to, '--kernel', to], 'cannot be used with'],
+  ])('usage error %j', async (argv, message) => {
+    const { code, stderr } = await cli(['prove', 'out', ...argv]);
+    expect([code, stderr]).toEqual([2, expect.stringContaining(message)]);
   });
 });

@@ -31,6 +31,7 @@ const SAMPLES: Readonly<Record<string, string[]>> = {
   memory: ['512M', '2g', '1.5GiB', '1024'],
   jobs: ['8'],
   timeout: ['90', '45m', '2H', '1.5h'],
+  notify: ['https://chat.example.org/hooks/KEY'],
   mirror: ['http://mirror.example/debian'],
   archive: ['https://archive.example'],
   proxy: ['http://proxy.example:3128'],
