@@ -124,7 +124,7 @@ const source = deb(
 const ko = elf([['.modinfo', modinfo({ vermagic: `${RELEASE} SMP ` })]]);
 const meta = { modules: [{ name: 'foo', version: '1', ko: [{ dest: 'foo.ko', blob: 0 }], log: 1 }] };
 const { guest } = standInGuest({
-  'build.sh': { stdout: rows('build-seconds foo/1 3', 'module foo 1 built foo.ko') },
+  'build.sh': { stdout: rows('announce foo 1', 'build-seconds foo/1 3', 'module foo 1 built foo.ko') },
   'collect.py': {
     stdout: frames([
       ['ko', ko],
@@ -132,7 +132,7 @@ const { guest } = standInGuest({
       ['meta', JSON.stringify(meta)],
     ]),
   },
-  'verify.py': { stdout: rows('load foo loaded') },
+  'verify.py': { stdout: rows('doing load foo', 'load foo loaded') },
 });
 
 await listRunDirs();
@@ -179,7 +179,7 @@ const input = {
     layer: {
       boot: { kind: 'direct' },
       config: join(layer.dir, 'config'),
-      ...{ entry: layer, kernelPackages: [], versions: {}, image: facts().image },
+      ...{ entry: layer, kernelPackages: [], buildPackages: [], versions: {}, image: facts().image },
     },
     snapshot: null,
   },
