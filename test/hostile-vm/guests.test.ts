@@ -113,7 +113,7 @@ const JUDGES: Record<string, (log: string) => void | Promise<void>> = {
   ),
   escapes: (log) => {
     expect(log).toContain('drawkcab');
-    expect(log).not.toMatch(/[\u0007\u001b]/);
+    // The file has what the build has printed; what is shown of it has not.
     for (const text of [ended.stdout, ended.stderr]) expect(text).not.toMatch(/[\u0007\u001b\u009b\u202e]/);
   },
   flood: keepsSmall,
@@ -169,7 +169,7 @@ beforeAll(async () => {
   ended = await tool(
     [
       ...sources.flatMap((path) => ['--dkms', path]),
-      ...[...ROAD, '--kernel', kernel, '--out-dir', out(), '--jobs', '1', '--json'],
+      ...[...ROAD, '--kernel', kernel, '--out-dir', out(), '--jobs', '1', '--json', '--verbose'],
     ],
     {
       cwd: work,
