@@ -32,7 +32,7 @@ export interface DiskRequest {
   tar: string;
   /** Where it goes, packed with zstd. */
   rootOut: string;
-  /** A folder to unpack it into. */
+  /** A folder to unpack it into, in a new folder of its own. */
   root: string;
   /** The disk to make. */
   raw: string;
@@ -44,15 +44,16 @@ export async function writeDisk(request: DiskRequest): Promise<void> {
   const { tar, root, raw, uuid } = request;
   const fakeState = `${root}.fakeroot`;
   const options = { cancelSignal: request.signal };
-  // What packages have put there is read and written by programs that see this folder alone.
+  // What packages have put there is read and written by programs that see this folder alone, and nobody else enters it.
   const place = dirname(root);
+  await mkdir(place, { mode: 0o700 });
   const sectors = (request.diskGiB * 1024 * MIB) / SECTOR;
   // The backup partition table needs 33 sectors; leave a whole MiB.
   const rootSectors = sectors - ROOT_START - MIB / SECTOR;
   await mkdir(root);
   // Ownership lives in fakeroot's state; /dev is devtmpfs's matter.
   const unpack = ['tar', '-C', root, '-x', '--numeric-owner', '-p', '--exclude=./dev/*', '-f', tar];
-  await onDisk(place, ['fakeroot', '-s', fakeState, ...unpack], options);
+  await onDisk(place, ['fakeroot', '-s', fakeState, ...unpack], { ...options, readable: [tar] });
   // Kernel layers are made from this copy, at native speed.
   await writeFile(request.rootOut, '');
   await onDisk(request.rootOut, ['zstd', '-q', '-f', '-1', '-T0', tar, '-o', request.rootOut], {
@@ -61,8 +62,13 @@ export async function writeDisk(request: DiskRequest): Promise<void> {
   });
   await removeScratch(tar);
   // Some suites ship files that nobody may read (gshadow); fakeroot's state keeps their modes, mke2fs has to read them.
-  const unreadable = ['-type', 'f', '!', '-perm', '-600', '-exec', 'chmod', 'u+rw', '{}', '+'];
-  await onDisk(place, ['find', root, ...unreadable], options);
+  // None is to be setuid on this host, either.
+  const odd = ['(', '!', '-perm', '-600', '-o', '-perm', '/6000', ')'];
+  await onDisk(
+    place,
+    ['find', root, '-type', 'f', ...odd, '-exec', 'chmod', 'u+rw,ug-s', '{}', '+'],
+    options,
+  );
 
   await writeFile(raw, '', { flag: 'wx' });
   await truncate(raw, sectors * SECTOR);
@@ -73,7 +79,7 @@ export async function writeDisk(request: DiskRequest): Promise<void> {
   const ext4 = ['-t', 'ext4', '-q', '-F', '-L', 'rootfs', '-U', uuid, '-m', '1', '-d', root, '-J', 'size=64'];
   const config = join(PACKAGE_ROOT, 'cloud-init/bootstrap/mke2fs.conf');
   await onDisk(
-    place,
+    [place, raw],
     [
       ...['fakeroot', '-i', fakeState, 'mke2fs', ...ext4],
       ...['-E', `offset=${ROOT_OFFSET},hash_seed=${uuid},lazy_itable_init=1,lazy_journal_init=1,nodiscard`],

@@ -73,7 +73,7 @@ export async function bootstrapImage(request: BootstrapRequest): Promise<{ packa
   const scratch = join(request.workDir, `bootstrap-${process.pid}`);
   const partial = `${request.out}.part-${process.pid}`;
   const uuid = uuidOf(request);
-  const [box, root, raw] = [join(scratch, 'box'), join(scratch, 'root'), join(scratch, 'disk.raw')];
+  const [box, root, raw] = [join(scratch, 'box'), join(scratch, 'own', 'root'), join(scratch, 'disk.raw')];
   const tar = join(box, 'root.tar');
   const { arch, diskGiB, rootOut, emit, signal } = request;
   await mkdir(scratch, { mode: 0o755 });
