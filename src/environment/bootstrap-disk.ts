@@ -59,6 +59,8 @@ export async function writeDisk(request: DiskRequest): Promise<void> {
   await onDisk(request.rootOut, ['zstd', '-q', '-f', '-1', '-T0', tar, '-o', request.rootOut], {
     ...options,
     readable: [tar],
+    // In a namespace of an ordinary user's the kernel has another word for no, which fakeroot does not expect.
+    env: { FAKEROOTDONTTRYCHOWN: '1' },
   });
   await removeScratch(tar);
   // Some suites ship files that nobody may read (gshadow); fakeroot's state keeps their modes, mke2fs has to read them.
