@@ -53,14 +53,17 @@ export async function writeDisk(request: DiskRequest): Promise<void> {
   await mkdir(root);
   // Ownership lives in fakeroot's state; /dev is devtmpfs's matter.
   const unpack = ['tar', '-C', root, '-x', '--numeric-owner', '-p', '--exclude=./dev/*', '-f', tar];
-  await onDisk(place, ['fakeroot', '-s', fakeState, ...unpack], { ...options, readable: [tar] });
+  await onDisk(place, ['fakeroot', '-s', fakeState, ...unpack], {
+    ...options,
+    readable: [tar],
+    // In a namespace of an ordinary user's the kernel has another word for no, which fakeroot does not expect.
+    env: { FAKEROOTDONTTRYCHOWN: '1' },
+  });
   // Kernel layers are made from this copy, at native speed.
   await writeFile(request.rootOut, '');
   await onDisk(request.rootOut, ['zstd', '-q', '-f', '-1', '-T0', tar, '-o', request.rootOut], {
     ...options,
     readable: [tar],
-    // In a namespace of an ordinary user's the kernel has another word for no, which fakeroot does not expect.
-    env: { FAKEROOTDONTTRYCHOWN: '1' },
   });
   await removeScratch(tar);
   // Some suites ship files that nobody may read (gshadow); fakeroot's state keeps their modes, mke2fs has to read them.

@@ -256,14 +256,10 @@ async function whereConfined<T>(what: string, how: () => Promise<T>, without: T)
     await sandboxWorks();
   } catch (error) {
     if (!isRoot()) return without;
-    throw new Dkms2binError(
-      'host',
-      `${what} does not run as root, and cannot be confined here: ${String((error as Error).message)}`,
-      {
-        hint: 'Install bubblewrap (sudo apt-get install bubblewrap), or run dkms2bin as an ordinary user.',
-        cause: error,
-      },
-    );
+    throw new Dkms2binError('host', `${what}${String((error as Error).message)}`, {
+      hint: 'Install bubblewrap (sudo apt-get install bubblewrap), or run dkms2bin as an ordinary user.',
+      cause: error,
+    });
   }
   return how();
 }
@@ -278,7 +274,11 @@ export function confined(contents: Pick<Contents, 'readable' | 'writable'>): Pro
     ...(await bwrapArgs({ ...contents, network: false })),
     ...['--cap-drop', 'ALL', '--'],
   ];
-  return whereConfined('What reads images and archives', how, []);
+  return whereConfined(
+    'Images and archives are not read as root, and their readers cannot be confined here: ',
+    how,
+    [],
+  );
 }
 
 /**
@@ -295,5 +295,12 @@ export async function vmSandbox(contents: Contents): Promise<VmSandbox> {
     ...['--cap-drop', 'ALL', ...keep, '--'],
     ...withoutPrivilege(owner, contents.devices?.includes('/dev/kvm') ? await kvmGroup() : []),
   ];
-  return { command: await whereConfined('QEMU', how, withoutPrivilege(null)), owner };
+  return {
+    command: await whereConfined(
+      'QEMU does not run as root, and cannot be confined here: ',
+      how,
+      withoutPrivilege(null),
+    ),
+    owner,
+  };
 }
