@@ -77,6 +77,7 @@ export default defineConfig({
           // The tool killed at every step, with a stand-in for the guest: minutes, but no VM.
           name: 'kill',
           include: ['test/kill/**/*.test.ts'],
+          globalSetup: ['test/queue/setup.ts'],
           testTimeout: 60 * 60_000,
           hookTimeout: 5 * 60_000,
         },

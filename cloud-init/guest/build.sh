@@ -8,7 +8,7 @@
 #
 # Result lines, @@dkms2bin KEY VALUE:
 #   source-package NAME VERSION       what was installed (repo, deb) or the module itself (folder, tarball)
-#   build-seconds NAME/VERSION 12.345 wall time of the `dkms build` command
+#   build-seconds NAME/VERSION 12.34 wall time of the `dkms build` command
 #   first-error NAME/VERSION LINE     the first error line of make.log
 #   left-out NAME/VERSION TEXT        which of its files dkms would not install, because the kernel's own are as new
 #   announce NAME VERSION             a module that will have one of the next rows; the package's own before anything is built

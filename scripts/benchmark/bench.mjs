@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { byHand } from './by-hand.mjs';
 import { clones } from './clones.mjs';
+import { runs, starts } from './confinement.mjs';
 import { digestOfModules } from './digest.mjs';
 import { matrix, throughWorkers } from './matrix.mjs';
 import { measure, say, show } from './measure.mjs';
@@ -17,6 +18,8 @@ export class Bench {
   /** What was measured, by kind: the figures are computed from it. */
   samples = {
     help: [],
+    starts: [],
+    confined: [],
     warm: [],
     native: [],
     hand: [],
@@ -47,12 +50,14 @@ export class Bench {
 
   async run() {
     if (this.wants('help')) await this.attempt(['help'], () => this.help());
-    const names = [...this.options.wanted].filter((name) => name !== 'help');
+    await this.attempt(['confinement'], () => starts(this));
+    const names = [...this.options.wanted].filter((name) => !['help', 'confinement'].includes(name));
     if (names.length === 0) return;
     await this.attempt(names, async () => {
       this.scratch = await mkdtemp(join(tmpdir(), 'dkms2bin-bench-'));
       await this.prepare();
       await this.attempt(['first-command', 'clone-memory'], () => clones(this));
+      await this.attempt(['confined-run'], () => runs(this));
       await this.attempt(['native', 'overhead', 'tool-memory', 'same-bytes'], () => this.warm());
       await this.attempt(['same-bytes'], () => this.coldBytes());
       await this.attempt(['second-module', 'new-kernel', 'cold'], () => byHand(this));

@@ -6,6 +6,13 @@ import { processSeconds } from './measure.mjs';
 import { CLONE_RUNS, CPUS, IDLE_CLONES, MEMORY_MIB } from './options.mjs';
 import { dist } from './tool.mjs';
 
+/** QEMU itself, below the processes that confine it. */
+async function qemuBelow(pid) {
+  const children = await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8');
+  const [child] = children.split(' ').filter(Boolean);
+  return child === undefined ? pid : qemuBelow(child);
+}
+
 /** Clones of the warm snapshot, without the rest of a build. */
 export async function clones(bench) {
   const [{ baseImage }, { kernelLayer }, { kernelEnvironmentOf }, { bootClone }, request] = await Promise.all(
@@ -19,20 +26,34 @@ export async function clones(bench) {
   );
   const { emit } = request.context;
   const { name: accel, cpu } = bench.accelerator;
-  const machine = { accel, cpu, cpus: CPUS, memoryMiB: MEMORY_MIB, emit, signal: bench.signal };
+  const machine = {
+    arch: 'x86_64',
+    accel,
+    cpu,
+    cpus: CPUS,
+    memoryMiB: MEMORY_MIB,
+    emit,
+    signal: bench.signal,
+  };
   const base = await baseImage(request.row, request.context);
   const layer = await kernelLayer(
-    { base, target: request.target, variant: 'build', kernelPackages: [] },
+    {
+      base,
+      target: request.target,
+      variant: 'build',
+      kernelPackages: [],
+      buildPackages: { names: [], files: [] },
+    },
     machine,
   );
   const { snapshot } = await kernelEnvironmentOf(layer, machine);
   const boot = async () => {
     const dir = await mkdtemp(join(bench.scratch, 'clone-'));
     const called = performance.now();
-    const booted = await bootClone(snapshot, false, dir, machine);
+    const booted = await bootClone(snapshot, 'none', dir, machine);
     const answer = await booted.guest.text('uname -r');
     const whole = (performance.now() - called) / 1000;
-    const qemu = await processSeconds(booted.vm.pid);
+    const qemu = await processSeconds(await qemuBelow(booted.vm.pid));
     if (answer.trim() !== bench.kernel) throw new Error(`the clone answered ${answer}`);
     return { booted, sample: { ...qemu, whole } };
   };
@@ -50,7 +71,7 @@ export async function clones(bench) {
         idle.push((await boot()).booted);
       if (idle.length > 0) await sleep(5000, undefined, { signal: bench.signal });
       for (const { vm } of idle) {
-        const rollup = await readFile(`/proc/${vm.pid}/smaps_rollup`, 'utf8');
+        const rollup = await readFile(`/proc/${await qemuBelow(vm.pid)}/smaps_rollup`, 'utf8');
         const kib = (field) => Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(rollup)[1]);
         bench.samples.clones.push({
           privateDirtyMiB: kib('Private_Dirty') / 1024,

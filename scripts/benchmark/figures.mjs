@@ -24,6 +24,7 @@ export function figuresOf({ samples, options, accelerator }) {
     ...buildSeconds(samples, wants('native') || wants('overhead')),
     ...(wants('overhead') ? overheads(samples, accelerator?.name === 'kvm' ? 'kvm' : 'emulated') : []),
     ...startFigures(samples),
+    ...confinementFigures(samples),
     ...(wants('tool-memory') ? toolMemory(samples) : []),
     ...matrixFigures(samples.matrix),
     ...sameBytes(samples),
@@ -146,6 +147,28 @@ function startFigures({ boots, help, clones }) {
       ...{ name: 'clone-memory', figure: 'clone-memory', what: 'private dirty, per idle clone', unit: 'MiB' },
       values: of(clones, 'privateDirtyMiB'),
       target: ['≤', 90],
+    },
+  ];
+}
+
+/** What a start costs more with a layer than without it; and runs, whole. */
+function confinementFigures({ starts, confined }) {
+  const [off, on] = [false, true].map((side) => confined.filter((s) => s.confined === side));
+  return [
+    ...[...new Set(of(starts, 'name'))].map((name) => {
+      const [without, with_] = [false, true].map((side) =>
+        starts.filter((s) => s.name === name && s.confined === side),
+      );
+      return {
+        ...{ name, figure: 'confinement', what: 'a start more', unit: 'ms' },
+        values: with_.map((s, at) => (s.wall - without[at].wall) * 1000),
+        cpuText: `${Math.round(spread(with_.map((s, at) => (s.cpu - without[at].cpu) * 1000)).median)} ms`,
+      };
+    }),
+    {
+      ...{ name: 'confined-run', figure: 'confined-run', what: 'confined ÷ not, whole', unit: '×' },
+      values: on.map((s, at) => s.wall / off[at].wall),
+      ...(on.length > 0 && { cpuText: `${show(spread(on.map((s, at) => s.cpu / off[at].cpu)).median)} ×` }),
     },
   ];
 }

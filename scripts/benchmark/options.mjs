@@ -22,6 +22,8 @@ export const EPOCH = process.env.SOURCE_DATE_EPOCH ?? '1577836800';
 export const HELP_RUNS = 10;
 export const CLONE_RUNS = 5;
 export const IDLE_CLONES = 3;
+/** Of each program of `confinement`, on each side, in tens. */
+export const STARTS = 5;
 /** Of the matrix: small packages that build for every plain kernel of the distro. */
 export const MATRIX = [
   ...['acpi-call-dkms', 'bbswitch-dkms', 'dm-writeboost-dkms'],
@@ -46,6 +48,8 @@ const FIGURES = {
   'clone-memory': { about: 'private dirty memory of each of several idle clones' },
   'tool-memory': { about: 'peak RSS of the tool itself (node)' },
   help: { about: 'dkms2bin --help' },
+  confinement: { about: 'starts of programs with and without each layer of confinement, no VM' },
+  'confined-run': { slow: true, about: 'warm run, whole: QEMU in namespaces of its own ÷ without' },
   matrix: {
     slow: true,
     about: "wall of a matrix ÷ (sum of the guests' own `dkms build` ÷ VMs side by side)",

@@ -5,7 +5,7 @@ import { Dkms2binError, messageOf } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
 import { run, runBytes, type RunOptions } from '../lib/exec.js';
 import { cacheDir } from '../lib/paths.js';
-import { qcow2Info } from '../lib/qemu-img.js';
+import { keepsDataElsewhere, qcow2Info, qemuImg } from '../lib/qemu-img.js';
 import { openStore, type Store } from '../lib/object-store/index.js';
 import { oneLine } from '../lib/text.js';
 import { formatBytes } from '../lib/units.js';
@@ -114,15 +114,14 @@ class StoredCache implements SharedCache {
 
   /** The disk names its backing file by where that lies on the machine that made it; any other file of this one it must not name. */
   async #settle(disk: string, parent: EntryId | undefined): Promise<void> {
+    if (await keepsDataElsewhere(disk)) throw new Error('its disk keeps its data in another file');
     if (parent) {
       const at = join(cacheDir(), 'images', parent.hash);
       const backing = parent.hash.endsWith('.qcow2') ? at : join(at, 'disk.qcow2');
-      await run('qemu-img', ['rebase', '-u', '-f', 'qcow2', '-F', 'qcow2', '-b', backing, disk], {
-        cancelSignal: this.signal,
-      });
+      const args = ['rebase', '-u', '-f', 'qcow2', '-F', 'qcow2', '-b', backing, disk];
+      await qemuImg(args, { readable: [backing], writable: [disk] }, { cancelSignal: this.signal });
     }
     const info = await qcow2Info(disk, this.signal);
-    if (info.dataFile !== undefined) throw new Error('its disk keeps its data in another file');
     if (!parent && info.backing !== undefined) throw new Error('its disk has a backing file');
   }
 

@@ -5,7 +5,7 @@ import { listRunDirs } from '../cell/run-dir.js';
 import type { Emit } from '../model/events.js';
 import type { PlanContext } from '../model/context.js';
 import { messageOf } from '../model/errors.js';
-import { run } from '../lib/exec.js';
+import { qemuImg } from '../lib/qemu-img.js';
 import { formatBytes } from '../lib/units.js';
 import { currentImages } from '../environment/official-image.js';
 import {
@@ -61,9 +61,8 @@ async function pinned(): Promise<string[]> {
     const boot = (record.vm as unknown as BootSpec | null)?.boot;
     if (boot?.kind === 'direct') paths.push(boot.vmlinuz);
     const disk = join(dir, 'disk.qcow2');
-    const found = await run('qemu-img', ['info', '-U', '-f', 'qcow2', '--output=json', disk]).catch(
-      () => null,
-    );
+    const args = ['info', '-U', '-f', 'qcow2', '--output=json', disk];
+    const found = await qemuImg(args, { readable: [disk] }).catch(() => null);
     const { 'full-backing-filename': backing } = DiskInfo.parse(JSON.parse(found?.stdout ?? '{}'));
     if (backing !== undefined) paths.push(backing);
   }

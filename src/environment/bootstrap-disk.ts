@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto';
 import { mkdir, open, readFile, truncate, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Arch } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
-import { run } from '../lib/exec.js';
-import { removeScratch, SBIN } from '../lib/namespace.js';
+import { removeScratch } from '../lib/namespace.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
+import { onDisk } from './on-disk.js';
 
 /** GRUB's package and format for UEFI, and what UEFI looks for on removable media. */
 export const EFI_GRUB: Record<Arch, { package: string; format: string; file: string }> = {
@@ -32,7 +32,7 @@ export interface DiskRequest {
   tar: string;
   /** Where it goes, packed with zstd. */
   rootOut: string;
-  /** A folder to unpack it into. */
+  /** A folder to unpack it into, in a new folder of its own. */
   root: string;
   /** The disk to make. */
   raw: string;
@@ -43,38 +43,54 @@ export interface DiskRequest {
 export async function writeDisk(request: DiskRequest): Promise<void> {
   const { tar, root, raw, uuid } = request;
   const fakeState = `${root}.fakeroot`;
-  const options = { cancelSignal: request.signal, env: SBIN };
+  const options = { cancelSignal: request.signal };
+  // What packages have put there is read and written by programs that see this folder alone, and nobody else enters it.
+  const place = dirname(root);
+  await mkdir(place, { mode: 0o700 });
   const sectors = (request.diskGiB * 1024 * MIB) / SECTOR;
   // The backup partition table needs 33 sectors; leave a whole MiB.
   const rootSectors = sectors - ROOT_START - MIB / SECTOR;
   await mkdir(root);
   // Ownership lives in fakeroot's state; /dev is devtmpfs's matter.
-  await run(
-    'fakeroot',
-    ['-s', fakeState, 'tar', '-C', root, '-x', '--numeric-owner', '-p', '--exclude=./dev/*', '-f', tar],
-    options,
-  );
+  const unpack = ['tar', '-C', root, '-x', '--numeric-owner', '-p', '--exclude=./dev/*', '-f', tar];
+  await onDisk(place, ['fakeroot', '-s', fakeState, ...unpack], {
+    ...options,
+    readable: [tar],
+    // In a namespace of an ordinary user's the kernel has another word for no, which fakeroot does not expect.
+    env: { FAKEROOTDONTTRYCHOWN: '1' },
+  });
   // Kernel layers are made from this copy, at native speed.
-  await run('zstd', ['-q', '-1', '-T0', tar, '-o', request.rootOut], options);
+  await writeFile(request.rootOut, '');
+  await onDisk(request.rootOut, ['zstd', '-q', '-f', '-1', '-T0', tar, '-o', request.rootOut], {
+    ...options,
+    readable: [tar],
+  });
   await removeScratch(tar);
   // Some suites ship files that nobody may read (gshadow); fakeroot's state keeps their modes, mke2fs has to read them.
-  await run('find', [root, '-type', 'f', '!', '-perm', '-600', '-exec', 'chmod', 'u+rw', '{}', '+'], options);
+  // None is to be setuid on this host, either.
+  const odd = ['(', '!', '-perm', '-600', '-o', '-perm', '/6000', ')'];
+  await onDisk(
+    place,
+    ['find', root, '-type', 'f', ...odd, '-exec', 'chmod', 'u+rw,ug-s', '{}', '+'],
+    options,
+  );
 
   await writeFile(raw, '', { flag: 'wx' });
   await truncate(raw, sectors * SECTOR);
-  await run('sfdisk', ['--quiet', '--no-reread', '--no-tell-kernel', raw], {
+  await onDisk(raw, ['sfdisk', '--quiet', '--no-reread', '--no-tell-kernel', raw], {
     ...options,
     input: partitionTable(uuid, rootSectors),
   });
   const ext4 = ['-t', 'ext4', '-q', '-F', '-L', 'rootfs', '-U', uuid, '-m', '1', '-d', root, '-J', 'size=64'];
-  await run(
-    'fakeroot',
+  const config = join(PACKAGE_ROOT, 'cloud-init/bootstrap/mke2fs.conf');
+  await onDisk(
+    [place, raw],
     [
-      ...['-i', fakeState, 'mke2fs', ...ext4],
+      ...['fakeroot', '-i', fakeState, 'mke2fs', ...ext4],
       ...['-E', `offset=${ROOT_OFFSET},hash_seed=${uuid},lazy_itable_init=1,lazy_journal_init=1,nodiscard`],
       ...[raw, `${Math.floor((rootSectors * SECTOR) / 1024)}k`],
     ],
-    { ...options, env: { MKE2FS_CONFIG: join(PACKAGE_ROOT, 'cloud-init/bootstrap/mke2fs.conf'), ...SBIN } },
+    { ...options, readable: [config], env: { MKE2FS_CONFIG: config } },
   );
   await installBootLoader(request);
 }
@@ -103,11 +119,12 @@ async function installBootLoader({ arch, root, raw, uuid, signal }: DiskRequest)
   const serial = uuid.slice(0, 8);
   const options = { cancelSignal: signal, env: { MTOOLS_SKIP_CHECK: '1' } };
   const geometry = ['-T', String(ESP.size), '-h', '64', '-s', '32', '-c', '4', '-N', serial];
-  await run('mformat', ['-i', esp, ...geometry, '-v', 'ESP', '::'], options);
+  await onDisk(raw, ['mformat', '-i', esp, ...geometry, '-v', 'ESP', '::'], options);
   await clearPartitionTable(raw, ESP.start * SECTOR);
-  await run('mmd', ['-i', esp, '::/EFI', '::/EFI/BOOT'], options);
+  await onDisk(raw, ['mmd', '-i', esp, '::/EFI', '::/EFI/BOOT'], options);
   const { format, file } = EFI_GRUB[arch];
-  await run('mcopy', ['-i', esp, join(grub, format, 'core.efi'), `::/EFI/BOOT/${file}`], options);
+  const core = join(grub, format, 'core.efi');
+  await onDisk(raw, ['mcopy', '-i', esp, core, `::/EFI/BOOT/${file}`], { ...options, readable: [core] });
 }
 
 /** In the boot sector and the BIOS boot partition. */

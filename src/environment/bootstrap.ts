@@ -8,6 +8,7 @@ import { syncPath } from '../lib/atomic-write.js';
 import { run } from '../lib/exec.js';
 import { guestUrl } from '../lib/gateway.js';
 import { removeScratch } from '../lib/namespace.js';
+import { qemuImg } from '../lib/qemu-img.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { plain } from '../lib/text.js';
 import { nativeSandbox, type NativeSandbox } from '../lib/sandbox.js';
@@ -72,7 +73,7 @@ export async function bootstrapImage(request: BootstrapRequest): Promise<{ packa
   const scratch = join(request.workDir, `bootstrap-${process.pid}`);
   const partial = `${request.out}.part-${process.pid}`;
   const uuid = uuidOf(request);
-  const [box, root, raw] = [join(scratch, 'box'), join(scratch, 'root'), join(scratch, 'disk.raw')];
+  const [box, root, raw] = [join(scratch, 'box'), join(scratch, 'own', 'root'), join(scratch, 'disk.raw')];
   const tar = join(box, 'root.tar');
   const { arch, diskGiB, rootOut, emit, signal } = request;
   await mkdir(scratch, { mode: 0o755 });
@@ -85,7 +86,10 @@ export async function bootstrapImage(request: BootstrapRequest): Promise<{ packa
     );
     const packages = await readFile(join(root, 'var/lib/dkms2bin/packages'), 'utf8');
     await phase(emit, 'bootstrap convert', async () => {
-      await run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', raw, partial], { cancelSignal: signal });
+      await writeFile(partial, '');
+      const places = { readable: [raw], writable: [partial] };
+      const args = ['convert', '-f', 'raw', '-O', 'qcow2', raw, partial];
+      await qemuImg(args, places, { cancelSignal: signal });
       await syncPath(partial);
       await rename(partial, request.out);
     });

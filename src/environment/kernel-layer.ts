@@ -5,7 +5,7 @@ import { CONSOLE, type KernelTarget } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { credentialsFor } from '../lib/credentials.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
-import { run } from '../lib/exec.js';
+import { allocatedClusters } from '../lib/qemu-img.js';
 import { extraAuthorities } from '../lib/authorities.js';
 import { hostMirrors, mirrorsOf, proxyFor } from '../distro/mirrors.js';
 import { PACKAGE_MANAGERS, type PackageManager } from '../distro/package-manager.js';
@@ -288,7 +288,7 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
   await vm.waitForPowerOff(deadline(machine.accel, 30));
   await removeAccess(dir);
   await rm(join(dir, 'seed.iso'), { force: true });
-  await run('qemu-img', ['check', '-q', '-f', 'qcow2', join(dir, 'disk.qcow2')]);
+  await allocatedClusters(join(dir, 'disk.qcow2'), machine.signal);
   return madeOf(installed, target, installed.bootArguments);
 }
 

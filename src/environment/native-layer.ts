@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import type { Arch } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
-import { run } from '../lib/exec.js';
-import { removeScratch, SBIN } from '../lib/namespace.js';
+import { removeScratch } from '../lib/namespace.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
+import { backingChain, qemuImg } from '../lib/qemu-img.js';
 import { nativeSandbox, type NativeSandbox } from '../lib/sandbox.js';
 import { plain } from '../lib/text.js';
 import type { GuestOutput } from '../guest/guest.js';
@@ -19,6 +19,7 @@ import { provisionText, type Provision } from '../guest/programs/provision.js';
 import type { ImageRoot } from './base-image.js';
 import { debugfsCommands } from './debugfs.js';
 import { writeDelta } from './delta.js';
+import { onDisk } from './on-disk.js';
 import { phase } from './phase.js';
 import { childEnvironment } from '../lib/variables.js';
 
@@ -50,7 +51,8 @@ export async function nativeLayer(request: NativeLayerRequest): Promise<GuestOut
   const [input, out, raw] = [join(scratch, 'in'), join(scratch, 'out'), join(scratch, 'disk.raw')];
   for (const folder of [scratch, input, out]) await mkdir(folder, { mode: 0o755 });
   await writeFile(raw, '');
-  const copying = run('qemu-img', ['convert', '-f', 'qcow2', '-O', 'raw', disk, raw], {
+  const places = { readable: [disk, ...(await backingChain(disk))], writable: [raw] };
+  const copying = qemuImg(['convert', '-f', 'qcow2', '-O', 'raw', disk, raw], places, {
     cancelSignal: signal,
     dieWithParent: true,
   });
@@ -68,7 +70,7 @@ export async function nativeLayer(request: NativeLayerRequest): Promise<GuestOut
     );
     if (installed.code !== 0) return installed;
     await phase(emit, 'kernel layer disk', async () => {
-      await run('e2fsck', ['-fn', fileSystemOf(raw, request.root)], { cancelSignal: signal, env: SBIN });
+      await onDisk(raw, ['e2fsck', '-fn', fileSystemOf(raw, request.root)], { cancelSignal: signal });
       await writeDelta({ base: disk, raw, out: join(dir, 'disk.qcow2'), workDir: scratch, signal });
       for (const name of ['vmlinuz', 'initrd', 'config', 'packages'])
         await copyFile(join(out, name), join(dir, name));

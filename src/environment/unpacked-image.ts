@@ -6,9 +6,11 @@ import { Dkms2binError, messageOf } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
 import { run } from '../lib/exec.js';
 import { removeScratch, SBIN } from '../lib/namespace.js';
+import { qemuImg } from '../lib/qemu-img.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { nativeSandbox } from '../lib/sandbox.js';
 import { cached, hashOf, type Entry, type EntryId, type SharedCache } from '../cache/entries.js';
+import { onDisk } from './on-disk.js';
 import { phase } from './phase.js';
 
 /** Virtual size of the disks of official images here; the files are sparse. */
@@ -74,7 +76,8 @@ async function unpack({ disk, signal }: UnpackRequest, dir: string): Promise<Roo
       signal,
     );
     await handOver(out);
-    await run('qemu-img', ['convert', '-f', 'qcow2', '-O', 'raw', disk, raw], options);
+    const places = { readable: [disk], writable: [raw] };
+    await qemuImg(['convert', '-f', 'qcow2', '-O', 'raw', disk, raw], places, options);
     const root = await rootOf(raw, signal);
     const filesystem = `${raw}?offset=${root.rootOffset}`;
     await grow(raw, root, signal);
@@ -82,7 +85,10 @@ async function unpack({ disk, signal }: UnpackRequest, dir: string): Promise<Roo
     const [program, ...before] = command;
     await run(program, [...before, 'bash', script, out, filesystem], options);
     await copyFile(join(out, 'root.tar.zst'), join(dir, 'root.tar.zst'));
-    await run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', raw, join(dir, 'disk.qcow2')], options);
+    const made = join(dir, 'disk.qcow2');
+    await writeFile(made, '');
+    const back = { readable: [raw], writable: [made] };
+    await qemuImg(['convert', '-f', 'raw', '-O', 'qcow2', raw, made], back, options);
     return { rootOffset: root.rootOffset, rootUuid: root.rootUuid };
   } finally {
     await removeScratch(scratch);
@@ -98,7 +104,7 @@ const PartitionTable = z.object({
 type Partition = z.infer<typeof PartitionTable>['partitiontable']['partitions'][number];
 
 async function partitionsOf(raw: string, signal: AbortSignal): Promise<Partition[]> {
-  const { stdout } = await run('sfdisk', ['--json', raw], { cancelSignal: signal, env: SBIN });
+  const { stdout } = await onDisk(raw, ['sfdisk', '--json', raw], { cancelSignal: signal });
   try {
     return PartitionTable.parse(JSON.parse(stdout)).partitiontable.partitions;
   } catch (error) {
@@ -120,9 +126,8 @@ async function rootOf(raw: string, signal: AbortSignal): Promise<Root> {
   const partitions = await partitionsOf(raw, signal);
   const [largest = { node: '', start: 0, size: 0 }] = partitions.toSorted((a, b) => b.size - a.size);
   const rootOffset = largest.start * SECTOR;
-  const { stdout } = await run('dumpe2fs', ['-h', `${raw}?offset=${rootOffset}`], {
+  const { stdout } = await onDisk(raw, ['dumpe2fs', '-h', `${raw}?offset=${rootOffset}`], {
     cancelSignal: signal,
-    env: SBIN,
   }).catch((error: unknown) => {
     signal.throwIfAborted();
     throw new Dkms2binError('host', 'its root file system is not ext4', { cause: error });
@@ -135,17 +140,17 @@ async function rootOf(raw: string, signal: AbortSignal): Promise<Root> {
 
 /** What growpart and resizefs do at the first boot. A disk that is as large already stays as it is. */
 async function grow(raw: string, { rootOffset, number, last }: Root, signal: AbortSignal): Promise<void> {
-  const options = { cancelSignal: signal, env: SBIN };
+  const options = { cancelSignal: signal };
   const filesystem = `${raw}?offset=${rootOffset}`;
-  await run('e2fsck', ['-fp', filesystem], options);
+  await onDisk(raw, ['e2fsck', '-fp', filesystem], options);
   const size = OFFICIAL_GIB * 1024 ** 3;
   // The backup partition table needs 33 sectors; a whole MiB is left.
   const rootKiB = (size - rootOffset) / 1024 - 1024;
   if (!last || (await stat(raw)).size >= rootKiB * 1024) return;
   // Before the file is that long: resize2fs would cut it off at the file system's length, as if that began at 0.
-  await run('resize2fs', [filesystem, `${rootKiB}K`], options);
+  await onDisk(raw, ['resize2fs', filesystem, `${rootKiB}K`], options);
   await truncate(raw, size);
-  await run('sfdisk', ['--quiet', '--no-reread', '--no-tell-kernel', '-N', number, raw], {
+  await onDisk(raw, ['sfdisk', '--quiet', '--no-reread', '--no-tell-kernel', '-N', number, raw], {
     ...options,
     input: ', +\n',
   });

@@ -82,6 +82,8 @@ function forNext(
   if (pax && flag === 'g') return {};
   if (pax && flag === 'x') {
     const records = paxRecords(bytes, where);
+    if ([...records.keys()].some((key) => key.startsWith('GNU.sparse')))
+      throw new Unreadable(`a sparse file ${where}`);
     const [name, link] = [records.get('path'), records.get('linkpath')];
     return { ...(name !== undefined && { name }), ...(link !== undefined && { link }) };
   }

@@ -97,6 +97,8 @@ function typeOf({ folder, mode }: Central): ZipEntry['type'] {
 }
 
 function contentOf(zip: Buffer, { local, packed, size, method }: Central): Buffer {
+  // What is counted is what comes out.
+  if (method === 0 && packed !== size) throw new Unreadable('a stored file of two sizes');
   if (local + 30 > zip.length || zip.readUInt32LE(local) !== LOCAL)
     throw new Unreadable(`damaged at byte ${local}`);
   const from = local + 30 + zip.readUInt16LE(local + 26) + zip.readUInt16LE(local + 28);

@@ -30,6 +30,8 @@ export async function digestOf(content: Content, signal?: AbortSignal): Promise<
     hash.update(chunk);
     size += chunk.length;
   }
+  // A stream that is aborted may end as if it had come to its end.
+  signal?.throwIfAborted();
   return { sha256: hash.digest('hex'), size };
 }
 

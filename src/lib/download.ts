@@ -61,7 +61,11 @@ export async function download(request: DownloadRequest): Promise<void> {
     await mkdir(dirname(to), { recursive: true });
     await using _held = await lock(`${to}.lock`, 'exclusive', { wait: true, signal });
     // Another run may have fetched it while this one waited for the lock.
-    if (digest && (await hasDigest(to, digest))) return;
+    if (digest && (await hasDigest(to, digest))) {
+      // A run that was killed right after it gave the file its name left the note.
+      await removePart(part);
+      return;
+    }
     await fetchWhole({
       ...request,
       part,

@@ -2,7 +2,8 @@ import { open } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { Dkms2binError, messageOf } from '../model/errors.js';
-import { missingTool, run } from './exec.js';
+import { missingTool, run, type ExecResult, type RunOptions } from './exec.js';
+import { confined } from './sandbox.js';
 
 const Extent = z.object({
   start: z.number(),
@@ -15,15 +16,24 @@ const Extent = z.object({
 });
 export type Extent = z.infer<typeof Extent>;
 
+/** Runs qemu-img where it sees these disks alone, and nothing of what builds on others. Paths are absolute. */
+export async function qemuImg(
+  args: readonly string[],
+  { readable = [], writable = [] }: { readable?: readonly string[]; writable?: readonly string[] },
+  options: RunOptions = {},
+): Promise<ExecResult> {
+  const [file = '', ...before] = [...(await confined({ readable, writable })), 'qemu-img'];
+  return run(file, [...before, ...args], options);
+}
+
 /** The extents of a disk image without a gap, in order; in bytes. Also for a raw file, as node has no lseek. */
 export async function extentsOf(
   path: string,
   format: 'raw' | 'qcow2',
   signal?: AbortSignal,
 ): Promise<Extent[]> {
-  const { stdout } = await run('qemu-img', ['map', '-U', '-f', format, '--output=json', path], {
-    cancelSignal: signal,
-  });
+  const args = ['map', '-U', '-f', format, '--output=json', path];
+  const { stdout } = await qemuImg(args, { readable: [path] }, { cancelSignal: signal });
   return read(z.array(Extent), stdout, path);
 }
 
@@ -51,13 +61,15 @@ export interface Qcow2Info {
 /** Describes a qcow2 that may come from anywhere: under limits of memory and time, and taken for nothing but a qcow2. */
 export async function qcow2Info(path: string, signal?: AbortSignal): Promise<Qcow2Info> {
   const limits = ['--as=1073741824', '--cpu=30'];
+  const disk = resolve(path);
+  const before = await confined({ readable: [disk], writable: [] });
+  const [file = '', ...args] = [...before, 'prlimit', ...limits, 'qemu-img', 'info', '--output=json'];
   let stdout: string;
   try {
-    ({ stdout } = await run(
-      'prlimit',
-      [...limits, 'qemu-img', 'info', '--output=json', '-f', 'qcow2', path],
-      { timeout: 60_000, cancelSignal: signal },
-    ));
+    ({ stdout } = await run(file, [...args, '-f', 'qcow2', disk], {
+      timeout: 60_000,
+      cancelSignal: signal,
+    }));
   } catch (error) {
     if (/failed to execute qemu-img/.test(messageOf(error))) throw missingTool('qemu-img');
     throw error;
@@ -70,9 +82,9 @@ export async function qcow2Info(path: string, signal?: AbortSignal): Promise<Qco
 
 /** How many clusters a qcow2 itself holds. Throws fault `host` for a damaged one. */
 export async function allocatedClusters(path: string, signal?: AbortSignal): Promise<number> {
-  const { stdout } = await run('qemu-img', ['check', '--output=json', '-f', 'qcow2', path], {
-    cancelSignal: signal,
-  });
+  const readable = [path, ...(await backingChain(path))];
+  const args = ['check', '--output=json', '-f', 'qcow2', path];
+  const { stdout } = await qemuImg(args, { readable }, { cancelSignal: signal });
   return read(z.object({ 'allocated-clusters': z.number().default(0) }), stdout, path)['allocated-clusters'];
 }
 
@@ -97,6 +109,14 @@ export async function backingChain(path: string): Promise<string[]> {
     chain.push(at);
     if (chain.length > 16) throw new Dkms2binError('host', `${path} builds on too many other images`);
   }
+}
+
+/** Whether a qcow2 says that its data lies in another file, which older qemu-img opens while it looks (CVE-2024-4467). */
+export async function keepsDataElsewhere(path: string): Promise<boolean> {
+  await using file = await open(path, 'r');
+  const header = Buffer.alloc(80);
+  const { bytesRead } = await file.read(header, 0, header.length, 0);
+  return bytesRead === header.length && header.readUInt32BE(4) > 2 && (header[79] ?? 0) % 8 >= 4;
 }
 
 async function backingOf(path: string): Promise<string | null> {

@@ -228,7 +228,10 @@ export function sandboxWorks(): Promise<void> {
 }
 
 /** The way from root to an ordinary user without any capability, or, for an ordinary user, out of reach of new ones. */
-export function withoutPrivilege(owner: number | null, groups: readonly number[] = []): string[] {
+export function withoutPrivilege(
+  owner: number | null,
+  groups: readonly number[] = [],
+): [string, ...string[]] {
   const ids =
     owner === null
       ? []
@@ -247,36 +250,57 @@ export async function kvmGroup(): Promise<number[]> {
   return info && info.gid !== 0 && (info.mode & 0o060) === 0o060 ? [info.gid] : [];
 }
 
+/** What `how` gives, or `without` where an ordinary user may have no namespaces. Throws fault `host` for root, who never does without. */
+async function whereConfined<T>(what: string, how: () => Promise<T>, without: T): Promise<T> {
+  try {
+    await sandboxWorks();
+  } catch (error) {
+    if (!isRoot()) return without;
+    throw new Dkms2binError('host', `${what}${String((error as Error).message)}`, {
+      hint: 'Install bubblewrap (sudo apt-get install bubblewrap), or run dkms2bin as an ordinary user.',
+      cause: error,
+    });
+  }
+  return how();
+}
+
+/**
+ * What to put before a program of this host that reads what comes from elsewhere, a disk or an archive: it sees its own kind and
+ * these files, no network and no other process, and has no capability. Nothing where an ordinary user may have no namespaces.
+ */
+export function confined(contents: Pick<Contents, 'readable' | 'writable'>): Promise<string[]> {
+  const how = async (): Promise<string[]> => [
+    'bwrap',
+    ...(await bwrapArgs({ ...contents, network: false })),
+    ...['--cap-drop', 'ALL', '--'],
+  ];
+  return whereConfined(
+    'Images and archives are not read as root, and their readers cannot be confined here: ',
+    how,
+    [],
+  );
+}
+
 /**
  * The sandbox of one QEMU: it sees its programs, its own files and sockets, and no process but itself. Where an ordinary
  * user may have no namespaces, QEMU is that user's process, as any other; root's never runs without. Throws fault `host`.
  */
 export async function vmSandbox(contents: Contents): Promise<VmSandbox> {
   const owner = isRoot() ? await idOfVm() : null;
-  try {
-    await sandboxWorks();
-  } catch (error) {
-    if (owner !== null) {
-      throw new Dkms2binError(
-        'host',
-        `QEMU does not run as root, and cannot be confined here: ${String((error as Error).message)}`,
-        {
-          hint: 'Install bubblewrap (sudo apt-get install bubblewrap), or run dkms2bin as an ordinary user.',
-          cause: error,
-        },
-      );
-    }
-    return { command: withoutPrivilege(null) as [string, ...string[]], owner };
-  }
   const keep =
     owner === null ? [] : ['SETUID', 'SETGID', 'SETPCAP'].flatMap((cap) => ['--cap-add', `CAP_${cap}`]);
+  const how = async (): Promise<[string, ...string[]]> => [
+    ...(['setpriv', '--pdeathsig', 'KILL', '--', 'bwrap'] as const),
+    ...(await bwrapArgs(contents)),
+    ...['--cap-drop', 'ALL', ...keep, '--'],
+    ...withoutPrivilege(owner, contents.devices?.includes('/dev/kvm') ? await kvmGroup() : []),
+  ];
   return {
-    command: [
-      ...(['setpriv', '--pdeathsig', 'KILL', '--', 'bwrap'] as const),
-      ...(await bwrapArgs(contents)),
-      ...['--cap-drop', 'ALL', ...keep, '--'],
-      ...withoutPrivilege(owner, contents.devices?.includes('/dev/kvm') ? await kvmGroup() : []),
-    ],
+    command: await whereConfined(
+      'QEMU does not run as root, and cannot be confined here: ',
+      how,
+      withoutPrivilege(null),
+    ),
     owner,
   };
 }

@@ -1,18 +1,18 @@
-import { readFile, stat } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { mkdir, readFile, stat } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
 import type { ModuleSource, SourceOrigin } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { run } from '../lib/exec.js';
 import { redact } from '../lib/credentials.js';
-import { compressionOf, decompress } from '../formats/decompress.js';
 import { readCapped } from '../lib/read-capped.js';
+import { confined } from '../lib/sandbox.js';
 import { scratch } from '../lib/scratch.js';
 import { shownAddress, type FileAddress, type GitAddress, type ModuleAddress } from './address.js';
 import { readConfNames } from './conf-text.js';
 import { findConf, type ConfHints, type FoundConf } from './conf.js';
 import { dscFiles, fetchDsc, fetchFile, fetchGit, keepMade, type FetchMeans } from './fetched.js';
 import { tagsOfFolder } from './local-git.js';
-import { SourceTree, TREE_LIMITS, treeOfArchive, treeOfFolder } from './tree.js';
+import { SourceTree, TREE_LIMITS, treeOfArchive, treeOfFolder, unpackedBytes } from './tree.js';
 
 /** What sources are made ready with. */
 export interface SourceMeans extends FetchMeans {
@@ -69,22 +69,26 @@ export async function dscSource(
   means: SourceMeans,
   origin?: SourceOrigin,
 ): Promise<ModuleSource> {
+  const files = (await dscFiles(path, text)).map(({ name }) => join(dirname(path), name));
   const lacking: string[] = [];
-  for (const { name } of await dscFiles(path, text)) {
-    if (!(await stat(join(dirname(path), name)).catch(() => null))) lacking.push(name);
-  }
+  for (const each of files) if (!(await stat(each).catch(() => null))) lacking.push(basename(each));
   if (lacking.length > 0) {
     throw new Dkms2binError('usage', `${text} names files that are not beside it: ${lacking.join(', ')}`, {
       hint: 'Fetch them as well (dget does), or give the URL of the .dsc.',
     });
   }
-  await requireSmall(path, text);
+  await requireSmall(path, files, means.signal);
   await using work = await scratch();
-  const out = join(work.dir, 'source');
-  const limits = [`--fsize=${TREE_LIMITS.unpacked}`, 'dpkg-source'];
+  const box = join(work.dir, 'box');
+  await mkdir(box);
+  const out = join(box, 'source');
+  const readable = [path, ...files].map((each) => resolve(each));
+  const [program = '', ...before] = await confined({ readable, writable: [box] });
+  const limits = ['prlimit', `--fsize=${TREE_LIMITS.unpacked}`, '--', 'dpkg-source'];
+  const [file = '', ...args] = [program, ...before, ...limits].filter((word) => word !== '');
   // It compares all files with the digests of the .dsc; who signed that is not looked at.
-  await run('prlimit', [...limits, '--no-copy', '-x', path, out], {
-    ...{ timeout: TREE_LIMITS.seconds * 1000, cancelSignal: means.signal, fault: 'usage', cwd: work.dir },
+  await run(file, [...args, '--no-copy', '-x', resolve(path), out], {
+    ...{ timeout: TREE_LIMITS.seconds * 1000, cancelSignal: means.signal, fault: 'usage', cwd: box },
     env: { LC_ALL: 'C' },
   });
   const [name = 'module'] = basename(path).split('_');
@@ -94,17 +98,19 @@ export async function dscSource(
   return made(text, found.tree, name, origin);
 }
 
-/** Throws fault `usage` for a .dsc whose files together are more than a source may have, before dpkg-source writes them to the disk. */
-async function requireSmall(path: string, text: string): Promise<void> {
+/** What a Debian source package's files unpack to, patches included, before a program writes it to the disk. */
+async function requireSmall(dsc: string, files: readonly string[], signal: AbortSignal): Promise<void> {
   let left = TREE_LIMITS.unpacked;
-  for (const { name } of await dscFiles(path, text)) {
-    const bytes = await readCapped(join(dirname(path), name), TREE_LIMITS.packed);
-    try {
-      left -= (await decompress(bytes, compressionOf(bytes), left, name)).length;
-    } catch (error) {
-      if (!(error instanceof Dkms2binError) || !error.message.includes('more than the limit')) throw error;
-      const message = `The files of ${text} unpack to more than ${TREE_LIMITS.unpacked} bytes, the limit of a source`;
-      throw new Dkms2binError('usage', message, { cause: error });
+  for (const path of files) {
+    const name = `${basename(dsc)}: ${basename(path)}`;
+    if (/\.asc$/.test(path)) continue;
+    const packed = await readCapped(path, TREE_LIMITS.packed);
+    const bytes = await unpackedBytes(packed, name);
+    signal.throwIfAborted();
+    // What it holds as files: holes, and what hard links stand for, count.
+    left -= /\.tar\./.test(path) ? (await treeOfArchive(bytes, name)).bytes : bytes.length;
+    if (left < 0) {
+      throw new Dkms2binError('usage', `${name} is not taken: more than ${TREE_LIMITS.unpacked} bytes`);
     }
   }
 }

@@ -38,6 +38,11 @@ export class SourceTree {
     return [...this.entries.keys()];
   }
 
+  /** Of all its files. */
+  get bytes(): number {
+    return [...this.entries.values()].reduce((sum, { bytes }) => sum + bytes.length, 0);
+  }
+
   /** The file at a path, links inside the tree followed; undefined when there is none. */
   file(path: string): TreeEntry | undefined {
     const seen = new Set<string>();
@@ -105,14 +110,15 @@ export async function treeOfArchive(archive: Buffer, name: string): Promise<Sour
   if (archive.length > TREE_LIMITS.packed) throw unreadable(`more than ${TREE_LIMITS.packed} bytes`);
   try {
     if (archive.toString('latin1', 0, 4) === 'PK\x03\x04') return treeOf(zipEntries(archive, TREE_LIMITS));
-    return treeOf(tarEntries(await unpacked(archive, name), TREE_LIMITS.entries, true));
+    return treeOf(tarEntries(await unpackedBytes(archive, name), TREE_LIMITS.entries, true));
   } catch (error) {
     if (error instanceof Unreadable) throw unreadable(error.message, error);
     throw error;
   }
 }
 
-async function unpacked(archive: Buffer, name: string): Promise<Buffer> {
+/** An archive's content, compressed or not. Throws fault `usage` for more than a source may have. */
+export async function unpackedBytes(archive: Buffer, name: string): Promise<Buffer> {
   if (archive.toString('latin1', 0, 3) !== 'BZh')
     return decompress(archive, compressionOf(archive), TREE_LIMITS.unpacked, name);
   return runBytes('bzip2', ['-dc'], { input: archive, maxBytes: TREE_LIMITS.unpacked, fault: 'usage' });
@@ -129,16 +135,24 @@ interface ArchiveEntry {
 
 function treeOf(archive: Iterable<ArchiveEntry>): SourceTree {
   const entries = new Map<string, TreeEntry>();
+  // A hard link is a copy in the tar that dkms gets.
+  let left = TREE_LIMITS.unpacked;
+  const counted = (entry: TreeEntry): TreeEntry => {
+    left -= entry.bytes.length;
+    if (left < 0) throw new Unreadable(`more than ${TREE_LIMITS.unpacked} bytes of files`);
+    return entry;
+  };
   for (const { path, type, mode, target, bytes } of archive) {
     const at = path.slice(1);
-    if (at === '' || type === null) continue;
+    if (at === '') continue;
+    if (type === null) throw new Unreadable(`${at} is of a kind that no source has`);
     if (type === 'special') throw new Unreadable(`${at} is a device or a pipe`);
     if (type === 'hardlink') {
       const other = entries.get(posix.normalize(target).replace(/^(?:\.?\/)+/, ''));
       if (other?.type !== 'file') throw new Unreadable(`${at} is a hard link to what is not in it`);
-      entries.set(at, other);
+      entries.set(at, counted(other));
     } else if (type === 'folder') entries.set(at, { type, mode: 0o755, bytes: Buffer.alloc(0), target: '' });
-    else entries.set(at, { type, mode: modeOf(mode), bytes, target });
+    else entries.set(at, counted({ type, mode: modeOf(mode), bytes, target }));
   }
   for (const path of entries.keys()) {
     const above = posix.dirname(path);
@@ -153,6 +167,7 @@ export async function treeOfFolder(path: string, signal?: AbortSignal): Promise<
   const tar = await runBytes('tar', ['--exclude-vcs', '--numeric-owner', '-cf', '-', '-C', path, '.'], {
     maxBytes: TREE_LIMITS.unpacked,
     timeout: TREE_LIMITS.seconds * 1000,
+    fault: 'usage',
     ...(signal && { cancelSignal: signal }),
   });
   return treeOfArchive(tar, path);

@@ -7,6 +7,7 @@ import { Dkms2binError } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
 import { writeAtomic } from '../lib/atomic-write.js';
 import { cacheDir } from '../lib/paths.js';
+import { isRoot } from '../lib/sandbox.js';
 import { probeRom } from './probe-guest.js';
 import { describeFailure, runProbeGuest, type AccelName, type ProbeRun } from './probe-run.js';
 import { findQemu } from './qemu-binary.js';
@@ -95,9 +96,12 @@ export async function probeAccelerators(options: ProbeOptions): Promise<AccelRep
   const bootId = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
   const file = options.cacheFile ?? join(cacheDir(), 'accelerator.json');
   const binary = await stat(qemu);
-  // The trouble is part of the key: who joins group kvm or loads the module is measured again without a reboot.
+  // Part of the key: who joins group kvm or loads the module is measured again without a reboot. Root's probe runs as
+  // nobody, to whom the device's mode may say no.
+  const node = await stat(device).catch(() => null);
+  const access = [trouble, isRoot(), node && [node.mode, node.gid]];
   const key = createHash('sha256')
-    .update(JSON.stringify([bootId, qemu, binary.size, binary.mtimeMs, device, trouble, CPU_MODELS]))
+    .update(JSON.stringify([bootId, qemu, binary.size, binary.mtimeMs, device, access, CPU_MODELS]))
     .update(rom)
     .digest('hex');
   if (options.force !== true) {

@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { cached } from '../../src/cache/entries.js';
 import { openSharedCache } from '../../src/cache/shared.js';
 import { folderTar } from '../../src/cell/source.js';
@@ -58,6 +58,25 @@ describe('a tarball', () => {
     make(does);
     await answered(answer, () => parseModuleSource('x.tar', { cwd: tmp }));
     expect((await readdir(tmp)).filter((name) => !/^(inner|[xy]\.tar)$/.test(name))).toEqual([]);
+  });
+});
+
+describe('a source', () => {
+  interface Given extends Row {
+    /** The value of --dkms. */
+    given: string;
+  }
+  test.each(named(corpus<Given>('sources')))('%s', async (_, { given, does, answer }) => {
+    vi.stubEnv('DKMS2BIN_STATE', join(tmp, 'inner-state'));
+    make(does);
+    const before = (await readdir(tmp)).sort();
+    await answered(answer, () =>
+      parseModuleSource(given, { cwd: tmp, proxy: '', emit: () => undefined, signal }),
+    );
+    // Nothing of it got out, and nothing that was made on the way is left.
+    const scratch = await readdir(join(tmp, 'inner-state/scratch')).catch(() => []);
+    const now = (await readdir(tmp)).filter((name) => name !== 'inner-state');
+    expect([now.sort(), scratch]).toEqual([before, []]);
   });
 });
 

@@ -1,3 +1,4 @@
+import { execa } from 'execa';
 import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -12,8 +13,9 @@ import { EXTRA, hostilePackage } from './package.js';
 interface Attack {
   name: string;
   what: string;
-  /** Shell lines; a line BROKE says that it got what it wanted. */
+  /** Shell lines. A line HELD or BROKE says what came of it; DONE, that it was done, and the host is looked at. */
   does: string;
+  answer: 'held' | 'done';
 }
 const ATTACKS = corpus<Attack>('guests');
 const SECRET = 'dk2b-host-secret';
@@ -21,7 +23,7 @@ const SECRET = 'dk2b-host-secret';
 /** Each in a shell of its own: one that fails or hangs holds up no other. */
 const attacks = ATTACKS.map(
   ({ name, does }) =>
-    `echo; echo 'attack ${name}: begins'; timeout -k 5 60 bash -c ${quote(does)} 2>&1 | sed 's/^\\(HELD\\|BROKE\\)/attack ${name}: \\1/'`,
+    `echo; echo 'attack ${name}: begins'; timeout -k 5 60 bash -c ${quote(does)} 2>&1 | sed 's/^\\(HELD\\|BROKE\\|DONE\\)/attack ${name}: \\1/'`,
 ).join('\n');
 
 /** What ruins a build that would be fine; nobody else may come to harm by it. */
@@ -68,6 +70,94 @@ let work = '';
 let ended: Ended;
 let cells: Map<string, CellResult>;
 const out = (): string => join(work, 'out');
+const logOf = (name: string): Promise<string> => readFile(cells.get(name)!.log!, 'latin1');
+
+/** All that the packages of the first cell hold, and what they are made of. */
+async function packed(): Promise<{ files: string[]; modes: number[]; times: string }> {
+  const main = await readDeb(cells.get('hostile')!.package!);
+  const common = await readDeb(join(out(), 'dk2b-hostile-modules-common_1.0_all.deb'));
+  const files = [...main.files, ...common.files];
+  const listed = await execa('dpkg-deb', ['-c', cells.get('hostile')!.package!]);
+  return {
+    files: files.map(({ path }) => path.replace(/^.*\/(?=[^/]*\.ko$)/, '')),
+    modes: files.map(({ mode }) => mode),
+    times: listed.stdout,
+  };
+}
+const onlyItsOwn = async (): Promise<void> => {
+  const { files, modes } = await packed();
+  expect([files, modes]).toEqual([
+    ['dk2b_hostile.ko', EXTRA],
+    [0o644, 0o640],
+  ]);
+};
+const onlyWords = (log: string): void => {
+  expect(log).toContain('dk2b-forged 9.9 built forged.ko');
+  expect([...cells.keys()].sort()).toEqual(['hostile', ...Object.keys(RUINS)].sort());
+  expect(ended.stdout).not.toContain('forged.ko');
+};
+const loads = (name: string): void => {
+  expect(cells.get(name)).toMatchObject({ verdict: 'built', reason: null });
+};
+const keepsSmall = (): void => {
+  expect(ended.stdout.length).toBeLessThan(100_000);
+  expect(ended.stdout).not.toMatch(/dk2b flood|dk2b-console|yyyyyyyy/);
+};
+
+/** What must be seen on the host after an attack that the guest can carry out. */
+const JUDGES: Record<string, (log: string) => void | Promise<void>> = {
+  // It prints this after the end that it asked for.
+  power: () => loads('hostile'),
+  ...Object.fromEntries(
+    ['report', 'report-cr', 'report-guess', 'report-stdout', 'report-long'].map((name) => [name, onlyWords]),
+  ),
+  escapes: (log) => {
+    expect(log).toContain('drawkcab');
+    // The file has what the build has printed; what is shown of it has not.
+    for (const text of [ended.stdout, ended.stderr]) expect(text).not.toMatch(/[\u0007\u001b\u009b\u202e]/);
+  },
+  flood: keepsSmall,
+  'no-newline': keepsSmall,
+  console: keepsSmall,
+  ...Object.fromEntries(
+    ['setuid', 'device', 'link-out', 'sparse', 'extras', 'extras-content'].map((name) => [name, onlyItsOwn]),
+  ),
+  'names-odd': async () => {
+    await onlyItsOwn();
+    expect((await readdir(out())).filter((name) => !/^dk2b-[\w.-]+$/.test(name))).toEqual([]);
+  },
+  stay: async () => {
+    expect(await readdir(join(work, 'state', 'runs'))).toEqual([]);
+    for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name)))
+      expect(await readFile(`/proc/${pid}/cmdline`, 'latin1').catch(() => '')).not.toContain(`${work}/state`);
+  },
+  relations: async () => {
+    const common = await readDeb(join(out(), 'dk2b-hostile-modules-common_1.0_all.deb'));
+    const main = await readDeb(cells.get('hostile')!.package!);
+    for (const each of [main, common])
+      for (const value of each.control.values()) expect(value).not.toContain('libc6');
+  },
+  depends: async () => {
+    const main = await readDeb(cells.get('hostile')!.package!);
+    expect(main.control.get('Depends')).not.toContain('systemd');
+    expect(cells.get('hostile')!.notes).toMatchObject([expect.stringContaining('systemd')]);
+  },
+  clock: async () => {
+    const { times } = await packed();
+    const statement = await readFile(`${cells.get('hostile')!.package!}.intoto.jsonl`, 'latin1');
+    for (const text of [times, statement, ended.stdout]) expect(text).not.toContain('2044-');
+  },
+  preload: async () => {
+    await onlyItsOwn();
+    loads('hostile');
+  },
+  // Its module does not load where it sees what they left: in the VM that proves, and in those of the other packages.
+  traces: () => loads('hostile'),
+  layer: () => {
+    loads('hostile');
+    loads('logger');
+  },
+};
 
 beforeAll(async () => {
   work = await temporary('hostile');
@@ -79,7 +169,7 @@ beforeAll(async () => {
   ended = await tool(
     [
       ...sources.flatMap((path) => ['--dkms', path]),
-      ...[...ROAD, '--kernel', kernel, '--out-dir', out(), '--jobs', '1', '--json'],
+      ...[...ROAD, '--kernel', kernel, '--out-dir', out(), '--jobs', '1', '--json', '--verbose'],
     ],
     {
       cwd: work,
@@ -103,13 +193,17 @@ describe('the build of a package', () => {
     });
   });
 
-  test.each(ATTACKS.map((each) => [each.what, each] as const))('gets nothing by: %s', async (_, { name }) => {
-    const log = await readFile(cells.get('hostile')!.log!, 'latin1');
-    expect(log).not.toContain(`attack ${name}: BROKE`);
-    // Of a log that is cut the middle is not there.
-    if (log.includes(`attack ${name}: begins`)) expect(log).toContain(`attack ${name}: HELD`);
-    else expect(log).toContain('of this log are left out here');
-  });
+  test.each(ATTACKS.map((each) => [each.what, each] as const))(
+    'gets nothing by: %s',
+    async (_, { name, answer }) => {
+      const log = await logOf('hostile');
+      expect(log).not.toContain(`attack ${name}: BROKE`);
+      // Of a log that is cut the middle is not there.
+      if (!log.includes(`attack ${name}: begins`)) expect(log).toContain('of this log are left out here');
+      else expect(log).toContain(`attack ${name}: ${answer.toUpperCase()}`);
+      if (answer === 'done') await JUDGES[name]!(log);
+    },
+  );
 
   test('decides nothing of what is packed beside the modules', async () => {
     const { package: path } = cells.get('hostile')!;

@@ -1,6 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { kernels, temporary, tool, type Document } from '../vm/tool.js';
+import { kernels, ROAD, temporary, tool, type Document } from '../vm/tool.js';
 import { CASES, sourcesOf } from './modules.js';
 
 // Modules that refuse, warn, hang and panic, all in one source: each is judged by itself, whatever becomes of the others.
@@ -12,17 +12,7 @@ beforeAll(async () => {
   dir = await temporary('verdicts');
   const source = await sourcesOf(CASES, dir);
   const kernel = (await kernels()).newest;
-  const args = [
-    '--dkms',
-    source,
-    '--kernel',
-    kernel,
-    '--out-dir',
-    `${dir}/out`,
-    '--image',
-    'bootstrap',
-    '--json',
-  ];
+  const args = ['--dkms', source, ...ROAD, '--kernel', kernel, '--out-dir', `${dir}/out`, '--json'];
   const ended = await tool(args, { env: { DKMS2BIN_STATE: `${dir}/state` } });
   said = ended.stderr;
   expect(ended.code, said).toBe(1);

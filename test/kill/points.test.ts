@@ -26,6 +26,7 @@ beforeAll(async () => {
   const compilerOptions = { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 };
   for (const name of [
     'kill/processes/cell',
+    'host/fixtures/steps',
     ...['deb', 'elf', 'guest', 'provenance'].map((n) => `unit/fixtures/${n}`),
   ]) {
     const text = ts.transpileModule(await readFile(join(TEST, `${name}.ts`), 'utf8'), { compilerOptions });

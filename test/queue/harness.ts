@@ -121,8 +121,8 @@ export class Bench {
     return this.#program('worker', given, env);
   }
 
-  coordinator(plan: BuildPlan): Program {
-    return this.#program('coordinator', { plan, options: this.options }, {});
+  coordinator(plan: BuildPlan, env: Record<string, string> = {}): Program {
+    return this.#program('coordinator', { plan, options: this.options }, env);
   }
 
   #program(name: string, setting: object, env: Record<string, string>): Program {

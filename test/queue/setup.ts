@@ -1,5 +1,5 @@
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
 import type { TestProject } from 'vitest/node';
@@ -19,9 +19,10 @@ export default async function setup(project: TestProject): Promise<() => Promise
   const to = join(home, 'test/queue/processes');
   await mkdir(to, { recursive: true });
   const compilerOptions = { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 };
-  for (const name of await readdir(from)) {
-    const text = ts.transpileModule(await readFile(join(from, name), 'utf8'), { compilerOptions });
-    await writeFile(join(to, name.replace(/\.ts$/, '.js')), text.outputText);
+  const steps = fileURLToPath(new URL('../host/fixtures/steps.ts', import.meta.url));
+  for (const path of [...(await readdir(from)).map((name) => join(from, name)), steps]) {
+    const text = ts.transpileModule(await readFile(path, 'utf8'), { compilerOptions });
+    await writeFile(join(to, basename(path).replace(/\.ts$/, '.js')), text.outputText);
   }
   project.provide('programs', home);
   return () => rm(home, { recursive: true, force: true });

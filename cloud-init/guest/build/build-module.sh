@@ -141,17 +141,19 @@ build_one() { # ID PATH-SO-FAR
   stream=$!
   count_oom_kills
   kills=$oom_kills
-  start=$EPOCHREALTIME
+  # Not the clock, which a build can set.
+  read -r start _ </proc/uptime
   DKMS2BIN_DEBUG=$folder/debug PATH=$PATH_OF_TOOLS dkms build -m "$name" -v "$version" -k "$RELEASE" -j "$JOBS" </dev/null >"$state/dkms.out" 2>&1
   code=$?
-  end=$EPOCHREALTIME
+  read -r end _ </proc/uptime
   # What it read last is still to be printed. The pipe never has anything to read: a sleep without a process.
   read -r -t 0.1 <> <(:)
   stop_stream
   echo
   while read -r line || [ -n "$line" ]; do printf '%s\n' "${line/#@@dkms2bin/ @@dkms2bin}"; done <"$state/dkms.out"
-  start=$((${end/./} - ${start/./}))
-  say build-seconds "$id" "$((start / 1000000)).$(printf '%06d' $((start % 1000000)))"
+  # In hundredths; without 10# a leading 0 is octal.
+  start=$((10#${end/./} - 10#${start/./}))
+  say build-seconds "$id" "$((start / 100)).$(printf '%02d' $((start % 100)))"
 
   for file in "$base/log/make.log" "$log" "$tree/$id/$RELEASE"/*/log/make.log "$state/dkms.out"; do
     if [ -f "$file" ]; then log=$file; break; fi

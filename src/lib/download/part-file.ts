@@ -130,9 +130,12 @@ export async function partSize(part: string): Promise<number> {
 
 /** Removes part files nobody has written to for `olderThanMs`; they are kept that long so that a later run resumes. */
 export async function sweepParts(dir: string, olderThanMs = 7 * 24 * 3600_000): Promise<void> {
-  const names = await readdir(dir).catch(() => []);
-  for (const name of names.filter((n) => /\.[0-9a-f]{16}\.part$/.test(n))) {
+  const names = await readdir(dir).catch(() => [] as string[]);
+  for (const name of names.filter((n) => /\.[0-9a-f]{16}\.part(?:\.json)?$/.test(n))) {
+    // Of a note without its file nobody has need.
+    if (name.endsWith('.json') && names.includes(name.replace(/\.json$/, ''))) continue;
     const info = await stat(join(dir, name)).catch(() => null);
-    if (info?.isFile() && Date.now() - info.mtimeMs > olderThanMs) await removePart(join(dir, name));
+    if (info?.isFile() && Date.now() - info.mtimeMs > olderThanMs)
+      await removePart(join(dir, name.replace(/\.json$/, '')));
   }
 }

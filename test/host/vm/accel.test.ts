@@ -17,7 +17,13 @@ try {
 }
 const signal = new AbortController().signal;
 let folder: string;
-beforeEach(async () => void (folder = await mkdtemp(join(tmpdir(), 'accel-test-'))));
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'accel-test-'));
+  // Root's probe runs as nobody, and so does what stands in for QEMU.
+  await chmod(folder, 0o755);
+  await writeFile(join(folder, 'starts'), '');
+  await chmod(join(folder, 'starts'), 0o666);
+});
 afterEach(() => rm(folder, { recursive: true, force: true }));
 
 /** The guest's computation, written a second time. */
@@ -210,7 +216,6 @@ describe('the KVM device', () => {
   test('unreadable: group kvm', async () => {
     const device = join(folder, 'kvm');
     await writeFile(device, '', { mode: 0 });
-    await chmod(folder, 0o755);
     // Root opens everything, so become nobody for the moment.
     const root = process.geteuid?.() === 0;
     if (root) process.seteuid?.(65534);

@@ -5,6 +5,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { run } from '../../../src/lib/exec.js';
 import { isRoot, sandboxWorks } from '../../../src/lib/sandbox.js';
 import { CUT_MARK, ConsoleLog } from '../../../src/vm/console-log.js';
+import { mapsReadOnly } from '../../../src/vm/qemu-binary.js';
 import { Vm, type VmSpec } from '../../../src/vm/vm.js';
 
 let dir = '';
@@ -71,6 +72,38 @@ test.each(['none', 'login'] as const)(
     expect(options(join(dir, 'disk.qcow2'))).toMatch(/^rw/);
   },
 );
+
+test('no clone can write the memory that all clones of a snapshot begin with', async () => {
+  const [ram, state] = [join(dir, 'ram'), join(dir, 'state')];
+  await writeFile(ram, Buffer.alloc(64 << 20));
+  await writeFile(state, Buffer.alloc(4096), { mode: 0o644 });
+  const clone = await spec('none');
+  const mapped = Vm.start({ ...clone, memory: { kind: 'file', path: ram, shared: false } }, dir);
+  if (await mapsReadOnly('x86_64')) {
+    await using vm = await mapped;
+    const qemu = await qemuBelow(vm.pid!);
+    const maps = (await readFile(`${qemu}/maps`, 'utf8')).split('\n').filter((line) => line.endsWith(ram));
+    expect(maps.length).toBeGreaterThan(0);
+    expect(maps.filter((line) => /^\S+ .w.s/.test(line))).toEqual([]);
+    const mounts = (await readFile(`${qemu}/mountinfo`, 'utf8')).split('\n').map((line) => line.split(' '));
+    expect(mounts.find((fields) => fields[4] === ram)?.[5]).toMatch(/^ro/);
+  } else {
+    // An older one would open it for writing, and cannot: its memory comes with the state, which it reads through a descriptor.
+    await expect(mapped).rejects.toThrow(/Invalid parameter|Read-only file system|Permission denied/);
+    await using vm = await Vm.start({ ...clone, state }, dir);
+    const qemu = await qemuBelow(vm.pid!);
+    const held: number[] = [];
+    for (const fd of await readdir(`${qemu}/fd`)) {
+      if ((await readlink(`${qemu}/fd/${fd}`).catch(() => '')) !== state) continue;
+      const info = await readFile(`${qemu}/fdinfo/${fd}`, 'utf8');
+      held.push(parseInt(/^flags:\s+(\d+)/m.exec(info)?.[1] ?? '7', 8) & 3);
+    }
+    // O_RDONLY.
+    expect(held).toEqual([0]);
+    const mounts = await readFile(`${qemu}/mountinfo`, 'utf8');
+    expect(mounts).not.toContain(` ${state} `);
+  }
+});
 
 test('a VM leaves no folder of sockets, and one that a killed process left goes with the next', async () => {
   const folders = async (): Promise<string[]> => (await readdir(dir)).filter((name) => /dk2b-/.test(name));

@@ -2,7 +2,6 @@ import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import fs from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
-import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import type { AddressInfo } from 'node:net';
 
@@ -18,49 +17,9 @@ interface Setting {
 }
 const { dir, killAt, marker } = JSON.parse(process.env.SETTING!) as Setting;
 
-let steps = 0;
-function step(): void {
-  steps++;
-  if (steps === killAt) process.kill(process.pid, 'SIGKILL');
-}
-
 // Before anything else is loaded: what the sources import by name are these.
-type Functions = Record<string, (...args: unknown[]) => unknown>;
-function counted(object: Functions, names: readonly string[]): void {
-  for (const name of names) {
-    const original = object[name]!;
-    // Killed before it, and, with the next step, after it.
-    object[name] = function (this: unknown, ...args: unknown[]) {
-      step();
-      return original.apply(this, args);
-    };
-  }
-}
-const CHANGES = [
-  'mkdir',
-  'mkdtemp',
-  'open',
-  'rename',
-  'rm',
-  'writeFile',
-  'copyFile',
-  'chmod',
-  'utimes',
-  'symlink',
-];
-counted(fs as unknown as Functions, CHANGES);
-const handle = await fs.open('/dev/null', 'r');
-counted(Object.getPrototypeOf(handle) as Functions, [
-  'writeFile',
-  'appendFile',
-  'write',
-  'sync',
-  'datasync',
-  'truncate',
-]);
-await handle.close();
-syncBuiltinESMExports();
-steps = 0;
+const { countSteps } = await import('../../host/fixtures/steps.js');
+const steps = await countSteps(killAt);
 
 const { cached } = await import('../../../src/cache/entries.js');
 const { compile } = await import('../../../src/cell/compile.js');
@@ -86,7 +45,7 @@ type MatrixCell = import('../../../src/model/matrix.js').MatrixCell;
 const RELEASE = '6.1.0-56-amd64';
 const { signal } = new AbortController();
 const out = join(dir, 'out');
-const emit = (): void => step();
+const emit = (): void => steps.step();
 const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
 
 /** What a mirror has. */
@@ -124,7 +83,7 @@ const source = deb(
 const ko = elf([['.modinfo', modinfo({ vermagic: `${RELEASE} SMP ` })]]);
 const meta = { modules: [{ name: 'foo', version: '1', ko: [{ dest: 'foo.ko', blob: 0 }], log: 1 }] };
 const { guest } = standInGuest({
-  'build.sh': { stdout: rows('build-seconds foo/1 3', 'module foo 1 built foo.ko') },
+  'build.sh': { stdout: rows('announce foo 1', 'build-seconds foo/1 3', 'module foo 1 built foo.ko') },
   'collect.py': {
     stdout: frames([
       ['ko', ko],
@@ -132,7 +91,7 @@ const { guest } = standInGuest({
       ['meta', JSON.stringify(meta)],
     ]),
   },
-  'verify.py': { stdout: rows('load foo loaded') },
+  'verify.py': { stdout: rows('doing load foo', 'load foo loaded') },
 });
 
 await listRunDirs();
@@ -179,7 +138,7 @@ const input = {
     layer: {
       boot: { kind: 'direct' },
       config: join(layer.dir, 'config'),
-      ...{ entry: layer, kernelPackages: [], versions: {}, image: facts().image },
+      ...{ entry: layer, kernelPackages: [], buildPackages: [], versions: {}, image: facts().image },
     },
     snapshot: null,
   },
@@ -220,4 +179,4 @@ try {
   await run.close();
   await layer.use.release();
 }
-console.log(JSON.stringify({ steps }));
+console.log(JSON.stringify({ steps: steps.count }));

@@ -1,3 +1,4 @@
+import './killed.js';
 import { queueExecutor, type QueueOptions } from '../../../src/engine/queue/executor.js';
 import type { BuildPlan } from '../../../src/engine/plan/types.js';
 

@@ -1,3 +1,4 @@
+import './killed.js';
 import { appendFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
