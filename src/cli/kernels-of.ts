@@ -46,7 +46,8 @@ export async function kernelsOf(distro: string | undefined, context: KernelsCont
       return [];
     }
   };
-  const kernels = (await Promise.all(rows.map((row) => queue.add(() => listOf(row))))).flat();
+  const asked = rows.filter(({ overlay }) => overlay?.first !== false);
+  const kernels = (await Promise.all(asked.map((row) => queue.add(() => listOf(row))))).flat();
   if (failed.length > 0) {
     const message = `The archives of ${failed.join(', ')} cannot be read: ${reason}${failed.length > 1 ? ' …' : ''}`;
     context.emit({ type: 'note', level: 'warn', message });

@@ -4,10 +4,11 @@ import { z } from 'zod';
 import { CONSOLE, type KernelTarget } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { credentialsFor } from '../lib/credentials.js';
-import { PACKAGE_ROOT } from '../lib/paths.js';
+import { cacheDir, PACKAGE_ROOT } from '../lib/paths.js';
 import { run } from '../lib/exec.js';
 import { extraAuthorities } from '../lib/authorities.js';
 import { hostMirrors, mirrorsOf, proxyFor } from '../distro/mirrors.js';
+import { sourceKey } from '../distro/kernel-source.js';
 import { PACKAGE_MANAGERS, type PackageManager } from '../distro/package-manager.js';
 import { isApt } from '../distro/row.js';
 import type { Guest } from '../guest/guest.js';
@@ -152,6 +153,7 @@ async function layerHash(
     target.suite ?? null,
     target.archive ?? null,
     digests,
+    ...(base.row.overlay ? [base.row.overlay.repositories, base.row.packages] : []),
     await recipeTexts(base, variant),
   ]);
 }
@@ -174,6 +176,11 @@ function recipeTexts(base: LayerBase, variant: Variant): Promise<string[]> {
   const install = programFiles(managerOf(base).script).map((file) => `guest/${file}`);
   const names = [...install, 'guest/provision.sh', 'layer/native-layer.sh', ...agent];
   return Promise.all(names.map((name) => readFile(join(PACKAGE_ROOT, 'cloud-init', name), 'utf8')));
+}
+
+/** Tells what the installation had to say. */
+function tell({ notes }: InstalledKernel, { emit }: Machine): void {
+  for (const message of notes) emit({ type: 'note', level: 'info', message });
 }
 
 const managerOf = ({ row }: Pick<BaseImage, 'row'>): PackageManager =>
@@ -230,7 +237,9 @@ async function makeNatively(request: LayerRequest, machine: Machine, dir: string
       emit: machine.emit,
       signal: machine.signal,
     });
-    return madeOf(readInstalledKernel(installed, target), target, ' cloud-init=disabled');
+    const kernel = readInstalledKernel(installed, target);
+    tell(kernel, machine);
+    return madeOf(kernel, target, ' cloud-init=disabled');
   } catch (error) {
     if (!(error instanceof Dkms2binError) || error.fault !== 'host') throw error;
     for (const name of ['disk.qcow2', 'vmlinuz', 'initrd', 'config', 'packages'])
@@ -276,6 +285,7 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
     onLine: (line) => machine.emit({ type: 'output', line }),
   });
   const installed = readInstalledKernel(result, target);
+  tell(installed, machine);
   for (const { from, to, mode } of AGENT_FILES[variant]) {
     await guest.text(`mkdir -p ${dirname(to)}`);
     await guest.put({ file: join(PACKAGE_ROOT, 'cloud-init/guest', from) }, to);
@@ -315,10 +325,13 @@ async function installVars(
 ): Promise<InstallVariables> {
   const found = await guestMirrors(base, machine);
   const mirrors = found && { main: named(found.main), security: found.security && named(found.security) };
+  const { key } = base.row.overlay ?? {};
+  const kernelKey =
+    key && (await sourceKey(base.row.id, key, { cacheDir: cacheDir(), signal: machine.signal, proxy: machine.proxy }));
   return {
     RELEASE: target.release,
     VARIANT: variant,
-    ...managerOf(base).variables(base.row, target, { mirrors, proxy }),
+    ...managerOf(base).variables(base.row, target, { mirrors, proxy, kernelKey, named }),
     SUITE: target.suite ?? '',
     ARCHIVE_URI: named(target.archive?.uri ?? ''),
     ARCHIVE_SUITE: target.archive?.suite ?? '',
@@ -332,7 +345,8 @@ async function installVars(
 /** What a guest may be told to download from: all that may need a password. */
 async function urlsOf({ base, target }: LayerRequest, machine: Machine): Promise<(string | undefined)[]> {
   const mirrors = (await guestMirrors(base, machine)) ?? (await mirrorsOf(base.row, machine, machine.arch));
-  return [mirrors.main, mirrors.security, target.archive?.uri];
+  const kernels = base.row.overlay?.repositories.map(({ url }) => url) ?? [];
+  return [mirrors.main, mirrors.security, target.archive?.uri, ...kernels];
 }
 
 /**

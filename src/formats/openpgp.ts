@@ -85,6 +85,18 @@ export async function keyOf(
   return pinned;
 }
 
+/** A public key as gpgv and apt read it, and as rpm does. */
+export interface Keyring {
+  binary: Uint8Array;
+  armored: string;
+}
+
+/** The pinned key alone. */
+export async function keyringOf(pinned: PinnedKey): Promise<Keyring> {
+  const key = await pinnedKey(pinned);
+  return { binary: key.write(), armored: key.armor() };
+}
+
 async function pinnedKey(pinned: PinnedKey): Promise<openpgp.PublicKey> {
   let keys: openpgp.PublicKey[];
   try {
