@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import PQueue from 'p-queue';
 import type { Arch } from '../model/cell.js';
 import { messageOf } from '../model/errors.js';
@@ -32,9 +33,18 @@ const CONCURRENCY = 6;
  */
 export async function kernelsOf(distro: string | undefined, context: KernelsContext): Promise<KernelInfo[]> {
   const rows = await loadCatalogue();
-  if (distro !== undefined) return kernelsOfRow(findRow(rows, distro), context);
+  if (distro !== undefined) {
+    const row = findRow(rows, distro);
+    if (row.overlay?.repositories.length === 0) {
+      const message = `${row.id} has no list of its kernels: give one with --kernel by its exact release`;
+      context.emit({ type: 'note', level: 'warn', message });
+    }
+    return kernelsOfRow(row, context);
+  }
   const failed: string[] = [];
   let reason = '';
+  // Each request of each archive listens to the one signal.
+  setMaxListeners(0, context.signal);
   const queue = new PQueue({ concurrency: CONCURRENCY });
   const listOf = async (row: CatalogueRow): Promise<KernelInfo[]> => {
     try {
@@ -46,7 +56,11 @@ export async function kernelsOf(distro: string | undefined, context: KernelsCont
       return [];
     }
   };
-  const asked = rows.filter(({ overlay }) => overlay?.first !== false);
+  const { arch = 'x86_64' } = context;
+  const asked = rows.filter(
+    ({ overlay, arch: arches }) =>
+      overlay?.first !== false && arches[arch] !== undefined && (overlay?.arches.includes(arch) ?? true),
+  );
   const kernels = (await Promise.all(asked.map((row) => queue.add(() => listOf(row))))).flat();
   if (failed.length > 0) {
     const message = `The archives of ${failed.join(', ')} cannot be read: ${reason}${failed.length > 1 ? ' …' : ''}`;

@@ -139,7 +139,8 @@ function readersOf(templates: readonly string[], releases: string): ReleaseReade
   return (name) => {
     for (const [rank, template] of templates.entries()) {
       const [head = '', tail = ''] = template.split('{release}');
-      if (!name.startsWith(head) || !name.endsWith(tail) || name.length <= head.length + tail.length) continue;
+      if (!name.startsWith(head) || !name.endsWith(tail) || name.length <= head.length + tail.length)
+        continue;
       const release = name.slice(head.length, name.length - tail.length);
       const match = form.exec(release);
       if (match) return { release, rank, flavour: match.groups?.flavour ?? flavourOf(release) ?? '' };

@@ -20,6 +20,7 @@ export async function sourceKernels(
 ): Promise<KernelIndex> {
   archRow(row, arch);
   const { repositories, key } = row.overlay;
+  if (repositories.length === 0) return { kernels: [], metas: [], places: [] };
   if (!isApt(row)) {
     const repos = repositories.map(({ url }, at) => ({
       name: nameOf(row, at),

@@ -57,12 +57,13 @@ export async function availableKernels(row: DistroRow, options: KernelOptions): 
 export async function offeredKernels(
   row: DistroRow,
   options: KernelOptions,
-): Promise<{ kernels: KernelEntry[]; metas: MetaEntry[]; heads: string[] }> {
+): Promise<{ kernels: KernelEntry[]; metas: MetaEntry[]; heads: string[]; releases?: string | undefined }> {
   const { kernels, metas } = await liveKernels(row, options);
   return {
     kernels: buildable(row, kernels),
     metas,
     heads: [...new Set(metas.map(({ release }) => release))],
+    ...(row.overlay && { releases: row.releases }),
   };
 }
 

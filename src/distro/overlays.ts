@@ -52,8 +52,7 @@ function rowOn(
   const { x86_64, aarch64 } = base.arch;
   const arches = { x86_64, aarch64 };
   // Every row has an x86_64 by its type; one that an overlay has no kernels for is refused when its kernels are asked for.
-  for (const arch of overlay.arches)
-    if (!arches[arch]) mistake('arches', `${base.id} has no ${arch}`);
+  for (const arch of overlay.arches) if (!arches[arch]) mistake('arches', `${base.id} has no ${arch}`);
   const isApt = base.packageManager === 'apt';
   for (const { suite } of overlay.repositories)
     if ((suite !== undefined) !== isApt)

@@ -36,9 +36,14 @@ export interface PackageManager {
   list: string;
 }
 
+const repoLine = (
+  { name, url, signed }: NonNullable<DistroRow['repos']>[number],
+  values: Record<string, string>,
+): string => `${name}${signed === false ? '!' : ''}=${fillKnown(url, values)}`;
+
 const rpm = (manager: 'dnf' | 'zypper'): PackageManager => ({
   script: 'install-kernel-rpm.sh',
-  variables: (row, { release, arch }, { mirrors, proxy, kernelKey, named = asIs }) => {
+  variables: (row, { release, arch }, { mirrors, proxy = '', kernelKey, named = asIs }) => {
     const { image, modules, extra, headers } = kernelPackages(row, release);
     // Without --mirror the image's own repositories serve: they know their mirrors.
     const all = [...(row.repos ?? []), ...(row.epel?.repos ?? [])];
@@ -53,14 +58,10 @@ const rpm = (manager: 'dnf' | 'zypper'): PackageManager => ({
       VERSION_PREFIX: manager === 'zypper' ? suseVersionPrefix(release) : '',
       TOOLCHAIN_REPO: row.epel?.package ?? '',
       TOOLCHAIN_NEEDS: row.epel?.needs ?? '',
-      REPOS: repos
-        .map(({ name, url, signed }) => `${name}${signed === false ? '!' : ''}=${fillKnown(url, values)}`)
-        .join('\n'),
-      PROXY: proxy ?? '',
+      REPOS: repos.map((repo) => repoLine(repo, values)).join('\n'),
+      PROXY: proxy,
       ...(row.overlay && {
-        KERNEL_REPOS: row.overlay.repositories
-          .map(({ url }, at) => `${nameOf(row, at)}=${named(fillKnown(url, { arch }))}`)
-          .join('\n'),
+        KERNEL_REPOS: kernelRepos(row, row.overlay, (url) => named(fillKnown(url, { arch }))),
         KERNEL_KEY: base64(kernelKey?.armored),
         HEADER_CHOICE: '1',
       }),
@@ -68,6 +69,12 @@ const rpm = (manager: 'dnf' | 'zypper'): PackageManager => ({
   },
   list: "rpm -qa --qf '%{NAME}\\t%{VERSION}-%{RELEASE}\\t[%{PROVIDES}, ]\\t%{ARCH}\\n'",
 });
+
+const kernelRepos = (
+  row: DistroRow,
+  { repositories }: KernelSource,
+  named: (url: string) => string,
+): string => repositories.map(({ url }, at) => `${nameOf(row, at)}=${named(url)}`).join('\n');
 
 /** One line for each suite of the row's repositories of kernels. */
 const kernelSources = ({ repositories }: KernelSource, named: (url: string) => string): string =>
@@ -93,11 +100,11 @@ export const PACKAGE_MANAGERS: Record<NonNullable<DistroRow['packageManager']>, 
   apt: {
     script: 'install-kernel-apt.sh',
     // apt finds a kernel's packages by what they depend on.
-    variables: (row, { release }, { mirrors, proxy, kernelKey, named = asIs }) => ({
+    variables: (row, { release }, { mirrors, proxy = '', kernelKey, named = asIs }) => ({
       ARCHIVE_KEYRING: row.keyring ?? '',
       TOOLCHAIN: row.toolchain?.join(' ') ?? '',
       SOURCES: mirrors ? aptSources(row, mirrors) : '',
-      PROXY: proxy ?? '',
+      PROXY: proxy,
       ...(row.overlay && {
         KERNEL_SOURCES: kernelSources(row.overlay, named),
         KERNEL_KEY: base64(kernelKey?.binary),

@@ -164,7 +164,8 @@ class Resolver {
         found.map(({ row }) => row),
       );
     if (found[0]) return this.target(found[0].row, found[0].kernel);
-    if (chosen) this.refuseForeign(release, chosen);
+    const ownForm = rows.some((row) => row.overlay && isNamedBy(row, release));
+    if (chosen && !ownForm) this.refuseForeign(release, chosen);
 
     const archived: KernelTarget[] = [];
     for (const row of rows) {

@@ -327,7 +327,12 @@ async function installVars(
   const mirrors = found && { main: named(found.main), security: found.security && named(found.security) };
   const { key } = base.row.overlay ?? {};
   const kernelKey =
-    key && (await sourceKey(base.row.id, key, { cacheDir: cacheDir(), signal: machine.signal, proxy: machine.proxy }));
+    key &&
+    (await sourceKey(base.row.id, key, {
+      cacheDir: cacheDir(),
+      signal: machine.signal,
+      proxy: machine.proxy,
+    }));
   return {
     RELEASE: target.release,
     VARIANT: variant,

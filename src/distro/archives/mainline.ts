@@ -45,7 +45,7 @@ export async function mainline(
   );
   const files = filesOf(sums.toString('utf8'));
   const names = kernelPackages(row, release);
-  const common = release.replace(/-[a-z0-9-]+$/, '');
+  const common = release.replace(/-[a-z][a-z0-9-]*$/, '');
   const found = pick({ ...names, headers: [...names.headers, `linux-headers-${common}`] }, (name) =>
     files.find((file) => file.name === name),
   );

@@ -51,7 +51,14 @@ export const installKernel = (
 export const installKernelText = (program: InstallProgram, vars: InstallVariables): Promise<string> =>
   programText(program, vars);
 
-const VERSIONS = ['image-package', 'image-version', 'headers-version', 'gcc-version', 'dkms-version', 'kernel-compiler'];
+const VERSIONS = [
+  'image-package',
+  'image-version',
+  'headers-version',
+  'gcc-version',
+  'dkms-version',
+  'kernel-compiler',
+];
 const UUID = z.string().regex(/^[0-9a-f-]{36}$/);
 /** Root on a subvolume, and SELinux where it is not the kernel's default. */
 const KEPT_ARGUMENT = /^(?:rootflags|rootfstype|security|lsm|selinux|enforcing|apparmor)=[\w.,:=@/-]+$/;
