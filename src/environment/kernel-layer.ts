@@ -337,6 +337,7 @@ async function installVars(
     RELEASE: target.release,
     VARIANT: variant,
     ...managerOf(base).variables(base.row, target, { mirrors, proxy, kernelKey, named }),
+    ...(target.packages && namesOf(target.packages, base)),
     SUITE: target.suite ?? '',
     ARCHIVE_URI: named(target.archive?.uri ?? ''),
     ARCHIVE_SUITE: target.archive?.suite ?? '',
@@ -345,6 +346,15 @@ async function installVars(
     BUILD_PACKAGES: buildPackages.names.join(' '),
     BUILD_PACKAGE_DIR: '',
   };
+}
+
+/** What the packages of a kernel that was given as files are called. What is not among them is asked for by the distro's own names. */
+function namesOf(
+  { image, headers }: NonNullable<KernelTarget['packages']>,
+  { row }: BaseImage,
+): Record<string, string> {
+  const names = { IMAGE_PACKAGES: image, ...(headers !== undefined && { HEADER_PACKAGES: headers }) };
+  return isApt(row) ? names : { ...names, MODULE_PACKAGES: '', EXTRA_PACKAGES: '' };
 }
 
 /** What a guest may be told to download from: all that may need a password. */
