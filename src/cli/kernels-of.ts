@@ -5,7 +5,7 @@ import { messageOf } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
 import { cacheDir } from '../lib/paths.js';
 import { availableKernels } from '../distro/kernels.js';
-import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';
+import { findRow, catalogueOf, type CatalogueRow } from '../distro/catalogue.js';
 
 /** A kernel that can be asked for. */
 export interface KernelInfo {
@@ -22,6 +22,9 @@ export interface KernelsContext {
   mirror?: string | undefined;
   proxy?: string | undefined;
   offline?: boolean | undefined;
+  kernelRepos?: readonly string[] | undefined;
+  /** Where relative paths begin. */
+  cwd?: string | undefined;
 }
 
 /** Archives read at once when all are: each is a download or a few. */
@@ -32,7 +35,10 @@ const CONCURRENCY = 6;
  * cannot come together in one warning.
  */
 export async function kernelsOf(distro: string | undefined, context: KernelsContext): Promise<KernelInfo[]> {
-  const rows = await loadCatalogue();
+  const rows = await catalogueOf({ ...context, distro, cwd: context.cwd ?? '.' });
+  const repos = rows.filter(({ overlay }) => overlay?.asked);
+  // With repositories of one's own it is their kernels that are asked for.
+  if (repos.length > 0) return (await Promise.all(repos.map((row) => kernelsOfRow(row, context)))).flat();
   if (distro !== undefined) {
     const row = findRow(rows, distro);
     if (row.overlay?.repositories.length === 0) {

@@ -8,6 +8,7 @@ import { variable } from '../lib/variables.js';
 import { fillRow } from './catalogue-fill.js';
 import { FileHead, OverlayFileHead, OverlayInput, RowInput, type CatalogueRow } from './catalogue-schema.js';
 import { overlayRows, type Overlay } from './overlays.js';
+import { readKernelRepo, type RepoOptions } from './kernel-repo.js';
 import { unknownDistro } from './row.js';
 
 export type { CatalogueArch, CatalogueRow, SumsForm } from './catalogue-schema.js';
@@ -81,6 +82,32 @@ async function catalogueFiles(dir: string): Promise<string[]> {
   }
   if (names.length === 0) throw new Dkms2binError('usage', `The image catalogue ${dir} holds no *.yaml file`);
   return names;
+}
+
+/**
+ * The catalogue with the repositories of `--kernel-repo` on top. Throws fault `usage` for a file that cannot be used.
+ */
+export async function catalogueOf({
+  kernelRepos = [],
+  ...options
+}: RepoOptions & { kernelRepos?: readonly string[] | undefined }): Promise<CatalogueRow[]> {
+  const rows = await loadCatalogue();
+  for (const file of kernelRepos) {
+    const own = (await readKernelRepo(file, options, rows)).flatMap((each) =>
+      overlayRows({ ...each, asked: true }, rows, (field, message) => {
+        throw new Dkms2binError('usage', `--kernel-repo ${file}: ${field}: ${message}`);
+      }),
+    );
+    for (const row of own) {
+      const twin = rows.find(({ id, aliases }) => [id, ...aliases].includes(row.id));
+      if (twin)
+        throw new Dkms2binError('usage', `--kernel-repo ${file}: ${row.id} is the name of a distro already`, {
+          hint: 'Give the file another name.',
+        });
+    }
+    rows.push(...own);
+  }
+  return rows;
 }
 
 /** The row of an id or alias. Throws fault `usage` listing the ids. */

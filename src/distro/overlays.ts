@@ -12,6 +12,8 @@ export interface Overlay {
   /** The catalogue file, and the folder that paths in it are relative to. */
   file: string;
   dir: string;
+  /** See `KernelSource`. */
+  asked?: true;
 }
 
 /**
@@ -37,7 +39,7 @@ export function overlayRows(
 
 function rowOn(
   base: CatalogueRow,
-  { overlay, file }: Overlay,
+  { overlay, file, asked }: Overlay,
   at: number,
   mistake: (field: string, message: string) => void,
 ): CatalogueRow {
@@ -77,6 +79,7 @@ function rowOn(
     archives: overlay.archives,
     overlay: {
       on: base.id,
+      ...(asked && { asked }),
       first: at === 0,
       arches: overlay.arches,
       repositories: overlay.repositories.map(({ url, suite, components }, i) => ({

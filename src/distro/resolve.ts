@@ -42,10 +42,14 @@ class Resolver {
   private readonly arch: Arch;
   private readonly indexes = new Map<string, Promise<KernelIndex>>();
 
+  private readonly rows: readonly DistroRow[];
+
   constructor(
-    private readonly rows: readonly DistroRow[],
+    rows: readonly DistroRow[],
     private readonly options: ResolveOptions,
   ) {
+    const asked = rows.filter(({ overlay }) => overlay?.asked);
+    this.rows = asked.length > 0 ? asked : rows;
     this.arch = options.arch ?? 'x86_64';
   }
 
@@ -67,13 +71,17 @@ class Resolver {
   private chosenRow(): DistroRow | undefined {
     const { distro } = this.options;
     if (distro === undefined) return undefined;
-    const row = this.rows.find(({ id, aliases }) => id === distro || aliases?.includes(distro));
+    const row =
+      this.rows.find(({ id, aliases }) => id === distro || aliases?.includes(distro)) ??
+      this.rows.find(({ overlay }) => overlay?.asked && overlay.on === distro);
     if (row) return row;
     throw unknownDistro(distro, this.rows);
   }
 
   private async latest(): Promise<KernelTarget> {
-    const row = this.chosenRow() ?? (await defaultRow(this.rows, this.options));
+    const [first] = this.rows;
+    const row =
+      this.chosenRow() ?? (first?.overlay?.asked ? first : await defaultRow(this.rows, this.options));
     const index = await this.index(row);
     const kernels = unique(row, index.kernels);
     const name = row.overlay ? defaultOf(row, this.arch) : archRow(row, this.arch).defaultKernel;

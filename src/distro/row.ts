@@ -32,6 +32,8 @@ export interface KernelSource {
   on: string;
   /** Whether a kernel release alone picks this row; the same repository may stand on top of several. */
   first: boolean;
+  /** It was asked for (`--kernel-repo`): kernels come from there and from nowhere else. */
+  asked?: true;
   /** Those that there are kernels for. */
   arches: readonly Arch[];
   repositories: readonly { url: string; suite?: string | undefined; components: readonly string[] }[];

@@ -5,7 +5,7 @@ import type { PlanContext } from '../model/context.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { Proof } from '../model/proof.js';
 import { readCapped } from '../lib/read-capped.js';
-import { findRow, loadCatalogue } from '../distro/catalogue.js';
+import { findRow, catalogueOf } from '../distro/catalogue.js';
 import { readCertificate } from '../formats/certificate.js';
 import type { BuildRequest } from '../options/request.js';
 import { readOfferedPackages } from '../repo/index.js';
@@ -26,7 +26,7 @@ export async function proveRequest(
   const offer = await readOfferedPackages(dir);
   const packages = choosePackages(offer, release, modules);
   const certificate = await certificateOf(request);
-  const rows = await loadCatalogue();
+  const rows = await catalogueOf(request);
   const [target] = await planTargets(request, rows, context);
   if (!target) throw new Dkms2binError('usage', 'No kernel to prove the packages on: --kernel is missing');
   if (certificate && target.arch !== 'x86_64') {

@@ -17,10 +17,20 @@ export interface PublishingOptions extends MetapackageOptions {
   origin?: string;
 }
 
+const metapackageOptions = ({
+  hold,
+  offline,
+  mirror,
+  proxy,
+  kernelRepos,
+}: MetapackageOptions): MetapackageOptions => ({
+  ...{ hold, offline, mirror, proxy, kernelRepos },
+});
+
 /** Publishes a folder, relative to the current one; the key's passphrase comes from the environment or the terminal. */
 export function publishFolder(
   dir: string,
-  { repoKey, keep, origin, hold, offline, mirror, proxy }: PublishingOptions,
+  { repoKey, keep, origin, ...asking }: PublishingOptions,
   context: CommandContext,
 ): Promise<PublishResult> {
   const { engine, env, cwd, signal, ui } = context;
@@ -30,7 +40,8 @@ export function publishFolder(
     ask: async (question) => (context.stdin.isTTY === true ? askSecret(question, context) : null),
     keep,
     origin,
-    ...{ hold, offline, mirror, proxy },
+    ...metapackageOptions(asking),
+    cwd,
     emit: ui.emit,
     signal,
   });

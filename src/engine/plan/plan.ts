@@ -6,7 +6,7 @@ import { archOf, candidatesFor, isNamedBy, rowsOn } from '../../distro/release.j
 import { incomplete, kernelsOfFiles, type FilesKernel } from '../../distro/kernel-files.js';
 import { releaseOfKernelPackages } from '../../distro/kernel-package.js';
 import { resolveKernels } from '../../distro/resolve.js';
-import { findRow, loadCatalogue, type CatalogueRow } from '../../distro/catalogue.js';
+import { findRow, catalogueOf, type CatalogueRow } from '../../distro/catalogue.js';
 import { isApt } from '../../distro/row.js';
 import { moduleIds } from '../../cell/source.js';
 import { plannedCell } from './planned-cell.js';
@@ -26,7 +26,7 @@ export async function plan(request: BuildRequest, context: PlanContext): Promise
     sources.push(...(await parseModuleSource(text, sourceOptions(request, context))));
   }
   await refuseTwins(sources, context.signal);
-  const rows = await loadCatalogue();
+  const rows = await catalogueOf(request);
   const targets = await planTargets(request, rows, context);
   const cells = targets.flatMap((target) => sources.map((module) => plannedCell(module, target, request)));
   return deepFreeze({ request: { ...request }, cells });

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import * as openpgp from 'openpgp';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { findRow, loadCatalogue, type CatalogueRow } from '../../../src/distro/catalogue.js';
+import { catalogueOf, findRow, loadCatalogue, type CatalogueRow } from '../../../src/distro/catalogue.js';
 import { offeredKernels } from '../../../src/distro/kernels.js';
 import { resolveKernels, type ResolveOptions } from '../../../src/distro/resolve.js';
 import { FileServer, putRepo, sha256 } from '../../unit/fixtures/file-server.js';
@@ -325,5 +325,99 @@ describe("Ubuntu's mainline builds", () => {
       fault: 'not-found',
       message: expect.stringMatching(/mainline\/v6\.11\.6\/amd64\/ .*not there/) as string,
     });
+  });
+});
+
+describe("a house's own repository", () => {
+  const packages = [
+    stanza('linux-image-6.12.3-house', '6.12.3-1', 'kmod'),
+    stanza('linux-headers-6.12.3-house', '6.12.3-1'),
+    stanza('linux-image-6.12.4-house', '6.12.4-1', 'kmod'),
+    stanza('linux-headers-6.12.4-house', '6.12.4-1'),
+    stanza('linux-image-6.12.4-house-dbg', '6.12.4-1'),
+    stanza('linux-image-house', '6.12.3', 'linux-image-6.12.3-house'),
+  ];
+  beforeEach(() => suite(['/house', 'bookworm', 'main', 'amd64'], packages));
+  const sources = (signedBy: string, more = ''): string =>
+    `# Kernels of the house\nTypes: deb\nURIs: ${server.origin}/house\nSuites: bookworm\nComponents: main\n${signedBy}\n${more}`;
+  const put = async (name: string, text: string): Promise<string> => {
+    await writeFile(join(cacheDir, name), text);
+    return name;
+  };
+  const found = async (file: string, wanted: string[], distro?: string): Promise<string[]> => {
+    const rows = await catalogueOf({ cwd: cacheDir, kernelRepos: [file], distro });
+    const targets = await resolveKernels(wanted, rows, options({ distro }));
+    return targets.map((target) => `${target.distro} ${target.release}`);
+  };
+
+  test('a .sources file with a key: list, pattern, latest, on the distro of its suite or of --distro', async () => {
+    await writeFile(join(cacheDir, 'house.asc'), signer.toPublic().armor());
+    const file = await put('House Kernels.sources', sources('Signed-By: ./house.asc'));
+    const row = (await catalogueOf({ cwd: cacheDir, kernelRepos: [file] })).find(
+      ({ overlay }) => overlay?.asked,
+    )!;
+    expect(row).toMatchObject({ id: 'house-kernels', overlay: { on: 'debian-12' } });
+    const offered = await offeredKernels(row, options());
+    expect(offered.kernels.map(({ release, flavour }) => `${release} ${flavour}`).sort()).toEqual([
+      '6.12.3-house house',
+      '6.12.4-house house',
+    ]);
+    expect(offered.metas).toMatchObject([{ name: 'linux-image-house', release: '6.12.3-house' }]);
+    expect(await found(file, ['latest', '6.12.3-*'])).toEqual([
+      'house-kernels 6.12.4-house',
+      'house-kernels 6.12.3-house',
+    ]);
+    expect(await found(file, ['6.12.3-house'], 'debian-13')).toEqual(['house-kernels 6.12.3-house']);
+    await expect(found(file, ['6.1.0-56-amd64'])).rejects.toMatchObject({
+      fault: 'not-found',
+      hint: expect.stringContaining('6.12.4-house') as string,
+    });
+  });
+
+  test('a key in the file itself, none with Trusted, and what cannot be used is named', async () => {
+    const armored = signer
+      .toPublic()
+      .armor()
+      .trim()
+      .split('\n')
+      .map((line) => ` ${line.trim() || '.'}`);
+    expect(
+      await found(await put('a.sources', sources(`Signed-By:\n${armored.join('\n')}`)), ['latest']),
+    ).toEqual(['a 6.12.4-house']);
+    expect(await found(await put('b.sources', sources('Trusted: yes')), ['latest'])).toEqual([
+      'b 6.12.4-house',
+    ]);
+    for (const [name, text, message] of [
+      ['c.sources', sources('X: y'), /no Signed-By/],
+      ['d.sources', sources('Signed-By: gone.asc'), /its key cannot be read/],
+      ['e.sources', sources('Trusted: yes').replace('bookworm', 'stable'), /which distro/],
+      ['debian-12.sources', sources('Trusted: yes'), /name of a distro already/],
+      ['f.sources', sources('Trusted: yes').replace('http:', 'file:'), /repositories.*url/],
+      ['g.sources', 'nothing', /no repository in it/],
+      ['h.yaml', 'overlays: []', /no overlays in it/],
+    ] as const)
+      await expect(found(await put(name, text), ['latest']), name).rejects.toMatchObject({
+        fault: 'usage',
+        message: expect.stringMatching(message) as string,
+      });
+    await expect(found('gone.sources', ['latest'])).rejects.toThrow('ENOENT');
+  });
+
+  test('a .repo file of dnf, and one in the form of the catalogue with a metapackage', async () => {
+    putRepo(server, '/el9', [
+      { name: 'kernel-core', evr: '6.12.5-1.house' },
+      { name: 'kernel-devel', evr: '6.12.5-1.house' },
+    ]);
+    const repo = await put('el.repo', `[house]\nname=House\nbaseurl=${server.origin}/el9\ngpgcheck=0\n`);
+    expect(await found(repo, ['latest'], 'rocky-9')).toEqual(['el 6.12.5-1.house.x86_64']);
+    const overlay = `overlays:
+  - id: house-own
+    on: [debian-12]
+    releases: '^.*-house$'
+    repositories: [{ url: '${server.origin}/house', suite: '{codename}' }]
+    packages: { image: ['linux-image-{release}'], headers: ['linux-headers-{release}'] }
+    defaultKernel: linux-image-house
+`;
+    expect(await found(await put('own.yaml', overlay), ['latest'])).toEqual(['house-own 6.12.3-house']);
   });
 });
