@@ -60,15 +60,25 @@ const rpm = (manager: 'dnf' | 'zypper'): PackageManager => ({
       TOOLCHAIN_NEEDS: row.epel?.needs ?? '',
       REPOS: repos.map((repo) => repoLine(repo, values)).join('\n'),
       PROXY: proxy,
-      ...(row.overlay && {
-        KERNEL_REPOS: kernelRepos(row, row.overlay, (url) => named(fillKnown(url, { arch }))),
-        KERNEL_KEY: base64(kernelKey?.armored),
-        HEADER_CHOICE: '1',
-      }),
+      ...kernelVariables(row, kernelKey, (url) => named(fillKnown(url, { arch }))),
     };
   },
   list: "rpm -qa --qf '%{NAME}\\t%{VERSION}-%{RELEASE}\\t[%{PROVIDES}, ]\\t%{ARCH}\\n'",
 });
+
+/** What dnf is told of a row's repositories of kernels. */
+const kernelVariables = (
+  row: DistroRow,
+  key: Keyring | undefined,
+  named: (url: string) => string,
+): Record<string, string> =>
+  row.overlay === undefined
+    ? {}
+    : {
+        KERNEL_REPOS: kernelRepos(row, row.overlay, named),
+        KERNEL_KEY: base64(key?.armored),
+        HEADER_CHOICE: '1',
+      };
 
 const kernelRepos = (
   row: DistroRow,
