@@ -10,7 +10,7 @@ import { parseParagraph } from '../formats/deb822.js';
 import { checkRelease } from './release.js';
 
 /** A package with a part of a kernel, as a package manager asks for it, and what it needs of other parts. */
-export interface KernelFile {
+interface KernelFile {
   /** As it was given. */
   file: string;
   form: 'deb' | 'rpm';

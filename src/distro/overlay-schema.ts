@@ -6,7 +6,7 @@ import { Expression, Fingerprint, Id, PackageSet, PackageTemplate, Template, Url
 export const FilesArchive = z.strictObject({ kind: z.literal('mainline'), url: UrlTemplate });
 
 /** The public key that signs a repository, pinned by its primary key's full fingerprint. */
-export const OverlayKey = z.strictObject({
+const OverlayKey = z.strictObject({
   keyFingerprint: Fingerprint,
   /** File with the public key, armored or not, relative to the folder of the catalogue; absolute once loaded. */
   keyFile: z.string().min(1).optional(),
@@ -15,7 +15,7 @@ export const OverlayKey = z.strictObject({
 });
 
 /** An apt suite, or without `suite` a folder that has `repodata/`. */
-export const Repository = z.strictObject({
+const Repository = z.strictObject({
   url: UrlTemplate,
   suite: Template.optional(),
   components: z.array(z.string().regex(/^[A-Za-z0-9._-]+(?:\/[A-Za-z0-9._-]+)*$/)).default(['main']),

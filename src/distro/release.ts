@@ -162,7 +162,7 @@ export function parseRelease(release: string): ParsedRelease {
 }
 
 /** The ways out for a kernel that no row knows. */
-export const UNKNOWN_HINT =
+const UNKNOWN_HINT =
   'Check it against what `uname -r` prints there, such as 6.1.0-56-amd64. A kernel from elsewhere is found with --distro and its ' +
   'repository (--kernel-repo FILE), or given as its packages (--distro, and --kernel-package for image and headers).';
 

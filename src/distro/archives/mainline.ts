@@ -12,7 +12,7 @@ const MAX_SIGNATURE_BYTES = 1 << 16;
  * The folder of a version among Ubuntu's mainline builds: `v6.11` for 6.11.0-061100-generic, `v6.11.5` for 6.11.5-061105, `v6.12-rc3` for
  * 6.12.0-061200rc3. Undefined for a release that is not written so.
  */
-export function mainlineVersion(release: string): string | undefined {
+function mainlineVersion(release: string): string | undefined {
   const [, major = '', minor = '', patch = '', candidate] =
     /^(\d+)\.(\d+)\.(\d+)-\d{6}(?:rc(\d+))?(?:\d{12})?-/.exec(release) ?? [];
   if (major === '') return undefined;

@@ -143,30 +143,28 @@ const CLANG =
   'CONFIG_CC_VERSION_TEXT="clang version 19.1.0"\nCONFIG_CC_IS_CLANG=y\nCONFIG_CLANG_VERSION=190100\n';
 
 test.each([
-  ["the distro's gcc", gcc(12), KNOWN, [], ''],
-  [
-    'another gcc that the distro has',
-    gcc(13),
-    [...KNOWN, 'gcc-13'],
-    ['gcc-13'],
-    'gcc-13 was installed beside gcc 12',
-  ],
-  ['another gcc that it lacks', gcc(15), KNOWN, [], 'it has no gcc-15'],
-  [
-    'clang of the very version',
-    CLANG,
-    [...KNOWN, 'clang-19', 'lld-19', 'llvm-19'],
-    ['clang-19 lld-19 llvm-19'],
-    'clang-19',
-  ],
-  [
-    'clang of another version',
-    CLANG,
-    [...KNOWN, 'clang', 'lld', 'llvm'],
-    ['clang lld llvm'],
-    'clang lld llvm were installed',
-  ],
-])('a kernel built with %s', async (_what, config, known, more, says) => {
+  { what: "the distro's gcc", config: gcc(12), known: KNOWN, more: [], says: '' },
+  {
+    ...{ what: 'another gcc that the distro has', config: gcc(13), known: [...KNOWN, 'gcc-13'] },
+    ...{ more: ['gcc-13'], says: 'gcc-13 was installed beside gcc 12' },
+  },
+  {
+    ...{ what: 'another gcc that it lacks', config: gcc(15), known: KNOWN },
+    ...{ more: [], says: 'it has no gcc-15' },
+  },
+  {
+    ...{
+      what: 'clang of the very version',
+      config: CLANG,
+      known: [...KNOWN, 'clang-19', 'lld-19', 'llvm-19'],
+    },
+    ...{ more: ['clang-19 lld-19 llvm-19'], says: 'clang-19' },
+  },
+  {
+    ...{ what: 'clang of another version', config: CLANG, known: [...KNOWN, 'clang', 'lld', 'llvm'] },
+    ...{ more: ['clang lld llvm'], says: 'clang lld llvm were installed' },
+  },
+])('a kernel built with $what', async ({ config, known, more, says }) => {
   const { code, out, calls } = await install(PROXMOX, known, { config });
   expect(code, out).toBe(0);
   expect(calls.slice(1)).toEqual(more);
