@@ -6,7 +6,7 @@ const args = process.argv.slice(2);
 const check = args.includes('--check');
 const ids = args.filter((arg) => arg !== '--check');
 try {
-  let rows = await loadCatalogue();
+  let rows = (await loadCatalogue()).filter(({ overlay }) => !overlay);
   if (ids.length > 0) rows = ids.map((id) => findRow(rows, id));
   const limits = { retries: 1, backoffMs: 500, stallMs: 20_000 };
   for (const { id, arch, state, says } of await updateImages(rows, {

@@ -18,9 +18,15 @@
 #   BUILD_PACKAGES      packages to install besides the toolchain, of the variant build; words with blanks between, may be empty
 #   BUILD_PACKAGE_DIR   folder in the guest with .deb files to install as well, may be empty
 #   KERNEL_PACKAGE_DIR  folder in the guest with .deb files to use instead of the archive, may be empty
+#   IMAGE_PACKAGES      names of the kernel's image, the first that exists is taken; default as Debian and Ubuntu name it
+#   HEADER_PACKAGES     names of what modules are built against, likewise; apt brings what it depends on
+#   KERNEL_SOURCES      lines `deb URL SUITE COMPONENT…`: repositories of the kernel, on top of the distro's and for the time of this
+#                       script; may be empty
+#   KERNEL_KEY          keyring that vouches for them, in base64; without one nobody does
 #
 # Result lines: @@dkms2bin KEY VALUE with KEY one of
 #   image-package, image-version, headers-version, gcc-version, dkms-version, vmlinuz, initrd, root-uuid, cmdline,
+#   kernel-compiler (what the kernel was built with, where that is not the distro's gcc), note (something to tell the user),
 #   near (a release that exists, when RELEASE was not found), error (one line, on failure);
 #   of the variant runtime, unless the package sources lack the headers: toolchain PACKAGES KIB BYTES, what the headers and dkms
 #   would take with all that apt would install along: packages, installed size, download
@@ -30,6 +36,8 @@ RELEASE=${RELEASE:-} VARIANT=${VARIANT:-build} SUITE=${SUITE:-} ARCHIVE_URI=${AR
 ARCHIVE_COMPONENTS=${ARCHIVE_COMPONENTS:-main} ARCHIVE_KEYRING=${ARCHIVE_KEYRING:-/usr/share/keyrings/debian-archive-keyring.gpg}
 TOOLCHAIN=${TOOLCHAIN:-dkms gcc make libc6-dev} SOURCES=${SOURCES:-} ROOT_UUID=${ROOT_UUID:-}
 KERNEL_PACKAGE_DIR=${KERNEL_PACKAGE_DIR:-} BUILD_PACKAGES=${BUILD_PACKAGES:-} BUILD_PACKAGE_DIR=${BUILD_PACKAGE_DIR:-}
+IMAGE_PACKAGES=${IMAGE_PACKAGES:-linux-image-$RELEASE linux-image-$RELEASE-unsigned linux-image-unsigned-$RELEASE}
+HEADER_PACKAGES=${HEADER_PACKAGES:-linux-headers-$RELEASE} KERNEL_SOURCES=${KERNEL_SOURCES:-} KERNEL_KEY=${KERNEL_KEY:-}
 
 check_release
 check_url ARCHIVE_URI "$ARCHIVE_URI"
@@ -37,6 +45,9 @@ check_words SUITE "$SUITE"
 check_words ARCHIVE_SUITE "$ARCHIVE_SUITE"
 check_words ARCHIVE_COMPONENTS "$ARCHIVE_COMPONENTS"
 check_sources SOURCES "$SOURCES"
+check_sources KERNEL_SOURCES "$KERNEL_SOURCES"
+case $KERNEL_KEY in *[!A-Za-z0-9+/=]*) fail "$E_INPUT" 'KERNEL_KEY is not base64' ;; esac
+case $IMAGE_PACKAGES$HEADER_PACKAGES in *[!A-Za-z0-9.+~_\ -]*) fail "$E_INPUT" 'a kernel package name has a character that none has' ;; esac
 check_path ARCHIVE_KEYRING "$ARCHIVE_KEYRING"
 case $ROOT_UUID in *[!0-9A-Fa-f-]*) fail "$E_INPUT" "ROOT_UUID is not a file system's: '$ROOT_UUID'" ;; esac
 case $VARIANT in build | runtime) ;; *) fail "$E_INPUT" "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
@@ -44,10 +55,12 @@ case $TOOLCHAIN$BUILD_PACKAGES in *[!a-z0-9.+\ -]*) fail "$E_INPUT" 'a package n
 
 work=$(mktemp -d) || fail "$E_DISK_FULL" 'no temporary folder'
 list=/etc/apt/sources.list.d/dkms2bin-archive.list
+kernel_list=/etc/apt/sources.list.d/dkms2bin-kernel.list kernel_key=/etc/apt/dkms2bin-kernel.gpg
+kernel_pin=/etc/apt/preferences.d/dkms2bin-kernel
 updates=/etc/initramfs-tools/update-initramfs.conf updates_were=
 cleanup() {
   rm -rf "$work"
-  rm -f "$list" /etc/dpkg/dpkg.cfg.d/dkms2bin-tmp
+  rm -f "$list" "$kernel_list" "$kernel_key" "$kernel_pin" /etc/dpkg/dpkg.cfg.d/dkms2bin-tmp
   [ -z "$updates_were" ] || printf '%s\n' "$updates_were" >"$updates"
 }
 trap cleanup EXIT
@@ -74,6 +87,21 @@ signed=
 if [ -n "$SOURCES" ]; then
   rm -f /etc/apt/sources.list /etc/apt/sources.list.d/{debian,ubuntu}.{list,sources}
   sed "s,^deb ,deb ${signed:+[${signed# }] }," <<<"$SOURCES" >/etc/apt/sources.list.d/dkms2bin-distro.list
+fi
+
+# What the distro has as well stays the distro's: the repository of the kernel is asked last.
+if [ -n "$KERNEL_SOURCES" ]; then
+  option='trusted=yes'
+  if [ -n "$KERNEL_KEY" ]; then
+    base64 -d <<<"$KERNEL_KEY" >"$kernel_key" || fail "$E_INPUT" 'KERNEL_KEY cannot be read'
+    chmod 644 "$kernel_key"
+    option=signed-by=$kernel_key
+  fi
+  sed "s,^deb ,deb [$option] ," <<<"$KERNEL_SOURCES" >"$kernel_list"
+  while read -r _ url _; do
+    host=${url#*://} host=${host%%/*} host=${host##*@} host=${host%%:*}
+    if [ -n "$host" ] && ! grep -qsF "//$host" <<<"$SOURCES"; then printf 'Package: *\nPin: origin "%s"\nPin-Priority: 100\n\n' "$host"; fi
+  done <<<"$KERNEL_SOURCES" >"$kernel_pin"
 fi
 
 # --- no upkeep in a machine that lives for minutes: none runs now, none at a later boot --------------------------------
@@ -106,7 +134,7 @@ if [ "$VARIANT" = build ]; then
   mkdir -p /etc/dkms/framework.conf.d
   : >/etc/dkms/no-autoinstall
   printf '# dkms2bin: modules are signed outside the guest.\nsign_file="/nonexistent"\n' >/etc/dkms/framework.conf.d/dkms2bin.conf
-  headers=linux-headers-$RELEASE
+  headers=${HEADER_PACKAGES%% *}
   for package in $TOOLCHAIN $BUILD_PACKAGES; do
     [ -n "$(installed_version "$package")" ] || toolchain+=("$package")
   done
@@ -117,42 +145,56 @@ if [ -n "$BUILD_PACKAGE_DIR" ]; then
     toolchain+=("$(readlink -f "$file")")
   done
 fi
-headers_known() { [ -z "$headers" ] || package_known "$headers"; }
-headers_installed() { [ -z "$headers" ] || [ -n "$(installed_version "$headers")" ]; }
+# first_of TEST NAME…: prints the first name that passes.
+first_of() { local test=$1 name; shift; for name; do if "$test" "$name"; then echo "$name"; return 0; fi; done; return 1; }
+is_installed() { [ -n "$(installed_version "$1")" ]; }
+# shellcheck disable=SC2086 # lists of names
+headers_known() { [ -z "$headers" ] || headers=$(first_of package_known $HEADER_PACKAGES) || { headers=${HEADER_PACKAGES%% *}; return 1; }; }
+# shellcheck disable=SC2086
+headers_installed() { [ -z "$headers" ] || first_of is_installed $HEADER_PACKAGES >/dev/null; }
 
 # --- which packages --------------------------------------------------------------------------------------------------
 wanted=()
 if [ -n "$KERNEL_PACKAGE_DIR" ]; then
   [ -d "$KERNEL_PACKAGE_DIR" ] || fail "$E_INPUT" "KERNEL_PACKAGE_DIR is not a folder: $KERNEL_PACKAGE_DIR"
+  given_headers=''
   for file in "$KERNEL_PACKAGE_DIR"/*.deb; do
     [ -f "$file" ] || continue
     package=$(dpkg-deb -f "$file" Package) || fail "$E_NOT_FOUND" "not a Debian package: $file"
+    case " $IMAGE_PACKAGES " in *" $package "*) image=${image:-$package} ;; esac
+    case " $HEADER_PACKAGES " in *" $package "*) given_headers=$package ;; esac
     case $package in
-      linux-image-"$RELEASE" | linux-image-"$RELEASE"-unsigned | linux-image-unsigned-"$RELEASE") image=$package ;;
       *-dbg | *-dbgsym | linux-libc-dev) continue ;;
-      linux-headers-* | linux-kbuild-*) [ -n "$headers" ] || continue ;;
+      *-headers-* | linux-kbuild-* | linux-compiler-*) [ -n "$headers" ] || continue ;;
     esac
     wanted+=("$(readlink -f "$file")")
   done
-  [ -n "$image" ] || package_known "linux-image-$RELEASE" || fail "$E_NOT_FOUND" "no linux-image-$RELEASE among the kernel package files"
-  [ -n "$image" ] || { image=linux-image-$RELEASE; wanted+=("$image"); }
-  [ -z "$headers" ] || printf '%s\n' "${wanted[@]}" | grep -q "/${headers}[_=]" || wanted+=("$headers")
-else
-  if [ -n "$(installed_version "linux-image-$RELEASE")" ]; then image=linux-image-$RELEASE
-  elif [ -n "$(installed_version "linux-image-$RELEASE-unsigned")" ]; then image=linux-image-$RELEASE-unsigned
+  if [ -z "$image" ]; then
+    # shellcheck disable=SC2086
+    image=$(first_of package_known $IMAGE_PACKAGES || { apt_update >&2; first_of package_known $IMAGE_PACKAGES; }) ||
+      fail "$E_NOT_FOUND" "${IMAGE_PACKAGES// / or }, the kernel itself, is missing among the kernel package files"
+    wanted+=("$image")
   fi
+  if [ -n "$headers" ] && [ -n "$given_headers" ]; then headers=$given_headers
+  elif [ -n "$headers" ]; then
+    headers_known || { apt_update; headers_known; } ||
+      fail "$E_NOT_FOUND" "${HEADER_PACKAGES// / or }, what modules are built against, is missing among the kernel package files"
+    wanted+=("$headers")
+  fi
+else
+  # shellcheck disable=SC2086
+  image=$(first_of is_installed $IMAGE_PACKAGES) || image=
   if [ -n "$ARCHIVE_URI" ] && { [ -z "$image" ] || ! headers_installed; }; then
     printf 'deb [check-valid-until=no%s] %s %s %s\n' "$signed" "$ARCHIVE_URI" "$ARCHIVE_SUITE" "$ARCHIVE_COMPONENTS" >"$list"
-    if ! package_known "linux-image-$RELEASE" || ! headers_known; then
+    # shellcheck disable=SC2086
+    if ! first_of package_known $IMAGE_PACKAGES >/dev/null || ! headers_known; then
       apt_update
     fi
   fi
   pick_image() {
     [ -n "$image" ] && return 0
-    if package_known "linux-image-$RELEASE"; then image=linux-image-$RELEASE
-    elif package_known "linux-image-$RELEASE-unsigned"; then image=linux-image-$RELEASE-unsigned
-    elif package_known "linux-image-unsigned-$RELEASE"; then image=linux-image-unsigned-$RELEASE
-    else return 1; fi
+    # shellcheck disable=SC2086
+    image=$(first_of package_known $IMAGE_PACKAGES)
   }
   if ! pick_image || ! headers_known; then
     apt_update
@@ -160,11 +202,12 @@ else
   fi
   if [ -z "$image" ] || ! headers_known; then
     # The neighbours of the same flavour, in version order.
-    { echo "$RELEASE"; apt-cache pkgnames linux-image- | sed -nE 's/^linux-image-([0-9]+\.[0-9]+\.[0-9].*)$/\1/p' | grep -vE -- '-(dbg|unsigned|template)$'; } |
+    first=${IMAGE_PACKAGES%% *} head=${first%%"$RELEASE"*} tail=${first#*"$RELEASE"}
+    { echo "$RELEASE"; apt-cache pkgnames "$head" | sed -nE "s/^$head([0-9]+\.[0-9]+\.[0-9].*)$tail\$/\1/p" | grep -vE -- '-(dbg|unsigned|template)$'; } |
       grep -- "[0-9]-${RELEASE##*[0-9]-}\$" | sort -uV | grep -xF -B 5 -A 5 -- "$RELEASE" | grep -vxF -- "$RELEASE" |
       while read -r near; do say near "$near"; done
     if [ -n "$image" ]; then fail "$E_NOT_FOUND" "$image exists but $headers does not"; fi
-    fail "$E_NOT_FOUND" "no linux-image-$RELEASE in the guest's package sources"
+    fail "$E_NOT_FOUND" "no ${IMAGE_PACKAGES%% *} in the guest's package sources"
   fi
   wanted=("$image" ${headers:+"$headers"})
 fi
@@ -216,6 +259,50 @@ dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' 'linux-image-*' 2>/dev/null 
 echo "installing ${wanted[*]} ${toolchain[*]-}"
 apt_install "${wanted[@]}" ${toolchain[@]+"${toolchain[@]}"} || give_up
 
+# --- the compiler that the kernel was built with --------------------------------------------------------------------------
+# Where the headers name it themselves, as Debian's do, or bring it as a dependency, nothing is to be done.
+kernel_compiler=
+want_compiler() {
+  local build=/lib/modules/$RELEASE/build config major own
+  config=$build/.config
+  [ -f "$config" ] || config=$build/include/config/auto.conf
+  if [ ! -f "$config" ] || [ -f "$build/.kernelvariables" ]; then return 0; fi
+  kernel_compiler=$(sed -n 's/^CONFIG_CC_VERSION_TEXT="\(.*\)"$/\1/p' "$config")
+  if grep -q '^CONFIG_CC_IS_CLANG=y' "$config"; then
+    major=$(sed -n 's/^CONFIG_CLANG_VERSION=\([0-9]*\)[0-9]\{4\}$/\1/p' "$config")
+    want_clang "$major"
+    return 0
+  fi
+  major=$(sed -n 's/^CONFIG_GCC_VERSION=\([0-9]*\)[0-9]\{4\}$/\1/p' "$config")
+  own=$(gcc -dumpversion 2>/dev/null)
+  if [ -z "$major" ] || [ "$major" = "${own%%.*}" ]; then kernel_compiler=; return 0; fi
+  if ! is_installed "gcc-$major" && package_known "gcc-$major"; then
+    echo "installing gcc-$major"
+    apt_install "gcc-$major" || true
+  fi
+  if is_installed "gcc-$major"; then
+    ln -sf "$(command -v "gcc-$major")" /usr/local/bin/gcc
+    say note "The kernel was built with $kernel_compiler: gcc-$major was installed beside gcc $own, and modules are built with it"
+  else
+    say note "The kernel was built with $kernel_compiler, and modules are built with the distro's gcc $own: it has no gcc-$major"
+  fi
+}
+want_clang() {
+  local major=$1 tool tools=(clang lld llvm)
+  if [ -n "$major" ] && package_known "clang-$major" && package_known "lld-$major"; then tools=("clang-$major" "lld-$major" "llvm-$major"); fi
+  echo "installing ${tools[*]}"
+  apt_install "${tools[@]}" || fail "$E_NOT_FOUND" "the kernel was built with $kernel_compiler, and the package sources have no clang"
+  if [ -n "$major" ] && [ "${tools[0]}" != clang ]; then
+    for tool in clang ld.lld llvm-ar llvm-nm llvm-objcopy llvm-objdump llvm-readelf llvm-strip; do
+      if [ -x "/usr/bin/$tool-$major" ]; then ln -sf "/usr/bin/$tool-$major" "/usr/local/bin/$tool"; fi
+    done
+  fi
+  command -v ld.lld >/dev/null && command -v clang >/dev/null ||
+    fail "$E_NOT_FOUND" "the kernel was built with $kernel_compiler, and ${tools[*]} bring no clang and ld.lld"
+  say note "The kernel was built with $kernel_compiler: ${tools[*]} were installed, and modules are built with it"
+}
+if [ "$VARIANT" = build ]; then want_compiler; fi
+
 # dkms before 3.0 has no framework.conf.d, and before 3.0.4 no sign_file: there it signs only with keys an admin made.
 if [ -f /etc/dkms/framework.conf ] && ! grep -qs 'framework.conf.d' "$(command -v dkms)"; then
   grep -q '^sign_file=' /etc/dkms/framework.conf || printf '\n# dkms2bin\nsign_file="/nonexistent"\n' >>/etc/dkms/framework.conf
@@ -237,8 +324,10 @@ fi
 
 # What headers and dkms would take, as a person installs them: with what they recommend, as is every distro's default.
 toolchain_cost() {
-  local plan replaced
-  plan=$(apt-get -s -o APT::Install-Recommends=true install dkms "linux-headers-$RELEASE" 2>/dev/null | sed -n 's/^Inst //p')
+  local plan replaced headers
+  # shellcheck disable=SC2086
+  headers=$(first_of package_known $HEADER_PACKAGES) || return 0
+  plan=$(apt-get -s -o APT::Install-Recommends=true install dkms "$headers" 2>/dev/null | sed -n 's/^Inst //p')
   [ -n "$plan" ] || return 0
   # NAME [OLD VERSION] (NEW VERSION …): a package that is replaced costs the difference.
   replaced=$(sed -nE 's/^([^ ]+) \[.*/\1/p' <<<"$plan")
@@ -260,6 +349,7 @@ say image-version "$(installed_version "$image")"
 say headers-version "$(installed_version "$headers")"
 say gcc-version "$( (readlink -f "$(command -v gcc)"; gcc -dumpfullversion) 2>/dev/null | tr '\n' ' ' | sed 's/ *$//')"
 say dkms-version "$(installed_version dkms)"
+say kernel-compiler "$kernel_compiler"
 say vmlinuz "$vmlinuz"
 say initrd "$initrd"
 # In a chroot findmnt would tell of the host.

@@ -10,6 +10,9 @@
 #   MODULE_PACKAGES     packages that must come with it
 #   EXTRA_PACKAGES      packages that are taken where they exist
 #   HEADER_PACKAGES     what modules are built against, all of them
+#   HEADER_CHOICE       not empty: the first of HEADER_PACKAGES that exists is taken
+#   KERNEL_REPOS        repositories of the kernel, on top of all others and for the time of this script: lines NAME=URL; may be empty
+#   KERNEL_KEY          armored key that has signed their packages, in base64; without one nobody has
 #   VERSION_PREFIX      of zypper: the packages' versions begin so, and a dot and a build counter follow; names have no
 #                       version then. Of dnf: empty, names are NAME-VERSION-RELEASE.ARCH
 #   TOOLCHAIN           compiler and dkms, default "dkms gcc make rpm-build elfutils-libelf-devel" (zypper: libelf-devel)
@@ -34,6 +37,7 @@ RELEASE=${RELEASE:-} VARIANT=${VARIANT:-build} PACKAGE_MANAGER=${PACKAGE_MANAGER
 IMAGE_PACKAGES=${IMAGE_PACKAGES:-} MODULE_PACKAGES=${MODULE_PACKAGES:-} EXTRA_PACKAGES=${EXTRA_PACKAGES:-}
 HEADER_PACKAGES=${HEADER_PACKAGES:-} VERSION_PREFIX=${VERSION_PREFIX:-} TOOLCHAIN_REPO=${TOOLCHAIN_REPO:-}
 TOOLCHAIN_NEEDS=${TOOLCHAIN_NEEDS:-} REPOS=${REPOS:-} PROXY=${PROXY:-} KERNEL_PACKAGE_DIR=${KERNEL_PACKAGE_DIR:-}
+KERNEL_REPOS=${KERNEL_REPOS:-} KERNEL_KEY=${KERNEL_KEY:-} HEADER_CHOICE=${HEADER_CHOICE:-}
 # How often a passing fault is tried, and the seconds between.
 TRIES=${TRIES:-3} PAUSE=${PAUSE:-5}
 
@@ -44,6 +48,7 @@ while IFS= read -r line; do
   case ${line%%=*} in '' | *[!A-Za-z0-9._!-]*) fail "$E_INPUT" "REPOS names a repository that cannot be: '$line'" ;; esac
   check_url REPOS "${line#*=}"
 done <<<"$REPOS"
+case $KERNEL_KEY in *[!A-Za-z0-9+/=]*) fail "$E_INPUT" 'KERNEL_KEY is not base64' ;; esac
 case $VARIANT in build | runtime) ;; *) fail "$E_INPUT" "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
 case "$IMAGE_PACKAGES $MODULE_PACKAGES $EXTRA_PACKAGES $HEADER_PACKAGES ${TOOLCHAIN-} ${BUILD_PACKAGES-} $TOOLCHAIN_REPO $TOOLCHAIN_NEEDS $VERSION_PREFIX" in
   *[!A-Za-z0-9.+~_\ ^-]*) fail "$E_INPUT" 'a package name has a character that none has' ;;
@@ -65,9 +70,10 @@ TOOLCHAIN="${TOOLCHAIN:-dkms gcc make rpm-build $libelf} ${BUILD_PACKAGES:-}"
 
 work=$(mktemp -d) || fail "$E_DISK_FULL" 'no temporary folder'
 log=$work/log trusted='' hidden=$repo_dir/.dkms2bin-hidden repo_file=$repo_dir/dkms2bin.repo
-anchor=/etc/pki/trust/anchors/dkms2bin.pem
+anchor=/etc/pki/trust/anchors/dkms2bin.pem kernel_repo=$repo_dir/dkms2bin-kernel.repo
 cleanup() {
   rm -rf "$work"
+  rm -f "$kernel_repo"
   if [ -f "$anchor" ]; then rm "$anchor" && update-ca-certificates >/dev/null 2>&1; fi
   if [ -d "$hidden" ]; then
     rm -f "$repo_file"
@@ -94,6 +100,22 @@ if [ -n "$REPOS" ]; then
   mkdir -p "$hidden"
   find "$repo_dir" -maxdepth 1 -type f -name '*.repo' -exec mv -t "$hidden" {} +
   printf '%s' "$text" >"$repo_file"
+fi
+if [ -n "$KERNEL_REPOS" ]; then
+  check=0 keys=
+  if [ -n "$KERNEL_KEY" ]; then
+    base64 -d <<<"$KERNEL_KEY" >"$work/kernel.asc" || fail "$E_INPUT" 'KERNEL_KEY cannot be read'
+    check=1 keys="gpgkey=file://$work/kernel.asc"$'\n'
+  fi
+  text=
+  while IFS='=' read -r name url; do
+    case $name in '') continue ;; *[!a-z0-9._-]*) fail "$E_INPUT" "not a repository's name: '$name'" ;; esac
+    check_url KERNEL_REPOS "$url"
+    text+="[dkms2bin-kernel-$name]"$'\n'"name=$name"$'\n'"baseurl=$url"$'\n'"gpgcheck=$check"$'\n'
+    text+=$'enabled=1\nrepo_gpgcheck=0\nskip_if_unavailable=0\n'"$keys"
+  done <<<"$KERNEL_REPOS"
+  mkdir -p "$repo_dir"
+  printf '%s' "$text" >"$kernel_repo"
 fi
 if [ -n "$PROXY" ]; then export http_proxy=$PROXY https_proxy=$PROXY; fi
 
@@ -233,6 +255,12 @@ if [ -z "$image" ]; then
   done | { grep .; echo "$RELEASE"; } | sort -uV | grep -xF -B 5 -A 5 -- "$RELEASE" | grep -vxF -- "$RELEASE" |
     while read -r near; do say near "$near"; done
   fail "$E_NOT_FOUND" "none of $IMAGE_PACKAGES in the guest's package sources"
+fi
+if [ -n "$HEADER_CHOICE" ]; then
+  for package in $HEADER_PACKAGES; do
+    if add "$package"; then headers=$found HEADER_PACKAGES=''; break; fi
+  done
+  [ -z "$HEADER_PACKAGES" ] || fail "$E_NOT_FOUND" "$image exists but none of $HEADER_PACKAGES does"
 fi
 for package in $MODULE_PACKAGES $HEADER_PACKAGES; do
   add "$package" || fail "$E_NOT_FOUND" "$image exists but $package does not"

@@ -4,7 +4,13 @@ import { z } from 'zod';
 import { decompress, type Compression } from '../formats/decompress.js';
 import type { ReleaseFile } from '../formats/deb822.js';
 import { Dkms2binError } from '../model/errors.js';
-import { DkmsPackage, parseDkmsPackages, parsePackages } from './apt-packages.js';
+import {
+  DkmsPackage,
+  parseDkmsPackages,
+  parseNamedPackages,
+  parsePackages,
+  type KernelNames,
+} from './apt-packages.js';
 import { DEBIAN_KEYRING, readInRelease } from './apt-release.js';
 import { fetchBytes } from './fetch.js';
 import { cachedIndex } from './index-cache.js';
@@ -32,6 +38,8 @@ export interface IndexOptions extends LookupOptions {
   expiredKeys?: boolean | undefined;
   /** Debian's four by default, as far as the suite has them; kernels are in main. */
   components?: readonly string[] | undefined;
+  /** Of a repository of kernels whose packages have names of their own, in any component. */
+  names?: KernelNames | undefined;
 }
 
 /** What is kept of a suite. */
@@ -94,9 +102,9 @@ function readIndexes(options: IndexOptions): Promise<{ suite: string; url: strin
 }
 
 async function suiteIndex(mirror: string, suite: string, options: IndexOptions): Promise<SuiteIndex> {
-  const { arch, keyring = DEBIAN_KEYRING, components = COMPONENTS } = options;
+  const { arch, keyring = DEBIAN_KEYRING, components = COMPONENTS, names } = options;
   const key = createHash('sha256')
-    .update(JSON.stringify([4, mirror, suite, arch, keyring, components]))
+    .update(JSON.stringify([4, mirror, suite, arch, keyring, components, ...(names ? [names] : [])]))
     .digest('hex')
     .slice(0, 20);
   return cachedIndex(
@@ -138,13 +146,21 @@ async function readSuite(mirror: string, suite: string, options: IndexOptions): 
     // A partial mirror may lack what InRelease names.
     if (bytes === undefined) continue;
     index.components.push(component);
+    if (options.names) {
+      const { kernels, metas, headers } = parseNamedPackages(bytes, suite, options.names);
+      index.kernels.push(...kernels);
+      index.metas.push(...metas);
+      index.headers.push(...headers);
+      continue;
+    }
     if (component === 'main') Object.assign(index, parsePackages(bytes, suite));
     index.packages.push(...parseDkmsPackages(bytes, suite));
   }
-  if (index.components.includes('main')) return index;
+  const wanted = options.names ? (options.components ?? COMPONENTS) : ['main'];
+  if (wanted.some((component) => index.components.includes(component))) return index;
   throw new Dkms2binError(
     'not-found',
-    `${base}/InRelease does not name a usable main/binary-${options.arch}/Packages`,
+    `${base}/InRelease does not name a usable ${wanted[0] ?? 'main'}/binary-${options.arch}/Packages`,
   );
 }
 

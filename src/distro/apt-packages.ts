@@ -64,6 +64,104 @@ export function parsePackages(bytes: Buffer, suite: string): KernelPackagesOf {
   return { kernels: [...kernels.values()], metas: [...metas.values()], headers: headersOf(bytes) };
 }
 
+/** How a repository of kernels names its packages. */
+export interface KernelNames {
+  /** Templates with `{release}`, the preferred ones first. */
+  image: readonly string[];
+  headers: readonly string[];
+  /** What its releases look like; the group `flavour` is what tells lines of kernels apart. */
+  releases: string;
+}
+
+/**
+ * The same of a Packages file whose packages have names of their own. Metapackages are what depends on an image, and what
+ * depends on such a package.
+ */
+export function parseNamedPackages(bytes: Buffer, suite: string, names: KernelNames): KernelPackagesOf {
+  const images = readersOf(names.image, names.releases);
+  const headers = readersOf(names.headers, names.releases);
+  const found: KernelPackagesOf = { kernels: [], metas: [], headers: [] };
+  const kernels = new Map<string, KernelEntry & { rank: number }>();
+  const others: Other[] = [];
+  for (const paragraph of paragraphsNaming(bytes, [...names.image, ...names.headers])) {
+    const name = paragraph.get('Package') ?? '';
+    const packageVersion = paragraph.get('Version');
+    if (packageVersion === undefined) continue;
+    const read = images(name);
+    const ofHeaders = headers(name);
+    if (ofHeaders) found.headers.push(ofHeaders.release);
+    if (!read) {
+      if (!ofHeaders) others.push({ name, packageVersion, depends: paragraph.get('Depends') ?? '' });
+      continue;
+    }
+    const { release, flavour, rank } = read;
+    const known = kernels.get(release);
+    const newer = known ? compareVersions(packageVersion, known.packageVersion) : 1;
+    if (newer > 0 || (newer === 0 && known && rank < known.rank))
+      kernels.set(release, { release, packageVersion, suite, flavour, rank });
+  }
+  found.kernels = [...kernels.values()].map(({ rank: _, ...entry }) => entry);
+  found.metas = metasOf(others, images, suite);
+  return found;
+}
+
+interface Other {
+  name: string;
+  packageVersion: string;
+  depends: string;
+}
+
+/** Those among packages that lead to a kernel, at first hand or over one another. */
+function metasOf(packages: readonly Other[], images: ReleaseReader, suite: string): MetaEntry[] {
+  const metas = new Map<string, MetaEntry>();
+  let left = packages;
+  for (let before = -1; before !== metas.size;) {
+    before = metas.size;
+    const waiting: Other[] = [];
+    const known = new Map(metas);
+    for (const each of left) {
+      const { name, packageVersion, depends } = each;
+      const wanted = depends.split(/[,|]/).map((one) => one.trim().split(/[\s(:]/)[0] ?? '');
+      const release = wanted.map((one) => images(one)?.release ?? known.get(one)?.release).find(Boolean);
+      if (release === undefined) waiting.push(each);
+      else keepNewest(metas, name, { name, release, packageVersion, suite });
+    }
+    left = waiting;
+  }
+  return [...metas.values()];
+}
+
+type ReleaseReader = (name: string) => { release: string; flavour: string; rank: number } | undefined;
+
+/** Reads the kernel release out of a package's name; `rank` is the place of the template that it fits. */
+function readersOf(templates: readonly string[], releases: string): ReleaseReader {
+  const form = new RegExp(releases);
+  return (name) => {
+    for (const [rank, template] of templates.entries()) {
+      const [head = '', tail = ''] = template.split('{release}');
+      if (!name.startsWith(head) || !name.endsWith(tail) || name.length <= head.length + tail.length)
+        continue;
+      const release = name.slice(head.length, name.length - tail.length);
+      const match = form.exec(release);
+      if (match) return { release, rank, flavour: match.groups?.flavour ?? flavourOf(release) ?? '' };
+    }
+    return undefined;
+  };
+}
+
+/** Paragraphs in which the beginning of a template stands, each once. */
+function* paragraphsNaming(bytes: Buffer, templates: readonly string[]): Generator<Paragraph> {
+  const seen = new Set<string>();
+  for (const head of new Set(templates.map((each) => each.replace(/\{.*$/, '')))) {
+    for (const paragraph of paragraphsWith(bytes, head)) {
+      const key = `${paragraph.get('Package') ?? ''} ${paragraph.get('Version') ?? ''}`;
+      if (seen.has(key)) continue;
+      seen.add(key);
+      yield paragraph;
+    }
+  }
+}
+
 function keepNewest<T extends { packageVersion: string }>(into: Map<string, T>, key: string, entry: T): void {
   const known = into.get(key);
   if (known === undefined || compareVersions(entry.packageVersion, known.packageVersion) > 0)

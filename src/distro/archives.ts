@@ -1,5 +1,6 @@
 import type { KernelTarget } from '../model/cell.js';
 import { debianSnapshot } from './archives/debian.js';
+import { mainline } from './archives/mainline.js';
 import { koji, vault } from './archives/rpm.js';
 import { launchpad, ubuntuSnapshot } from './archives/ubuntu.js';
 import { withoutSlash, type Tell, type Wanted } from './archives/wanted.js';
@@ -59,6 +60,8 @@ function find(archive: RowArchive, wanted: Wanted, tell: Tell): Promise<KernelTa
       return vault(archive, wanted, tell);
     case 'koji':
       return koji(archive, wanted, tell);
+    case 'mainline':
+      return mainline(archive, wanted, tell);
   }
 }
 

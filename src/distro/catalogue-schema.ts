@@ -1,23 +1,8 @@
 import { z } from 'zod';
 import type { Arch } from '../model/cell.js';
-
-const Id = z.string().regex(/^[a-z0-9][a-z0-9.-]*$/, 'lower-case letters, digits, dots and dashes only');
-const PackageName = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9+._-]*$/, 'not a package name');
-const PackageTemplates = z.array(
-  z.string().regex(/^[A-Za-z0-9{][A-Za-z0-9+._{}-]*$/, 'not a package name with {placeholders}'),
-);
-const Expression = z.string().refine((text) => {
-  try {
-    return new RegExp(text) instanceof RegExp;
-  } catch {
-    return false;
-  }
-}, 'not a regular expression');
-const Template = z.string().min(1).regex(/^\S+$/, 'must hold no blanks');
-const UrlTemplate = Template.regex(/^https?:\/\//, 'must be an http or https URL');
-const Fingerprint = z
-  .string()
-  .regex(/^(?:[0-9A-F]{40}|[0-9A-F]{64})$/, 'a full fingerprint: 40 or 64 upper-case hex digits, no blanks');
+import { Expression, Fingerprint, Id, PackageName, PackageSet, Template, UrlTemplate } from './forms.js';
+import { FilesArchive, OverlayInput } from './overlay-schema.js';
+import type { KernelSource } from './row.js';
 
 /** The form of a sums file: GNU (`HEX  name`) by algorithm, BSD (`SHA256 (name) = HEX`), or JSON. */
 export const SumsForm = z.enum(['sha512sums', 'sha256sums', 'bsd-checksum', 'json']);
@@ -66,18 +51,6 @@ const ArchRow = z.strictObject({
   mirrors: z.strictObject({ main: UrlTemplate, security: UrlTemplate.optional() }).optional(),
 });
 
-/** The packages of one kernel. dnf and zypper rows name them without a version; `src/distro/packages.ts` fills them in. */
-const PackageSet = z.strictObject({
-  /** The image; the first that exists is taken. */
-  image: PackageTemplates.min(1),
-  /** What must come with it. */
-  modules: PackageTemplates.default([]),
-  /** More of the same kernel, taken where they exist. */
-  extra: PackageTemplates.default([]),
-  /** What modules are built against, all of them. */
-  headers: PackageTemplates.min(1),
-});
-
 /** A dnf or zypper repository: a folder that has `repodata/`. `{mirror}` is the row's main mirror or `--mirror`. */
 const Repo = z.strictObject({
   name: Id,
@@ -106,6 +79,7 @@ const Archive = z.discriminatedUnion('kind', [
   }),
   /** A Koji's folder `packages/`: unsigned files by name. `source` is the folder of the kernel's source package. */
   z.strictObject({ kind: z.literal('koji'), url: UrlTemplate, source: PackageName.default('kernel') }),
+  FilesArchive,
 ]);
 
 const Suite = z.strictObject({
@@ -208,18 +182,22 @@ const Family = z.enum([
   'oracle',
 ]);
 
+/** A place for YAML anchors; its values are not read. */
+const anchors = z.record(z.string(), z.unknown()).optional();
+
 /** A catalogue file with rows that are not checked yet, so that each row's mistakes can be told. */
-export const FileHead = z.strictObject({
-  family: Family,
-  /** A place for YAML anchors; its values are not read. */
-  anchors: z.record(z.string(), z.unknown()).optional(),
-  rows: z.array(z.unknown()).min(1),
-});
+export const FileHead = z.strictObject({ family: Family, anchors, rows: z.array(z.unknown()).min(1) });
+
+/** A catalogue file with repositories of kernels on top of rows, checked one by one. */
+export const OverlayFileHead = z.strictObject({ anchors, overlays: z.array(z.unknown()).min(1) });
+export { OverlayInput };
 
 /** One distro release. Templates are filled in but for `packages`, `repos` and vaults, which a kernel or its architecture fills. */
 export type CatalogueRow = z.output<typeof RowInput> & {
   family: z.infer<typeof Family>;
   /** The catalogue file the row stands in, for errors. */
   file: string;
+  /** Of a row whose kernels come from a repository on top of another row. */
+  overlay?: KernelSource;
 };
 export type CatalogueArch = NonNullable<CatalogueRow['arch'][Arch]>;

@@ -6,7 +6,9 @@ import { Dkms2binError, messageOf } from '../model/errors.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
 import { variable } from '../lib/variables.js';
 import { fillRow } from './catalogue-fill.js';
-import { FileHead, RowInput, type CatalogueRow } from './catalogue-schema.js';
+import { FileHead, OverlayFileHead, OverlayInput, RowInput, type CatalogueRow } from './catalogue-schema.js';
+import { overlayRows, type Overlay } from './overlays.js';
+import { readKernelRepo, type RepoOptions } from './kernel-repo.js';
 import { unknownDistro } from './row.js';
 
 export type { CatalogueArch, CatalogueRow, SumsForm } from './catalogue-schema.js';
@@ -21,15 +23,24 @@ function catalogueDirs(): string[] {
 export async function loadCatalogue(...dirs: string[]): Promise<CatalogueRow[]> {
   const mistakes: string[] = [];
   const rows: CatalogueRow[] = [];
+  const overlays: Overlay[] = [];
   for (const dir of dirs.length > 0 ? dirs : catalogueDirs()) {
     for (const name of await catalogueFiles(dir)) {
       const file = join(dir, name);
       const text = await readFile(file, 'utf8').catch((error: unknown) => {
         throw unreadable(file, error);
       });
-      rows.push(...parseFile(file, text, dir, mistakes));
+      rows.push(...parseFile({ file, text, dir }, mistakes, overlays));
     }
   }
+  // Those of the user's own folder may stand on top of rows that come along.
+  rows.push(
+    ...overlays.flatMap((each) =>
+      overlayRows(each, rows, (field, message) =>
+        mistakes.push(`${each.file}: overlay ${each.overlay.id}: ${field}: ${message}`),
+      ),
+    ),
+  );
   const owner = new Map<string, CatalogueRow>();
   for (const row of rows) {
     for (const [field, word] of [
@@ -73,6 +84,32 @@ async function catalogueFiles(dir: string): Promise<string[]> {
   return names;
 }
 
+/**
+ * The catalogue with the repositories of `--kernel-repo` on top. Throws fault `usage` for a file that cannot be used.
+ */
+export async function catalogueOf({
+  kernelRepos = [],
+  ...options
+}: RepoOptions & { kernelRepos?: readonly string[] | undefined }): Promise<CatalogueRow[]> {
+  const rows = await loadCatalogue();
+  for (const file of kernelRepos) {
+    const own = (await readKernelRepo(file, options, rows)).flatMap((each) =>
+      overlayRows({ ...each, asked: true }, rows, (field, message) => {
+        throw new Dkms2binError('usage', `--kernel-repo ${file}: ${field}: ${message}`);
+      }),
+    );
+    for (const row of own) {
+      const twin = rows.find(({ id, aliases }) => [id, ...aliases].includes(row.id));
+      if (twin)
+        throw new Dkms2binError('usage', `--kernel-repo ${file}: ${row.id} is the name of a distro already`, {
+          hint: 'Give the file another name.',
+        });
+    }
+    rows.push(...own);
+  }
+  return rows;
+}
+
 /** The row of an id or alias. Throws fault `usage` listing the ids. */
 export function findRow(rows: readonly CatalogueRow[], name: string): CatalogueRow {
   const row = rows.find((r) => r.id === name || r.aliases.includes(name));
@@ -80,7 +117,11 @@ export function findRow(rows: readonly CatalogueRow[], name: string): CatalogueR
   throw unknownDistro(name, rows);
 }
 
-function parseFile(file: string, text: string, dir: string, mistakes: string[]): CatalogueRow[] {
+function parseFile(
+  { file, text, dir }: { file: string; text: string; dir: string },
+  mistakes: string[],
+  overlays: Overlay[],
+): CatalogueRow[] {
   const document = parseDocument(text, { merge: true, prettyErrors: true });
   if (document.errors.length > 0) {
     mistakes.push(...document.errors.map((error) => `${file}: ${error.message.trim()}`));
@@ -91,6 +132,10 @@ function parseFile(file: string, text: string, dir: string, mistakes: string[]):
     content = document.toJS({ maxAliasCount: 1000 });
   } catch (error) {
     mistakes.push(`${file}: ${messageOf(error)}`);
+    return [];
+  }
+  if (typeof content === 'object' && content !== null && 'overlays' in content) {
+    overlays.push(...parseOverlays(content, { file, dir }, mistakes));
     return [];
   }
   const head = FileHead.safeParse(content);
@@ -113,6 +158,26 @@ function parseFile(file: string, text: string, dir: string, mistakes: string[]):
     if (mistakes.length === before) rows.push(row);
   });
   return rows;
+}
+
+function parseOverlays(
+  content: object,
+  { file, dir }: { file: string; dir: string },
+  mistakes: string[],
+): Overlay[] {
+  const head = OverlayFileHead.safeParse(content);
+  if (!head.success) {
+    mistakes.push(...issues(head.error).map((issue) => `${file}: ${issue}`));
+    return [];
+  }
+  return head.data.overlays.flatMap((raw, index) => {
+    const id = (raw as { id?: unknown } | null)?.id;
+    const where = `${file}: overlay ${typeof id === 'string' ? id : `#${index + 1}`}`;
+    const parsed = OverlayInput.safeParse(raw);
+    if (parsed.success) return [{ overlay: parsed.data, file, dir }];
+    mistakes.push(...issues(parsed.error).map((issue) => `${where}: ${issue}`));
+    return [];
+  });
 }
 
 function issues(error: z.ZodError): string[] {

@@ -4,11 +4,13 @@ import { Dkms2binError } from '../model/errors.js';
 import { download, type Net } from '../lib/download.js';
 import { checkRelease } from './release.js';
 
-const IMAGE_FILE = /^linux-image-(?:unsigned-)?(\d[^_]*?)(?:-unsigned)?_([^_]+)_([a-z0-9]+)\.deb$/;
+const IMAGE_FILE =
+  /^(?:linux-image|proxmox-kernel|pve-kernel)-(?:unsigned-)?(\d[^_]*?)(?:-unsigned|-signed)?_([^_]+)_([a-z0-9]+)\.deb$/;
 
 /**
- * The kernel releases of `--kernel-package` files or URLs, whose names are `linux-image-<release>_<version>_<arch>.deb`;
- * headers and other packages among them are passed over. Throws `usage` when no image is there.
+ * The kernel releases of `--kernel-package` URLs, which are read where a layer is made: by their names, as apt's repositories have
+ * them (`linux-image-<release>_<version>_<arch>.deb`). Headers and other packages among them are passed over. Throws `usage` when no
+ * image is there.
  */
 export function releaseOfKernelPackages(
   files: readonly string[],

@@ -8,6 +8,7 @@ import { mirrorsOf, type MirrorOptions } from './mirrors.js';
 import type { Place } from './places.js';
 import { isApt, type DistroRow } from './row.js';
 import { listRpmKernels } from './rpm-index.js';
+import { sourceKernels } from './kernel-source.js';
 
 /** How the kernels of a row's live archive are read. */
 export interface KernelOptions extends LookupOptions, MirrorOptions {
@@ -17,6 +18,8 @@ export interface KernelOptions extends LookupOptions, MirrorOptions {
 /** The kernels of a row's live archive, whatever kind it is. */
 export async function liveKernels(row: DistroRow, options: KernelOptions): Promise<KernelIndex> {
   const { arch = 'x86_64' } = options;
+  const { overlay } = row;
+  if (overlay) return sourceKernels({ ...row, overlay }, arch, options);
   const mirrors = await mirrorsOf(row, options, arch);
   if (!isApt(row)) return listRpmKernels(row, arch, mirrors.main, options);
   const apt = {
@@ -54,12 +57,13 @@ export async function availableKernels(row: DistroRow, options: KernelOptions): 
 export async function offeredKernels(
   row: DistroRow,
   options: KernelOptions,
-): Promise<{ kernels: KernelEntry[]; metas: MetaEntry[]; heads: string[] }> {
+): Promise<{ kernels: KernelEntry[]; metas: MetaEntry[]; heads: string[]; releases?: string | undefined }> {
   const { kernels, metas } = await liveKernels(row, options);
   return {
     kernels: buildable(row, kernels),
     metas,
     heads: [...new Set(metas.map(({ release }) => release))],
+    ...(row.overlay && { releases: row.releases }),
   };
 }
 

@@ -1,6 +1,8 @@
 import type { KernelTarget } from '../model/cell.js';
+import type { Keyring } from '../formats/openpgp.js';
+import { nameOf } from './kernel-source.js';
 import { kernelPackages, suseVersionPrefix } from './packages.js';
-import type { DistroRow } from './row.js';
+import type { DistroRow, KernelSource } from './row.js';
 import { fillKnown } from './templates.js';
 
 /** Where a guest gets its packages. */
@@ -8,7 +10,14 @@ interface GuestNet {
   /** In place of the mirrors that the image knows. */
   mirrors?: { main: string; security?: string | undefined } | undefined;
   proxy?: string | undefined;
+  /** Of a row on top of another one: the keyring of its repositories. */
+  kernelKey?: Keyring | undefined;
+  /** Writes a URL as the guest can reach it. */
+  named?: (url: string) => string;
 }
+
+const asIs = (url: string): string => url;
+const base64 = (key: Uint8Array | string = ''): string => Buffer.from(key).toString('base64');
 
 /** How a distro's package manager is driven in a guest. */
 export interface PackageManager {
@@ -27,9 +36,14 @@ export interface PackageManager {
   list: string;
 }
 
+const repoLine = (
+  { name, url, signed }: NonNullable<DistroRow['repos']>[number],
+  values: Record<string, string>,
+): string => `${name}${signed === false ? '!' : ''}=${fillKnown(url, values)}`;
+
 const rpm = (manager: 'dnf' | 'zypper'): PackageManager => ({
   script: 'install-kernel-rpm.sh',
-  variables: (row, { release, arch }, { mirrors, proxy }) => {
+  variables: (row, { release, arch }, { mirrors, proxy = '', kernelKey, named = asIs }) => {
     const { image, modules, extra, headers } = kernelPackages(row, release);
     // Without --mirror the image's own repositories serve: they know their mirrors.
     const all = [...(row.repos ?? []), ...(row.epel?.repos ?? [])];
@@ -44,14 +58,39 @@ const rpm = (manager: 'dnf' | 'zypper'): PackageManager => ({
       VERSION_PREFIX: manager === 'zypper' ? suseVersionPrefix(release) : '',
       TOOLCHAIN_REPO: row.epel?.package ?? '',
       TOOLCHAIN_NEEDS: row.epel?.needs ?? '',
-      REPOS: repos
-        .map(({ name, url, signed }) => `${name}${signed === false ? '!' : ''}=${fillKnown(url, values)}`)
-        .join('\n'),
-      PROXY: proxy ?? '',
+      REPOS: repos.map((repo) => repoLine(repo, values)).join('\n'),
+      PROXY: proxy,
+      ...kernelVariables(row, kernelKey, (url) => named(fillKnown(url, { arch }))),
     };
   },
   list: "rpm -qa --qf '%{NAME}\\t%{VERSION}-%{RELEASE}\\t[%{PROVIDES}, ]\\t%{ARCH}\\n'",
 });
+
+/** What dnf is told of a row's repositories of kernels. */
+const kernelVariables = (
+  row: DistroRow,
+  key: Keyring | undefined,
+  named: (url: string) => string,
+): Record<string, string> =>
+  row.overlay === undefined
+    ? {}
+    : {
+        KERNEL_REPOS: kernelRepos(row, row.overlay, named),
+        KERNEL_KEY: base64(key?.armored),
+        HEADER_CHOICE: '1',
+      };
+
+const kernelRepos = (
+  row: DistroRow,
+  { repositories }: KernelSource,
+  named: (url: string) => string,
+): string => repositories.map(({ url }, at) => `${nameOf(row, at)}=${named(url)}`).join('\n');
+
+/** One line for each suite of the row's repositories of kernels. */
+const kernelSources = ({ repositories }: KernelSource, named: (url: string) => string): string =>
+  repositories
+    .map(({ url, suite = '', components }) => `deb ${named(url)} ${suite} ${components.join(' ')}`)
+    .join('\n');
 
 /** One line for each suite of the row. */
 function aptSources(
@@ -71,11 +110,17 @@ export const PACKAGE_MANAGERS: Record<NonNullable<DistroRow['packageManager']>, 
   apt: {
     script: 'install-kernel-apt.sh',
     // apt finds a kernel's packages by what they depend on.
-    variables: (row, _, { mirrors, proxy }) => ({
+    variables: (row, { release }, { mirrors, proxy = '', kernelKey, named = asIs }) => ({
       ARCHIVE_KEYRING: row.keyring ?? '',
       TOOLCHAIN: row.toolchain?.join(' ') ?? '',
       SOURCES: mirrors ? aptSources(row, mirrors) : '',
-      PROXY: proxy ?? '',
+      PROXY: proxy,
+      ...(row.overlay && {
+        KERNEL_SOURCES: kernelSources(row.overlay, named),
+        KERNEL_KEY: base64(kernelKey?.binary),
+        IMAGE_PACKAGES: kernelPackages(row, release).image.join(' '),
+        HEADER_PACKAGES: kernelPackages(row, release).headers.join(' '),
+      }),
     }),
     list: "dpkg-query -W -f '${Package}\\t${Version}\\t${Provides}\\t${Architecture}\\n'",
   },

@@ -64,7 +64,8 @@ export function archOf(texts: readonly string[], given?: Arch): Arch | undefined
   let arch = given;
   let by = '--arch';
   for (const text of texts) {
-    const ending = /[-_.](?:(amd64|x86_64)|arm64|aarch64)(?:[-+][a-z0-9]+)*(?:\.deb|\.rpm)?$/.exec(text);
+    const ending =
+      /[-_.](?:(amd64|x86_64)|arm64|aarch64|rpi-(?:v8|2712))(?:[-+][a-z0-9]+)*(?:\.deb|\.rpm)?$/.exec(text);
     if (!ending) continue;
     const told = ending[1] === undefined ? 'aarch64' : 'x86_64';
     if (arch !== undefined && told !== arch) {
@@ -98,7 +99,7 @@ function readDebian(release: string): Read {
 
 function refuseForeign(release: string): undefined {
   const foreign =
-    /(?:-(?:cloud-|rt-)?(armmp(?:-lpae)?|686(?:-pae)?|ppc64el|powerpc64le|s390x|riscv64|loong64)|\.(ppc64le|s390x|i[36]86|riscv64)(?:\+[a-z0-9-]+)?)$/.exec(
+    /(?:-(?:cloud-|rt-)?(armmp(?:-lpae)?|rpi-v[67]l?|686(?:-pae)?|ppc64el|powerpc64le|s390x|riscv64|loong64)|\.(ppc64le|s390x|i[36]86|riscv64)(?:\+[a-z0-9-]+)?)$/.exec(
       release,
     );
   if (!foreign) return undefined;
@@ -110,10 +111,19 @@ function refuseForeign(release: string): undefined {
 
 const RPM_FAMILIES = { el: 'rhel', fc: 'fedora', amzn: 'amazon' } as const;
 
+/**
+ * What stands between version and distro tag of a kernel that the distro built itself: numbers, a release candidate, a commit,
+ * a real-time patch. Others put their name there (`114.bazzite.fc42`) or behind the tag (`el9.elrepo`).
+ */
+const OWN_BUILD = /^(?:\d+|rc\d+|rt\d+|\d*g(?:it)?[0-9a-f]*)$/;
+
 function readRpm(release: string): Read {
-  const match = /\.(el|fc|amzn)(\d+)(?:_\d+)?(uek)?(?=[.+]|$)/.exec(release);
-  if (!match) return undefined;
-  const [, tag, digits, uek] = match;
+  const match =
+    /^[^-]+-(.+)\.(el|fc|amzn)(\d+)(?:_\d+)?(uek)?(?:\.\d+)*(?:\.(?:x86_64|aarch64|noarch))?(?:\+[a-z0-9-]+)?$/.exec(
+      release,
+    );
+  if (!match?.[1]?.split('.').every((part) => OWN_BUILD.test(part))) return undefined;
+  const [, , tag, digits, uek] = match;
   const variant = /\+([a-z0-9-]+)$/.exec(release)?.[1] ?? (/\.rt\d/.test(release) ? 'rt' : uek);
   const family = RPM_FAMILIES[tag as keyof typeof RPM_FAMILIES];
   return { family, flavour: variant ?? 'default', major: Number(digits) };
@@ -147,9 +157,14 @@ export function parseRelease(release: string): ParsedRelease {
     if (found) return { release, ...found };
   }
   throw new Dkms2binError('usage', `No known distro names its kernels like this: ${release}`, {
-    hint: 'Give the exact release that `uname -r` prints, such as 6.1.0-56-amd64, or give --distro.',
+    hint: UNKNOWN_HINT,
   });
 }
+
+/** The ways out for a kernel that no row knows. */
+const UNKNOWN_HINT =
+  'Check it against what `uname -r` prints there, such as 6.1.0-56-amd64. A kernel from elsewhere is found with --distro and its ' +
+  'repository (--kernel-repo FILE), or given as its packages (--distro, and --kernel-package for image and headers).';
 
 /** The number of a row; null for Debian's rows that have a name only (forky before its release, sid). */
 function majorOf(row: DistroRow): number | null {
@@ -157,13 +172,28 @@ function majorOf(row: DistroRow): number | null {
   return text === undefined ? null : Number(text);
 }
 
+/** Whether a row on top of another one names its kernels like this. */
+export const isNamedBy = ({ releases }: Pick<DistroRow, 'releases'>, release: string): boolean =>
+  releases !== undefined && new RegExp(releases).test(release);
+
+/**
+ * The rows that a distro means for a kernel release: itself, or where its repositories on top name their kernels like this, those.
+ */
+export function rowsOn<R extends DistroRow>(chosen: R, rows: readonly R[], fits: (row: R) => boolean): R[] {
+  if (chosen.overlay) return [chosen];
+  const on = rows.filter((row) => row.overlay?.on === chosen.id && fits(row));
+  return on.length > 0 ? on : [chosen];
+}
+
 /**
  * The catalogue rows whose kernels are named like `release`. More than one means that only the index can tell.
  * Throws fault `usage` for an unknown grammar, `not-found` when the catalogue has no such distro.
  */
 export function candidatesFor<R extends DistroRow>(release: string, rows: readonly R[]): R[] {
+  const named = rows.filter((row) => row.overlay?.first && isNamedBy(row, release));
+  if (named.length > 0) return named;
   const parsed = parseRelease(release);
-  const family = rows.filter((row) => ROW_FAMILIES[parsed.family].includes(row.family));
+  const family = rows.filter((row) => !row.overlay && ROW_FAMILIES[parsed.family].includes(row.family));
   let found: R[];
   if (parsed.major === null) {
     // Unsuffixed and of no stable series: testing and sid called theirs so before +debNN came.
@@ -184,7 +214,10 @@ export function candidatesFor<R extends DistroRow>(release: string, rows: readon
     'not-found',
     `${release} is a kernel of ${which}, which is not in the catalogue yet`,
     {
-      hint: `Distros in the catalogue: ${rows.map((row) => row.id).join(', ')}. If it is a kernel of one of these after all, give --distro.`,
+      hint: `Distros in the catalogue: ${rows
+        .filter(({ overlay }) => !overlay)
+        .map((row) => row.id)
+        .join(', ')}. If it is a kernel of one of these after all, give --distro.`,
     },
   );
 }

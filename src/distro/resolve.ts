@@ -8,7 +8,8 @@ import type { KernelEntry, KernelIndex } from './kernel-index.js';
 import { buildable, comparing, liveKernels, placesOf, unique, type KernelOptions } from './kernels.js';
 import { nearest } from './nearest.js';
 import { listed, type Place } from './places.js';
-import { candidatesFor, checkRelease } from './release.js';
+import { defaultOf } from './overlays.js';
+import { candidatesFor, checkRelease, isNamedBy, rowsOn } from './release.js';
 import { archRow, unknownDistro, type DistroRow } from './row.js';
 
 export interface ResolveOptions extends KernelOptions, ArchiveOptions {
@@ -41,10 +42,14 @@ class Resolver {
   private readonly arch: Arch;
   private readonly indexes = new Map<string, Promise<KernelIndex>>();
 
+  private readonly rows: readonly DistroRow[];
+
   constructor(
-    private readonly rows: readonly DistroRow[],
+    rows: readonly DistroRow[],
     private readonly options: ResolveOptions,
   ) {
+    const asked = rows.filter(({ overlay }) => overlay?.asked);
+    this.rows = asked.length > 0 ? asked : rows;
     this.arch = options.arch ?? 'x86_64';
   }
 
@@ -66,15 +71,25 @@ class Resolver {
   private chosenRow(): DistroRow | undefined {
     const { distro } = this.options;
     if (distro === undefined) return undefined;
-    const row = this.rows.find(({ id, aliases }) => id === distro || aliases?.includes(distro));
+    const row =
+      this.rows.find(({ id, aliases }) => id === distro || aliases?.includes(distro)) ??
+      this.rows.find(({ overlay }) => overlay?.asked && overlay.on === distro);
     if (row) return row;
     throw unknownDistro(distro, this.rows);
   }
 
   private async latest(): Promise<KernelTarget> {
-    const row = this.chosenRow() ?? (await defaultRow(this.rows, this.options));
+    const [first] = this.rows;
+    const row =
+      this.chosenRow() ?? (first?.overlay?.asked ? first : await defaultRow(this.rows, this.options));
     const index = await this.index(row);
-    const name = archRow(row, this.arch).defaultKernel;
+    const kernels = unique(row, index.kernels);
+    const name = row.overlay ? defaultOf(row, this.arch) : archRow(row, this.arch).defaultKernel;
+    if (name === undefined) {
+      const newest = buildable(row, kernels).sort((a, b) => compareReleases(b.release, a.release))[0];
+      if (newest) return this.target(row, newest);
+      throw new Dkms2binError('not-found', `There is no kernel of ${row.id}${listed(placesOf(index, row))}`);
+    }
     // Backports are newer than what the distro boots by default, and security carries a second series besides: the
     // metapackage of this very name knows which kernel is the default one.
     const backports = new Set(
@@ -83,7 +98,7 @@ class Resolver {
     const meta = index.metas
       .filter((entry) => entry.name === name && !backports.has(entry.suite))
       .sort((a, b) => comparing(row)(b.packageVersion, a.packageVersion))[0];
-    const kernel = meta && unique(row, index.kernels).find(({ release }) => release === meta.release);
+    const kernel = meta && kernels.find(({ release }) => release === meta.release);
     if (kernel) return this.target(row, kernel);
     const why = meta
       ? `${name} depends on ${meta.release}, which does not exist there`
@@ -98,7 +113,9 @@ class Resolver {
     checkGlob(pattern);
     const chosen = this.chosenRow();
     const expression = releaseExpression(pattern);
-    const rows = chosen ? [chosen] : this.rowsOfGlob(pattern);
+    const samples = samplesOf(pattern);
+    const fits = (row: DistroRow): boolean => samples.some((sample) => isNamedBy(row, sample));
+    const rows = chosen ? rowsOn(chosen, this.rows, fits) : this.rowsOfGlob(pattern, fits);
     const { found, places, all } = await this.search(rows, (release) => expression.test(release));
     if (found.length === 0) {
       const sample = all.sort((a, b) => compareReleases(b.release, a.release)).slice(0, 5);
@@ -116,8 +133,11 @@ class Resolver {
   }
 
   /** The distros that a glob points to; Debian's when it says too little. */
-  private rowsOfGlob(pattern: string): readonly DistroRow[] {
-    const debian = this.rows.filter(({ family }) => family === 'debian');
+  private rowsOfGlob(pattern: string, fits: (row: DistroRow) => boolean): readonly DistroRow[] {
+    const named = this.rows.filter((row) => row.overlay?.first && fits(row));
+    if (named.length > 0) return named;
+    const own = this.rows.filter(({ overlay }) => !overlay);
+    const debian = own.filter(({ family }) => family === 'debian');
     const tag = /\.((?:el|fc|amzn)\d+)(_\d+)?(uek)?(?=[.*?+-]|$)/.exec(pattern);
     const flavour = /[\d*?]-([a-z][a-z0-9-]*)$/.exec(pattern)?.[1];
     const suffix = /\+deb\d+(?=[.*?-]|$)/.exec(pattern)?.[0];
@@ -128,7 +148,7 @@ class Resolver {
     else if (flavour !== undefined && !flavour.endsWith('amd64')) {
       const series = /^\d+\.\d+(?:\.\d+)?/.exec(pattern)?.[0];
       if (series === undefined)
-        return this.rows.filter(({ arch: { x86_64: a } }) => a.kernelFlavours?.includes(flavour));
+        return own.filter(({ arch: { x86_64: a } }) => a.kernelFlavours?.includes(flavour));
       sample = `${series.split('.').length === 2 ? `${series}.0` : series}-1-${flavour}`;
     } else if (start !== undefined) sample = start.endsWith('-') ? `${start}1-amd64` : `${start}-amd64`;
     else return debian;
@@ -142,7 +162,9 @@ class Resolver {
   private async exact(release: string): Promise<KernelTarget> {
     checkRelease(release);
     const chosen = this.chosenRow();
-    const rows = chosen ? [chosen] : candidatesFor(release, this.rows);
+    const rows = chosen
+      ? rowsOn(chosen, this.rows, (row) => isNamedBy(row, release))
+      : candidatesFor(release, this.rows);
     const { found, places, all, headless } = await this.search(rows, (other) => other === release);
     if (found.length > 1)
       throw ambiguous(
@@ -150,7 +172,8 @@ class Resolver {
         found.map(({ row }) => row),
       );
     if (found[0]) return this.target(found[0].row, found[0].kernel);
-    if (chosen) this.refuseForeign(release, chosen);
+    const ownForm = rows.some((row) => row.overlay && isNamedBy(row, release));
+    if (chosen && !ownForm) this.refuseForeign(release, chosen);
 
     const archived: KernelTarget[] = [];
     for (const row of rows) {
@@ -170,7 +193,7 @@ class Resolver {
     throw new Dkms2binError('not-found', `${what}${listed(places)}`, {
       hint:
         (near.length > 0 ? `Nearest that exist: ${near.join(', ')}. ` : '') +
-        'Kernels that no archive holds can be given with --kernel-package.',
+        'Kernels of another repository are found with --kernel-repo, and those that no archive holds are given with --kernel-package.',
     });
   }
 
@@ -226,6 +249,20 @@ class Resolver {
       suite: kernel.suite,
     };
   }
+}
+
+/**
+ * Releases that a pattern could mean, with something of the usual forms in the place of each wildcard: enough to see how they end.
+ */
+function samplesOf(pattern: string): string[] {
+  const parts = pattern.replace(/\[[^\]]*\]/g, '?').split(/([*?])/);
+  let samples = [''];
+  for (const part of parts) {
+    const words = { '*': ['1', '1-1', '1.1', '1.1.1', '1.1-1', '1.1.1-1', ''], '?': ['1'] }[part] ?? [part];
+    if (samples.length * words.length > 400) return samples;
+    samples = samples.flatMap((sample) => words.map((word) => sample + word));
+  }
+  return samples;
 }
 
 /** The host's own distro when the catalogue has it, else debian-13. */

@@ -23,7 +23,25 @@ export type RowArchive =
   | { kind: 'ubuntu-snapshot'; url: string; api: string }
   | { kind: 'launchpad'; url: string; api: string }
   | { kind: 'vault'; repos: readonly string[]; minors: readonly string[] }
-  | { kind: 'koji'; url: string; source: string };
+  | { kind: 'koji'; url: string; source: string }
+  | { kind: 'mainline'; url: string };
+
+/** Where the kernels of a row come from that stands on top of another one. */
+export interface KernelSource {
+  /** Id of the row that the image and all packages but the kernels are of. */
+  on: string;
+  /** Whether a kernel release alone picks this row; the same repository may stand on top of several. */
+  first: boolean;
+  /** It was asked for (`--kernel-repo`): kernels come from there and from nowhere else. */
+  asked?: true;
+  /** Those that there are kernels for. */
+  arches: readonly Arch[];
+  repositories: readonly { url: string; suite?: string | undefined; components: readonly string[] }[];
+  /** Who signs them; absent when nobody does. */
+  key?: KeySource | undefined;
+  /** Package that leads to the current kernel; without one the newest kernel is it. */
+  defaultKernel?: string | undefined;
+}
 
 interface RowRepo {
   name: string;
@@ -64,7 +82,11 @@ export interface DistroRow {
   epel?: { package: string; needs: string; repos: readonly RowRepo[] } | undefined;
   arch: { x86_64: ArchMirrors; aarch64?: ArchMirrors | undefined };
   archives?: readonly RowArchive[];
+  overlay?: KernelSource | undefined;
 }
+
+/** Id of the row that a row's image and toolchain are of. */
+export const baseId = ({ id, overlay }: Pick<DistroRow, 'id' | 'overlay'>): string => overlay?.on ?? id;
 
 /** The form of the distro's module packages: Debian's .deb, or one of the forms of .rpm. */
 export type PackageForm = 'deb' | RpmForm;
@@ -74,11 +96,15 @@ export function packageForm({ packageManager = 'apt' }: DistroRow): PackageForm 
 }
 
 /** What a row says of an architecture. Throws fault `usage` when it has none of that name. */
-export function archRow<R>(row: { id: string; arch: Partial<Record<Arch, R>> }, arch: Arch): R {
+export function archRow<R>(
+  row: { id: string; arch: Partial<Record<Arch, R>>; overlay?: KernelSource | undefined },
+  arch: Arch,
+): R {
+  const arches = row.overlay?.arches ?? Object.keys(row.arch);
   const found = row.arch[arch];
-  if (found) return found;
+  if (found && arches.includes(arch)) return found;
   throw new Dkms2binError('usage', `The catalogue has no ${arch} entry for ${row.id}`, {
-    hint: `It has ${Object.keys(row.arch).join(', ')}.`,
+    hint: `It has ${arches.join(', ')}.`,
   });
 }
 

@@ -6,7 +6,7 @@ import { cacheDir } from '../lib/paths.js';
 import { availableKernels } from '../distro/kernels.js';
 import { kindOf } from '../distro/nearest.js';
 import { compareReleases } from '../formats/versions.js';
-import { findRow, loadCatalogue } from '../distro/catalogue.js';
+import { findRow, catalogueOf } from '../distro/catalogue.js';
 import { answerOf, bisectKernels, endError, type Answer, type BisectResult } from './plan/bisect.js';
 import type { BuildPlan } from './plan/types.js';
 import type { BuildRequest } from '../options/request.js';
@@ -73,7 +73,7 @@ function wrongEnds(good: string, bad: string): string | null {
 async function candidates(request: BuildRequest, distro: string, context: PlanContext): Promise<string[]> {
   if (request.kernels.length > 0)
     return (await plan({ ...request, distro }, context)).cells.map(({ kernel }) => kernel);
-  const kernels = await availableKernels(findRow(await loadCatalogue(), distro), {
+  const kernels = await availableKernels(findRow(await catalogueOf({ ...request, distro }), distro), {
     cacheDir: cacheDir(),
     arch: request.arch,
     offline: request.offline,

@@ -10,7 +10,7 @@ import type { KernelEnvironment } from '../environment/snapshot.js';
 import type { CellResult, KernelTarget, ModuleSource } from '../model/cell.js';
 import type { BuildContext, PlanContext } from '../model/context.js';
 import { Dkms2binError, messageOf } from '../model/errors.js';
-import { loadCatalogue } from '../distro/catalogue.js';
+import { catalogueOf } from '../distro/catalogue.js';
 import type { Signer } from '../pack/sign.js';
 import type { BuildPlan, PlannedCell } from './plan/types.js';
 import type { BuildRequest } from '../options/request.js';
@@ -57,7 +57,7 @@ export class CellRunner implements AsyncDisposable {
     // Removes what killed runs left behind.
     await listRunDirs();
     const machine = await machineOf(request, cells[0]?.arch ?? 'x86_64', context);
-    const environments = new KernelEnvironments(request, await loadCatalogue(), machine);
+    const environments = new KernelEnvironments(request, await catalogueOf(request), machine);
     return new CellRunner({
       ...{ request, outDir, signer, invocation, machine, environments },
       otherSources: otherSourcesOf(plan),

@@ -4,6 +4,7 @@ import { imageOutlook, kernelOutlook, type ImageOutlook } from '../environment/o
 import type { Variant } from '../environment/base-image.js';
 import { readTimings, writeTimings, type Taken } from '../cache/timings.js';
 import { findRow, type CatalogueRow } from '../distro/catalogue.js';
+import { baseId } from '../distro/row.js';
 import { contentDigest } from '../cache/entries.js';
 import type { KernelTarget } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
@@ -164,8 +165,10 @@ class Reckoner {
   ): Promise<Map<string, ImageOutlook>> {
     const images = new Map<string, ImageOutlook>();
     for (const distro of new Set(targets.map((each) => each.distro))) {
-      const row = findRow(rows, distro);
-      const outlook = await imageOutlook(row, { ...machine, ...request, arch: machine.arch, variant });
+      const own = findRow(rows, distro);
+      const row = findRow(rows, baseId(own));
+      const found = await imageOutlook(row, { ...machine, ...request, arch: machine.arch, variant });
+      const outlook = { ...found, base: found.base && { ...found.base, row: own } };
       images.set(distro, outlook);
       const steps = this.#image(row, outlook);
       if (steps.length === 0 && outlook.base) there.push(`${nameOf(outlook)} image of ${distro}`);

@@ -12,7 +12,7 @@ import { cacheDir } from '../lib/paths.js';
 import { fetchKernelPackage } from '../distro/kernel-package.js';
 import { holdOfficial } from '../cache/entries.js';
 import { findRow, type CatalogueRow } from '../distro/catalogue.js';
-import { packageForm } from '../distro/row.js';
+import { baseId, packageForm } from '../distro/row.js';
 import { openSharedCache } from '../cache/shared.js';
 import type { BuildRequest } from '../options/request.js';
 import { chooseAccelerator } from '../vm/accel.js';
@@ -82,7 +82,10 @@ export class KernelEnvironments implements AsyncDisposable {
 
   async #makeLayer(target: KernelTarget): Promise<KernelLayer> {
     const { distro } = target;
-    const base = await once(this.#bases, distro, () => this.#makeBase(findRow(this.rows, distro)));
+    const row = findRow(this.rows, distro);
+    const of = baseId(row);
+    // A repository of kernels stands on the image of its distro.
+    const base = { ...(await once(this.#bases, of, () => this.#makeBase(findRow(this.rows, of)))), row };
     const kernelPackages = [...(await this.#kernelPackages()), ...(await this.#archived(target))];
     // What a machine without a toolchain runs is not built there.
     const none = { names: [], files: [] };

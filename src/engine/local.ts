@@ -6,7 +6,7 @@ import { newRunId } from '../lib/run-id.js';
 import { vmsAtOnce } from './budget.js';
 import { CellRunner } from './cells.js';
 import type { CellDone, Executor } from './executor.js';
-import { loadCatalogue } from '../distro/catalogue.js';
+import { catalogueOf } from '../distro/catalogue.js';
 import { reckon, type Undertaking } from './course.js';
 import { tidyImages } from './images.js';
 import { cellLabel } from './plan/planned-cell.js';
@@ -65,7 +65,11 @@ export function localExecutor(run: string, context: BuildContext): Executor {
       const jobs = await vmsAtOnce(plan.request, plan.cells.length);
       const reckoning = reckon(turn.emit);
       await using runner = await CellRunner.open(plan, run, { ...context, emit: reckoning.emit, signal });
-      await reckoning.begin({ ...undertakingOf(plan), jobs }, await loadCatalogue(), runner.machine);
+      await reckoning.begin(
+        { ...undertakingOf(plan), jobs },
+        await catalogueOf(plan.request),
+        runner.machine,
+      );
       const ended = async (cell: PlannedCell, done: CellDone): Promise<void> => {
         reckoning.built(cellLabel(cell), done);
         await turn.ended(cell, done);

@@ -8,7 +8,7 @@ import type { MatrixCell, MatrixRun } from '../model/matrix.js';
 import { packageVersion } from '../lib/paths.js';
 import { newRunId } from '../lib/run-id.js';
 import { plain } from '../lib/text.js';
-import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';
+import { findRow, catalogueOf, type CatalogueRow } from '../distro/catalogue.js';
 import type { Matrix } from '../options/config.js';
 import {
   expectedOf,
@@ -59,7 +59,7 @@ export async function planMatrix(
       },
     );
   }
-  const rows = await loadCatalogue();
+  const rows = await catalogueOf(request);
   const input: MatrixInput = {
     sources: (await Promise.all(request.dkms.map(sourcesOf))).flat(),
     targets: request.dkms.length === 0 ? [] : await targetsOf(request, distros, rows, context),

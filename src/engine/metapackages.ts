@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { EPOCH } from '../cell/source.js';
-import { findRow, loadCatalogue } from '../distro/catalogue.js';
+import { findRow, catalogueOf } from '../distro/catalogue.js';
 import { isApt } from '../distro/row.js';
 import { debMetaName } from '../distro/deb-names.js';
 import { offeredKernels } from '../distro/kernels.js';
@@ -21,6 +21,9 @@ export interface MetapackageOptions {
   offline: boolean;
   mirror?: string | undefined;
   proxy?: string | undefined;
+  /** Repositories of kernels, and where relative paths of theirs begin. */
+  kernelRepos?: readonly string[] | undefined;
+  cwd?: string | undefined;
 }
 
 export interface MetapackageResult {
@@ -46,7 +49,7 @@ export async function updateMetapackages(
 ): Promise<MetapackageResult[]> {
   const { packages } = await scan(outDir, context.signal);
   const { published } = await modulesOfPackages(outDir, packages);
-  const ours = await aptModules(published);
+  const ours = await aptModules(published, options);
   if (ours.length === 0) return [];
   const offers = await askDistros(ours, options, context);
   const planned = planMetapackages({ published: ours, offers, before: newestOf(packages) });
@@ -72,8 +75,11 @@ export async function updateMetapackages(
 }
 
 /** Those of distros that have kernel metapackages for apt. */
-async function aptModules(published: readonly PublishedModule[]): Promise<PublishedModule[]> {
-  const rows = await loadCatalogue();
+async function aptModules(
+  published: readonly PublishedModule[],
+  options: MetapackageOptions,
+): Promise<PublishedModule[]> {
+  const rows = await catalogueOf({ ...options, cwd: options.cwd ?? '.' });
   const known = new Set(rows.filter((row) => isApt(row)).map(({ id }) => id));
   return published.filter(({ distro, arch }) => known.has(distro) && Object.hasOwn(DEB_ARCH, arch));
 }
@@ -86,7 +92,7 @@ async function askDistros(
   context: PlanContext,
 ): Promise<Offers> {
   const { emit, signal } = context;
-  const rows = await loadCatalogue();
+  const rows = await catalogueOf({ ...options, cwd: options.cwd ?? '.' });
   const offers: Offers[number][] = [];
   const warn = (message: string): void => emit({ type: 'note', level: 'warn', message });
   for (const { distro, arch } of placesOf(published)) {

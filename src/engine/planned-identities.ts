@@ -4,7 +4,7 @@ import { identityOf, sourceContent, type SourceContent } from '../cell/identity.
 import { identityOptions } from '../options/request.js';
 import { dependenciesOf, localDigest } from '../cell/source.js';
 import { contentDigest } from '../cache/entries.js';
-import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';
+import { findRow, catalogueOf, type CatalogueRow } from '../distro/catalogue.js';
 import { findDkmsPackage } from '../distro/dkms-package.js';
 import { fetchKernelPackage } from '../distro/kernel-package.js';
 import { cacheDir } from '../lib/paths.js';
@@ -30,7 +30,7 @@ export async function plannedIdentities(
   context: PlanContext,
 ): Promise<Map<PlannedCell, string>> {
   const { request } = plan;
-  const rows = await loadCatalogue();
+  const rows = await catalogueOf(request);
   const options = identityOptions(request);
   const order = { ...request, image: await imageContent(request, context) };
   const kernelPackages = await kernelPackageContents(request, context);

@@ -6,7 +6,7 @@ import { Dkms2binError } from '../model/errors.js';
 import type { Proof } from '../model/proof.js';
 import type { UpgradeProof } from '../model/upgrade-proof.js';
 import { readCapped } from '../lib/read-capped.js';
-import { findRow, loadCatalogue } from '../distro/catalogue.js';
+import { findRow, catalogueOf } from '../distro/catalogue.js';
 import { readCertificate } from '../formats/certificate.js';
 import type { BuildRequest } from '../options/request.js';
 import { readOfferedPackages } from '../repo/index.js';
@@ -28,7 +28,7 @@ export async function proveRequest(
   const offer = await readOfferedPackages(dir);
   const packages = choosePackages(offer, release, modules);
   const certificate = await certificateOf(request);
-  const rows = await loadCatalogue();
+  const rows = await catalogueOf(request);
   const [target] = await planTargets(request, rows, context);
   if (!target) throw new Dkms2binError('usage', 'No kernel to prove the packages on: --kernel is missing');
   if (certificate && target.arch !== 'x86_64') {
@@ -81,7 +81,7 @@ export async function proveUpgradeRequest(
 ): Promise<UpgradeProof> {
   const offer = await readOfferedPackages(dir);
   const follow = await chooseFollowers({ dir, offer }, { from, to }, { modules, signal: context.signal });
-  const rows = await loadCatalogue();
+  const rows = await catalogueOf(request);
   const targets = await planTargets({ ...request, kernels: [from, to] }, rows, context);
   const [old, next] = [from, to].map((release) => targets.find((each) => each.release === release));
   if (!old || !next || old.distro !== next.distro) {

@@ -10,7 +10,7 @@ import { writeAtomic } from '../lib/atomic-write.js';
 import { offeredKernels } from '../distro/kernels.js';
 import { mirrorsOf } from '../distro/mirrors.js';
 import { findDkmsPackage } from '../distro/dkms-package.js';
-import { findRow, loadCatalogue, type CatalogueRow } from '../distro/catalogue.js';
+import { findRow, catalogueOf, type CatalogueRow } from '../distro/catalogue.js';
 import {
   comingCells,
   missingCells,
@@ -52,7 +52,7 @@ export async function planRefresh(
   context: PlanContext,
 ): Promise<RefreshPlan> {
   const outDir = resolve(request.cwd, request.outDir);
-  const rows = await loadCatalogue();
+  const rows = await catalogueOf(request);
   const published = await readPublished(outDir, context);
   const ask: Ask = { request, rows, context };
   const sources = await Sources.of(ask);

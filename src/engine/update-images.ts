@@ -1,5 +1,5 @@
 import { findRow, loadCatalogue } from '../distro/catalogue.js';
-import { archRow } from '../distro/row.js';
+import { archRow, baseId } from '../distro/row.js';
 import { fetchOfficial, officialEntry } from '../environment/official-image.js';
 import type { PublishedOptions } from '../environment/published-image.js';
 import { ARCHES, type Arch } from '../model/cell.js';
@@ -21,7 +21,9 @@ export async function updateOfficialImages(
   options: PublishedOptions,
 ): Promise<UpdatedImage[]> {
   const all = await loadCatalogue();
-  const rows = distros.length > 0 ? distros.map((name) => findRow(all, name)) : all;
+  // Repositories of kernels stand on the image of their distro.
+  const named = distros.map((name) => findRow(all, baseId(findRow(all, name))));
+  const rows = distros.length > 0 ? named : all.filter(({ overlay }) => !overlay);
   const updated: UpdatedImage[] = [];
   for (const row of rows)
     for (const arch of ARCHES) {

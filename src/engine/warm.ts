@@ -1,5 +1,5 @@
 import type { PlanContext } from '../model/context.js';
-import { loadCatalogue } from '../distro/catalogue.js';
+import { catalogueOf } from '../distro/catalogue.js';
 import type { BuildRequest } from '../options/request.js';
 import { reckon } from './course.js';
 import { KernelEnvironments, machineOf } from './kernel-environments.js';
@@ -21,7 +21,7 @@ export async function warm(
   request: BuildRequest,
   context: PlanContext & { report: (ready: WarmKernel) => void },
 ): Promise<void> {
-  const rows = await loadCatalogue();
+  const rows = await catalogueOf(request);
   const targets = await planTargets(request, rows, context);
   const reckoning = reckon(context.emit);
   const machine = await machineOf(request, archOfRequest(request), { ...context, emit: reckoning.emit });

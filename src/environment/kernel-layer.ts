@@ -4,10 +4,11 @@ import { z } from 'zod';
 import { CONSOLE, type KernelTarget } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { credentialsFor } from '../lib/credentials.js';
-import { PACKAGE_ROOT } from '../lib/paths.js';
+import { cacheDir, PACKAGE_ROOT } from '../lib/paths.js';
 import { allocatedClusters } from '../lib/qemu-img.js';
 import { extraAuthorities } from '../lib/authorities.js';
 import { hostMirrors, mirrorsOf, proxyFor } from '../distro/mirrors.js';
+import { sourceKey } from '../distro/kernel-source.js';
 import { PACKAGE_MANAGERS, type PackageManager } from '../distro/package-manager.js';
 import { isApt } from '../distro/row.js';
 import type { Guest } from '../guest/guest.js';
@@ -145,6 +146,7 @@ async function layerHash(
     target.suite ?? null,
     target.archive ?? null,
     digests,
+    ...(base.row.overlay ? [base.row.overlay.repositories, base.row.packages] : []),
     await recipeTexts(base, variant),
   ]);
 }
@@ -167,6 +169,11 @@ function recipeTexts(base: LayerBase, variant: Variant): Promise<string[]> {
   const install = programFiles(managerOf(base).script).map((file) => `guest/${file}`);
   const names = [...install, 'guest/provision.sh', 'layer/native-layer.sh', ...agent];
   return Promise.all(names.map((name) => readFile(join(PACKAGE_ROOT, 'cloud-init', name), 'utf8')));
+}
+
+/** Tells what the installation had to say. */
+function tell({ notes }: InstalledKernel, { emit }: Machine): void {
+  for (const message of notes) emit({ type: 'note', level: 'info', message });
 }
 
 const managerOf = ({ row }: Pick<BaseImage, 'row'>): PackageManager =>
@@ -223,7 +230,9 @@ async function makeNatively(request: LayerRequest, machine: Machine, dir: string
       emit: machine.emit,
       signal: machine.signal,
     });
-    return madeOf(readInstalledKernel(installed, target), target, ' cloud-init=disabled');
+    const kernel = readInstalledKernel(installed, target);
+    tell(kernel, machine);
+    return madeOf(kernel, target, ' cloud-init=disabled');
   } catch (error) {
     if (!(error instanceof Dkms2binError) || error.fault !== 'host') throw error;
     for (const name of ['disk.qcow2', 'vmlinuz', 'initrd', 'config', 'packages'])
@@ -269,6 +278,7 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
     onLine: (line) => machine.emit({ type: 'output', line }),
   });
   const installed = readInstalledKernel(result, target);
+  tell(installed, machine);
   for (const { from, to, mode } of AGENT_FILES[variant]) {
     await guest.text(`mkdir -p ${dirname(to)}`);
     await guest.put({ file: join(PACKAGE_ROOT, 'cloud-init/guest', from) }, to);
@@ -308,10 +318,19 @@ async function installVars(
 ): Promise<InstallVariables> {
   const found = await guestMirrors(base, machine);
   const mirrors = found && { main: named(found.main), security: found.security && named(found.security) };
+  const { key } = base.row.overlay ?? {};
+  const kernelKey =
+    key &&
+    (await sourceKey(base.row.id, key, {
+      cacheDir: cacheDir(),
+      signal: machine.signal,
+      proxy: machine.proxy,
+    }));
   return {
     RELEASE: target.release,
     VARIANT: variant,
-    ...managerOf(base).variables(base.row, target, { mirrors, proxy }),
+    ...managerOf(base).variables(base.row, target, { mirrors, proxy, kernelKey, named }),
+    ...(target.packages && namesOf(target.packages, base)),
     SUITE: target.suite ?? '',
     ARCHIVE_URI: named(target.archive?.uri ?? ''),
     ARCHIVE_SUITE: target.archive?.suite ?? '',
@@ -322,10 +341,20 @@ async function installVars(
   };
 }
 
+/** What the packages of a kernel that was given as files are called. What is not among them is asked for by the distro's own names. */
+function namesOf(
+  { image, headers }: NonNullable<KernelTarget['packages']>,
+  { row }: BaseImage,
+): Record<string, string> {
+  const names = { IMAGE_PACKAGES: image, ...(headers !== undefined && { HEADER_PACKAGES: headers }) };
+  return isApt(row) ? names : { ...names, MODULE_PACKAGES: '', EXTRA_PACKAGES: '' };
+}
+
 /** What a guest may be told to download from: all that may need a password. */
 async function urlsOf({ base, target }: LayerRequest, machine: Machine): Promise<(string | undefined)[]> {
   const mirrors = (await guestMirrors(base, machine)) ?? (await mirrorsOf(base.row, machine, machine.arch));
-  return [mirrors.main, mirrors.security, target.archive?.uri];
+  const kernels = base.row.overlay?.repositories.map(({ url }) => url) ?? [];
+  return [mirrors.main, mirrors.security, target.archive?.uri, ...kernels];
 }
 
 /**

@@ -85,6 +85,33 @@ export async function keyOf(
   return pinned;
 }
 
+/** The fingerprint of the one public key in `keys`. Throws fault `usage` for none, and for several. */
+export async function fingerprintOf(keys: Uint8Array, what: string): Promise<string> {
+  const text = Buffer.from(keys).toString('latin1');
+  const found = await (
+    text.trimStart().startsWith('-----BEGIN PGP')
+      ? openpgp.readKeys({ armoredKeys: text })
+      : openpgp.readKeys({ binaryKeys: keys })
+  ).catch(() => []);
+  const [key, ...others] = found;
+  if (key && others.length === 0) return key.getFingerprint().toUpperCase();
+  throw new Dkms2binError('usage', `${what}: it holds ${found.length} public keys`, {
+    hint: 'Export the one that signs: gpg --export --armor FINGERPRINT.',
+  });
+}
+
+/** A public key as gpgv and apt read it, and as rpm does. */
+export interface Keyring {
+  binary: Uint8Array;
+  armored: string;
+}
+
+/** The pinned key alone. */
+export async function keyringOf(pinned: PinnedKey): Promise<Keyring> {
+  const key = await pinnedKey(pinned);
+  return { binary: key.write(), armored: key.armor() };
+}
+
 async function pinnedKey(pinned: PinnedKey): Promise<openpgp.PublicKey> {
   let keys: openpgp.PublicKey[];
   try {

@@ -51,6 +51,8 @@ export interface KernelTarget {
   suite?: string;
   /** An extra apt source line's URL parts when the kernel only exists in the archive of old packages. */
   archive?: { uri: string; suite: string };
+  /** Of a kernel that was given as files: what the packages of image and headers are called, by what is in them. */
+  packages?: { image: string; headers?: string };
   /** Packages to download by name, when no repository carries the kernel any more. */
   files?: { url: string; sha256?: string }[];
 }

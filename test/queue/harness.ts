@@ -154,6 +154,7 @@ export class Bench {
         ...{
           dkms: [...sources],
           kernels: releases,
+          kernelRepos: [],
           outDir: join(this.dir, 'out'),
           arch: 'x86_64',
           image: 'auto',

@@ -7,13 +7,18 @@ export const kernels = command({
   summary: 'list the kernels that can be built for',
   description:
     "Lists the kernels that the distro's archive has with their headers, newest first, as --kernel takes them.",
-  run: async ({ options: { distro, arch, mirror, proxy, offline } }, { engine, ui, signal, answer }) => {
+  run: async (
+    { options: { distro, arch, mirror, proxy, offline, kernelRepos } },
+    { engine, ui, signal, answer, cwd },
+  ) => {
     const found = await engine.listKernels(distro, {
       emit: ui.emit,
       signal,
       arch,
       mirror,
       proxy,
+      kernelRepos,
+      cwd,
       ...(offline && { offline }),
     });
     const rows = found.map((k) => [k.release, k.distro, k.packageVersion, k.suite]);

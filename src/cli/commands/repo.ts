@@ -18,10 +18,20 @@ export interface PublishingOptions extends MetapackageOptions {
   enrol?: string;
 }
 
+const metapackageOptions = ({
+  hold,
+  offline,
+  mirror,
+  proxy,
+  kernelRepos,
+}: MetapackageOptions): MetapackageOptions => ({
+  ...{ hold, offline, mirror, proxy, kernelRepos },
+});
+
 /** Publishes a folder, relative to the current one; the key's passphrase comes from the environment or the terminal. */
 export function publishFolder(
   dir: string,
-  { repoKey, keep, origin, enrol, hold, offline, mirror, proxy }: PublishingOptions,
+  { repoKey, keep, origin, enrol, ...asking }: PublishingOptions,
   context: CommandContext,
 ): Promise<PublishResult> {
   const { engine, env, cwd, signal, ui } = context;
@@ -32,7 +42,8 @@ export function publishFolder(
     keep,
     origin,
     enrol: enrol === undefined ? undefined : resolve(cwd, enrol),
-    ...{ hold, offline, mirror, proxy },
+    ...metapackageOptions(asking),
+    cwd,
     emit: ui.emit,
     signal,
   });

@@ -1,5 +1,5 @@
 import { packageOf, type Lookup } from '../../cell/source.js';
-import { findRow, loadCatalogue } from '../../distro/catalogue.js';
+import { findRow, catalogueOf } from '../../distro/catalogue.js';
 import type { PlanContext } from '../../model/context.js';
 import { Dkms2binError } from '../../model/errors.js';
 import { requirePair } from '../../options/request.js';
@@ -8,7 +8,7 @@ import type { BuildPlan } from './types.js';
 /** What a run of the plan would end with before it built anything, for --dry-run: throws that. Errors of cells come together. */
 export async function checkPlan({ request, cells }: BuildPlan, context: PlanContext): Promise<void> {
   requirePair(request);
-  const rows = await loadCatalogue();
+  const rows = await catalogueOf(request);
   const { mirror, offline, proxy } = request;
   const known: NonNullable<Lookup['known']> = new Map();
   const errors = new Map<string, Dkms2binError>();

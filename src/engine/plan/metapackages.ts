@@ -81,13 +81,13 @@ function newestOfLine(
   meta: FollowedMeta,
 ): Map<string, PublishedModule> {
   const found = new Map<string, PublishedModule>();
-  const flavour = flavourOf(meta.release);
+  const flavour = flavourOf(meta.release, offer);
   const line = lineOf(meta.release, offer);
   for (const each of published) {
     const fits =
       each.distro === meta.distro &&
       each.arch === meta.arch &&
-      flavourOf(each.kernel) === flavour &&
+      flavourOf(each.kernel, offer) === flavour &&
       compareReleases(each.kernel, meta.release) <= 0 &&
       lineOf(each.kernel, offer) === line;
     if (!fits) continue;

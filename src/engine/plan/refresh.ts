@@ -35,6 +35,8 @@ export interface Offer {
   distro: string;
   arch: Arch;
   kernels: readonly OfferedKernel[];
+  /** Of a repository of kernels: what its releases look like, with the group `flavour`. */
+  releases?: string | undefined;
   /** Releases that metapackages point to; none where the distro has no metapackages. */
   heads: readonly string[];
 }
@@ -103,8 +105,10 @@ function seriesOf(release: string): number {
   return Number(major ?? 0) * 100_000 + Number(minor ?? 0);
 }
 
-/** The flavour in a release; '' for a kernel of the user's own. */
-export function flavourOf(release: string): string {
+/** The flavour in a release of an offer's distro; '' for a kernel of the user's own. */
+export function flavourOf(release: string, { releases }: Pick<Offer, 'releases'>): string {
+  const named = releases === undefined ? null : new RegExp(releases).exec(release);
+  if (named) return named.groups?.flavour ?? '';
   try {
     return parseRelease(release).flavour;
   } catch {
@@ -118,7 +122,7 @@ export function flavourOf(release: string): string {
  */
 function heads(offer: Offer, flavour: string): number[] {
   const of = (releases: readonly string[]): string[] =>
-    releases.filter((release) => flavourOf(release) === flavour);
+    releases.filter((release) => flavourOf(release, offer) === flavour);
   const named = of(offer.heads);
   const ends =
     named.length > 0
@@ -135,7 +139,7 @@ function heads(offer: Offer, flavour: string): number[] {
  * nothing offered is as new as it.
  */
 export function lineOf(release: string, offer: Offer): number | null {
-  return heads(offer, flavourOf(release)).find((series) => series >= seriesOf(release)) ?? null;
+  return heads(offer, flavourOf(release, offer)).find((series) => series >= seriesOf(release)) ?? null;
 }
 
 const byRelease = (a: { release: string }, b: { release: string }): number =>
@@ -144,7 +148,7 @@ const byRelease = (a: { release: string }, b: { release: string }): number =>
 /** Offered kernels of a flavour and series, oldest first. */
 function kernelsOf(offer: Offer, flavour: string, series: number): OfferedKernel[] {
   return offer.kernels
-    .filter(({ release }) => flavourOf(release) === flavour && seriesOf(release) === series)
+    .filter(({ release }) => flavourOf(release, offer) === flavour && seriesOf(release) === series)
     .sort(byRelease);
 }
 
@@ -174,7 +178,7 @@ export function missingCells(
     const offer = offers.find((each) => place(each) === place(module));
     const series = offer ? lineOf(module.kernel, offer) : null;
     if (!offer || series === null) continue;
-    const flavour = flavourOf(module.kernel);
+    const flavour = flavourOf(module.kernel, offer);
     const key = [module.module, place(module), flavour, series].join(' ');
     newest.set(key, { module, kernels: kernelsOf(offer, flavour, series) });
   }
@@ -249,10 +253,10 @@ export function comingCells(
     const newest = new Map<string, PublishedModule>();
     for (const each of [...published].sort(byAge)) {
       if (each.distro === of && each.arch === offer.arch)
-        newest.set([each.module, flavourOf(each.kernel)].join(' '), each);
+        newest.set([each.module, flavourOf(each.kernel, offer)].join(' '), each);
     }
     for (const module of newest.values()) {
-      const flavour = flavourOf(module.kernel);
+      const flavour = flavourOf(module.kernel, offer);
       const [lowest] = heads(offer, flavour);
       const kernel = lowest === undefined ? undefined : kernelsOf(offer, flavour, lowest).at(-1);
       if (!kernel) continue;
@@ -260,7 +264,7 @@ export function comingCells(
         (each) =>
           each.module === module.module &&
           place(each) === place(offer) &&
-          flavourOf(each.kernel) === flavour &&
+          flavourOf(each.kernel, offer) === flavour &&
           seriesOf(each.kernel) === lowest &&
           compareReleases(each.kernel, kernel.release) >= 0,
       );

@@ -10,7 +10,7 @@ import { plainFileName } from '../../model/forms.js';
 import type { Store } from '../../lib/object-store/index.js';
 import { findDkmsPackage } from '../../distro/dkms-package.js';
 import { fetchKernelPackage } from '../../distro/kernel-package.js';
-import { findRow, loadCatalogue, type CatalogueRow } from '../../distro/catalogue.js';
+import { findRow, catalogueOf, type CatalogueRow } from '../../distro/catalogue.js';
 import { packageForm, type PackageForm } from '../../distro/row.js';
 import type { BuildPlan, PlannedCell } from '../plan/types.js';
 import type { BuildRequest } from '../../options/request.js';
@@ -64,7 +64,7 @@ export class Jobs {
   static async of(plan: BuildPlan, means: Means): Promise<Jobs> {
     requireShareable(plan.request);
     noteOwn(plan.request, means.emit);
-    return new Jobs(plan, means, await loadCatalogue(), await fingerprintOf(plan.request));
+    return new Jobs(plan, means, await catalogueOf(plan.request), await fingerprintOf(plan.request));
   }
 
   needOf({ distro, arch }: PlannedCell): Need {

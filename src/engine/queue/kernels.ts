@@ -1,7 +1,7 @@
 import type { PlanContext } from '../../model/context.js';
 import type { KernelTarget } from '../../model/cell.js';
 import { Dkms2binError } from '../../model/errors.js';
-import { loadCatalogue } from '../../distro/catalogue.js';
+import { catalogueOf } from '../../distro/catalogue.js';
 import type { BuildRequest } from '../../options/request.js';
 import { planTargets } from '../plan/plan.js';
 import type { CellJob } from './protocol.js';
@@ -31,7 +31,7 @@ export class Kernels {
     const asked = { ...this.own, kernels: [release], distro: need.distro, arch: need.arch };
     const targets = await planTargets(
       { ...asked, kernelPackages: [...kernelPackages] },
-      await loadCatalogue(),
+      await catalogueOf(this.own),
       context,
     );
     const target = targets.find((each) => each.release === release);

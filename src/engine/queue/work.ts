@@ -2,7 +2,7 @@ import type { KernelTarget } from '../../model/cell.js';
 import type { BuildContext } from '../../model/context.js';
 import { Dkms2binError } from '../../model/errors.js';
 import { newRunId } from '../../lib/run-id.js';
-import { loadCatalogue } from '../../distro/catalogue.js';
+import { catalogueOf } from '../../distro/catalogue.js';
 import type { BuildPlan } from '../plan/types.js';
 import type { BuildRequest } from '../../options/request.js';
 import { chooseAccelerator } from '../../vm/accel.js';
@@ -30,7 +30,7 @@ export async function work(
   { distros, ...options }: WorkOptions,
   context: BuildContext,
 ): Promise<void> {
-  const rows = await loadCatalogue();
+  const rows = await catalogueOf(request);
   const known = rows.map(({ id }) => id);
   const stray = distros.find((id) => !known.includes(id));
   if (stray !== undefined) {

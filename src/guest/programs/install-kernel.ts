@@ -35,6 +35,8 @@ export interface InstalledKernel {
   bootArguments: string;
   /** Of a machine without a toolchain: what one would take; null when the package sources lack it. */
   toolchain: Cost | null;
+  /** What the user is to know of it. */
+  notes: string[];
 }
 
 /** Runs the program that installs a kernel. `readInstalledKernel` reads what came of it. */
@@ -49,7 +51,14 @@ export const installKernel = (
 export const installKernelText = (program: InstallProgram, vars: InstallVariables): Promise<string> =>
   programText(program, vars);
 
-const VERSIONS = ['image-package', 'image-version', 'headers-version', 'gcc-version', 'dkms-version'];
+const VERSIONS = [
+  'image-package',
+  'image-version',
+  'headers-version',
+  'gcc-version',
+  'dkms-version',
+  'kernel-compiler',
+];
 const UUID = z.string().regex(/^[0-9a-f-]{36}$/);
 /** Root on a subvolume, and SELinux where it is not the kernel's default. */
 const KEPT_ARGUMENT = /^(?:rootflags|rootfstype|security|lsm|selinux|enforcing|apparmor)=[\w.,:=@/-]+$/;
@@ -92,5 +101,6 @@ export function readInstalledKernel(
       .map((word) => ` ${word}`)
       .join(''),
     toolchain: toolchain.success ? toolchain.data : null,
+    notes: valuesOf(output, 'note').slice(0, 8),
   };
 }

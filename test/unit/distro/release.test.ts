@@ -54,6 +54,12 @@ test.each([
   ['4.19.0-27-amd64', 'not-found', /Debian 10/],
   ['6.1.0-56-armmp', 'usage', /armmp; only x86_64 \(amd64\) and aarch64/],
   ['6.1.0-56', 'usage', /No known distro/],
+  ['6.13.7-114.bazzite.fc42.x86_64', 'usage', /No known distro/],
+  ['6.13.7-cachyos1.fc42.x86_64', 'usage', /No known distro/],
+  ['6.1.119-1.el9.elrepo.x86_64', 'usage', /No known distro/],
+  ['6.17.0-0.rc3.250827gfab1beda7597.31.fc42.x86_64', 'not-found', /Fedora 42/],
+  ['5.14.0-70.13.1.rt21.83.el9_0.x86_64', 'not-found', /CentOS\/RHEL family 9/],
+  ['6.12.47+rpt-rpi-v7', 'usage', /only x86_64/],
   ['../../etc', 'usage', /Not a kernel release/],
   ['6.1.0-56-amd64; rm', 'usage', /Not a kernel release/],
 ] as const)('%s is refused as %s', (release, fault, message) => {

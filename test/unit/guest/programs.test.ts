@@ -257,16 +257,20 @@ describe('install-kernel', () => {
       `image-package linux-image-${RELEASE}`,
       'gcc-version /usr/bin/x 12.2',
       `root-uuid ${UUID}`,
+      'kernel-compiler clang version 19.1.0',
+      'note It was built with clang',
       'toolchain 30 2048 5000',
     );
     expect(await install({ stdout })).toEqual({
       versions: {
         ...{ 'image-package': `linux-image-${RELEASE}`, 'image-version': '', 'headers-version': '' },
         ...{ 'gcc-version': '/usr/bin/x 12.2', 'dkms-version': '' },
+        'kernel-compiler': 'clang version 19.1.0',
       },
       rootUuid: UUID,
       bootArguments: '',
       toolchain: { packages: 30, installedBytes: 2048 * 1024, downloadBytes: 5000 },
+      notes: ['It was built with clang'],
     });
   });
 
