@@ -161,6 +161,7 @@ export class Bench {
         ...{
           timeoutSeconds: 60,
           accel: 'auto',
+          compile: 'auto',
           nameStyle: 'release',
           verify: true,
           strict: false,
