@@ -9,7 +9,7 @@ const LAYERS = [
   ['repo', 'attest'],
   ['pack'],
   ['environment'],
-  ['guest', 'vm'],
+  ['guest', 'vm', 'compiler'],
   ['cache', 'distro'],
   ['options'],
   ['formats'],

@@ -4,6 +4,7 @@
 #
 # Variables: KIND, NAME, VERSION, SRC, EXTRA (as for fetch-source.sh; VERSION as it resolved it), RELEASE, JOBS (default 1),
 #   EPOCH (seconds, for reproducible builds; default 0), KEEP (not empty: the machine may be logged in to later),
+#   COMPILE_ON_HOST (not empty: the host compiles what cc-host.c may hand to it),
 #   DEBUG_SYMBOLS (not empty: what dkms strips from the modules is kept beside them)
 #
 # Result lines, @@dkms2bin KEY VALUE:
@@ -23,7 +24,7 @@
 #
 # Leaves for collect.py: /var/lib/dkms2bin/result/. With KEEP: /var/lib/dkms2bin/rebuild, /etc/profile.d/dkms2bin.sh.
 KIND=${KIND:-} NAME=${NAME:-} VERSION=${VERSION:-} SRC=${SRC:-} RELEASE=${RELEASE:-} JOBS=${JOBS:-1} EPOCH=${EPOCH:-0}
-EXTRA=${EXTRA:-} KEEP=${KEEP:-} DEBUG_SYMBOLS=${DEBUG_SYMBOLS:-}
+EXTRA=${EXTRA:-} COMPILE_ON_HOST=${COMPILE_ON_HOST:-} KEEP=${KEEP:-} DEBUG_SYMBOLS=${DEBUG_SYMBOLS:-}
 
 check_release
 check_source
@@ -47,6 +48,7 @@ export KBUILD_BUILD_TIMESTAMP
 # What the compiler has answered before, it need not be asked again: see cc-probes.c. A machine that booted cold has none of it.
 PATH_OF_TOOLS=$PATH
 [ ! -d /usr/local/lib/dkms2bin/cc ] || PATH_OF_TOOLS=/usr/local/lib/dkms2bin/cc:$PATH
+[ -z "$COMPILE_ON_HOST" ] || export DKMS2BIN_COMPILE=1
 
 # dkms 2.8 to 3.2 run `strip -g FILE` on each module that STRIP=no does not spare, before they sign and compress it. strip
 # itself is replaced: 2.8 sets a PATH of its own, and all of them `unset strip`, which would take an inherited function, too.

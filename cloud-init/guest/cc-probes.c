@@ -7,6 +7,8 @@
  * -dump…, -print-…). It is known again by all of: working folder, arguments but FILE, and the compiler's path, size and
  * time. Exit code and output, FILE's bytes included, are then what they were. Everything else goes to the compiler.
  *
+ * A compilation may be the host's: see cc-host.c.
+ *
  * Linked as /usr/local/lib/dkms2bin/cc/NAME it stands for /usr/bin/NAME. With DKMS2BIN_LEARN_PROBES in the environment it
  * runs the compiler and writes down its answers.
  */
@@ -20,6 +22,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "cc-host.h"
 
 #define FOLDER "/usr/local/lib/dkms2bin/probes"
 #define LIMIT (256 * 1024)
@@ -44,15 +47,24 @@ static int add(const char *text)
     return 1;
 }
 
+/* Whether the environment changes what the compiler does. */
+int told_more(void)
+{
+    static const char *const names[] = {"CPATH", "C_INCLUDE_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "LIBRARY_PATH",
+                                        "DEPENDENCIES_OUTPUT", "SUNPRO_DEPENDENCIES", "GCC_COMPARE_DEBUG", "LD_PRELOAD",
+                                        "LD_LIBRARY_PATH", "GCC_EXTRA_DIAGNOSTIC_OUTPUT"};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (getenv(names[i]))
+            return 1;
+    return 0;
+}
+
 /* How many arguments make up the question; 0: this is no probe. *to is the file that is written, NULL for standard output. */
 static int probe(int argc, char **argv, const char **to)
 {
-    static const char *const outside[] = {"CPATH", "C_INCLUDE_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "LIBRARY_PATH",
-                                          "DEPENDENCIES_OUTPUT", "SUNPRO_DEPENDENCIES", "GCC_COMPARE_DEBUG"};
-
-    for (size_t i = 0; i < sizeof outside / sizeof *outside; i++)
-        if (getenv(outside[i]))
-            return 0;
+    if (told_more())
+        return 0;
     if (argc == 2 && (!strcmp(argv[1], "--version") || !strncmp(argv[1], "-dump", 5) || !strncmp(argv[1], "-print-", 7))) {
         *to = NULL;
         return argc;
@@ -206,6 +218,8 @@ int main(int argc, char **argv)
         else
             answer(to);
     }
+    if (count == 0 && getenv("DKMS2BIN_COMPILE"))
+        compile_on_host(argc, argv, real);
     execv(real, argv);
     perror(real);
     return 127;

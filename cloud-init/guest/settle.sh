@@ -26,10 +26,13 @@ command -v gcc >/dev/null || { sync; exit 0; }
 # The compiler's answers to the probes of the kernel's makefiles are kept: see cc-probes.c. Without them a build is only slower.
 own=/usr/local/lib/dkms2bin
 mkdir -p "$own/cc" "$own/probes"
-if gcc -O2 -static -o "$own/cc-probes" "$own/cc-probes.c" || why=$(gcc -O2 -o "$own/cc-probes" "$own/cc-probes.c" 2>&1); then
+sources=("$own/cc-probes.c" "$own/cc-host.c")
+if gcc -O2 -static -o "$own/cc-probes" "${sources[@]}" || why=$(gcc -O2 -o "$own/cc-probes" "${sources[@]}" 2>&1); then
   for compiler in /usr/bin/gcc /usr/bin/gcc-[0-9]* /usr/bin/*-linux-gnu-gcc /usr/bin/*-linux-gnu-gcc-[0-9]*; do
     [ ! -x "$compiler" ] || ln -sf "$own/cc-probes" "$own/cc/${compiler##*/}"
   done
+  # What has changed since this machine booted is not as the layer has it: see cc-host.c.
+  while read -r key value; do [ "$key" != btime ] || touch -d "@$value" "$own/cc-stamp"; done </proc/stat
 else
   say note "builds for this kernel are slower: the guest's gcc does not compile cc-probes.c: $why"
 fi

@@ -90,6 +90,8 @@ export interface BuildFacts {
     dkms2bin: string;
     qemu: string;
     accelerator: string;
+    /** How many files were compiled on the host and in the VM; absent where the VM compiled all. */
+    compilations?: { host: number; guest: number };
   };
   run: {
     /** Unique to the invocation. */

@@ -126,6 +126,9 @@ function runDetails({ builder, run }: BuildFacts): Predicate['runDetails'] {
         dkms2bin: builder.dkms2bin,
         qemu: builder.qemu,
         accelerator: builder.accelerator,
+        ...(builder.compilations && {
+          compilations: `${builder.compilations.host} on the host, ${builder.compilations.guest} in the VM`,
+        }),
       },
     },
     metadata: {

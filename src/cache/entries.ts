@@ -12,7 +12,7 @@ import { isRoot } from '../lib/sandbox.js';
 import { extentsOf } from '../lib/qemu-img.js';
 
 /** In the order in which they build on each other. */
-export const ENTRY_KINDS = ['images', 'layers', 'snapshots'] as const;
+export const ENTRY_KINDS = ['images', 'layers', 'snapshots', 'compilers'] as const;
 export type EntryKind = (typeof ENTRY_KINDS)[number];
 
 /** Names a cache entry. `hash` is its name in the kind's folder; an official image is a file `<digest>.qcow2` there. */
@@ -152,13 +152,17 @@ export async function holdOfficial(id: EntryId, signal?: AbortSignal): Promise<L
   });
 }
 
-/** Read-only files, on the disk before the rename that publishes them; meta.json records their sizes and digests. */
+/**
+ * Read-only files, on the disk before the rename that publishes them; meta.json records their sizes and digests. Folders, which
+ * are for this machine alone, are recorded by nothing: their maker brings what is in them to the disk.
+ */
 async function seal(dir: string, meta: Record<string, unknown>): Promise<void> {
   const sizes: Record<string, number> = {};
   const digests: Record<string, string> = {};
   for (const name of await readdir(dir)) {
     const path = join(dir, name);
     await syncPath(path);
+    if ((await lstat(path)).isDirectory()) continue;
     await chmod(path, 0o444);
     // Started by root, QEMU is another user, who owned what it wrote.
     if (isRoot()) await chown(path, 0, 0);

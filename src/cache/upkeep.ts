@@ -15,9 +15,11 @@ import {
   type EntryKind,
 } from './entries.js';
 
-type ItemKind = 'image' | 'layer' | 'snapshot';
+type ItemKind = 'image' | 'layer' | 'snapshot' | 'compiler';
 
-const KIND: Record<EntryKind, ItemKind> = { images: 'image', layers: 'layer', snapshots: 'snapshot' };
+const KIND: Record<EntryKind, ItemKind> = {
+  ...{ images: 'image', layers: 'layer', snapshots: 'snapshot', compilers: 'compiler' },
+};
 
 /** A row of `dkms2bin images`. */
 export interface CacheRow {

@@ -10,6 +10,7 @@ import { contentDigest } from '../cache/entries.js';
 import { compressionOf, decompress } from '../formats/decompress.js';
 import type { Signer } from '../attest/dsse.js';
 import { MAX_MODULE_BYTES, readModule } from '../formats/elf.js';
+import type { CompileCount } from '../compiler/service.js';
 import type { BuildFacts, PackageRecord, SourceRecord } from '../attest/facts.js';
 import { hasProvenance, provenancePath, writeProvenance } from '../attest/provenance.js';
 import { makeStatement } from '../attest/statement.js';
@@ -19,9 +20,9 @@ import { readRpmFile } from '../formats/rpm.js';
 import { evrOf } from '../formats/rpm-header.js';
 import { hasSbom, sbomPath, sbomText, writeSbom } from '../attest/sbom.js';
 import { EPOCH, type Prepared } from './source.js';
-import type { Attestation, Sourced } from './types.js';
+import type { Attestation, Compiled } from './types.js';
 
-type AttestedCell = Pick<Sourced, 'input' | 'prepared' | 'startedOn'>;
+type AttestedCell = Pick<Compiled, 'input' | 'prepared' | 'startedOn' | 'built'>;
 
 /** Writes provenance and SBOM beside the published packages, by their paths, of one module. */
 export async function attest(
@@ -65,8 +66,13 @@ export async function attestAgain(
   return written;
 }
 
+const countsOf = ({ host, guest }: CompileCount): { host: number; guest: number } => ({
+  host,
+  guest: Object.values(guest).reduce((sum, count) => sum + count, 0),
+});
+
 async function factsOf(
-  { input, prepared, startedOn }: AttestedCell,
+  { input, prepared, startedOn, built }: AttestedCell,
   result: CellResult,
   packages: readonly string[],
 ): Promise<BuildFacts> {
@@ -108,7 +114,10 @@ async function factsOf(
     },
     layer: basename(layer.entry.dir),
     epoch: EPOCH,
-    builder: { dkms2bin: packageVersion(), qemu: await qemuVersion(target.arch), accelerator: machine.accel },
+    builder: {
+      ...{ dkms2bin: packageVersion(), qemu: await qemuVersion(target.arch), accelerator: machine.accel },
+      ...(built.compilations && { compilations: countsOf(built.compilations) }),
+    },
     run: {
       id: invocation.id,
       startedOn,

@@ -77,6 +77,7 @@ function usualConditions({ input, prepared }: Sourced): BuildConditions {
   const { environment, machine } = input;
   return {
     boot: (dir) => bootOn(environment, networkOf(input, prepared), dir, machine),
+    compiler: environment.compiler?.root ?? null,
     // A compiler takes up to 1 GiB.
     jobs: Math.max(1, Math.min(machine.cpus, Math.floor(machine.memoryMiB / 1024))),
   };

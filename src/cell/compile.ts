@@ -1,4 +1,6 @@
-import { deadline, MIRROR_HINT, specOf } from '../environment/boot.js';
+import { join } from 'node:path';
+import { serveCompiler, type CompileCount, type CompileService } from '../compiler/service.js';
+import { deadline, MIRROR_HINT, specOf, type Booted } from '../environment/boot.js';
 import { AS_LONG_AS_IT_TAKES_MS } from '../guest/transport.js';
 import { guestProxy } from '../environment/guest-proxy.js';
 import { mirrorsOf } from '../distro/mirrors.js';
@@ -67,7 +69,8 @@ export async function buildInVm(turn: BuildTurn): Promise<Built> {
   let built: Built;
   try {
     if (input.debug) await allowLogin(input, run, guest);
-    built = await buildInGuest(turn, guest, () => vm.cutEgress());
+    await using compiler = await compilerFor(turn, vm.compilerSocket);
+    built = await buildInGuest(turn, { vm, guest, compiler });
   } catch (error) {
     await keepIfAsked(input, run, guest, true);
     throw error;
@@ -78,11 +81,20 @@ export async function buildInVm(turn: BuildTurn): Promise<Built> {
   return built;
 }
 
+/** What compiles for the guest's compiler; null where it compiles everything itself. */
+async function compilerFor(
+  { input, conditions, run }: BuildTurn,
+  socket: string,
+): Promise<CompileService | null> {
+  const root = conditions.compiler;
+  if (!root) return null;
+  return serveCompiler({ socket, root, dir: join(run.dir, 'compiler') }, input.machine.signal);
+}
+
 /** Sends the source, cuts the way out, builds, and takes what came of it. */
 async function buildInGuest(
   { input, prepared, conditions, phase, run: runDir, onReport }: BuildTurn,
-  guest: Guest,
-  cutEgress: () => Promise<void>,
+  { vm, guest, compiler }: Pick<Booted, 'vm' | 'guest'> & { compiler: CompileService | null },
 ): Promise<Built> {
   const { machine, label } = input;
   const onLine = (line: string): void => machine.emit({ type: 'output', cell: label, line });
@@ -93,7 +105,7 @@ async function buildInGuest(
     return { source: pushed, reading: await readSource(prepared, fetched, machine.signal) };
   });
   // From here on the package's own code runs: nothing but the management NIC is left to it.
-  await cutEgress();
+  await vm.cutEgress();
   await conditions.disguise?.(guest);
   const order = {
     source,
@@ -102,13 +114,21 @@ async function buildInGuest(
     epoch: EPOCH,
     keep: input.debug || input.keepFailed,
     debugSymbols: input.debugSymbols,
+    compileOnHost: compiler !== null,
   };
   const run: ScriptRun = { timeoutMs: input.timeoutMs, onLine };
   const reports = await phase('dkms', () => runBuild(guest, order, label, run));
   for (const report of reports) onReport?.(report);
   const limits = { single: MAX_DEBUG_BYTES, total: MAX_DEBUG_TOTAL };
   const collected = await phase('collect', () => collect(guest, limits));
-  return { reports, collected, reading };
+  if (compiler) onLine(compilationsText(compiler.count));
+  return { reports, compilations: compiler?.count, collected, reading };
+}
+
+/** Where the files were compiled, in a line. */
+function compilationsText({ host, guest }: CompileCount): string {
+  const left = Object.entries(guest).map(([why, count]) => `${count} because of ${why}`);
+  return `compiled on the host: ${host}${left.length > 0 ? `; in the VM: ${left.join(', ')}` : ''}`;
 }
 
 /** Sends the cell's local sources into the guest. */

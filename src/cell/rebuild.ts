@@ -30,6 +30,8 @@ function otherConditions({ input, prepared, conditions }: Verified): BuildCondit
   return {
     // Each VM gets a machine id of its own when it is reached.
     boot: (dir) => bootOn({ layer: environment.layer, snapshot: null }, network, dir, machine),
+    // So it proves what the host compiled, too.
+    compiler: null,
     jobs: conditions.jobs === 1 ? 2 : 1,
     disguise: (guest) =>
       disguise(guest, { aheadSeconds: AHEAD_SECONDS, hostName: 'elsewhere' }, deadline(machine.accel, 30)),

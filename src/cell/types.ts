@@ -1,5 +1,6 @@
 import type { Signer as AttestSigner } from '../attest/dsse.js';
 import type { BuildFacts } from '../attest/facts.js';
+import type { CompileCount } from '../compiler/service.js';
 import type { Booted } from '../environment/boot.js';
 import type { KernelEnvironment } from '../environment/snapshot.js';
 import type { Guest } from '../guest/guest.js';
@@ -52,6 +53,8 @@ export interface CellInput extends SourceInput {
 /** What of a build's surroundings must not show in its result. */
 export interface BuildConditions {
   boot: (dir: string) => Promise<Booted>;
+  /** What compiles on the host, when something is to; a folder. */
+  compiler: string | null;
   /** For make. */
   jobs: number;
   /** Changes the guest when it needs the network no more and before the package's own code runs. */
@@ -61,6 +64,8 @@ export interface BuildConditions {
 /** What a build VM made, and what the host read of the source. */
 export interface Built {
   reports: ModuleReport[];
+  /** Where its files were compiled, when the host took part. */
+  compilations?: CompileCount | undefined;
   collected: Collected;
   reading: SourceReading;
 }

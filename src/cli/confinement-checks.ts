@@ -52,6 +52,20 @@ async function qemuSees(): Promise<Found> {
   }
 }
 
+/** Where compilations run beside an emulated VM. */
+async function compiler(): Promise<Found> {
+  const { sandboxWorks } = await import('../lib/sandbox.js');
+  try {
+    await sandboxWorks();
+    return fine(
+      'beside emulated VMs on this machine: user, mount, PID, IPC and network namespaces, seccomp, limits, its own files alone',
+    );
+  } catch (error) {
+    const { why, remedy } = failure(error);
+    return lacking(`in the VM only, which takes an emulated one some three times as long (${why})`, remedy);
+  }
+}
+
 async function qemuUser(): Promise<Found> {
   const { isRoot } = await import('../lib/sandbox.js');
   return fine(
@@ -108,7 +122,12 @@ export async function confinementChecks(
 ): Promise<Check[]> {
   const kvm = await kvmDevice();
   return [
-    ...(have.bwrap ? [{ name: 'package scripts', ...(await packageScripts(context)) }] : []),
+    ...(have.bwrap
+      ? [
+          { name: 'package scripts', ...(await packageScripts(context)) },
+          { name: 'compiler', ...(await compiler()) },
+        ]
+      : []),
     ...(have.qemu
       ? [
           ...(have.bwrap ? [{ name: 'QEMU sees', ...(await qemuSees()) }] : []),

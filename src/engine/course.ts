@@ -86,6 +86,9 @@ class Reckoner {
       type: 'course',
       ahead: [...ahead, ...building],
       there,
+      ...(machine.accel === 'tcg' && cells.length > 0 && variant === 'build'
+        ? { compiles: machine.compileOnHost ? 'host' : 'guest' }
+        : {}),
       seconds: sumOf(ahead) + sumOf(building) / Math.max(1, Math.min(jobs, building.length)),
     };
   }

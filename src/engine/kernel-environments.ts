@@ -5,10 +5,11 @@ import { kernelLayer, type KernelLayer } from '../environment/kernel-layer.js';
 import type { Machine } from '../environment/boot.js';
 import { kernelEnvironmentOf, type KernelEnvironment } from '../environment/snapshot.js';
 import type { Lookup } from '../cell/source.js';
-import type { Arch, KernelTarget } from '../model/cell.js';
+import { HOST_ARCH, type Arch, type KernelTarget } from '../model/cell.js';
 import type { PlanContext } from '../model/context.js';
 import { Dkms2binError } from '../model/errors.js';
 import { cacheDir } from '../lib/paths.js';
+import { sandboxWorks } from '../lib/sandbox.js';
 import { fetchKernelPackage } from '../distro/kernel-package.js';
 import { holdOfficial } from '../cache/entries.js';
 import { findRow, type CatalogueRow } from '../distro/catalogue.js';
@@ -34,12 +35,33 @@ export async function machineOf(
     cpu: accelerator.cpu,
     cpus,
     memoryMiB,
+    compileOnHost: await compilesOnHost(request.compile, { arch, accel: accelerator.name }),
     emit,
     signal,
     ...(request.mirror ? { mirror: request.mirror } : {}),
     ...(request.proxy ? { proxy: request.proxy } : {}),
     ...(request.layerCache ? { shared: await openSharedCache(request.layerCache, { emit, signal }) } : {}),
   };
+}
+
+/** Throws fault `host` when the host is to compile and cannot. */
+async function compilesOnHost(
+  asked: BuildRequest['compile'],
+  { arch, accel }: Pick<Machine, 'arch' | 'accel'>,
+): Promise<boolean> {
+  if (asked === 'guest' || (asked === 'auto' && (accel === 'kvm' || arch !== HOST_ARCH))) return false;
+  if (arch !== HOST_ARCH) {
+    throw new Dkms2binError('usage', `--compile host: this machine does not run programs of ${arch}`, {
+      hint: 'Leave it out: compilations then stay in the VM.',
+    });
+  }
+  try {
+    await sandboxWorks();
+    return true;
+  } catch (error) {
+    if (asked === 'auto') return false;
+    throw error;
+  }
 }
 
 /** Base images, kernel layers and snapshots of one invocation: each is made once, and its lock is held until the end. */
@@ -70,8 +92,8 @@ export class KernelEnvironments implements AsyncDisposable {
 
   async #makeEnvironment(target: KernelTarget): Promise<KernelEnvironment> {
     const environment = await kernelEnvironmentOf(await this.layer(target), this.machine);
-    const { snapshot } = environment;
-    if (snapshot) this.#release.push(() => snapshot.entry.use.release());
+    for (const made of [environment.snapshot, environment.compiler])
+      if (made) this.#release.push(() => made.entry.use.release());
     return environment;
   }
 

@@ -8,13 +8,7 @@ import { debCommonName, debMetaName, debName } from '../distro/deb-names.js';
 import { offeredKernels } from '../distro/kernels.js';
 import { mirrorsOf } from '../distro/mirrors.js';
 import type { CatalogueRow } from '../distro/catalogue.js';
-import {
-  bootNew,
-  deadline,
-  specOf,
-  type Booted,
-  type Machine,
-} from '../environment/boot.js';
+import { bootNew, deadline, specOf, type Booted, type Machine } from '../environment/boot.js';
 import { AS_LONG_AS_IT_TAKES_MS } from '../guest/transport.js';
 import { guestProxy } from '../environment/guest-proxy.js';
 import type { KernelLayer } from '../environment/kernel-layer.js';

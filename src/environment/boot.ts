@@ -26,6 +26,8 @@ export interface Machine {
   cpu: string;
   cpus: number;
   memoryMiB: number;
+  /** Plain compilations are the host's. */
+  compileOnHost?: boolean;
   mirror?: string;
   proxy?: string;
   /** Images and layers of other machines. */

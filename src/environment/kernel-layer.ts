@@ -46,6 +46,8 @@ const LayerMeta = z.object({
   /** Package versions that the guest reported: image, headers, gcc, dkms. */
   versions: z.record(z.string(), z.string()),
   image: ImageOrigin,
+  /** Where the root file system begins on the disk, in bytes; null when that is no ext4. */
+  rootOffset: z.number().nullable().default(null),
   /** Kernel packages that were given as files. */
   kernelPackages: z.array(z.object({ file: z.string(), sha256: z.string() })),
   /** Build packages that were given as files. */
@@ -59,7 +61,7 @@ type LayerMeta = z.infer<typeof LayerMeta>;
 
 export interface KernelLayer extends Pick<
   LayerMeta,
-  'versions' | 'image' | 'kernelPackages' | 'buildPackages' | 'toolchain'
+  'versions' | 'image' | 'rootOffset' | 'kernelPackages' | 'buildPackages' | 'toolchain'
 > {
   release: string;
   variant: Variant;
@@ -100,6 +102,7 @@ export async function kernelLayer(request: LayerRequest, machine: Machine): Prom
         name: `${what} ${target.release} on ${target.distro}`,
         parents: base.parents,
         image: base.origin,
+        rootOffset: base.root?.offset ?? null,
         kernelPackages,
         buildPackages,
         ...made,
@@ -115,9 +118,9 @@ function layerOf(
   { release }: KernelTarget,
   variant: Variant,
 ): Omit<KernelLayer, 'entry'> {
-  const { cmdline, versions, image, toolchain, kernelPackages, buildPackages } = meta;
+  const { cmdline, versions, image, rootOffset, toolchain, kernelPackages, buildPackages } = meta;
   return {
-    ...{ release, variant, versions, image, kernelPackages, buildPackages, toolchain },
+    ...{ release, variant, versions, image, rootOffset, kernelPackages, buildPackages, toolchain },
     disk: join(dir, 'disk.qcow2'),
     boot: { kind: 'direct', vmlinuz: join(dir, 'vmlinuz'), initrd: join(dir, 'initrd'), cmdline },
     config: join(dir, 'config'),
@@ -186,7 +189,12 @@ const AGENT = [
 
 /** The guest's end of the control channel, and what settle.sh compiles. */
 const AGENT_FILES: Record<Variant, typeof AGENT> = {
-  build: [{ from: 'cc-probes.c', to: '/usr/local/lib/dkms2bin/cc-probes.c', mode: 0o644 }, ...AGENT],
+  build: [
+    ...['cc-probes.c', 'cc-host.c', 'cc-host.h'].map((from) => ({
+      ...{ from, to: `/usr/local/lib/dkms2bin/${from}`, mode: 0o644 },
+    })),
+    ...AGENT,
+  ],
   runtime: AGENT,
 };
 

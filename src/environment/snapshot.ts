@@ -8,6 +8,7 @@ import { settle } from '../guest/programs/settle.js';
 import { qemuArgs, type Network } from '../vm/args.js';
 import { mapsReadOnly, qemuIdentity } from '../vm/qemu-binary.js';
 import type { KernelLayer } from './kernel-layer.js';
+import { compilerRoot, type CompilerRoot } from './compiler-root.js';
 import { phase } from './phase.js';
 import {
   bootClone,
@@ -91,6 +92,7 @@ async function recipeOf(
         consoleSocket: '',
         consolePipe: '',
         channelSocket: '',
+        compilerSocket: '',
         forwardSocket: spec.forward ? '' : null,
       },
     }),
@@ -161,6 +163,8 @@ export interface KernelEnvironment {
   layer: KernelLayer;
   /** Null where snapshots do not work: then each VM boots. */
   snapshot: Snapshot | null;
+  /** The layer's compiler and headers, as this machine runs and reads them; without it compilations stay in the VM. */
+  compiler?: CompilerRoot | null;
 }
 
 const SNAPSHOT_BYTES = 6 * 1024 ** 3;
@@ -173,7 +177,9 @@ export async function kernelEnvironmentOf(layer: KernelLayer, machine: Machine):
     if (space.bavail * space.bsize < SNAPSHOT_BYTES) {
       throw new Dkms2binError('host', `less than 6 GiB is free in ${cacheDir()}`);
     }
-    return { layer, snapshot: await snapshotOf(layer, machine) };
+    const snapshot = await snapshotOf(layer, machine);
+    // It answers for what the guest has not changed since then.
+    return { layer, snapshot, compiler: await compilerRoot(layer, machine) };
   } catch (error) {
     return { layer, snapshot: withoutSnapshot(error, machine) };
   }

@@ -31,7 +31,7 @@ const PACKAGE_OF: Record<string, string> = {
   flock: 'util-linux',
   setpriv: 'util-linux',
   unshare: 'util-linux',
-  prlimit: 'util-linux git',
+  prlimit: 'util-linux',
   git: 'git',
   'dpkg-source': 'dpkg-dev',
   bzip2: 'bzip2',

@@ -12,7 +12,14 @@ export type Event =
   /** All cells of a matrix, before the first of them has its turn; `seconds` is what it took before. */
   | { type: 'matrix'; cells: MatrixEventCell[] }
   /** What a run will do and what it finds there, before it does it; `seconds` is about how long all of it takes. */
-  | { type: 'course'; ahead: CourseStep[]; there: string[]; seconds: number }
+  | {
+      type: 'course';
+      ahead: CourseStep[];
+      there: string[];
+      seconds: number;
+      /** Where an emulated VM's compiler runs. */
+      compiles?: 'host' | 'guest';
+    }
   /** A cell of a matrix got its turn. */
   | { type: 'turn'; cell: string; worker: string }
   | { type: 'cell'; cell: string; verdict: string; reason?: string; package?: string };

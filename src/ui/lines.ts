@@ -38,14 +38,20 @@ export function lineOf(event: Event, level: Level): string | null {
   }
 }
 
+const COMPILES = {
+  host: 'VMs are emulated here; their compiler is not: it runs in a sandbox of this machine (--compile guest keeps it in the VM)',
+  guest: 'VMs are emulated here, and so is their compiler',
+};
+
 /** The first lines of a run: what is there, what it will make, how large, how long. */
-export function courseLines({ ahead, there, seconds }: EventOf<'course'>): string[] {
+export function courseLines({ ahead, there, seconds, compiles }: EventOf<'course'>): string[] {
   const made = ahead.filter(({ kind }) => kind !== 'cell');
   const cells = ahead.length - made.length;
   const work = [...several(made), ...(cells > 0 ? [plural(cells, 'cell')] : [])];
   return [
     ...(there.length > 0 ? [`there already: ${listOf(there)}`] : []),
     ...(work.length > 0 ? [`to do: ${work.join('; ')}; ${about(seconds)} in all`] : []),
+    ...(compiles ? [COMPILES[compiles]] : []),
   ];
 }
 

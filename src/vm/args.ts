@@ -25,6 +25,8 @@ export interface VmConfig {
   consolePipe: string;
   /** Host end of the guest agent's virtio-serial port. */
   channelSocket: string;
+  /** Host end of the port by which the guest's compiler asks for compilations. */
+  compilerSocket: string;
   /** Host end of the guest's connections to NET.management.forward; null: there is no such address. */
   forwardSocket: string | null;
 }
@@ -127,6 +129,10 @@ const channel = (c: VmConfig): string[] => [
   'virtio-serial-pci',
   '-device',
   'virtserialport,chardev=channel,name=dkms2bin.0',
+  '-chardev',
+  `socket,id=compiler,path=${escapeValue(c.compilerSocket)},server=on,wait=off`,
+  '-device',
+  'virtserialport,chardev=compiler,name=dkms2bin.cc',
 ];
 
 const disk = (c: VmConfig): string[] => [

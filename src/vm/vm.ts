@@ -21,7 +21,7 @@ import { Qmp } from './qmp.js';
 
 export type VmSpec = Omit<
   VmConfig,
-  'qmpSocket' | 'consoleSocket' | 'consolePipe' | 'channelSocket' | 'forwardSocket'
+  'qmpSocket' | 'consoleSocket' | 'consolePipe' | 'channelSocket' | 'compilerSocket' | 'forwardSocket'
 > & {
   /** Whether the guest has the address NET.management.forward. */
   forward: boolean;
@@ -115,6 +115,10 @@ export class Vm implements AsyncDisposable {
 
   get channelSocket(): string {
     return join(this.socketDir, 'channel');
+  }
+
+  get compilerSocket(): string {
+    return join(this.socketDir, 'compiler');
   }
 
   get forwardSocket(): string {
@@ -295,6 +299,7 @@ async function partsOf(spec: VmSpec, dir: string): Promise<Parts> {
       consoleSocket: join(socketDir, 'console'),
       consolePipe: join(socketDir, 'log'),
       channelSocket: join(socketDir, 'channel'),
+      compilerSocket: join(socketDir, 'compiler'),
       forwardSocket: spec.forward ? join(socketDir, 'forward') : null,
     };
     const consoleLog = join(dir, 'console.log');

@@ -110,7 +110,7 @@ export async function ofPrepared(
         run,
       },
       verifyVm: new PrebootedVm(boot),
-      conditions: { jobs: 2, boot },
+      conditions: { compiler: null, jobs: 2, boot },
     });
     const { modules } = await pack(compiled);
     const files: Outcome['files'] = new Map();

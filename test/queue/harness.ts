@@ -162,6 +162,7 @@ export class Bench {
         ...{
           timeoutSeconds: 60,
           accel: 'auto',
+          compile: 'auto',
           nameStyle: 'release',
           verify: true,
           strict: false,

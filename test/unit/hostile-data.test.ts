@@ -142,7 +142,14 @@ describe('frames of a guest', () => {
 describe('result rows of a guest', () => {
   const order = {
     source: { kind: 'folder', name: '', version: '', path: '/x', extra: [], brings: [] } as const,
-    ...{ release: '6.1.0-1-amd64', jobs: 1, epoch: 0, keep: false, debugSymbols: false },
+    ...{
+      release: '6.1.0-1-amd64',
+      jobs: 1,
+      epoch: 0,
+      keep: false,
+      debugSymbols: false,
+      compileOnHost: false,
+    },
   };
   test.each(named(corpus<{ what: string; input: string[]; answer: string }>('rows')))(
     '%s',

@@ -33,6 +33,8 @@ export interface BuildOrder {
   /** The machine may be logged in to later. */
   keep: boolean;
   debugSymbols: boolean;
+  /** The host answers the guest's compiler. */
+  compileOnHost: boolean;
 }
 
 const SAID = z.enum(['built', 'skipped', 'failed', 'lacks', 'error']);
@@ -56,6 +58,7 @@ export async function runBuild(
       JOBS: order.jobs,
       EPOCH: order.epoch,
       KEEP: order.keep ? 1 : '',
+      COMPILE_ON_HOST: order.compileOnHost ? 1 : '',
       DEBUG_SYMBOLS: order.debugSymbols ? 1 : '',
     },
     { ...run, lateHint: 'Give it more time with --timeout.' },

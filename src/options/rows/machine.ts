@@ -41,6 +41,18 @@ export const MACHINE = [
     request: true,
   }),
   option({
+    name: 'compile',
+    value: '<where>',
+    schema: form.oneOf({ auto: 'auto', guest: 'guest', host: 'host' }),
+    help: "where the distro's compiler runs: guest = in the VM, host = without emulation in a sandbox of this machine, with the same result, auto = host where VMs are emulated and a sandbox works",
+    default: 'auto',
+    fallback: 'auto',
+    group: 'machine',
+    commands: [...BUILDERS, 'worker'],
+    file: 'own',
+    request: true,
+  }),
+  option({
     name: 'cpus',
     value: '<n>',
     schema: form.whole(1, 256),

@@ -156,7 +156,7 @@ try {
       ...{ source: input.source, package: null, with: [], brings: [] },
       ...{ digest: sha256(source), network: false },
     },
-    conditions: { jobs: 1, boot: boot as never },
+    conditions: { compiler: null, jobs: 1, boot: boot as never },
   });
   const verified = await verify(await pack(built));
   const { results, records } = await deliver(verified);

@@ -24,7 +24,15 @@ const SOURCE: PushedSource = {
 };
 
 describe('build', () => {
-  const order = { source: SOURCE, release: RELEASE, jobs: 2, epoch: 7, keep: false, debugSymbols: true };
+  const order = {
+    source: SOURCE,
+    release: RELEASE,
+    jobs: 2,
+    epoch: 7,
+    keep: false,
+    debugSymbols: true,
+    compileOnHost: false,
+  };
   const build = (answer: Answer): Promise<ModuleReport[]> =>
     runBuild(standInGuest({ 'build.sh': answer }).guest, order, 'foo × k', RUN);
 

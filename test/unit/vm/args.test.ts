@@ -14,6 +14,7 @@ const config: VmConfig = {
   consoleSocket: '/run/c',
   consolePipe: '/runs/a,b/log',
   channelSocket: '/run/h',
+  compilerSocket: '/run/c',
   forwardSocket: null,
   memory: { kind: 'own' },
   network: 'login',

@@ -1,0 +1,4 @@
+/* Whether the environment changes what the compiler does. */
+int told_more(void);
+/* Compiles on the host and does not return, if it can: see cc-host.c. */
+void compile_on_host(int argc, char **argv, const char *compiler);
