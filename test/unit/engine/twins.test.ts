@@ -4,28 +4,32 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { findRow, loadCatalogue } from '../../../src/distro/catalogue.js';
 import type * as Packages from '../../../src/distro/dkms-package.js';
-import { refuseTwins } from '../../../src/engine/plan/twins.js';
 import type { ModuleSource } from '../../../src/model/cell.js';
-import { Dkms2binError } from '../../../src/model/errors.js';
 import { buildRequest } from '../../../src/options/request.js';
 import { sourcePackage } from '../fixtures/cell.js';
 
 let dir: string;
 let lookUp: () => Promise<string>;
-// What the distro's index and mirror would give.
-vi.mock('../../../src/distro/dkms-package.js', async (original) => ({
-  ...(await original<typeof Packages>()),
-  findDkmsPackage: () => Promise.resolve({ name: 'foo-dkms', version: '1-1', verified: true }),
-  fetchDkmsPackage: () => lookUp(),
-}));
 
 beforeEach(() => {
+  // Loaded anew: tests that ran in this process before have loaded the real one.
+  vi.resetModules();
+  // What the distro's index and mirror would give.
+  vi.doMock('../../../src/distro/dkms-package.js', async (original) => ({
+    ...(await original<typeof Packages>()),
+    findDkmsPackage: () => Promise.resolve({ name: 'foo-dkms', version: '1-1', verified: true }),
+    fetchDkmsPackage: () => lookUp(),
+  }));
   dir = mkdtempSync(join(tmpdir(), 'twins-'));
   const file = join(dir, 'foo-dkms.deb');
   writeFileSync(file, sourcePackage());
   lookUp = () => Promise.resolve(file);
 });
-afterEach(() => rmSync(dir, { recursive: true }));
+afterEach(() => {
+  vi.doUnmock('../../../src/distro/dkms-package.js');
+  vi.resetModules();
+  rmSync(dir, { recursive: true });
+});
 
 const REPO: ModuleSource = { kind: 'repo', text: 'foo-dkms', name: 'foo-dkms' };
 function folder(text: string, version = '1'): ModuleSource {
@@ -36,6 +40,7 @@ function folder(text: string, version = '1'): ModuleSource {
 }
 
 async function refuse(...sources: ModuleSource[]): Promise<void> {
+  const { refuseTwins } = await import('../../../src/engine/plan/twins.js');
   const rows = await loadCatalogue();
   const target = {
     release: '6.1.0-56-amd64',
@@ -62,6 +67,7 @@ test('other versions, one source twice, and a package that cannot be had are non
   await refuse(one, one);
   await refuse(REPO, REPO);
   await refuse(REPO, folder('two', '2'));
+  const { Dkms2binError } = await import('../../../src/model/errors.js');
   lookUp = () => Promise.reject(new Dkms2binError('transient', 'no mirror'));
   await refuse(REPO, one);
 });

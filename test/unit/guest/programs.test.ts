@@ -45,6 +45,7 @@ describe('build', () => {
     expect(head.split('\n').sort()).toEqual([
       '',
       "BROUGHT='lib'",
+      "COMPILE_ON_HOST=''",
       "DEBUG_SYMBOLS='1'",
       "EPOCH='7'",
       "EXTRA='deb:/var/lib/dkms2bin/extra-0.deb'",

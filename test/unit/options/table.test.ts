@@ -28,6 +28,7 @@ const SAMPLES: Readonly<Record<string, string[]>> = {
   'kernel-repo': ['./house.sources'],
   'layer-cache': ['s3://bucket/x'],
   accel: ['kvm'],
+  compile: ['guest'],
   cpus: ['1', '256'],
   memory: ['512M', '2g', '1.5GiB', '1024'],
   jobs: ['8'],
@@ -139,7 +140,15 @@ test('a request has what asks something of the engine, and nothing else', () => 
       nameStyle: 'release',
       image: 'auto',
     },
-    ...{ accel: 'auto', timeoutSeconds: 7200, verify: true, force: false, debug: false, keepFailed: false },
+    ...{
+      accel: 'auto',
+      compile: 'auto',
+      timeoutSeconds: 7200,
+      verify: true,
+      force: false,
+      debug: false,
+      keepFailed: false,
+    },
     ...{ offline: false, strict: false, debugSymbols: false, checkReproducible: false, cwd: '/' },
   });
 });
