@@ -22,6 +22,7 @@ export class Bench {
     confined: [],
     warm: [],
     native: [],
+    compile: [],
     hand: [],
     second: [],
     new: [],
@@ -59,6 +60,7 @@ export class Bench {
       await this.attempt(['first-command', 'clone-memory'], () => clones(this));
       await this.attempt(['confined-run'], () => runs(this));
       await this.attempt(['native', 'overhead', 'tool-memory', 'same-bytes'], () => this.warm());
+      await this.attempt(['compile'], () => this.compile());
       await this.attempt(['same-bytes'], () => this.coldBytes());
       await this.attempt(['second-module', 'new-kernel', 'cold'], () => byHand(this));
       await this.attempt(['roads'], () => roads(this));
@@ -136,7 +138,7 @@ export class Bench {
   }
 
   /** One whole command. Throws unless it built the package. */
-  async build(module, { proof, env = {}, onLine, image, distro }) {
+  async build(module, { proof, env = {}, onLine, image, distro, more = [] }) {
     const out = await mkdtemp(join(this.scratch, 'out-'));
     const peak = join(out, 'peak');
     const preload = `import { writeFileSync } from 'node:fs';
@@ -146,7 +148,7 @@ export class Bench {
       [
         ...['--import', `data:text/javascript,${encodeURIComponent(preload)}`, MAIN],
         ...['--dkms', module.source, '--kernel', this.kernel, ...this.shape({ image, distro })],
-        ...['--out-dir', out, '--force', '--json', ...(proof ? [] : ['--no-verify'])],
+        ...['--out-dir', out, '--force', '--json', ...(proof ? [] : ['--no-verify']), ...more],
       ],
       { env: { ...env, BENCH_PEAK: peak }, onLine },
     );
@@ -194,6 +196,20 @@ export class Bench {
       }
     } finally {
       await native?.close();
+    }
+  }
+
+  /** Compilations in the guest and on the host, in turns. */
+  async compile() {
+    const { rounds } = this.options;
+    for (let round = 1; round <= rounds; round += 1) {
+      for (const module of this.modules) {
+        for (const where of ['guest', 'host']) {
+          const sample = await this.build(module, { proof: false, more: ['--compile', where] });
+          this.samples.compile.push({ ...sample, where });
+          say(`${module.name}, compiled by the ${where}: ${show(sample.phases.build)} s dkms build`);
+        }
+      }
     }
   }
 

@@ -20,6 +20,7 @@ export function figuresOf({ samples, options, accelerator }) {
     ...byHandRatios(samples),
     ...roadFigures(samples.roads),
     ...(wants('native') ? nativeRatios(samples) : []),
+    ...compileFigures(samples.compile),
     ...byHandSeconds(samples),
     ...buildSeconds(samples, wants('native') || wants('overhead')),
     ...(wants('overhead') ? overheads(samples, accelerator?.name === 'kvm' ? 'kvm' : 'emulated') : []),
@@ -86,6 +87,33 @@ function nativeRatios(samples) {
       what: `guest's dkms build ÷ native, ${same ? 'same' : 'other'} bytes`,
       values: native.slice(0, guest.length).map((s, at) => guest[at].phases.build / s.wall),
     };
+  });
+}
+
+/** By module, the least that the host has to gain. */
+const COMPILE_TARGETS = { tiny: 1.7, 'acpi-call': 2.2 };
+
+function compileFigures(compile) {
+  return MODULES.flatMap(({ name }) => {
+    const by = (where) => compile.filter((s) => s.module === name && s.where === where);
+    const [guest, host] = [by('guest'), by('host')];
+    const same = guest.length > 0 && [...guest, ...host].every((s) => s.bytes === guest[0].bytes);
+    const seconds = (where, runs) => ({
+      ...{ name: `compile-${where}-${name}`, figure: 'compile', unit: 's' },
+      what: `dkms build, compiled by the ${where}`,
+      values: of(of(runs, 'phases'), 'build'),
+      cpu: of(runs, 'cpu'),
+    });
+    return [
+      {
+        ...{ name: `compile-${name}`, figure: 'compile', unit: '×' },
+        what: `dkms build: guest ÷ host, ${same ? 'same' : 'other'} bytes`,
+        values: host.map((s, at) => guest[at].phases.build / s.phases.build),
+        target: ['≥', COMPILE_TARGETS[name]],
+      },
+      seconds('guest', guest),
+      seconds('host', host),
+    ];
   });
 }
 

@@ -43,6 +43,9 @@ const FIGURES = {
       'cold with an official image ÷ cold with a bootstrapped one without its bootstrap; needs --official',
   },
   native: { about: "the guest's `dkms build` ÷ the same one in a chroot on this host" },
+  compile: {
+    about: "the guest's `dkms build`, --compile guest ÷ --compile host, and whether the .ko are the same",
+  },
   overhead: { about: "wall of the whole warm command minus the guest's own `dkms build`" },
   'first-command': { about: 'warm: from the start of QEMU to the answer to the first command' },
   'clone-memory': { about: 'private dirty memory of each of several idle clones' },

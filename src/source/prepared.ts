@@ -108,7 +108,8 @@ async function requireSmall(dsc: string, files: readonly string[], signal: Abort
     const bytes = await unpackedBytes(packed, name);
     signal.throwIfAborted();
     // What it holds as files: holes, and what hard links stand for, count.
-    left -= /\.tar\./.test(path) ? (await treeOfArchive(bytes, name)).bytes : bytes.length;
+    const held = /\.tar\./.test(path) ? (await treeOfArchive(bytes, name)).bytes : 0;
+    left -= Math.max(held, bytes.length);
     if (left < 0) {
       throw new Dkms2binError('usage', `${name} is not taken: more than ${TREE_LIMITS.unpacked} bytes`);
     }

@@ -35,7 +35,7 @@ test('the action and the workflows are of their published schemas', () => {
   expect(validateWorkflow(text('../.github/workflows/official-images.yml'))).toMatchObject({ errors: [] });
 });
 
-test('the nightly workflow finds every row of the catalogue', async () => {
+test('the nightly workflow finds every row of the catalogue that has an image of its own', async () => {
   const workflow = parse(text('../.github/workflows/official-images.yml')) as {
     jobs: Record<string, { steps: Step[] }>;
   };
@@ -46,7 +46,8 @@ test('the nightly workflow finds every row of the catalogue', async () => {
     env: { ...process.env, GITHUB_OUTPUT: output, ONLY: '' },
   });
   const rows = JSON.parse(readFileSync(output, 'utf8').replace('rows=', '')) as string[];
-  expect(rows.sort()).toEqual((await loadCatalogue()).map(({ id }) => id).sort());
+  const own = (await loadCatalogue()).filter(({ overlay }) => overlay === undefined);
+  expect(rows.sort()).toEqual(own.map(({ id }) => id).sort());
 });
 
 /** Runs the action's step against a stand-in for dkms2bin, which writes its arguments, a summary, and exits with `code`. */

@@ -117,9 +117,12 @@ describe('packModules', () => {
     mkdirSync(join(root, 'var/lib/dpkg/updates'));
     for (const file of ['status', 'available']) writeFileSync(join(root, 'var/lib/dpkg', file), '');
     const release = '6.1.0-56-amd64';
-    const one = await packModules(packInput(tmp, release));
-    const other = await packModules(packInput(tmp, release, { module: 'fork', fileName: 'fork.deb' }));
-    const force = ['--force-depends', '--force-not-root', '--force-bad-path'];
+    const source = { sourcePackage: null };
+    const one = await packModules(packInput(tmp, release, source));
+    const other = await packModules(
+      packInput(tmp, release, { ...source, module: 'fork', fileName: 'fork.deb' }),
+    );
+    const force = ['--force-depends', '--force-not-root', '--force-bad-path', '--force-script-chrootless'];
     const said = spawnSync(
       'dpkg',
       [`--root=${root}`, ...force, '--no-triggers', '--unpack', one[0]!.path, other[0]!.path],

@@ -8,7 +8,9 @@ shift 3
 root=$work/root
 mkdir -p "$root" "$upper.work" "$upper"
 mount --make-rprivate /
-mount -t overlay overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$upper.work" "$root"
+overlay="lowerdir=$lower,upperdir=$upper,workdir=$upper.work"
+# Only so can an ordinary user's overlay tell of a folder that replaces one below. Linux before 5.11 does not know it.
+mount -t overlay overlay -o "$overlay,userxattr" "$root" 2>/dev/null || mount -t overlay overlay -o "$overlay" "$root"
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
 for node in null zero full random urandom tty; do
