@@ -103,11 +103,26 @@ static int put_all(const char *data, size_t size)
     return 1;
 }
 
+/* Numbers are big endian. */
+static void put_number(char *to, uint32_t number)
+{
+    for (int i = 0; i < 4; i++)
+        to[i] = (char)(number >> (24 - 8 * i));
+}
+
+static uint32_t get_number(const char *from)
+{
+    uint32_t number = 0;
+
+    for (int i = 0; i < 4; i++)
+        number = number << 8 | (unsigned char)from[i];
+    return number;
+}
+
 static void head(char *to, char kind, size_t size)
 {
     to[0] = kind;
-    for (int i = 0; i < 4; i++)
-        to[1 + i] = (char)(size >> (24 - 8 * i));
+    put_number(to + 1, (uint32_t)size);
     memcpy(to + 5, session, sizeof session);
 }
 
@@ -148,9 +163,7 @@ static char get(char *data, size_t *size)
         char header[HEAD];
         if (!get_all(header, HEAD))
             return 0;
-        *size = 0;
-        for (int i = 0; i < 4; i++)
-            *size = *size << 8 | (unsigned char)header[1 + i];
+        *size = get_number(header + 1);
         if (*size > RECEIVED || !get_all(data, *size))
             return 0;
         if (!memcmp(header + 5, session, sizeof session))
@@ -244,8 +257,7 @@ static int send_file(int tree, uint32_t index)
     fd = openat(tree, entries[index].path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
         return 0;
-    for (int i = 0; i < 4; i++)
-        part[i] = (char)(index >> (24 - 8 * i));
+    put_number(part, index);
     while ((count = read(fd, part + 4, sizeof part - 4)) > 0) {
         sent += count;
         if (!put('F', part, 4 + (size_t)count))
@@ -269,19 +281,12 @@ static int unchanged(const struct bytes *paths, const struct timespec *limit)
 static int write_file(const char *path, const struct bytes *bytes)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    size_t done = 0;
+    int good;
 
     if (fd < 0)
         return 0;
-    while (done < bytes->size) {
-        ssize_t count = write(fd, bytes->data + done, bytes->size - done);
-        if (count < 0 && errno == EINTR)
-            continue;
-        if (count <= 0)
-            break;
-        done += (size_t)count;
-    }
-    return close(fd) == 0 && done == bytes->size;
+    good = write_all(fd, bytes->data, bytes->size);
+    return close(fd) == 0 && good;
 }
 
 /* Whether the compiler would find its assembler where the host's does. */
@@ -347,61 +352,55 @@ static int request(int argc, char **argv, const char *compiler, const char *fold
     return put('C', told.data, told.size);
 }
 
-/* What the host answers: 1 when object, dependency file and messages are written. */
+/* What the host answers, by the kind of the message. */
+struct answer {
+    struct bytes paths, deps_path, deps, said, compiled;
+};
+
+static struct bytes *part_of(struct answer *answer, char kind)
+{
+    switch (kind) {
+    case 'V':
+        return &answer->paths;
+    case 'P':
+        return &answer->deps_path;
+    case 'D':
+        return &answer->deps;
+    case 'S':
+        return &answer->said;
+    case 'O':
+        return &answer->compiled;
+    default:
+        return NULL;
+    }
+}
+
+static int send_files(int tree, const char *wanted, size_t size)
+{
+    for (size_t at = 0; at + 4 <= size; at += 4)
+        if (!send_file(tree, get_number(wanted + at)))
+            return 0;
+    return put('G', "", 0);
+}
+
+/* Takes what the host answers, believes it if it may, and writes object, dependency file and messages. */
 static int converse(int tree, const char *object, const struct timespec *limit)
 {
     static char data[RECEIVED];
-    struct bytes paths = {0}, deps_path = {0}, compiled = {0}, deps = {0}, said = {0};
+    static struct answer answer;
     size_t size;
+    char kind;
 
-    for (;;)
-        switch (get(data, &size)) {
-        case 'N':
-            for (size_t at = 0; at + 4 <= size; at += 4) {
-                uint32_t index = 0;
-                for (int i = 0; i < 4; i++)
-                    index = index << 8 | (unsigned char)data[at + (size_t)i];
-                if (!send_file(tree, index))
-                    return 0;
-            }
-            if (!put('G', "", 0))
-                return 0;
-            break;
-        case 'V':
-            if (!append(&paths, data, size))
-                return 0;
-            break;
-        case 'P':
-            if (!append(&deps_path, data, size))
-                return 0;
-            break;
-        case 'O':
-            if (!append(&compiled, data, size))
-                return 0;
-            break;
-        case 'D':
-            if (!append(&deps, data, size))
-                return 0;
-            break;
-        case 'S':
-            if (!append(&said, data, size))
-                return 0;
-            break;
-        case 'Z':
-            if (!append(&paths, "", 0) || !append(&deps_path, "", 1) || !unchanged(&paths, limit))
-                return 0;
-            if (!write_file(object, &compiled) || (deps_path.data[0] && !write_file(deps_path.data, &deps)))
-                return 0;
-            for (size_t at = 0; at < said.size;) {
-                ssize_t count = write(2, said.data + at, said.size - at);
-                if (count <= 0)
-                    break;
-                at += (size_t)count;
-            }
-            return 1;
-        default:
+    while ((kind = get(data, &size)) != 'Z') {
+        struct bytes *part = part_of(&answer, kind);
+        if (part ? !append(part, data, size) : kind != 'N' || !send_files(tree, data, size))
             return 0;
-        }
+    }
+    if (!append(&answer.deps_path, "", 1) || !unchanged(&answer.paths, limit) || !write_file(object, &answer.compiled) ||
+        (answer.deps_path.data[0] && !write_file(answer.deps_path.data, &answer.deps)))
+        return 0;
+    write_all(2, answer.said.data, answer.said.size);
+    return 1;
 }
 
 /* Compiles on the host and does not return, if it can. */

@@ -113,7 +113,7 @@ static ssize_t read_all(int fd, char *into, size_t limit)
     return -1; /* too much */
 }
 
-static int write_all(int fd, const char *bytes, size_t size)
+int write_all(int fd, const char *bytes, size_t size)
 {
     while (size > 0) {
         ssize_t count = write(fd, bytes, size);

@@ -85,13 +85,11 @@ export class Places {
         if (entry.isDirectory()) await visit(posix.join(path, entry.name));
       }
     };
-    for (const path of ['/usr/src', '/usr/lib/gcc', '/usr/lib', '/usr/include']) {
-      if (path !== '/usr/lib') await visit(path);
-      else {
-        for (const name of await readdir(join(this.#root, path)))
-          if (name.startsWith('linux-kbuild-')) await visit(posix.join(path, name));
-      }
-    }
+    const kbuild = (await readdir(join(this.#root, 'usr/lib'))).filter((name) =>
+      name.startsWith('linux-kbuild-'),
+    );
+    const tops = ['/usr/src', '/usr/lib/gcc', '/usr/include', ...kbuild.map((name) => `/usr/lib/${name}`)];
+    for (const top of tops) await visit(top);
     return all;
   }
 

@@ -31,12 +31,16 @@ export class CompilerSandbox {
   readonly #tree: string;
   readonly #out: string;
   readonly #sandbox: VmSandbox;
+  /** In `root`, leading into its /usr. */
+  readonly #links: readonly string[];
+  readonly #filter = seccompProgram();
 
-  private constructor(root: string, dir: string, sandbox: VmSandbox) {
+  private constructor(root: string, dir: string, sandbox: VmSandbox, links: readonly string[]) {
     this.#root = root;
     this.#tree = join(dir, 'tree');
     this.#out = join(dir, 'out');
     this.#sandbox = sandbox;
+    this.#links = links;
   }
 
   /**
@@ -50,7 +54,9 @@ export class CompilerSandbox {
       writable: [join(dir, 'out')],
       network: false,
     });
-    return new CompilerSandbox(root, dir, sandbox);
+    const entries = await readdir(root, { withFileTypes: true });
+    const links = entries.filter((entry) => entry.isSymbolicLink()).map(({ name }) => name);
+    return new CompilerSandbox(root, dir, sandbox, links);
   }
 
   get tree(): string {
@@ -69,19 +75,16 @@ export class CompilerSandbox {
       await writeFile(file, '', { flag: 'wx', mode: 0o600 });
       if (owner !== null) await chown(file, owner, owner);
     }
-    const [program, ...args] = [...this.#sandbox.command, ...(await this.#inner(order, files))];
+    const [program, ...args] = [...this.#sandbox.command, ...this.#inner(order, files)];
     const { stdout, stderr } = await run(program ?? '', args, {
-      fds: [seccompProgram()],
+      fds: [this.#filter],
       timeout: LIMITS.seconds * 1000,
       cancelSignal: signal,
     });
     return { outputs: await Promise.all(files.map(readOutput)), stdout, stderr };
   }
 
-  async #inner({ folder, command, env, tree, outputs }: Order, files: readonly string[]): Promise<string[]> {
-    const links = (await readdir(this.#root, { withFileTypes: true })).filter((entry) =>
-      entry.isSymbolicLink(),
-    );
+  #inner({ folder, command, env, tree, outputs }: Order, files: readonly string[]): string[] {
     return [
       ...[
         'prlimit',
@@ -101,7 +104,7 @@ export class CompilerSandbox {
       ...['--cap-drop', 'ALL', '--seccomp', '3', '--clearenv', '--setenv', 'PATH', '/usr/bin:/bin'],
       ...Object.entries(env).flatMap(([name, value]) => ['--setenv', name, value]),
       ...['--ro-bind', join(this.#root, 'usr'), '/usr'],
-      ...links.flatMap(({ name }) => ['--symlink', `usr/${name}`, `/${name}`]),
+      ...this.#links.flatMap((name) => ['--symlink', `usr/${name}`, `/${name}`]),
       ...[
         '--dir',
         '/dev',

@@ -62,8 +62,17 @@ interface Conversation {
   request: Buffer[];
   listing: Buffer[];
   size: number;
-  /** The files asked for; null: the listing has not ended. */
-  wanted: Map<number, { path: string; size: number; chunks: Buffer[]; got: number }> | null;
+  /** Null: the listing has not ended. */
+  order: Order | null;
+}
+
+type Wanted = Map<number, { path: string; size: number; chunks: Buffer[]; got: number }>;
+
+/** A request that has come whole. */
+interface Order extends Parsed {
+  content: Tree;
+  /** The files asked for. */
+  wanted: Wanted;
 }
 
 interface Parsed {
@@ -73,10 +82,6 @@ interface Parsed {
   command: [string, ...string[]];
   env: Record<string, string>;
 }
-
-/** What a message means before its conversation's listing has ended, and after. */
-const BEFORE: Record<string, 'request' | 'listing' | 'ask'> = { C: 'request', L: 'listing', E: 'ask' };
-const AFTER: Record<string, 'file' | 'compile'> = { F: 'file', G: 'compile' };
 
 class Service {
   readonly count: CompileCount = { host: 0, guest: {} };
@@ -88,7 +93,6 @@ class Service {
   #tree: { path: string; content: Tree } | null = null;
   #received: Buffer = Buffer.alloc(0);
   #now: Conversation | null = null;
-  #parsed: Parsed | null = null;
   /** Messages are worked on one after the other. */
   #work: Promise<void> = Promise.resolve();
   #always: string[] | null = null;
@@ -145,46 +149,50 @@ class Service {
 
   async #handle(kind: string, session: Buffer, data: Buffer, to: Socket): Promise<void> {
     if (kind === 'C' && !this.#now?.session.equals(session))
-      this.#now = { session, request: [], listing: [], size: 0, wanted: null };
+      this.#now = { session, request: [], listing: [], size: 0, order: null };
     const now = this.#now;
     // Of a conversation that was given up.
     if (!now?.session.equals(session)) return;
     now.size += data.length;
-    const step = now.wanted === null ? BEFORE[kind] : AFTER[kind];
-    if (step === 'request' && now.size <= MAX_REQUEST) now.request.push(data);
-    else if (step === 'listing' && now.size <= MAX_LISTING) now.listing.push(data);
-    else if (step === 'ask') await this.#ask(now, to);
-    else if (step === 'file' && now.wanted) takeFile(now.wanted, data);
-    else if (step === 'compile') await this.#compile(now, to);
-    else throw new Refusal('a message out of its place');
+    if (now.order === null) await this.#gather(kind, now, data, to);
+    else if (kind === 'F') takeFile(now.order.wanted, data);
+    else if (kind === 'G') await this.#compile(now.order, session, to);
+    else throw outOfPlace();
+  }
+
+  /** Request and listing, until the listing has ended. */
+  async #gather(kind: string, now: Conversation, data: Buffer, to: Socket): Promise<void> {
+    if (kind === 'C' && now.size <= MAX_REQUEST) now.request.push(data);
+    else if (kind === 'L' && now.size <= MAX_LISTING) now.listing.push(data);
+    else if (kind === 'E') await this.#ask(now, to);
+    else throw outOfPlace();
   }
 
   /** Asks for the files that are not here. */
   async #ask(now: Conversation, to: Socket): Promise<void> {
-    this.#parsed = parse(Buffer.concat(now.request));
-    const { tree } = this.#parsed;
-    if (this.#tree?.path !== tree) {
-      const content = new Tree(this.#sandbox.tree);
-      this.#tree = { path: tree, content };
-    }
-    const wanted = await this.#tree.content.update(Buffer.concat(now.listing));
-    now.wanted = new Map(wanted.map(({ index, path, size }) => [index, { path, size, chunks: [], got: 0 }]));
-    if (wanted.length === 0) return this.#compile(now, to);
+    const parsed = parse(Buffer.concat(now.request));
+    const { tree } = parsed;
+    if (this.#tree?.path !== tree) this.#tree = { path: tree, content: new Tree(this.#sandbox.tree) };
+    const { content } = this.#tree;
+    const wanted = await content.update(Buffer.concat(now.listing));
+    const files: Wanted = new Map(
+      wanted.map(({ index, ...file }) => [index, { ...file, chunks: [], got: 0 }]),
+    );
+    now.order = { ...parsed, content, wanted: files };
+    if (wanted.length === 0) return this.#compile(now.order, now.session, to);
     const asked = Buffer.alloc(4 * wanted.length);
     for (const [at, { index }] of wanted.entries()) asked.writeUInt32BE(index, 4 * at);
     for (let at = 0; at < asked.length; at += SENT) send(to, now.session, 'N', asked.subarray(at, at + SENT));
   }
 
-  async #compile({ session, wanted }: Conversation, to: Socket): Promise<void> {
-    const { content } = this.#tree ?? {};
-    const order = this.#parsed;
-    if (!content || !order || !wanted) throw new Refusal('a message out of its place');
+  async #compile(order: Order, session: Buffer, to: Socket): Promise<void> {
+    const { content, wanted } = order;
     for (const { path, size, chunks, got } of wanted.values()) {
       if (got !== size) throw new Refusal('half a file');
       await content.write(path, Buffer.concat(chunks));
     }
     content.complete();
-    const { object, deps, said, read } = await this.#make(content, order);
+    const { object, deps, said, read } = await this.#make(order);
     const answer = [
       ['V', Buffer.from([...read, ''].join('\0'))],
       ['P', Buffer.from(order.compilation.deps)],
@@ -201,10 +209,12 @@ class Service {
   }
 
   /** Runs the compiler. `read` is what it read, or looked for, outside the build folder. */
-  async #make(
-    content: Tree,
-    { compilation, folder, tree, command, env }: Parsed,
-  ): Promise<{ object: Buffer; deps: Buffer; said: Buffer; read: Set<string> }> {
+  async #make({ content, compilation, folder, tree, command, env }: Order): Promise<{
+    object: Buffer;
+    deps: Buffer;
+    said: Buffer;
+    read: Set<string>;
+  }> {
     const outputs = [compilation.object, compilation.deps].map((path) => {
       if (!path.startsWith(`${tree}/`)) throw new Refusal('it writes outside its folder');
       return path.slice(tree.length + 1);
@@ -234,27 +244,35 @@ class Service {
   async #besides(silent: readonly string[]): Promise<string[]> {
     this.#always ??= await this.#compilerFiles();
     this.#folders ??= await this.#places.folders();
-    const all = [...this.#always, ...this.#folders];
-    for (const folder of silent) {
-      for (const entry of await readdir(join(this.#root, folder), { withFileTypes: true, recursive: true }))
-        all.push(posix.join(entry.parentPath.slice(this.#root.length), entry.name));
-    }
-    return all;
+    const headers = await Promise.all(silent.map((folder) => this.#below(folder)));
+    return [...this.#always, ...this.#folders, ...headers.flat().map(({ path }) => path)];
+  }
+
+  /** Everything below a folder of the layer's. */
+  async #below(folder: string): Promise<{ path: string; isFolder: boolean }[]> {
+    const options = { withFileTypes: true, recursive: true } as const;
+    const entries = await readdir(join(this.#root, folder), options);
+    return entries.map((entry) => ({
+      path: posix.join(entry.parentPath.slice(this.#root.length), entry.name),
+      isFolder: entry.isDirectory(),
+    }));
   }
 
   async #compilerFiles(): Promise<string[]> {
-    const entries = await readdir(join(this.#root, 'usr'), { withFileTypes: true, recursive: true });
+    const folders = ['/usr/bin', '/usr/lib64', '/usr/lib', '/usr/libexec/gcc'];
+    const entries = await Promise.all(folders.map((folder) => this.#below(folder).catch(() => [])));
     return entries
-      .filter((entry) => !entry.isDirectory())
-      .map((entry) => posix.join(entry.parentPath.slice(this.#root.length), entry.name))
-      .filter((path) => /^\/usr\/(?:bin|lib64|lib)\/|^\/usr\/libexec\/gcc\//.test(path))
+      .flat()
+      .flatMap(({ path, isFolder }) => (isFolder ? [] : [path]))
       .filter(
         (path) => !/^\/usr\/lib\/(?:gcc\/.*\/include|gcc\/.*\/plugin|linux-kbuild-|modules)/.test(path),
       );
   }
 }
 
-function takeFile(wanted: NonNullable<Conversation['wanted']>, data: Buffer): void {
+const outOfPlace = (): Refusal => new Refusal('a message out of its place');
+
+function takeFile(wanted: Wanted, data: Buffer): void {
   const file = data.length >= 4 ? wanted.get(data.readUInt32BE(0)) : undefined;
   if (!file || file.got + data.length - 4 > file.size) throw new Refusal('a file that nobody asked for');
   file.chunks.push(data.subarray(4));

@@ -1,13 +1,13 @@
-import { chown, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { cached, hashOf, type Entry } from '../cache/entries.js';
 import { run } from '../lib/exec.js';
-import { SBIN } from '../lib/namespace.js';
 import { PACKAGE_ROOT } from '../lib/paths.js';
-import { vmSandbox } from '../lib/sandbox.js';
+import { backingChain, qemuImg } from '../lib/qemu-img.js';
 import { messageOf } from '../model/errors.js';
 import type { Machine } from './boot.js';
 import type { KernelLayer } from './kernel-layer.js';
+import { onDisk } from './on-disk.js';
 
 /** What compiles kernel modules in a layer, in a folder of the host's. */
 export interface CompilerRoot {
@@ -24,7 +24,8 @@ const SCRIPT = join(PACKAGE_ROOT, 'cloud-init', 'layer', 'compiler-root.sh');
  * `entry.use`.
  */
 export async function compilerRoot(layer: KernelLayer, machine: Machine): Promise<CompilerRoot | null> {
-  if (!machine.compileOnHost || layer.variant !== 'build' || layer.rootOffset === null) return null;
+  const { rootOffset } = layer;
+  if (!machine.compileOnHost || layer.variant !== 'build' || rootOffset === null) return null;
   const id = basename(layer.entry.dir);
   try {
     const hash = hashOf(['compiler-1', id, layer.entry.meta.created, await readFile(SCRIPT, 'utf8')]);
@@ -32,7 +33,7 @@ export async function compilerRoot(layer: KernelLayer, machine: Machine): Promis
       'compilers',
       hash,
       async (dir) => {
-        await takeOut(layer, dir, machine);
+        await takeOut({ layer, rootOffset }, dir, machine);
         return { name: `compiler ${layer.release}`, parents: [{ kind: 'layers', hash: id }] };
       },
       { signal: machine.signal },
@@ -46,18 +47,22 @@ export async function compilerRoot(layer: KernelLayer, machine: Machine): Promis
   }
 }
 
-async function takeOut(layer: KernelLayer, dir: string, { arch, signal }: Machine): Promise<void> {
+async function takeOut(
+  { layer, rootOffset }: { layer: KernelLayer; rootOffset: number },
+  dir: string,
+  { arch, signal }: Machine,
+): Promise<void> {
+  const { disk, release } = layer;
   const [root, raw] = [join(dir, 'root'), join(dir, 'disk.raw')];
-  const options = { cancelSignal: signal, env: SBIN, dieWithParent: true };
+  const options = { cancelSignal: signal, dieWithParent: true };
   try {
     await mkdir(root, { mode: 0o755 });
     await writeFile(raw, '');
-    await run('qemu-img', ['convert', '-f', 'qcow2', '-O', 'raw', layer.disk, raw], options);
-    const { command, owner } = await vmSandbox({ readable: [raw, SCRIPT], writable: [root], network: false });
-    if (owner !== null) await chown(root, owner, owner);
-    const [program, ...before] = command;
-    const filesystem = `${raw}?offset=${layer.rootOffset ?? 0}`;
-    await run(program, [...before, 'bash', SCRIPT, root, filesystem, layer.release, arch], options);
+    const places = { readable: [disk, ...(await backingChain(disk))], writable: [raw] };
+    await qemuImg(['convert', '-f', 'qcow2', '-O', 'raw', disk, raw], places, options);
+    const filesystem = `${raw}?offset=${rootOffset}`;
+    const command = ['bash', SCRIPT, root, filesystem, release, arch];
+    await onDisk(root, command, { ...options, readable: [raw, SCRIPT] });
     // It is a folder: its files are brought to the disk here.
     await run('sync', ['-f', root], options);
   } finally {

@@ -1,6 +1,6 @@
-import { run, type ExecResult, type RunOptions } from '../lib/exec.js';
+import type { ExecResult, RunOptions } from '../lib/exec.js';
 import { SBIN } from '../lib/namespace.js';
-import { confined } from '../lib/sandbox.js';
+import { runConfined } from '../lib/sandbox.js';
 
 /** Runs a program on a disk or folder of an image, where it sees these files of the host's alone. */
 export async function onDisk(
@@ -9,6 +9,5 @@ export async function onDisk(
   { readable = [], ...options }: RunOptions & { readable?: readonly string[] } = {},
 ): Promise<ExecResult> {
   const places = { readable, writable: [writable].flat() };
-  const [file = '', ...args] = [...(await confined(places)), ...command];
-  return run(file, args, { ...options, env: { ...SBIN, ...options.env } });
+  return runConfined(places, command, { ...options, env: { ...SBIN, ...options.env } });
 }

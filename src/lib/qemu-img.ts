@@ -2,8 +2,8 @@ import { open } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { Dkms2binError, messageOf } from '../model/errors.js';
-import { missingTool, run, type ExecResult, type RunOptions } from './exec.js';
-import { confined } from './sandbox.js';
+import { missingTool, type ExecResult, type RunOptions } from './exec.js';
+import { runConfined } from './sandbox.js';
 
 const Extent = z.object({
   start: z.number(),
@@ -17,13 +17,12 @@ const Extent = z.object({
 export type Extent = z.infer<typeof Extent>;
 
 /** Runs qemu-img where it sees these disks alone, and nothing of what builds on others. Paths are absolute. */
-export async function qemuImg(
+export function qemuImg(
   args: readonly string[],
-  { readable = [], writable = [] }: { readable?: readonly string[]; writable?: readonly string[] },
+  places: { readable?: readonly string[]; writable?: readonly string[] },
   options: RunOptions = {},
 ): Promise<ExecResult> {
-  const [file = '', ...before] = [...(await confined({ readable, writable })), 'qemu-img'];
-  return run(file, [...before, ...args], options);
+  return runConfined(places, ['qemu-img', ...args], options);
 }
 
 /** The extents of a disk image without a gap, in order; in bytes. Also for a raw file, as node has no lseek. */
@@ -62,14 +61,11 @@ export interface Qcow2Info {
 export async function qcow2Info(path: string, signal?: AbortSignal): Promise<Qcow2Info> {
   const limits = ['--as=1073741824', '--cpu=30'];
   const disk = resolve(path);
-  const before = await confined({ readable: [disk], writable: [] });
-  const [file = '', ...args] = [...before, 'prlimit', ...limits, 'qemu-img', 'info', '--output=json'];
+  const command = ['prlimit', ...limits, 'qemu-img', 'info', '--output=json', '-f', 'qcow2', disk];
   let stdout: string;
   try {
-    ({ stdout } = await run(file, [...args, '-f', 'qcow2', disk], {
-      timeout: 60_000,
-      cancelSignal: signal,
-    }));
+    const options = { timeout: 60_000, cancelSignal: signal };
+    ({ stdout } = await runConfined({ readable: [disk] }, command, options));
   } catch (error) {
     if (/failed to execute qemu-img/.test(messageOf(error))) throw missingTool('qemu-img');
     throw error;

@@ -4,7 +4,7 @@ import { userInfo } from 'node:os';
 import { dirname, join } from 'node:path';
 import { HOST_ARCH, type Arch } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
-import { run } from './exec.js';
+import { run, type ExecResult, type RunOptions } from './exec.js';
 import { PACKAGE_ROOT } from './paths.js';
 
 let root: boolean | undefined;
@@ -267,6 +267,7 @@ async function whereConfined<T>(what: string, how: () => Promise<T>, without: T)
 /**
  * What to put before a program of this host that reads what comes from elsewhere, a disk or an archive: it sees its own kind and
  * these files, no network and no other process, and has no capability. Nothing where an ordinary user may have no namespaces.
+ * @public The bench measures what it costs.
  */
 export function confined(contents: Pick<Contents, 'readable' | 'writable'>): Promise<string[]> {
   const how = async (): Promise<string[]> => [
@@ -279,6 +280,17 @@ export function confined(contents: Pick<Contents, 'readable' | 'writable'>): Pro
     how,
     [],
   );
+}
+
+/** Runs a program as `confined` tells. Paths are absolute. */
+export async function runConfined(
+  contents: Partial<Pick<Contents, 'readable' | 'writable'>>,
+  command: readonly string[],
+  options: RunOptions = {},
+): Promise<ExecResult> {
+  const before = await confined({ readable: [], writable: [], ...contents });
+  const [file = '', ...args] = [...before, ...command];
+  return run(file, args, options);
 }
 
 /**

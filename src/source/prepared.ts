@@ -2,10 +2,9 @@ import { mkdir, readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import type { ModuleSource, SourceOrigin } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
-import { run } from '../lib/exec.js';
 import { redact } from '../lib/credentials.js';
 import { readCapped } from '../lib/read-capped.js';
-import { confined } from '../lib/sandbox.js';
+import { runConfined } from '../lib/sandbox.js';
 import { scratch } from '../lib/scratch.js';
 import { shownAddress, type FileAddress, type GitAddress, type ModuleAddress } from './address.js';
 import { readConfNames } from './conf-text.js';
@@ -83,11 +82,10 @@ export async function dscSource(
   await mkdir(box);
   const out = join(box, 'source');
   const readable = [path, ...files].map((each) => resolve(each));
-  const [program = '', ...before] = await confined({ readable, writable: [box] });
-  const limits = ['prlimit', `--fsize=${TREE_LIMITS.unpacked}`, '--', 'dpkg-source'];
-  const [file = '', ...args] = [program, ...before, ...limits].filter((word) => word !== '');
+  const limits = ['prlimit', `--fsize=${TREE_LIMITS.unpacked}`, '--'];
   // It compares all files with the digests of the .dsc; who signed that is not looked at.
-  await run(file, [...args, '--no-copy', '-x', resolve(path), out], {
+  const command = [...limits, 'dpkg-source', '--no-copy', '-x', resolve(path), out];
+  await runConfined({ readable, writable: [box] }, command, {
     ...{ timeout: TREE_LIMITS.seconds * 1000, cancelSignal: means.signal, fault: 'usage', cwd: box },
     env: { LC_ALL: 'C' },
   });
