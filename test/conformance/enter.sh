@@ -5,6 +5,8 @@
 #   UPPER    an empty folder, or one of an earlier call: holds what is written (UPPER/up); -: ROOT itself is written to
 #   RELEASE  the kernel that /proc says runs
 set -eu
+# shellcheck source=/dev/null
+. "$(dirname -- "${BASH_SOURCE[0]}")/../rig/root-devices.sh"
 root=$1 upper=$2 release=$3
 shift 3
 if [ "$upper" != - ]; then
@@ -13,13 +15,7 @@ if [ "$upper" != - ]; then
     mount -t overlay overlay -o "lowerdir=$root,upperdir=$upper/up,workdir=$upper/work" "$upper/root"
   root=$upper/root
 fi
-mount -t proc proc "$root/proc"
-mount -t tmpfs -o mode=755 tmpfs "$root/dev"
-for node in null zero full random urandom tty; do
-  : >"$root/dev/$node"
-  mount --bind "/dev/$node" "$root/dev/$node"
-done
-ln -s /proc/self/fd "$root/dev/fd"
+mount_system "$root"
 mkdir "$root/dev/shm"
 mount -t tmpfs tmpfs "$root/tmp"
 chmod 1777 "$root/tmp" "$root/dev/shm"

@@ -1,8 +1,9 @@
 import { spawnSync } from 'node:child_process';
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { putFile } from '../fixtures/put.js';
 import { programText } from '../../../src/guest/program.js';
 
 // The guest's script, run here on a root folder of its own, with programs that write down how they were called. What the real dnf
@@ -13,11 +14,7 @@ let root: string;
 beforeEach(() => void (root = mkdtempSync(join(tmpdir(), 'dkms2bin-test-'))));
 afterEach(() => rmSync(root, { recursive: true }));
 
-function put(path: string, text: string, mode = 0o644): void {
-  mkdirSync(dirname(join(root, path)), { recursive: true });
-  writeFileSync(join(root, path), text);
-  chmodSync(join(root, path), mode);
-}
+const put = (path: string, text: string, mode?: number): void => putFile(root, path, text, mode);
 
 /** Packages that dnf was told to install, call by call, with the options that switch repositories on. */
 async function install(variables: Record<string, string>): Promise<string[]> {

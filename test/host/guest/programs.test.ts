@@ -1,10 +1,11 @@
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { release, tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { corpus } from '../../hostile/corpus.js';
 import { programText, type ProgramName, type Variables } from '../../../src/guest/program.js';
+import { putFile } from '../fixtures/put.js';
 
 // The guest's programs, put together as the host sends them and run here on a root folder of their own, with stand-ins for the
 // guest's dkms and apt. What the real ones make of them, the VM tests show.
@@ -23,11 +24,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(root, { recursive: true }));
 
-function put(path: string, text: string, mode = 0o644): void {
-  mkdirSync(dirname(join(root, path)), { recursive: true });
-  writeFileSync(join(root, path), text);
-  chmodSync(join(root, path), mode);
-}
+const put = (path: string, text: string, mode?: number): void => putFile(root, path, text, mode);
 /** Values that a program must refuse, whoever gives them. */
 const variablesOf = (program: ProgramName): [name: string, value: string][] =>
   corpus<{ program: string; name: string; input: string }>('variables')

@@ -8,10 +8,10 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { parseModuleSource } from '../../../src/engine/plan/source.js';
 import { initFolder } from '../../../src/source/init.js';
 import type { Event } from '../../../src/model/events.js';
-import type { ModuleSource } from '../../../src/model/cell.js';
 import { TREE_LIMITS } from '../../../src/source/tree.js';
 import { FileServer } from '../../unit/fixtures/file-server.js';
 import { TREES } from '../../unit/fixtures/source-trees.js';
+import { notesOf, parseLocal, type Local } from '../fixtures/parsed-source.js';
 import { git, Repository } from '../fixtures/git-server.js';
 
 let dir: string;
@@ -27,21 +27,9 @@ afterEach(async () => {
   await rm(dir, { recursive: true, force: true });
 });
 
-type Local = Extract<ModuleSource, { path: string }>;
-async function parsed(
-  text: string,
-  means: { offline?: boolean; moduleVersion?: string } = {},
-): Promise<Local> {
-  const [source] = await parseModuleSource(text, {
-    cwd: dir,
-    proxy: '',
-    emit: (event) => void events.push(event),
-    ...means,
-  });
-  return source as Local;
-}
-const notes = (): string =>
-  events.flatMap((event) => (event.type === 'note' ? [event.message] : [])).join('\n');
+const parsed = (text: string, means: { offline?: boolean; moduleVersion?: string } = {}): Promise<Local> =>
+  parseLocal(text, { cwd: dir, events, ...means });
+const notes = (): string => notesOf(events);
 const confIn = ({ path }: Local): string =>
   execFileSync('tar', ['-xOf', path, './dkms.conf'], { encoding: 'utf8' });
 function write(folder: string, files: Readonly<Record<string, string>>): string {

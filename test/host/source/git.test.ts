@@ -4,10 +4,9 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { parseModuleSource } from '../../../src/engine/plan/source.js';
 import type { Event } from '../../../src/model/events.js';
-import type { ModuleSource } from '../../../src/model/cell.js';
 import { TREES } from '../../unit/fixtures/source-trees.js';
+import { notesOf, parseLocal, type Local } from '../fixtures/parsed-source.js';
 import { git, GitServer, Repository } from '../fixtures/git-server.js';
 
 let dir: string;
@@ -27,19 +26,8 @@ afterEach(async () => {
   await rm(dir, { recursive: true, force: true });
 });
 
-type Local = Extract<ModuleSource, { path: string }>;
-async function fetched(
-  text: string,
-  means: { offline?: boolean; moduleVersion?: string } = {},
-): Promise<Local> {
-  const [source] = await parseModuleSource(text, {
-    cwd: dir,
-    proxy: '',
-    emit: (event) => void events.push(event),
-    ...means,
-  });
-  return source as Local;
-}
+const fetched = (text: string, means: { offline?: boolean; moduleVersion?: string } = {}): Promise<Local> =>
+  parseLocal(text, { cwd: dir, events, ...means });
 const fileIn = ({ path }: Local, name: string): string =>
   execFileSync('tar', ['-xOf', path, `./${name}`], { encoding: 'utf8' });
 const namesIn = ({ path }: Local): string[] =>
@@ -47,8 +35,7 @@ const namesIn = ({ path }: Local): string[] =>
     .trim()
     .split('\n')
     .map((name) => name.replace(/^\.\//, ''));
-const notes = (): string =>
-  events.flatMap((event) => (event.type === 'note' ? [event.message] : [])).join('\n');
+const notes = (): string => notesOf(events);
 const repository = (name = 'r'): Repository => new Repository(join(dir, 'srv', name));
 
 describe('a git repository', () => {

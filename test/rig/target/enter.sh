@@ -3,6 +3,8 @@
 # namespaces for mounts and processes, which take all that is started with them.
 # usage: enter.sh WORK UPPER LOWER[:LOWER…] COMMAND…
 set -eu
+# shellcheck source=/dev/null
+. "$(dirname -- "${BASH_SOURCE[0]}")/../root-devices.sh"
 work=$1 upper=$2 lower=$3
 shift 3
 root=$work/root
@@ -11,13 +13,7 @@ mount --make-rprivate /
 overlay="lowerdir=$lower,upperdir=$upper,workdir=$upper.work"
 # Only so can an ordinary user's overlay tell of a folder that replaces one below. Linux before 5.11 does not know it.
 mount -t overlay overlay -o "$overlay,userxattr" "$root" 2>/dev/null || mount -t overlay overlay -o "$overlay" "$root"
-mount -t proc proc "$root/proc"
-mount -t tmpfs -o mode=755 tmpfs "$root/dev"
-for node in null zero full random urandom tty; do
-  : >"$root/dev/$node"
-  mount --bind "/dev/$node" "$root/dev/$node"
-done
-ln -s /proc/self/fd "$root/dev/fd"
+mount_system "$root"
 mount -t tmpfs tmpfs "$root/run"
 # What a test brings, and what it reads back.
 mkdir -p "$root/mnt"
