@@ -69,17 +69,14 @@ async function ours(release: string, version = '1.2.2'): Promise<void> {
 
 function dnf(...args: string[]): Promise<Ended> {
   const settings = [
-    ...[
-      'reposdir=/nonexistent',
-      'varsdir=/nonexistent',
-      `cachedir=${join(tmp.path, 'cache')}`,
-      'metadata_expire=0',
-    ],
+    ...['reposdir=/nonexistent', 'varsdir=/nonexistent', `cachedir=${join(tmp.path, 'cache')}`],
     ...['tsflags=noscripts', 'gpgcheck=0', `logdir=${tmp.path}`, `persistdir=${join(tmp.path, 'persist')}`],
   ];
   return command('unshare', [
     ...(process.getuid?.() === 0 ? [] : ['--user', '--map-root-user']),
     ...['--mount', 'dnf', '--assumeyes', '--noplugins'],
+    // metadata_expire=0 would take metadata of the same second for fresh.
+    '--refresh',
     ...[`--installroot=${root}`, '--releasever=9', `--repofrompath=test,${repo}`],
     ...settings.map((each) => `--setopt=${each}`),
     ...args,
