@@ -395,6 +395,10 @@ function madeOf(
 }
 
 function cmdlineOf(uuid: string, { arch }: KernelTarget, more: string): string {
-  // panic=-1 with -no-reboot turns a panic into QEMU's exit, which every wait notices.
-  return `root=UUID=${uuid} ro console=${CONSOLE[arch]} panic=-1 loglevel=5 mitigations=off${more}`;
+  // panic=-1 with -no-reboot turns a panic into QEMU's exit, which every wait notices. systemd gives up after 90 s by itself, which is
+  // too early for an emulated guest on a busy host: its waits are ended by those of ours that see progress.
+  const patience = 'systemd.default_timeout_start_sec=600 systemd.default_device_timeout_sec=600';
+  // The distro's upkeep has no work in a machine that lives for minutes.
+  const idle = 'systemd.mask=timers.target';
+  return `root=UUID=${uuid} ro console=${CONSOLE[arch]} panic=-1 loglevel=5 mitigations=off ${patience} ${idle}${more}`;
 }
