@@ -385,20 +385,19 @@ function reachable(proxy: string | undefined, machine: Machine): string {
   return /^https?:\/\/(?:[^@/]*@)?(?:localhost|127\.|\[::1\])/.test(proxy) ? '' : proxy;
 }
 
-/** The layer by what was reported; `cmdline` is added to the kernel's. */
+/** The layer by what was reported; `more` is added to the kernel's command line. */
 function madeOf(
   { versions, toolchain, rootUuid }: InstalledKernel,
-  target: KernelTarget,
-  cmdline: string,
+  { arch }: KernelTarget,
+  more: string,
 ): Made {
-  return { cmdline: cmdlineOf(rootUuid, target, cmdline), versions, toolchain };
-}
-
-function cmdlineOf(uuid: string, { arch }: KernelTarget, more: string): string {
-  // panic=-1 with -no-reboot turns a panic into QEMU's exit, which every wait notices. systemd gives up after 90 s by itself, which is
-  // too early for an emulated guest on a busy host: its waits are ended by those of ours that see progress.
+  // panic=-1 with -no-reboot turns a panic into QEMU's exit, which every wait notices. systemd's own limits (90 s) are too short for
+  // an emulated guest on a busy host: our waits, which see progress, end what hangs. A machine that lives for minutes needs no timers.
   const patience = 'systemd.default_timeout_start_sec=600 systemd.default_device_timeout_sec=600';
-  // The distro's upkeep has no work in a machine that lives for minutes.
-  const idle = 'systemd.mask=timers.target';
-  return `root=UUID=${uuid} ro console=${CONSOLE[arch]} panic=-1 loglevel=5 mitigations=off ${patience} ${idle}${more}`;
+  const fixed = `panic=-1 loglevel=5 mitigations=off systemd.mask=timers.target ${patience}`;
+  return {
+    cmdline: `root=UUID=${rootUuid} ro console=${CONSOLE[arch]} ${fixed}${more}`,
+    versions,
+    toolchain,
+  };
 }
