@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { copyFile, mkdir, rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Arch } from '../model/cell.js';
+import { CONSOLE, type Arch } from '../model/cell.js';
 import type { Emit } from '../model/events.js';
 import { Dkms2binError } from '../model/errors.js';
 import { run } from '../lib/exec.js';
@@ -296,4 +296,13 @@ const silence = (ms: number): Dkms2binError =>
 export async function openSsh(guest: Guest, dir: string, machine: Machine): Promise<void> {
   const keys = await makeAccess(dir, true, machine.signal);
   await startSshd(guest, keys, deadline(machine.accel, 30));
+}
+
+/** What a kernel is given at each boot of one of our machines. */
+export function kernelArguments(rootUuid: string, arch: Arch): string {
+  // panic=-1 with -no-reboot turns a panic into QEMU's exit, which every wait notices. systemd's own limits (90 s) are too short for
+  // an emulated guest on a busy host: our waits, which see progress, end what hangs. A machine that lives for minutes needs no timers.
+  const patience = 'systemd.default_timeout_start_sec=600 systemd.default_device_timeout_sec=600';
+  const fixed = `panic=-1 loglevel=5 mitigations=off systemd.mask=timers.target ${patience}`;
+  return `root=UUID=${rootUuid} ro console=${CONSOLE[arch]} ${fixed}`;
 }

@@ -1,7 +1,7 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { z } from 'zod';
-import { CONSOLE, type KernelTarget } from '../model/cell.js';
+import type { KernelTarget } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { credentialsFor } from '../lib/credentials.js';
 import { cacheDir, PACKAGE_ROOT } from '../lib/paths.js';
@@ -23,7 +23,15 @@ import { AS_LONG_AS_IT_TAKES_MS } from '../guest/transport.js';
 import { cached, contentDigest, hashOf, lookUp, type Entry } from '../cache/entries.js';
 import { MAC, NET, type DirectBoot } from '../vm/args.js';
 import { ImageOrigin, type BaseImage, type Variant } from './base-image.js';
-import { bootNew, deadline, MIRROR_HINT, removeAccess, specOf, type Machine } from './boot.js';
+import {
+  bootNew,
+  deadline,
+  kernelArguments,
+  MIRROR_HINT,
+  removeAccess,
+  specOf,
+  type Machine,
+} from './boot.js';
 import { guestProxy, type GuestProxy } from './guest-proxy.js';
 import { nativeLayer } from './native-layer.js';
 import { phase } from './phase.js';
@@ -385,19 +393,11 @@ function reachable(proxy: string | undefined, machine: Machine): string {
   return /^https?:\/\/(?:[^@/]*@)?(?:localhost|127\.|\[::1\])/.test(proxy) ? '' : proxy;
 }
 
-/** The layer by what was reported; `more` is added to the kernel's command line. */
+/** The layer by what was reported; `more` is added to the kernel's arguments. */
 function madeOf(
   { versions, toolchain, rootUuid }: InstalledKernel,
   { arch }: KernelTarget,
   more: string,
 ): Made {
-  // panic=-1 with -no-reboot turns a panic into QEMU's exit, which every wait notices. systemd's own limits (90 s) are too short for
-  // an emulated guest on a busy host: our waits, which see progress, end what hangs. A machine that lives for minutes needs no timers.
-  const patience = 'systemd.default_timeout_start_sec=600 systemd.default_device_timeout_sec=600';
-  const fixed = `panic=-1 loglevel=5 mitigations=off systemd.mask=timers.target ${patience}`;
-  return {
-    cmdline: `root=UUID=${rootUuid} ro console=${CONSOLE[arch]} ${fixed}${more}`,
-    versions,
-    toolchain,
-  };
+  return { cmdline: kernelArguments(rootUuid, arch) + more, versions, toolchain };
 }
