@@ -394,10 +394,7 @@ function reachable(proxy: string | undefined, machine: Machine): string {
 }
 
 /** The layer by what was reported; `more` is added to the kernel's arguments. */
-function madeOf(
-  { versions, toolchain, rootUuid }: InstalledKernel,
-  { arch }: KernelTarget,
-  more: string,
-): Made {
+function madeOf(kernel: InstalledKernel, { arch }: KernelTarget, more: string): Made {
+  const { versions, toolchain, rootUuid } = kernel;
   return { cmdline: kernelArguments(rootUuid, arch) + more, versions, toolchain };
 }
