@@ -14,6 +14,7 @@ import { SshTransport } from '../guest/ssh.js';
 import { AS_LONG_AS_IT_TAKES_MS } from '../guest/transport.js';
 import type { SharedCache } from '../cache/entries.js';
 import type { DirectBoot, Network } from '../vm/args.js';
+import { cpuOfLevel } from '../vm/accel.js';
 import { findFirmware } from '../vm/firmware.js';
 import { inVain } from '../vm/in-vain.js';
 import { makeSeed } from '../vm/seed.js';
@@ -36,9 +37,15 @@ export interface Machine {
   signal: AbortSignal;
 }
 
+/** How a layer's disk boots. */
+export type Boots = DirectBoot & {
+  /** The x86-64 level of its kernel and programs; 1 when it is not said. */
+  cpuLevel?: number | undefined;
+};
+
 /** How a disk boots; JSON, so that a kept run can be booted again. */
 export interface BootSpec {
-  boot: DirectBoot | { kind: 'loader'; firmware: 'bios' | 'uefi' };
+  boot: (DirectBoot | { kind: 'loader'; firmware: 'bios' | 'uefi' }) & Pick<Boots, 'cpuLevel'>;
   /** How to talk to the guest: through the agent that every kernel layer has, or through sshd as cloud images do. */
   control: 'channel' | 'ssh';
   arch: Arch;
@@ -70,7 +77,8 @@ export function specOf(
     forward = false,
   }: Pick<BootSpec, 'boot' | 'control' | 'egress' | 'network'> & { forward?: boolean },
 ): BootSpec {
-  return { boot, control, arch, accel, cpu, cpus, memoryMiB, egress, network, forward };
+  const model = cpuOfLevel({ accel, cpu }, boot.cpuLevel ?? 1);
+  return { boot, control, arch, accel, cpu: model, cpus, memoryMiB, egress, network, forward };
 }
 
 /** An emulated CPU needs about 20 times as long for everything. */

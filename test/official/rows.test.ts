@@ -67,9 +67,9 @@ echo done`;
 async function boot(row: CatalogueRow): Promise<{ image: string; facts: string }> {
   const proxy = await hostProxy();
   const disk = await fetchOfficial(row, 'x86_64', { emit, signal, ...(proxy && { proxy }) });
-  const { firmware } = row.arch.x86_64;
+  const { firmware, cpuLevel } = row.arch.x86_64;
   const spec = specOf(machine, {
-    boot: { kind: 'loader', firmware },
+    boot: { kind: 'loader', firmware, cpuLevel },
     control: 'ssh',
     network: 'egress',
     egress: true,
