@@ -65,7 +65,10 @@ export async function buildInVm(turn: BuildTurn): Promise<Built> {
   });
   await using booted = await phase('boot', () => conditions.boot(run.dir));
   const { vm, guest } = booted;
-  await run.save({ live: { socketDir: vm.socketDir, sshPort: vm.sshPort }, vm: { ...spec } });
+  await run.save({
+    live: { socketDir: vm.socketDir, sshPort: vm.sshPort },
+    vm: { ...spec, backings: vm.backings },
+  });
   let built: Built;
   try {
     if (input.debug) await allowLogin(input, run, guest);
