@@ -60,8 +60,7 @@ export async function login(
   try {
     process.stderr.write(`Booting the disk of ${run.record.id} …\n`);
     const emit = (): void => undefined;
-    // Runs that were kept before there was another architecture do not say theirs, nor what of the network they have.
-    const spec = { arch: 'x86_64', network: 'egress', ...run.record.vm } as unknown as DiskSpec;
+    const spec = run.record.vm as unknown as DiskSpec;
     requireRecord(spec, run.record);
     await using booted = await bootExisting(run.dir, spec, { signal: options.signal, emit });
     const live = { socketDir: booted.vm.socketDir, sshPort: booted.vm.sshPort };

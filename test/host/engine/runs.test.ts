@@ -19,10 +19,10 @@ afterEach(async () => {
 });
 
 const about = { cell: 'x × 6.1.0-1-amd64', kernel: '6.1.0-1-amd64', distro: 'debian-12' };
-/** As it was kept before there was another architecture. */
-const OLD = {
+const BOOTS = {
   ...{ boot: { kind: 'direct', vmlinuz: '/k', initrd: '/i', cmdline: '' }, control: 'channel' },
-  ...{ accel: 'tcg', cpu: 'max', cpus: 1, memoryMiB: 64, egress: false, forward: false },
+  ...{ accel: 'tcg', cpu: 'max', cpus: 1, memoryMiB: 64, egress: true, forward: false },
+  ...{ arch: 'x86_64', network: 'login' },
 };
 const asked = (): Promise<void> => login(undefined, { serial: false, signal: new AbortController().signal });
 
@@ -33,7 +33,7 @@ async function kept(recorded: (base: string) => object): Promise<string> {
   execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', base, '1M']);
   const args = ['-F', 'qcow2', '-b', base, join(run.dir, 'disk.qcow2')];
   execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', ...args]);
-  await run.save({ kept: true, vm: { ...OLD, ...recorded(base) } });
+  await run.save({ kept: true, vm: { ...BOOTS, ...recorded(base) } });
   await run.close();
   return run.dir;
 }
@@ -48,11 +48,12 @@ async function instead(): Promise<() => Promise<string>> {
   return () => readFile(started, 'utf8').catch(() => '');
 }
 
-test('a run that was kept before there was another architecture boots as x86_64', async () => {
+test('a kept run boots as its record says, and its network leads nowhere', async () => {
   await kept((base) => ({ backings: [base] }));
   const started = await instead();
   await expect(asked()).rejects.toThrow('before the VM ran');
   expect(await started()).toMatch(/[ /]qemu-system-x86_64 /);
+  expect((await started()).match(/user,id=\S+restrict=on/g)).toHaveLength(2);
 });
 
 test('a kept run that does not say what its disk builds on is not booted', async () => {
