@@ -5,7 +5,7 @@ import { CONSOLE, type Arch } from '../model/cell.js';
 import type { Emit } from '../model/events.js';
 import { Dkms2binError } from '../model/errors.js';
 import { run } from '../lib/exec.js';
-import { qcow2Info } from '../lib/qemu-img.js';
+import { backingChain, qcow2Info, requireBackings } from '../lib/qemu-img.js';
 import { Channel } from '../guest/channel.js';
 import { Guest, waitForCloudInit } from '../guest/guest.js';
 import { GUEST_USER, makeKeys, type Keys } from '../guest/keys.js';
@@ -60,6 +60,9 @@ export interface BootSpec {
   forward: boolean;
 }
 
+/** How a disk that is there boots, and what it builds on, nearest first, by who made it. */
+export type DiskSpec = BootSpec & Pick<VmSpec, 'backings'>;
+
 /** A booted VM with a root shell in it. Disposing it ends both. */
 export interface Booted extends AsyncDisposable {
   vm: Vm;
@@ -94,7 +97,7 @@ const NEEDED_BYTES = 4 * 1024 ** 3;
 type Memory = VmSpec['memory'];
 
 /** Everything of a VM but its sockets: its files lie in `dir`. */
-export async function configOf(dir: string, spec: BootSpec, memory: Memory): Promise<VmSpec> {
+export async function configOf(dir: string, spec: DiskSpec, memory: Memory): Promise<VmSpec> {
   const { control: _, ...rest } = spec;
   return {
     ...rest,
@@ -117,6 +120,8 @@ async function bootConfig(dir: string, { arch, boot }: BootSpec): Promise<VmSpec
 interface NewBoot {
   /** A read-only image or layer; `<dir>/disk.qcow2` is made on top of it. */
   backing: string;
+  /** What that builds on by who made it, where a VM has written to it; else its own word counts. */
+  below?: readonly string[];
   spec: BootSpec;
   memory?: Memory;
   /** The disk is at least as large; the guest's cloud-init then enlarges its root. */
@@ -125,21 +130,27 @@ interface NewBoot {
 
 /** Makes disk, keys and seed in `dir`, and boots. */
 export async function bootNew(
-  { backing, spec, memory, atLeastGiB = 0 }: NewBoot,
+  { backing, below, spec, memory, atLeastGiB = 0 }: NewBoot,
   dir: string,
   machine: Machine,
 ): Promise<Booted> {
-  await makeOverlay(backing, dir, machine.signal);
+  const backings = await makeOverlay({ backing, below }, dir, machine.signal);
   if (atLeastGiB > 0) await enlarge(join(dir, 'disk.qcow2'), atLeastGiB, machine.signal);
   await makeAccess(dir, spec.egress, machine.signal);
   if (spec.boot.kind === 'loader' && spec.boot.firmware === 'uefi') {
     await copyFile((await findFirmware(spec.arch)).vars, join(dir, 'efivars.fd'));
   }
-  return bootExisting(dir, spec, machine, memory);
+  return bootExisting(dir, { ...spec, backings }, machine, memory);
 }
 
-/** `<dir>/disk.qcow2`, a new overlay on `backing`. */
-async function makeOverlay(backing: string, dir: string, signal: AbortSignal): Promise<void> {
+/** `<dir>/disk.qcow2`, a new overlay on `backing`; resolves to what it builds on. */
+async function makeOverlay(
+  { backing, below }: Pick<NewBoot, 'backing'> & { below?: readonly string[] | undefined },
+  dir: string,
+  signal: AbortSignal,
+): Promise<string[]> {
+  const backings = [backing, ...(below ?? (await backingChain(backing)))];
+  await requireBackings(backing, backings.slice(1));
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const space = await statfs(dir);
   if (space.bavail * space.bsize < NEEDED_BYTES) {
@@ -149,6 +160,7 @@ async function makeOverlay(backing: string, dir: string, signal: AbortSignal): P
   }
   const args = ['create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', backing, join(dir, 'disk.qcow2')];
   await run('qemu-img', args, { cancelSignal: signal });
+  return backings;
 }
 
 async function enlarge(disk: string, gib: number, signal: AbortSignal): Promise<void> {
@@ -182,10 +194,10 @@ export async function removeAccess(dir: string): Promise<void> {
   for (const name of [...keys, ...seed, 'efivars.fd', 'qemu.log']) await rm(join(dir, name), { force: true });
 }
 
-/** Boots the disk that `dir` holds with the keys and the seed that it had. */
+/** Boots the disk that `dir` holds with the keys and the seed that it had. Fault `host` when the disk builds on something else now. */
 export async function bootExisting(
   dir: string,
-  spec: BootSpec,
+  spec: DiskSpec,
   context: { signal: AbortSignal; emit: Emit },
   memory: Memory = { kind: 'own' },
 ): Promise<Booted> {
@@ -217,10 +229,10 @@ export async function bootClone(
   dir: string,
   machine: Machine,
 ): Promise<Booted> {
-  await makeOverlay(from.disk, dir, machine.signal);
+  const backings = await makeOverlay({ backing: from.disk }, dir, machine.signal);
   const memory: Memory =
     from.memory === null ? { kind: 'own' } : { kind: 'file', path: from.memory, shared: false };
-  const config = await configOf(dir, from.spec, memory);
+  const config = await configOf(dir, { ...from.spec, backings }, memory);
   const egress = network === 'egress';
   const state = memory.kind === 'own' ? { state: from.state } : {};
   const spec = { ...config, egress, network, seed: from.seed, incoming: true, ...state };

@@ -320,7 +320,7 @@ async function makeInVm(request: LayerRequest, machine: Machine, dir: string): P
   await vm.waitForPowerOff(deadline(machine.accel, 30));
   await removeAccess(dir);
   await rm(join(dir, 'seed.iso'), { force: true });
-  await allocatedClusters(join(dir, 'disk.qcow2'), machine.signal);
+  await allocatedClusters(join(dir, 'disk.qcow2'), vm.backings, machine.signal);
   return madeOf(installed, target, installed.bootArguments);
 }
 
