@@ -1,7 +1,7 @@
 #!/bin/bash
 # Makes kernel packages as repositories of kernels have them from Debian's: one package with image and modules, one with all headers, and
 # metapackages. No privilege.
-# usage: make-form.sh RELEASE DEBS-FOLDER POOL FORM        FORM is proxmox or xanmod; prints the kernel release in that form's grammar
+# usage: make-form.sh RELEASE DEBS-FOLDER POOL FORM        FORM is proxmox, xanmod or zabbly; prints the kernel release in that form's grammar
 # The release is of the same length as Debian's, see rename-kernel.py.
 set -euo pipefail
 old=$1 debs=$(realpath "$2") pool=$(realpath -m "$3") form=$4
@@ -15,6 +15,10 @@ case $form in
   xanmod)
     tail=-x64v3-xanmod1; fill=$((${#old} - ${#series} - 1 - ${#tail}))
     release=$series.$(printf "%0${fill}d" 1 | sed 's/^0/1/')$tail version=$release-0
+    image=linux-image-$release headers=linux-headers-$release ;;
+  zabbly)
+    tail=-zabbly+; fill=$((${#old} - ${#series} - 1 - ${#tail}))
+    release=$series.$(printf "%0${fill}d" 1 | sed 's/^0/1/')$tail version=${release%-*}-202601010000
     image=linux-image-$release headers=linux-headers-$release ;;
   *) echo "no such form: $form" >&2; exit 1 ;;
 esac
@@ -77,7 +81,9 @@ ln -s "/usr/src/linux-headers-$release" "$root/lib/modules/$release/build"
 pack "$headers" "$version" 'Depends: libc6, libelf1, libssl3, zlib1g' "Provides: linux-headers-$release-amd64"
 
 # What a machine follows.
-if [ "$form" = proxmox ]; then
+if [ "$form" = zabbly ]; then
+  stage linux-zabbly; pack linux-zabbly "$version" "Depends: $image, $headers"
+elif [ "$form" = proxmox ]; then
   stage "proxmox-kernel-$series"; pack "proxmox-kernel-$series" "$version" "Depends: $image | ${image%-signed}"
   stage "proxmox-headers-$series"; pack "proxmox-headers-$series" "$version" "Depends: $headers"
   stage proxmox-default-kernel; pack proxmox-default-kernel 1.1.0 "Depends: proxmox-kernel-$series"

@@ -43,7 +43,7 @@ export async function writeSuite(archive: string, suite: Suite, key: SigningKey)
     'Label: Ubuntu',
     `Suite: ${suite.name}`,
     'Version: 24.04',
-    'Codename: noble',
+    `Codename: ${suite.name.replace(/-.*/, '')}`,
     `Date: ${new Date().toUTCString().replace('GMT', 'UTC')}`,
     'Architectures: amd64',
     `Components: ${Object.keys(suite.components).join(' ')}`,
