@@ -109,7 +109,7 @@ export function archRow<R>(
 }
 
 /** Whether the row's packages lie in an apt archive. */
-export function isApt({ packageManager = 'apt' }: DistroRow): boolean {
+export function isApt({ packageManager = 'apt' }: Pick<DistroRow, 'packageManager'>): boolean {
   return packageManager === 'apt';
 }
 
