@@ -59,13 +59,16 @@ export function networkOf(
 export async function buildInVm(turn: BuildTurn): Promise<Built> {
   const { input, run, phase, conditions } = turn;
   const { environment, machine } = input;
-  // A kept disk is booted again for a login.
+  // A kept disk is booted again for a login. The package's code has run in it by then: its card has addresses, and leads nowhere.
   const spec = specOf(machine, {
-    ...{ boot: environment.layer.boot, control: 'ssh', egress: true, network: 'egress' },
+    ...{ boot: environment.layer.boot, control: 'ssh', egress: true, network: 'login' },
   });
   await using booted = await phase('boot', () => conditions.boot(run.dir));
   const { vm, guest } = booted;
-  await run.save({ live: { socketDir: vm.socketDir, sshPort: vm.sshPort }, vm: { ...spec } });
+  await run.save({
+    live: { socketDir: vm.socketDir, sshPort: vm.sshPort },
+    vm: { ...spec, backings: vm.backings },
+  });
   let built: Built;
   try {
     if (input.debug) await allowLogin(input, run, guest);

@@ -1,11 +1,8 @@
-import { join } from 'node:path';
-import { z } from 'zod';
-import type { BootSpec } from '../environment/boot.js';
+import type { DiskSpec } from '../environment/boot.js';
 import { listRunDirs } from '../cell/run-dir.js';
 import type { Emit } from '../model/events.js';
 import type { PlanContext } from '../model/context.js';
 import { messageOf } from '../model/errors.js';
-import { qemuImg } from '../lib/qemu-img.js';
 import { formatBytes } from '../lib/units.js';
 import { currentImages } from '../environment/official-image.js';
 import {
@@ -18,9 +15,6 @@ import {
   type PruneResult,
   type VerifiedRow,
 } from '../cache/upkeep.js';
-
-/** Of what `qemu-img info` says of a disk. */
-const DiskInfo = z.object({ 'full-backing-filename': z.string().optional() });
 
 /** What the cache holds, newest use first. */
 export async function listImages(): Promise<CacheRow[]> {
@@ -57,14 +51,10 @@ export async function verifyImages(options: {
 /** Files in the cache that kept runs boot from. */
 async function pinned(): Promise<string[]> {
   const paths: string[] = [];
-  for (const { dir, record } of await listRunDirs()) {
-    const boot = (record.vm as unknown as BootSpec | null)?.boot;
+  for (const { record } of await listRunDirs()) {
+    const { boot, backings = [] } = (record.vm ?? {}) as Partial<DiskSpec>;
     if (boot?.kind === 'direct') paths.push(boot.vmlinuz);
-    const disk = join(dir, 'disk.qcow2');
-    const args = ['info', '-U', '-f', 'qcow2', '--output=json', disk];
-    const found = await qemuImg(args, { readable: [disk] }).catch(() => null);
-    const { 'full-backing-filename': backing } = DiskInfo.parse(JSON.parse(found?.stdout ?? '{}'));
-    if (backing !== undefined) paths.push(backing);
+    paths.push(...backings);
   }
   return paths;
 }

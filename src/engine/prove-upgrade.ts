@@ -110,10 +110,12 @@ export async function proveUpgrade(input: UpgradeInput): Promise<UpgradeProof> {
     const first = join(run.dir, 'from');
     const next = join(run.dir, 'to');
     await mkdir(next, { recursive: true, mode: 0o700 });
+    let below: readonly string[];
     {
       await using booted = await phase('boot', () =>
         bootOn({ layer, snapshot: null }, 'egress', first, machine),
       );
+      below = booted.vm.backings;
       using _ = forwardTo(port, booted.vm.forwardSocket);
       await take(booted, 'fetch');
       await booted.vm.cutEgress();
@@ -137,7 +139,7 @@ export async function proveUpgrade(input: UpgradeInput): Promise<UpgradeProof> {
         forward: true,
       });
       await using booted = await phase('boot', () =>
-        bootNew({ backing: join(first, 'disk.qcow2'), spec }, next, machine),
+        bootNew({ backing: join(first, 'disk.qcow2'), below, spec }, next, machine),
       );
       await take(booted, 'leave');
     }

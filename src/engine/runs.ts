@@ -1,6 +1,6 @@
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
-import { bootExisting, type BootSpec } from '../environment/boot.js';
+import { bootExisting, type DiskSpec } from '../environment/boot.js';
 import { listRunDirs, RunDir, type RunRecord, type RunState } from '../cell/run-dir.js';
 import { Dkms2binError } from '../model/errors.js';
 import { sshArgs } from '../guest/ssh.js';
@@ -60,8 +60,8 @@ export async function login(
   try {
     process.stderr.write(`Booting the disk of ${run.record.id} …\n`);
     const emit = (): void => undefined;
-    // Runs that were kept before there was another architecture do not say theirs, nor what of the network they have.
-    const spec = { arch: 'x86_64', network: 'egress', ...run.record.vm } as unknown as BootSpec;
+    const spec = run.record.vm as unknown as DiskSpec;
+    requireRecord(spec, run.record);
     await using booted = await bootExisting(run.dir, spec, { signal: options.signal, emit });
     const live = { socketDir: booted.vm.socketDir, sshPort: booted.vm.sshPort };
     await run.save({ live });
@@ -72,6 +72,14 @@ export async function login(
   } finally {
     await run.close();
   }
+}
+
+/** What the disk itself says that it builds on counts for nothing: the VM's QEMU could write to it. */
+function requireRecord({ backings }: Partial<DiskSpec>, { id }: RunRecord): void {
+  if (backings !== undefined) return;
+  throw new Dkms2binError('usage', `Run ${id} does not say what its disk builds on`, {
+    hint: `An older dkms2bin kept it. Remove it (dkms2bin rm ${id}), and build again with --debug.`,
+  });
 }
 
 /** A session in `vm`, ended by `signal` and by the VM's death; not before it has let go of the terminal is that told. */

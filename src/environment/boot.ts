@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import { copyFile, mkdir, rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Arch } from '../model/cell.js';
+import { CONSOLE, type Arch } from '../model/cell.js';
 import type { Emit } from '../model/events.js';
 import { Dkms2binError } from '../model/errors.js';
 import { run } from '../lib/exec.js';
-import { qcow2Info } from '../lib/qemu-img.js';
+import { backingChain, qcow2Info, requireBackings } from '../lib/qemu-img.js';
 import { Channel } from '../guest/channel.js';
 import { Guest, waitForCloudInit } from '../guest/guest.js';
 import { GUEST_USER, makeKeys, type Keys } from '../guest/keys.js';
@@ -14,6 +14,7 @@ import { SshTransport } from '../guest/ssh.js';
 import { AS_LONG_AS_IT_TAKES_MS } from '../guest/transport.js';
 import type { SharedCache } from '../cache/entries.js';
 import type { DirectBoot, Network } from '../vm/args.js';
+import { cpuOfLevel } from '../vm/accel.js';
 import { findFirmware } from '../vm/firmware.js';
 import { inVain } from '../vm/in-vain.js';
 import { makeSeed } from '../vm/seed.js';
@@ -36,9 +37,15 @@ export interface Machine {
   signal: AbortSignal;
 }
 
+/** How a layer's disk boots. */
+export type Boots = DirectBoot & {
+  /** The x86-64 level of its kernel and programs; 1 when it is not said. */
+  cpuLevel?: number | undefined;
+};
+
 /** How a disk boots; JSON, so that a kept run can be booted again. */
 export interface BootSpec {
-  boot: DirectBoot | { kind: 'loader'; firmware: 'bios' | 'uefi' };
+  boot: (DirectBoot | { kind: 'loader'; firmware: 'bios' | 'uefi' }) & Pick<Boots, 'cpuLevel'>;
   /** How to talk to the guest: through the agent that every kernel layer has, or through sshd as cloud images do. */
   control: 'channel' | 'ssh';
   arch: Arch;
@@ -52,6 +59,9 @@ export interface BootSpec {
   /** Whether one address of the guest's leads to `Vm.forwardSocket`. */
   forward: boolean;
 }
+
+/** How a disk that is there boots, and what it builds on, nearest first, by who made it. */
+export type DiskSpec = BootSpec & Pick<VmSpec, 'backings'>;
 
 /** A booted VM with a root shell in it. Disposing it ends both. */
 export interface Booted extends AsyncDisposable {
@@ -70,7 +80,8 @@ export function specOf(
     forward = false,
   }: Pick<BootSpec, 'boot' | 'control' | 'egress' | 'network'> & { forward?: boolean },
 ): BootSpec {
-  return { boot, control, arch, accel, cpu, cpus, memoryMiB, egress, network, forward };
+  const model = cpuOfLevel({ accel, cpu }, boot.cpuLevel ?? 1);
+  return { boot, control, arch, accel, cpu: model, cpus, memoryMiB, egress, network, forward };
 }
 
 /** An emulated CPU needs about 20 times as long for everything. */
@@ -86,7 +97,7 @@ const NEEDED_BYTES = 4 * 1024 ** 3;
 type Memory = VmSpec['memory'];
 
 /** Everything of a VM but its sockets: its files lie in `dir`. */
-export async function configOf(dir: string, spec: BootSpec, memory: Memory): Promise<VmSpec> {
+export async function configOf(dir: string, spec: DiskSpec, memory: Memory): Promise<VmSpec> {
   const { control: _, ...rest } = spec;
   return {
     ...rest,
@@ -109,6 +120,8 @@ async function bootConfig(dir: string, { arch, boot }: BootSpec): Promise<VmSpec
 interface NewBoot {
   /** A read-only image or layer; `<dir>/disk.qcow2` is made on top of it. */
   backing: string;
+  /** What that builds on by who made it, where a VM has written to it; else its own word counts. */
+  below?: readonly string[];
   spec: BootSpec;
   memory?: Memory;
   /** The disk is at least as large; the guest's cloud-init then enlarges its root. */
@@ -117,21 +130,27 @@ interface NewBoot {
 
 /** Makes disk, keys and seed in `dir`, and boots. */
 export async function bootNew(
-  { backing, spec, memory, atLeastGiB = 0 }: NewBoot,
+  { backing, below, spec, memory, atLeastGiB = 0 }: NewBoot,
   dir: string,
   machine: Machine,
 ): Promise<Booted> {
-  await makeOverlay(backing, dir, machine.signal);
+  const backings = await makeOverlay({ backing, below }, dir, machine.signal);
   if (atLeastGiB > 0) await enlarge(join(dir, 'disk.qcow2'), atLeastGiB, machine.signal);
   await makeAccess(dir, spec.egress, machine.signal);
   if (spec.boot.kind === 'loader' && spec.boot.firmware === 'uefi') {
     await copyFile((await findFirmware(spec.arch)).vars, join(dir, 'efivars.fd'));
   }
-  return bootExisting(dir, spec, machine, memory);
+  return bootExisting(dir, { ...spec, backings }, machine, memory);
 }
 
-/** `<dir>/disk.qcow2`, a new overlay on `backing`. */
-async function makeOverlay(backing: string, dir: string, signal: AbortSignal): Promise<void> {
+/** `<dir>/disk.qcow2`, a new overlay on `backing`; resolves to what it builds on. */
+async function makeOverlay(
+  { backing, below }: Pick<NewBoot, 'backing'> & { below?: readonly string[] | undefined },
+  dir: string,
+  signal: AbortSignal,
+): Promise<string[]> {
+  const backings = [backing, ...(below ?? (await backingChain(backing)))];
+  await requireBackings(backing, backings.slice(1));
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const space = await statfs(dir);
   if (space.bavail * space.bsize < NEEDED_BYTES) {
@@ -141,6 +160,7 @@ async function makeOverlay(backing: string, dir: string, signal: AbortSignal): P
   }
   const args = ['create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', backing, join(dir, 'disk.qcow2')];
   await run('qemu-img', args, { cancelSignal: signal });
+  return backings;
 }
 
 async function enlarge(disk: string, gib: number, signal: AbortSignal): Promise<void> {
@@ -174,10 +194,10 @@ export async function removeAccess(dir: string): Promise<void> {
   for (const name of [...keys, ...seed, 'efivars.fd', 'qemu.log']) await rm(join(dir, name), { force: true });
 }
 
-/** Boots the disk that `dir` holds with the keys and the seed that it had. */
+/** Boots the disk that `dir` holds with the keys and the seed that it had. Fault `host` when the disk builds on something else now. */
 export async function bootExisting(
   dir: string,
-  spec: BootSpec,
+  spec: DiskSpec,
   context: { signal: AbortSignal; emit: Emit },
   memory: Memory = { kind: 'own' },
 ): Promise<Booted> {
@@ -209,10 +229,10 @@ export async function bootClone(
   dir: string,
   machine: Machine,
 ): Promise<Booted> {
-  await makeOverlay(from.disk, dir, machine.signal);
+  const backings = await makeOverlay({ backing: from.disk }, dir, machine.signal);
   const memory: Memory =
     from.memory === null ? { kind: 'own' } : { kind: 'file', path: from.memory, shared: false };
-  const config = await configOf(dir, from.spec, memory);
+  const config = await configOf(dir, { ...from.spec, backings }, memory);
   const egress = network === 'egress';
   const state = memory.kind === 'own' ? { state: from.state } : {};
   const spec = { ...config, egress, network, seed: from.seed, incoming: true, ...state };
@@ -296,4 +316,13 @@ const silence = (ms: number): Dkms2binError =>
 export async function openSsh(guest: Guest, dir: string, machine: Machine): Promise<void> {
   const keys = await makeAccess(dir, true, machine.signal);
   await startSshd(guest, keys, deadline(machine.accel, 30));
+}
+
+/** What a kernel is given at each boot of one of our machines. */
+export function kernelArguments(rootUuid: string, arch: Arch): string {
+  // panic=-1 with -no-reboot turns a panic into QEMU's exit, which every wait notices. systemd's own limits (90 s) are too short for
+  // an emulated guest on a busy host: our waits, which see progress, end what hangs. A machine that lives for minutes needs no timers.
+  const patience = 'systemd.default_timeout_start_sec=600 systemd.default_device_timeout_sec=600';
+  const fixed = `panic=-1 loglevel=5 mitigations=off systemd.mask=timers.target ${patience}`;
+  return `root=UUID=${rootUuid} ro console=${CONSOLE[arch]} ${fixed}`;
 }

@@ -2,7 +2,7 @@ import { mkdir, open, rm, stat, writeFile, type FileHandle } from 'node:fs/promi
 import { join } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
 import { run } from '../lib/exec.js';
-import { allocatedClusters, extentsOf, type Extent } from '../lib/qemu-img.js';
+import { allocatedClusters, backingChain, extentsOf, type Extent } from '../lib/qemu-img.js';
 
 /** Of the qcow2 files that are made here. */
 const CLUSTER = 64 * 1024;
@@ -67,7 +67,7 @@ export async function writeDelta(request: DeltaRequest): Promise<void> {
       dieWithParent: true,
       input: commands.map((c) => `${c}\n`).join(''),
     });
-    const stored = await allocatedClusters(out, signal);
+    const stored = await allocatedClusters(out, [base, ...(await backingChain(base))], signal);
     if (stored !== written)
       throw new Dkms2binError('host', `qemu-io stored ${stored} clusters of ${written}`);
   } finally {

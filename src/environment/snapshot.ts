@@ -2,6 +2,7 @@ import { readFile, rm, stat, statfs, truncate, writeFile } from 'node:fs/promise
 import { basename, join } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
 import { cacheDir, PACKAGE_ROOT } from '../lib/paths.js';
+import { requireBackings } from '../lib/qemu-img.js';
 import { cached, hashOf, isCached, type Entry } from '../cache/entries.js';
 import { programText } from '../guest/program.js';
 import { settle } from '../guest/programs/settle.js';
@@ -86,7 +87,11 @@ async function recipeOf(
     machine.accel === 'kvm' ? await hostCpu() : null,
     // Every device and option, with stand-ins for this run's own paths.
     qemuArgs({
-      ...(await configOf('/', spec, mapped ? { kind: 'file', path: '/ram', shared: true } : { kind: 'own' })),
+      ...(await configOf(
+        '/',
+        { ...spec, backings: [] },
+        mapped ? { kind: 'file', path: '/ram', shared: true } : { kind: 'own' },
+      )),
       ...{
         qmpSocket: '',
         consoleSocket: '',
@@ -125,6 +130,7 @@ async function make(
 ): Promise<void> {
   const file = { kind: 'file' as const, path: join(dir, 'ram'), shared: true };
   if (mapped) await writeFile(file.path, '', { flag: 'wx', mode: 0o600 });
+  let backings: readonly string[];
   {
     const memory = mapped ? { memory: file } : {};
     await using booted = await bootNew({ backing: layer.disk, spec, ...memory }, dir, machine);
@@ -137,7 +143,9 @@ async function make(
     for (const message of await settle(guest, deadline(machine.accel, 60)))
       machine.emit({ type: 'note', level: 'warn', message });
     await vm.save(join(dir, 'state'));
+    ({ backings } = vm);
   }
+  await requireBackings(join(dir, 'disk.qcow2'), backings);
   // The keys are dead: settle.sh took them out of the guest. The device stays, with its size.
   const seed = join(dir, 'seed.iso');
   const { size } = await stat(seed);

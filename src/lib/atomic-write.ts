@@ -2,7 +2,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { lstat, open, readdir, readFile, readlink, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
-import { chunksOf, digestOf, type Content, type ContentDigest } from './digest.js';
+import { digestOf, sameChunks, type Content, type ContentDigest } from './digest.js';
 
 export interface Published extends ContentDigest {
   status: 'written' | 'up to date';
@@ -16,10 +16,11 @@ export async function syncPath(path: string): Promise<void> {
 
 /**
  * Puts bytes, or a copy of a file, at `to`, whole or not at all; an identical file there is left alone. Sweeps what killed
- * runs left in the folder. Throws fault `host` for no space or a bad disk, else `usage`.
+ * runs left in the folder. `known` is the content's digest when that was taken already. Throws fault `host` for no space or a bad
+ * disk, else `usage`, also for content that has changed since its digest was taken.
  */
-export async function writeAtomic(content: Content, to: string): Promise<Published> {
-  const done = await digestOf(content);
+export async function writeAtomic(content: Content, to: string, known?: ContentDigest): Promise<Published> {
+  const done = known ?? (await digestOf(content));
   const folder = dirname(to);
   try {
     await sweep(folder);
@@ -38,7 +39,7 @@ export async function writeAtomic(content: Content, to: string): Promise<Publish
     try {
       const file = await open(part, 'wx', 0o644);
       try {
-        for await (const chunk of chunksOf(content)) await file.writeFile(chunk);
+        for await (const chunk of sameChunks(content, done)) await file.writeFile(chunk);
         await file.sync();
       } finally {
         await file.close();
@@ -51,7 +52,7 @@ export async function writeAtomic(content: Content, to: string): Promise<Publish
     await syncPath(folder);
     return { status: 'written', ...done };
   } catch (error) {
-    throw publishError(error, to);
+    throw error instanceof Dkms2binError ? error : publishError(error, to);
   }
 }
 

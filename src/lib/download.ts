@@ -125,7 +125,7 @@ async function attempt(task: Task): Promise<{ hex: string; resumed: boolean }> {
   const resumed = await begin(task, part, response);
   const total = resumed ? (rangeOf(response)?.total ?? part.total) : lengthOf(response);
   if (total !== undefined) {
-    if (total > limits.maxBytes) throw tooLarge(url, limits.maxBytes);
+    if (total > limits.maxBytes) throw await refused(task, part);
     await requireSpace(dirname(to), total - part.size, what);
   }
   const { etag, 'last-modified': lastModified } = response.headers;
@@ -167,19 +167,15 @@ function rangeOf(response: Response): { from: number; total: number | undefined 
 }
 
 /** Appends the body to the part and tells how far it is, five times a second at most. */
-async function receive(
-  { url, what, limits, emit }: Task,
-  part: PartFile,
-  answer: Answer,
-  total: number | undefined,
-): Promise<void> {
+async function receive(task: Task, part: PartFile, answer: Answer, total: number | undefined): Promise<void> {
+  const { url, what, limits, emit } = task;
   const report = (): void =>
     emit({ type: 'progress', what, done: part.size, ...(total !== undefined && { total }) });
   const most = Math.min(limits.maxBytes, total ?? Infinity);
   report();
   let reported = Date.now();
   for await (const chunk of answer.chunks()) {
-    if (part.size + chunk.length > most) throw tooLarge(url, limits.maxBytes);
+    if (part.size + chunk.length > most) throw await refused(task, part);
     await part.append(chunk);
     if (Date.now() - reported >= 200) {
       reported = Date.now();
@@ -189,6 +185,12 @@ async function receive(
   if (total !== undefined && part.size < total)
     throw new Passing(`${redact(url)} ended at byte ${part.size} of ${total}`);
   report();
+}
+
+/** What is too large. No later run goes on with it. */
+async function refused({ url, limits }: Task, { path }: PartFile): Promise<Error> {
+  await removePart(path);
+  return tooLarge(url, limits.maxBytes);
 }
 
 /** A small file (sums, signatures) as a whole. `secure` refuses to be redirected from https to http. */

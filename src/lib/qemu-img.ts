@@ -1,7 +1,8 @@
-import { open } from 'node:fs/promises';
+import { lstat, open } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { Dkms2binError, messageOf } from '../model/errors.js';
+import { oneLine } from './text.js';
 import { missingTool, type ExecResult, type RunOptions } from './exec.js';
 import { runConfined } from './sandbox.js';
 
@@ -76,9 +77,14 @@ export async function qcow2Info(path: string, signal?: AbortSignal): Promise<Qco
   return { format: info.format, virtualSize: info['virtual-size'], backing, dataFile, corrupt };
 }
 
-/** How many clusters a qcow2 itself holds. Throws fault `host` for a damaged one. */
-export async function allocatedClusters(path: string, signal?: AbortSignal): Promise<number> {
-  const readable = [path, ...(await backingChain(path))];
+/** How many clusters a qcow2 on `backings` itself holds. Throws fault `host` for a damaged one, or one on others. */
+export async function allocatedClusters(
+  path: string,
+  backings: readonly string[],
+  signal?: AbortSignal,
+): Promise<number> {
+  await requireBackings(path, backings);
+  const readable = [path, ...backings];
   const args = ['check', '--output=json', '-f', 'qcow2', path];
   const { stdout } = await qemuImg(args, { readable }, { cancelSignal: signal });
   return read(z.object({ 'allocated-clusters': z.number().default(0) }), stdout, path)['allocated-clusters'];
@@ -107,6 +113,27 @@ export async function backingChain(path: string): Promise<string[]> {
   }
 }
 
+/**
+ * Throws fault `host` unless a qcow2 builds on these files, nearest first, and on nothing else. For a disk that a QEMU has written to: one
+ * that its guest took over can name any file there, which whoever opens the disk next would read for it. Only headers are read.
+ */
+export async function requireBackings(disk: string, backings: readonly string[]): Promise<void> {
+  const [first = null, ...below] = backings;
+  const refuse = (what: string): never => {
+    throw new Dkms2binError('host', `The disk ${disk} ${what}: it is not used`, {
+      hint: 'Only a QEMU that its guest has taken over does that. Look at what was built in it, and remove the run.',
+    });
+  };
+  if (!(await lstat(disk)).isFile()) refuse('is no plain file any more');
+  if (await keepsDataElsewhere(disk)) refuse('now keeps its data in another file');
+  const named = await backingOf(disk);
+  if (named !== first)
+    refuse(`now builds on ${named === null ? 'nothing' : oneLine(named)}, not on ${first ?? 'nothing'}`);
+  if (first === null) return;
+  const chain = await backingChain(first);
+  if (chain.join('\n') !== below.join('\n')) refuse('builds on one that now builds on other files');
+}
+
 /** Whether a qcow2 says that its data lies in another file, which older qemu-img opens while it looks (CVE-2024-4467). */
 export async function keepsDataElsewhere(path: string): Promise<boolean> {
   await using file = await open(path, 'r');
@@ -121,6 +148,8 @@ async function backingOf(path: string): Promise<string | null> {
   const { bytesRead } = await file.read(header, 0, header.length, 0);
   const [offset, length] = [Number(header.readBigUInt64BE(8)), header.readUInt32BE(16)];
   if (bytesRead < header.length || header.toString('latin1', 0, 4) !== 'QFI\xfb' || offset === 0) return null;
+  // It lies in the first cluster, of two MiB at most.
+  if (offset > 2 ** 21) throw new Dkms2binError('host', `${path} is no qcow2 that QEMU would open`);
   // The format allows no more.
   const name = Buffer.alloc(Math.min(length, 1023));
   await file.read(name, 0, name.length, offset);

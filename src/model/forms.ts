@@ -44,6 +44,18 @@ export const HttpUrl = form(
   'an http or https URL without user and password',
 ).refine((url) => URL.canParse(url), 'not an http or https URL');
 
+/**
+ * Where a source was fetched: http or https without user and password, or ssh, in characters that a URL has after encoding and that no
+ * shell, page or terminal reads another way.
+ */
+export const SourceUrl = z
+  .string()
+  .max(2048, 'not the URL of a source: too long')
+  .regex(
+    /^(?:https?:\/\/[A-Za-z0-9.:[\]-]+(?:[/?#]|$)|ssh:\/\/[A-Za-z0-9_]|[A-Za-z0-9_][A-Za-z0-9_.-]*@[A-Za-z0-9])[A-Za-z0-9!#$%&()*+,./:;=?@[\]_~-]*$/,
+    'not the URL of a source without user and password',
+  );
+
 /** SHA-256, hex. */
 export const Sha256 = z.string().regex(/^[0-9a-f]{64}$/, 'not a SHA-256 in hex');
 

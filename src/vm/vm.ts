@@ -1,20 +1,20 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, createReadStream, createWriteStream, openSync } from 'node:fs';
-import { chown, mkdir, readFile } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { createConnection, createServer } from 'node:net';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { Dkms2binError, GuestDeath, messageOf } from '../model/errors.js';
-import { backingChain } from '../lib/qemu-img.js';
-import { vmSandbox, type Contents, type VmSandbox } from '../lib/sandbox.js';
+import { vmSandbox, type VmSandbox } from '../lib/sandbox.js';
 import { socketFolder, type Scratch } from '../lib/scratch.js';
 import { oneLine, plain } from '../lib/text.js';
 import { childEnvironment } from '../lib/variables.js';
 import { qemuArgs, type VmConfig } from './args.js';
 import { ConsoleWatch } from './console.js';
 import { ConsoleLog } from './console-log.js';
+import { contentsOf, giveTo } from './contents.js';
 import { cpuMsOf } from './in-vain.js';
 import { findQemu } from './qemu-binary.js';
 import { Qmp } from './qmp.js';
@@ -23,6 +23,8 @@ export type VmSpec = Omit<
   VmConfig,
   'qmpSocket' | 'consoleSocket' | 'consolePipe' | 'channelSocket' | 'compilerSocket' | 'forwardSocket'
 > & {
+  /** What the disk builds on, nearest first, by who made it: its own word counts for nothing once a QEMU has written to it. */
+  backings: readonly string[];
   /** Whether the guest has the address NET.management.forward. */
   forward: boolean;
   /** Whether the card that leads out has a link until `cutEgress`. */
@@ -44,6 +46,7 @@ export class Vm implements AsyncDisposable {
   readonly died: Promise<never>;
   readonly socketDir: string;
   readonly consoleLog: string;
+  readonly backings: readonly string[];
   /** Of 127.0.0.1: leads to the guest's sshd. Null without a network. */
   readonly sshPort: number | null;
   /** Set once QEMU's end is wanted: then it is no death. */
@@ -59,6 +62,7 @@ export class Vm implements AsyncDisposable {
   ) {
     this.socketDir = parts.socketDir;
     this.consoleLog = parts.consoleLog;
+    this.backings = parts.backings;
     this.sshPort = sshPort;
     this.died = new Promise<never>((_, reject) => {
       void qemu.exited.then((how) => {
@@ -279,6 +283,7 @@ export class Vm implements AsyncDisposable {
 /** What a VM has beside its process. */
 interface Parts {
   config: VmConfig;
+  backings: readonly string[];
   folder: Scratch;
   socketDir: string;
   consoleLog: string;
@@ -304,10 +309,10 @@ async function partsOf(spec: VmSpec, dir: string): Promise<Parts> {
     };
     const consoleLog = join(dir, 'console.log');
     console = await ConsoleLog.open(config.consolePipe, consoleLog);
-    const contents = await contentsOf(config, socketDir);
+    const contents = await contentsOf(config, { backings: spec.backings, socketDir });
     const sandbox = await vmSandbox(contents);
     await giveTo(sandbox.owner, [...contents.writable, config.consolePipe]);
-    return { config, folder, socketDir, consoleLog, console, sandbox };
+    return { config, backings: spec.backings, folder, socketDir, consoleLog, console, sandbox };
   } catch (error) {
     console?.[Symbol.dispose]();
     await folder[Symbol.asyncDispose]();
@@ -318,26 +323,6 @@ async function partsOf(spec: VmSpec, dir: string): Promise<Parts> {
 async function closeParts({ console, folder }: Parts): Promise<void> {
   console[Symbol.dispose]();
   await folder[Symbol.asyncDispose]();
-}
-
-/** The files of the host's that one QEMU needs. */
-async function contentsOf(config: VmConfig, socketDir: string): Promise<Contents> {
-  const { boot, memory, disk, seed, accel, network, arch } = config;
-  const readable = [seed, dirname(await findQemu(`qemu-system-${arch}`)), ...(await backingChain(disk))];
-  const writable = [socketDir, disk];
-  if (memory.kind === 'file') (memory.shared ? writable : readable).push(memory.path);
-  if (boot.kind === 'direct') readable.push(boot.vmlinuz, boot.initrd);
-  const uefi = boot.kind === 'direct' ? boot.uefi : boot.firmware === 'uefi' && boot;
-  if (uefi) {
-    readable.push(uefi.code);
-    writable.push(uefi.vars);
-  }
-  return { readable, writable, devices: accel === 'kvm' ? ['/dev/kvm'] : [], network: network !== 'none' };
-}
-
-/** Files that QEMU writes become its own, where it is another user than this process. */
-async function giveTo(owner: number | null, paths: readonly string[]): Promise<void> {
-  if (owner !== null) for (const path of paths) await chown(path, owner, owner);
 }
 
 async function commandOf({ config, sandbox }: Parts): Promise<string[]> {

@@ -15,6 +15,13 @@ export function changedAt<T>(value: T, at: string, input: unknown): T {
   return copy;
 }
 
+/** The places of all strings in a value, with these. */
+export function placesOf(value: unknown, at: readonly string[] = []): [string, string][] {
+  if (typeof value === 'string') return [[at.join('.'), value]];
+  if (typeof value !== 'object' || value === null) return [];
+  return Object.entries(value).flatMap(([key, each]) => placesOf(each, [...at, key]));
+}
+
 const SHA = 'a'.repeat(64);
 
 /** A job that every worker for Debian 12 takes. */

@@ -69,9 +69,31 @@ describe.skipIf(missing !== null)(`what is shared${why}`, () => {
     );
   });
 
+  test('a package that has other content in the store is built again, which mends it there', async () => {
+    const bench = await Bench.open();
+    bench.worker('one');
+    const plan = await bench.plan(['good'], 1);
+    await bench.run(plan).over;
+    await rm(join(bench.dir, 'out'), { recursive: true });
+    const blobs = (await readdir(join(bench.dir, 'store'), { recursive: true, withFileTypes: true })).filter(
+      (each) => each.isFile(),
+    );
+    for (const { parentPath, name } of blobs) {
+      const path = join(parentPath, name);
+      if ((await readFile(path, 'utf8')).startsWith('package')) await writeFile(path, 'PACKAGE of somebody');
+    }
+    const again = bench.run(plan);
+    await again.over;
+    expect(again.notes.join()).toContain('has different content');
+    expect(again.ended.get('good × 6.1.0-1-amd64')![0]!.results[0]!.verdict).toBe('built');
+    expect((await bench.published()).get('good_1-6.1.0-1-amd64_x86_64.deb')).toBe(
+      'package of good × 6.1.0-1-amd64',
+    );
+  });
+
   test('an interrupted run takes its cells back, but not those that another run waits for', async () => {
     const bench = await Bench.open();
-    bench.worker('one', { seconds: 3, can: { ...CAN, vms: 2 } });
+    bench.worker('one', { seconds: 8, can: { ...CAN, vms: 2 } });
     const all = await bench.plan(['good', 'broken'], 3);
     const other = { ...all, cells: all.cells.slice(0, 1) };
     const run = bench.run(all);

@@ -7,7 +7,7 @@ import { Guest } from '../../src/guest/guest.js';
 import { Dkms2binError } from '../../src/model/errors.js';
 import { requireAskedFor } from '../../src/engine/queue/delivery.js';
 import { parseDelivery, parseJob } from '../../src/engine/queue/protocol.js';
-import { changedAt, corpus, DELIVERY, JOB } from '../hostile/corpus.js';
+import { changedAt, corpus, DELIVERY, JOB, placesOf } from '../hostile/corpus.js';
 
 /** The unit part of test/hostile: what needs no program of the host. */
 
@@ -115,6 +115,63 @@ describe('a delivery', () => {
       expect(() => requireAskedFor(parseDelivery(bad), job, 'deb')).toThrow(answer);
     },
   );
+});
+
+describe('every string of a job and of a delivery', () => {
+  const [sha256, commit] = ['a'.repeat(64), 'c'.repeat(40)];
+  const local = { kind: 'tarball', text: './m.tar', file: 'm.tar', sha256 };
+  const repo = { kind: 'repo', text: 'm-dkms', name: 'm-dkms', version: '1-1', module: 'm' };
+  /** With all that may be there. */
+  const job = {
+    ...JOB,
+    source: { ...local, origin: { url: 'https://h.example/r.git', commit } },
+    otherSources: [repo, local],
+    kernelPackages: [{ file: 'linux-image.deb', sha256 }],
+    buildPackages: [{ name: 'bc' }, { file: 'x.deb', sha256 }],
+    need: { distro: 'debian-12', arch: 'x86_64', accelerator: 'tcg', signer: sha256 },
+  };
+  const delivery = {
+    ...DELIVERY,
+    results: [{ ...DELIVERY.results[0], reason: 'up to date', notes: ['a note'] }],
+  };
+  /** Words for people, and a URL, which the class form has: there such a thing may be meant. */
+  const TEXT = /(?:^|\.)text$|^source\.origin\.url$|^results\.0\.(?:module|reason|notes\.0)$|^worker$/;
+  const SEVERAL_LINES = 'results.0.reason';
+
+  interface Value {
+    what: string;
+    /** {} is what was there. */
+    input?: unknown;
+    repeat?: number;
+    taken?: 'in texts' | 'in texts of several lines';
+  }
+  const rows = corpus<Value>('strings').map((row) => [row.what, row] as const);
+
+  test.each([
+    ['a job', job, parseJob, 28],
+    ['a delivery', delivery, parseDelivery, 16],
+  ] as const)('%s is taken, and has so many', (_, whole, parse, count) => {
+    expect(parse(whole)).toEqual(whole);
+    expect(placesOf(whole)).toHaveLength(count);
+  });
+
+  test.each(rows)('refused: %s', (_, { input, repeat, taken }) => {
+    for (const [whole, parse] of [
+      [job, parseJob],
+      [delivery, parseDelivery],
+    ] as const)
+      for (const [at, was] of placesOf(whole)) {
+        if (taken === 'in texts' && TEXT.test(at)) continue;
+        if (taken === 'in texts of several lines' && at === SEVERAL_LINES) continue;
+        const value = repeat ? was.padEnd(repeat, was) : input;
+        const bad = changedAt<object>(
+          whole,
+          at,
+          typeof value === 'string' ? value.replace('{}', was) : value,
+        );
+        expect(() => parse(bad), at).toThrow(Dkms2binError);
+      }
+  });
 });
 
 describe('what a package prints', () => {

@@ -1,4 +1,5 @@
 import { rm } from 'node:fs/promises';
+import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -102,6 +103,21 @@ test('one VM: the offered login, its rebuild, a second login, and the console', 
   first.type('\x04');
   expect(await first.ended(3 * MINUTES)).toBe(1);
   expect(await first.restored()).toBe(true);
+
+  // Booted again: what the package may have left in it finds no network, and the host's loopback no more than that.
+  let reached = 0;
+  const server = createServer((socket) => {
+    reached += 1;
+    socket.on('error', () => undefined).end('in');
+  });
+  await new Promise<void>((done) => server.listen(0, '127.0.0.1', done));
+  const { port } = server.address() as AddressInfo;
+  const ask = `pwd; timeout 20 bash -c 'exec 3<>/dev/tcp/10.0.2.2/${port}; head -c 1 <&3'; echo "out $?"`;
+  const again = await tool(['login'], { env, input: `${ask}\nexit\n` });
+  server.close();
+  expect(again.stdout, again.stderr).toContain('/var/lib/dkms/dk2b-broken/1.0/build');
+  expect(again.stdout).toMatch(/^out [1-9]\d*\r?$/m);
+  expect(reached).toBe(0);
   expect((await tool(['rm', (await runs())[0]!], { env })).code).toBe(0);
   expect(await runs()).toEqual([]);
 });

@@ -4,7 +4,7 @@ import type { Redis } from 'ioredis';
 import PQueue from 'p-queue';
 import type { CellResult } from '../../model/cell.js';
 import { Dkms2binError } from '../../model/errors.js';
-import type { Store } from '../../lib/object-store/index.js';
+import { SpoiltBlob, type Store } from '../../lib/object-store/index.js';
 import { errorResult } from '../error-result.js';
 import type { ExecutorContext } from '../executor.js';
 import { cellLabel } from '../plan/planned-cell.js';
@@ -236,7 +236,7 @@ export class Coordinator {
         ...{ message: `${cellLabel(out.cells[0])}: ${error.message}`, cell: cellLabel(out.cells[0]) },
       });
       // Gone from the store, or spoilt there: only building it anew brings it back.
-      const lost = error.fault === 'not-found' || error.message.includes('another content');
+      const lost = error.fault === 'not-found' || error instanceof SpoiltBlob;
       return lost ? this.#again(out, job) : undefined;
     }
     await this.#endOut(out, () => results, delivery);

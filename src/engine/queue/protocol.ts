@@ -11,6 +11,7 @@ import {
   PackageName,
   Release,
   Sha256,
+  SourceUrl,
   Version,
   Words,
   wordsOf,
@@ -50,7 +51,7 @@ const source = z.discriminatedUnion('kind', [
     file: FileName,
     sha256: Sha256,
     /** Where the coordinator fetched it, for the provenance: a worker takes it from the store. */
-    origin: z.strictObject({ url: Label, commit: GitCommit.exactOptional() }).exactOptional(),
+    origin: z.strictObject({ url: SourceUrl, commit: GitCommit.exactOptional() }).exactOptional(),
   }),
 ]);
 

@@ -1,4 +1,4 @@
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { folderTar, localDigest, MAX_SOURCE_BYTES } from '../../cell/source.js';
 import type { ModuleSource } from '../../model/cell.js';
@@ -21,7 +21,8 @@ export async function shareSource(
   const about = { kind, text, file, ...(origin && { origin }) };
   if (kind !== 'folder') return { ...about, sha256: (await store.put(path, signal)).sha256 };
   const digest = await localDigest(source, signal);
-  const tar = join(dir, `${digest}.tar`);
+  // A folder of its own: the same source may be shared twice at once.
+  const tar = join(await mkdtemp(join(dir, 'source-')), 'tar');
   await writeFile(tar, await folderTar(path, signal));
   const { sha256 } = await store.put(tar, signal);
   if (sha256 !== digest) throw new Dkms2binError('usage', `${text} changed while it was read`);

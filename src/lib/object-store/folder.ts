@@ -35,9 +35,9 @@ export async function folderStore(path: string): Promise<Store> {
     put: async (file, signal) => {
       const blob = await digestOf({ file }, signal);
       const to = join(root, blobPath(blob.sha256));
+      const { status } = await writeAtomic({ file }, await place(blobPath(blob.sha256)), blob);
       // Its time says when it was last wanted, for whoever clears old ones away.
-      if (await there(blob.sha256)) await utimes(to, new Date(), new Date()).catch(() => undefined);
-      else await writeAtomic({ file }, await place(blobPath(blob.sha256)));
+      if (status === 'up to date') await utimes(to, new Date(), new Date()).catch(() => undefined);
       return blob;
     },
     has: there,

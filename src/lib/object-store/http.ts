@@ -1,37 +1,37 @@
-import { createReadStream } from 'node:fs';
-import { rm, stat } from 'node:fs/promises';
-import { got, HTTPError } from 'got';
-import { download, fetchSmall } from '../download.js';
+import { rm } from 'node:fs/promises';
+import { Readable } from 'node:stream';
+import { got, HTTPError, RequestError } from 'got';
+import { DigestMismatch, download, fetchSmall } from '../download.js';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
 import type { Emit } from '../../model/events.js';
 import { withoutCredentials } from '../credentials.js';
 import { proxyOptions } from '../proxy.js';
-import { digestOf } from '../digest.js';
-import { blobPath, MAX_BLOB_BYTES, MAX_NOTE_BYTES, notThere, type Store } from './store.js';
+import { digestOf, sameChunks } from '../digest.js';
+import { blobPath, MAX_BLOB_BYTES, MAX_NOTE_BYTES, notThere, SpoiltBlob, type Store } from './store.js';
 
 /** A web server's folder; one that takes PUT can be written to. User and password of the URL go with each request. */
 export function httpStore(url: string, emit: Emit): Store {
   const base = withoutCredentials(url.endsWith('/') ? url : `${url}/`);
   const name = base;
   const at = (path: string): string => new URL(path, base).href;
-  const there = async (path: string): Promise<boolean> => {
+  /** Of what is there, in bytes; null for nothing, undefined when the server does not say. */
+  const sizeOf = async (path: string): Promise<number | null | undefined> => {
     try {
-      await got.head(at(path), proxyOptions(base, undefined));
-      return true;
+      const { headers } = await got.head(at(path), { ...proxyOptions(base, undefined), decompress: false });
+      const said = headers['content-length'];
+      return said === undefined ? undefined : Number(said);
     } catch (error) {
-      if (error instanceof HTTPError && [404, 410].includes(error.response.statusCode)) return false;
+      if (error instanceof HTTPError && [404, 410].includes(error.response.statusCode)) return null;
       throw storeError(error, name);
     }
   };
-  const put = async (path: string, body: string | { file: string }): Promise<void> => {
-    const size = typeof body === 'string' ? Buffer.byteLength(body) : (await stat(body.file)).size;
+  const put = async (path: string, body: string | Readable, size: number): Promise<void> => {
     const headers = { 'content-type': 'application/octet-stream', 'content-length': String(size) };
-    const content = typeof body === 'string' ? body : createReadStream(body.file);
     try {
       // A stream can be sent once.
       await got.put(at(path), {
         headers,
-        body: content,
+        body,
         retry: { limit: 0 },
         ...proxyOptions(base, undefined),
       });
@@ -43,22 +43,27 @@ export function httpStore(url: string, emit: Emit): Store {
     name,
     put: async (file, signal) => {
       const blob = await digestOf({ file }, signal);
-      if (!(await there(blobPath(blob.sha256)))) await put(blobPath(blob.sha256), { file });
+      const path = blobPath(blob.sha256);
+      const there = await sizeOf(path);
+      // One of another size is none of ours.
+      if (there === null || (there !== undefined && there !== blob.size))
+        await put(path, Readable.from(sameChunks({ file }, blob, signal), { objectMode: false }), blob.size);
       return blob;
     },
-    has: (sha256) => there(blobPath(sha256)),
+    has: async (sha256) => (await sizeOf(blobPath(sha256))) !== null,
     get: async (sha256, to, { signal, maxBytes = MAX_BLOB_BYTES } = {}) => {
       const digest = { algorithm: 'sha256', hex: sha256 } as const;
       try {
         await download({ url: at(blobPath(sha256)), to, digest, limits: { maxBytes }, emit, signal });
       } catch (error) {
         if (error instanceof Dkms2binError && error.fault === 'not-found') throw notThere(sha256, name);
+        if (error instanceof DigestMismatch) throw new SpoiltBlob(name, sha256, 'different content', error);
         throw error;
       } finally {
         await rm(`${to}.lock`, { force: true });
       }
     },
-    putNote: (note, text) => put(`notes/${note}`, text),
+    putNote: (note, text) => put(`notes/${note}`, text, Buffer.byteLength(text)),
     getNote: async (note) => {
       try {
         const bytes = await fetchSmall(at(`notes/${note}`), { emit, maxBytes: MAX_NOTE_BYTES });
@@ -72,6 +77,7 @@ export function httpStore(url: string, emit: Emit): Store {
 }
 
 function storeError(error: unknown, where: string): Dkms2binError {
+  if (error instanceof RequestError && error.cause instanceof Dkms2binError) return error.cause;
   const refused = error instanceof HTTPError && [401, 403, 405].includes(error.response.statusCode);
   // got quotes the URL that it asked for, which an error shows without password.
   const text = messageOf(error);

@@ -3,7 +3,7 @@ import type { Emit } from '../../model/events.js';
 import { folderStore } from './folder.js';
 import type { Store } from './store.js';
 
-export type { Store } from './store.js';
+export { SpoiltBlob, type Store } from './store.js';
 
 /** The store at `url`: `s3://BUCKET/PREFIX`, `http(s)://…` (GET, HEAD and PUT), or a folder. */
 export async function openStore(url: string, { emit }: { emit: Emit }): Promise<Store> {

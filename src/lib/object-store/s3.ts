@@ -1,5 +1,6 @@
-import { createReadStream, createWriteStream } from 'node:fs';
-import type { Readable } from 'node:stream';
+import { createWriteStream } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import {
   GetObjectCommand,
@@ -9,7 +10,7 @@ import {
   S3ServiceException,
 } from '@aws-sdk/client-s3';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
-import { digestOf } from '../digest.js';
+import { digestOf, sameChunks, type Content, type ContentDigest } from '../digest.js';
 import {
   blobPath,
   MAX_BLOB_BYTES,
@@ -40,17 +41,22 @@ export function s3Store(url: string): Store {
     ...(endpoint !== undefined && { forcePathStyle: true }),
     requestChecksumCalculation: 'WHEN_REQUIRED',
     responseChecksumValidation: 'WHEN_REQUIRED',
+    // It would warn on the terminal of what an error says.
+    logger: QUIET,
   });
   const object = (key: string): { Bucket: string; Key: string } => ({
     Bucket: bucket,
     Key: prefix === '' ? key : `${prefix}/${key}`,
   });
-  const there = async (key: string): Promise<boolean> => {
+  const failing = (error: unknown): never => {
+    throw storeError(error, name);
+  };
+  /** Of what is there, in bytes; null for nothing. */
+  const sizeOf = async (key: string): Promise<number | null> => {
     try {
-      await client.send(new HeadObjectCommand(object(key)));
-      return true;
+      return (await client.send(new HeadObjectCommand(object(key)))).ContentLength ?? 0;
     } catch (error) {
-      if (statusOf(error) === 404) return false;
+      if (statusOf(error) === 404) return null;
       throw storeError(error, name);
     }
   };
@@ -59,17 +65,17 @@ export function s3Store(url: string): Store {
     put: async (file, signal) => {
       const blob = await digestOf({ file }, signal);
       const key = blobPath(blob.sha256);
-      if (await there(key)) return blob;
-      const put = { ...object(key), Body: createReadStream(file), ContentLength: blob.size };
+      // One of another size is none of ours.
+      if ((await sizeOf(key)) === blob.size) return blob;
       // An object is seen when all of it has come, never before.
-      await client
-        .send(new PutObjectCommand(put), signal ? { abortSignal: signal } : {})
-        .catch((error: unknown) => {
-          throw storeError(error, name);
+      const put = (Body: Readable, abortSignal: AbortSignal): Promise<unknown> =>
+        client.send(new PutObjectCommand({ ...object(key), Body, ContentLength: blob.size }), {
+          abortSignal,
         });
+      await sent({ file }, blob, signal, put).catch(failing);
       return blob;
     },
-    has: (sha256) => there(blobPath(sha256)),
+    has: async (sha256) => (await sizeOf(blobPath(sha256))) !== null,
     get: async (sha256, to, { signal, maxBytes = MAX_BLOB_BYTES } = {}) => {
       try {
         const { Body, ContentLength = 0 } = await client.send(
@@ -77,31 +83,65 @@ export function s3Store(url: string): Store {
           signal ? { abortSignal: signal } : {},
         );
         requireSize(ContentLength, maxBytes, sha256, name);
-        await pipeline(Body as Readable, createWriteStream(to));
+        const counted = counting((bytes) => requireSize(bytes, maxBytes, sha256, name));
+        await pipeline(Body as Readable, counted, createWriteStream(to));
       } catch (error) {
+        await rm(to, { force: true });
         throw statusOf(error) === 404 ? notThere(sha256, name) : storeError(error, name);
       }
       await requireDigest(to, sha256, name);
     },
     putNote: async (note, text) => {
-      await client
-        .send(new PutObjectCommand({ ...object(`notes/${note}`), Body: text }))
-        .catch((error: unknown) => {
-          throw storeError(error, name);
-        });
+      await client.send(new PutObjectCommand({ ...object(`notes/${note}`), Body: text })).catch(failing);
     },
     getNote: async (note) => {
       try {
         const { Body, ContentLength = 0 } = await client.send(new GetObjectCommand(object(`notes/${note}`)));
-        if (ContentLength > MAX_NOTE_BYTES)
-          throw new Dkms2binError('transient', `${name}: ${note} is too large`);
-        return (await Body?.transformToString()) ?? null;
+        const requireSmall = (bytes: number): void => {
+          if (bytes > MAX_NOTE_BYTES) throw new Dkms2binError('transient', `${name}: ${note} is too large`);
+        };
+        requireSmall(ContentLength);
+        const chunks: Buffer[] = [];
+        for await (const chunk of counting(requireSmall)(Body as Readable)) chunks.push(chunk);
+        return Buffer.concat(chunks).toString();
       } catch (error) {
         if (statusOf(error) === 404) return null;
         throw storeError(error, name);
       }
     },
   };
+}
+
+const nothing = (): void => undefined;
+const QUIET = { debug: nothing, info: nothing, warn: nothing, error: nothing };
+
+/** Hands on what comes, and tells how much that is by now: the size that a server names need not be true. */
+const counting = (told: (bytes: number) => void) =>
+  async function* (chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer, void> {
+    let bytes = 0;
+    for await (const chunk of chunks) {
+      told((bytes += chunk.length));
+      yield chunk;
+    }
+  };
+
+/** `send` gets a content's bytes. The client does not hear of a stream that fails: it is told by the signal. */
+async function sent(
+  content: Content,
+  known: ContentDigest,
+  signal: AbortSignal | undefined,
+  send: (body: Readable, signal: AbortSignal) => Promise<unknown>,
+): Promise<void> {
+  const body = Readable.from(sameChunks(content, known, signal), { objectMode: false });
+  const failed = new AbortController();
+  body.once('error', (error) => failed.abort(error));
+  try {
+    await send(body, signal ? AbortSignal.any([signal, failed.signal]) : failed.signal);
+  } catch (error) {
+    throw failed.signal.aborted ? failed.signal.reason : error;
+  } finally {
+    body.destroy();
+  }
 }
 
 const statusOf = (error: unknown): number | undefined =>

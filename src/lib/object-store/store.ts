@@ -1,3 +1,4 @@
+import { rm } from 'node:fs/promises';
 import { Dkms2binError } from '../../model/errors.js';
 import { digestOf, type ContentDigest } from '../digest.js';
 
@@ -26,14 +27,10 @@ interface GetLimits {
 /** Snapshots of large machines stay below it. */
 export const MAX_BLOB_BYTES = 20 * 2 ** 30;
 
-/** Throws fault `transient` for a file that has more bytes than were asked for. */
+/** Throws SpoiltBlob for a file that has more bytes than were asked for. */
 export function requireSize(bytes: number, maxBytes: number, sha256: string, where: string): void {
   if (bytes <= maxBytes) return;
-  throw new Dkms2binError(
-    'transient',
-    `${where}: the file ${sha256} there has ${bytes} bytes, the limit is ${maxBytes}`,
-    { hint: 'Nothing that dkms2bin puts there is so large: look at who can write to the store.' },
-  );
+  throw new SpoiltBlob(where, sha256, `${bytes} bytes, the limit is ${maxBytes}`);
 }
 
 /** Where a store puts a file with this digest. */
@@ -42,17 +39,22 @@ export const blobPath = (sha256: string): string => `sha256/${sha256.slice(0, 2)
 /** Notes are for programs and small. */
 export const MAX_NOTE_BYTES = 2 ** 20;
 
-/** Throws fault `transient` unless the file is the one that was asked for. */
+/** Under a digest the store holds something else: nothing but making the file anew, and removing that, brings it back. */
+export class SpoiltBlob extends Dkms2binError {
+  constructor(where: string, sha256: string, what: string, cause?: unknown) {
+    super('transient', `${where}: the file ${sha256} there has ${what}`, {
+      hint: 'Remove it from the store; it will be made again. If it comes back, look at who can write there.',
+      cause,
+    });
+  }
+}
+
+/** Removes the file, and throws SpoiltBlob, unless it is the one that was asked for. */
 export async function requireDigest(file: string, sha256: string, where: string): Promise<void> {
   const got = await digestOf({ file });
   if (got.sha256 === sha256) return;
-  throw new Dkms2binError(
-    'transient',
-    `${where}: the file ${sha256} there has different content, ${got.sha256}`,
-    {
-      hint: 'Remove it from the store; it will be made again.',
-    },
-  );
+  await rm(file, { force: true });
+  throw new SpoiltBlob(where, sha256, `different content, ${got.sha256}`);
 }
 
 export const notThere = (sha256: string, where: string): Dkms2binError =>

@@ -1,4 +1,3 @@
-import { execa } from 'execa';
 import { join } from 'node:path';
 import { expect, test, vi } from 'vitest';
 import { RunDir } from '../../../src/cell/run-dir.js';
@@ -14,9 +13,7 @@ test('the snapshot under the disk of a kept run stays until the run is removed',
   const snap = await entry('snapshots', 'snap', { parents: [layer] });
   await entry('layers', 'other');
   const run = await RunDir.create({ cell: 'm × k', kernel: 'k', distro: 'debian-12' });
-  const backing = ['-u', '-F', 'qcow2', '-b', join(snap.dir, 'disk.qcow2')];
-  await execa('qemu-img', ['create', '-q', '-f', 'qcow2', ...backing, join(run.dir, 'disk.qcow2'), '1M']);
-  await run.save({ kept: true });
+  await run.save({ kept: true, vm: { backings: [join(snap.dir, 'disk.qcow2')] } });
   await run.close();
 
   expect((await listImages()).filter((i) => i.inUse).map((i) => i.kind)).toHaveLength(2);

@@ -29,7 +29,7 @@ async function spec(network: VmSpec['network']): Promise<VmSpec> {
     ...{ arch: 'x86_64', accel: 'tcg', cpu: 'Nehalem', cpus: 1, memoryMiB: 64, disk, seed, network },
     ...{ boot: { kind: 'loader', firmware: 'bios' }, memory: { kind: 'own' } },
     // Nothing runs in it.
-    ...{ incoming: true, forward: false, egress: false },
+    ...{ incoming: true, forward: false, egress: false, backings: [base] },
   };
 }
 

@@ -25,6 +25,24 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(tmp, { recursive: true }));
 
+it('leaves nothing of a file that has changed since its digest was taken', async () => {
+  const file = join(tmp, 'from');
+  const first = Buffer.alloc(300_000, 'a');
+  writeFileSync(file, first);
+  const known = { sha256: createHash('sha256').update(first).digest('hex'), size: first.length };
+  for (const now of ['', 'b', 'a'.repeat(299_999) + 'b', 'a'.repeat(300_001)]) {
+    writeFileSync(file, now);
+    await expect(writeAtomic({ file }, join(out, 'x'), known)).rejects.toMatchObject({
+      fault: 'usage',
+      message: `${file} changed while it was read`,
+    });
+    expect(readdirSync(out)).toEqual([]);
+  }
+  writeFileSync(file, first);
+  expect(await writeAtomic({ file }, join(out, 'x'), known)).toEqual({ status: 'written', ...known });
+  expect(readFileSync(join(out, 'x')).equals(first)).toBe(true);
+});
+
 it('writes bytes and copies files, and leaves an identical file alone', async () => {
   const bytes = Buffer.from('one');
   const file = join(tmp, 'from');
