@@ -58,8 +58,8 @@ def apt(*command):
                      "-o", DIRECT, "-o", "Acquire::Retries=0",
                      "-o", "Dpkg::Use-Pty=0", *command)
     show(said)
-    # An index that it could not take is a mere warning to apt-get update.
-    if code == 0 and not re.search("^W: (Failed to fetch|Some index files|GPG error)", said, re.M):
+    # An index that it does not take is a mere warning to apt-get update.
+    if code == 0 and not (command == ("update",) and re.search(r"^[EW]: (Some index files|.*%s)" % re.escape(HOST), said, re.M)):
         return
     # ` NAME : Depends: …` is what names an unmet dependency.
     refuse("apt-get %s" % command[0], said, "Could not connect|Connection (failed|timed out|refused|reset)|Unable to connect|Cannot initiate",

@@ -47,7 +47,8 @@ def refuse(what, said):
 def apt(*command):
     code, said = run("apt-get", *(ONLY + list(command)))
     show(said)
-    if code != 0 or re.search("(?m)^W: (Failed to fetch|Some index files|GPG error)", said):
+    # An index that it does not take is a mere warning to apt-get update.
+    if code != 0 or command == ("update",) and re.search(r"(?m)^[EW]: (Some index files|.*%s)" % re.escape(HOST), said):
         refuse("apt-get %s" % " ".join(command), said)
     return said
 
@@ -190,11 +191,11 @@ def hold():
 def upgrade():
     before = installed()
     use()
-    apt("upgrade", "--with-new-pkgs")
+    said = apt("upgrade", "--with-new-pkgs")
     after, _ = told(before)
     for name in ["linux-image-" + TO] + MODULES[1::2]:
         if name not in after:
-            fail(E_NOT_INSTALLED, "the upgrade succeeded, but %s is not installed" % name)
+            fail(E_NOT_INSTALLED, "the upgrade succeeded, but %s is not installed; apt said: %s" % (name, said[-300:]))
     run("sync")
     return E_DONE
 

@@ -80,7 +80,7 @@ export interface DistroRow {
   repos?: readonly RowRepo[];
   packages?: PackageSet & { variants: readonly (PackageSet & { match: string; suffix: string })[] };
   epel?: { package: string; needs: string; repos: readonly RowRepo[] } | undefined;
-  arch: { x86_64: ArchMirrors; aarch64?: ArchMirrors | undefined };
+  arch: { x86_64: ArchMirrors & { cpuLevel?: number | undefined }; aarch64?: ArchMirrors | undefined };
   archives?: readonly RowArchive[];
   overlay?: KernelSource | undefined;
 }
@@ -106,6 +106,12 @@ export function archRow<R>(
   throw new Dkms2binError('usage', `The catalogue has no ${arch} entry for ${row.id}`, {
     hint: `It has ${arches.join(', ')}.`,
   });
+}
+
+/** The x86-64 level that a kernel of the row asks of a CPU: the distro's, or a higher one that its release tells. */
+export function cpuLevelOf({ arch, releases = '' }: DistroRow, release: string): number {
+  const own = new RegExp(releases).exec(release)?.groups?.cpuLevel;
+  return Math.max(arch.x86_64.cpuLevel ?? 1, Number(own ?? 1));
 }
 
 /** Whether the row's packages lie in an apt archive. */

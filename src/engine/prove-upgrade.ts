@@ -1,10 +1,9 @@
-import { cp, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { EPOCH } from '../cell/source.js';
+import { join } from 'node:path';
 import { phaseTimer } from '../cell/phases.js';
 import { RunDir } from '../cell/run-dir.js';
-import { debCommonName, debMetaName, debName } from '../distro/deb-names.js';
+import { debName } from '../distro/deb-names.js';
 import { offeredKernels } from '../distro/kernels.js';
 import { mirrorsOf } from '../distro/mirrors.js';
 import type { CatalogueRow } from '../distro/catalogue.js';
@@ -18,19 +17,13 @@ import type { KernelTarget } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { UpgradeProof } from '../model/upgrade-proof.js';
 import type { BuildRequest } from '../options/request.js';
-import { followingOf, makeMetapackage, type Following } from '../pack/metapackage.js';
-import {
-  modulesFor,
-  publishRepository,
-  serveRepository,
-  sourcesFor,
-  type Offer,
-  type OfferedPackage,
-} from '../repo/index.js';
+import { followingOf } from '../pack/metapackage.js';
+import { modulesFor, serveRepository, sourcesFor, type Offer } from '../repo/index.js';
 import { comparePackageVersions, scan, type DebFile } from '../repo/package-files.js';
 import { NET } from '../vm/args.js';
 import { forwardTo } from '../vm/forward.js';
 import { resolveOptions } from './asking.js';
+import { stageAfter, stageBefore, type Followers, type Staged } from './upgrade-stage.js';
 
 export interface UpgradeInput {
   /** The repository: its folder, absolute, and what it offers. */
@@ -44,14 +37,6 @@ export interface UpgradeInput {
   /** Of the variant `runtime`, for the old kernel. */
   layer: KernelLayer;
   machine: Machine;
-}
-
-/** The metapackages of modules that follow one kernel metapackage from the old kernel to the new one. */
-export interface Followers {
-  meta: string;
-  /** Its version that leads to the new kernel. */
-  toVersion: string;
-  each: { name: string; following: Following; from: OfferedPackage; to: OfferedPackage }[];
 }
 
 /**
@@ -107,9 +92,12 @@ export async function proveUpgrade(input: UpgradeInput): Promise<UpgradeProof> {
   const phase = phaseTimer(phases, machine.emit, label);
   const stage = await mkdtemp(join(tmpdir(), 'dkms2bin-upgrade-'));
   const run = await RunDir.create({ cell: label, kernel: from.release, distro: from.distro });
-  const { url, port, close } = await stageBefore(input, stage);
-  await using _served = { [Symbol.asyncDispose]: close };
-  const walk = new Walk(input, label, await orderOf(input, url));
+  const staged: Staged = { dir: input.dir, offer, follow, from: from.release, to: to.release, stage };
+  const fromVersion = await versionBefore(input);
+  await stageBefore(staged, { ...machine, fromVersion });
+  await using served = await serveRepository(stage);
+  const port = Number(new URL(served.url).port);
+  const walk = new Walk(input, label, orderOf(input, fromVersion));
   const steps: Partial<Record<UpgradeStep, StepResult>> = {};
   const take = async (booted: Booted, ...names: UpgradeStep[]): Promise<void> => {
     for (const name of names) {
@@ -133,7 +121,10 @@ export async function proveUpgrade(input: UpgradeInput): Promise<UpgradeProof> {
       await booted.vm.cutEgress();
       await take(booted, 'install', 'hold');
       if (steps.hold?.held.every(({ kept }) => kept)) {
-        walk.trust(await stageAfter(input, stage));
+        await stageAfter(staged);
+        const signed = offer.signedBy !== null;
+        const { apt, keyUrl, keyring } = sourcesFor(REPOSITORY, { apt: true, dnf: false, signed });
+        walk.trust({ sources: apt?.line ?? '', keyUrl: keyUrl ?? '', keyring });
         await take(booted, 'upgrade');
         await leaveFor(to.release, booted, next, machine);
       }
@@ -218,12 +209,12 @@ class Walk {
   }
 }
 
-async function orderOf(input: UpgradeInput, url: string): Promise<UpgradeOrder> {
-  const { from, to, follow } = input;
-  const { apt, keyring } = sourcesFor(url, { apt: true, dnf: false, signed: false });
+const REPOSITORY = `http://${NET.management.forward}/`;
+
+function orderOf({ from, to, follow }: UpgradeInput, fromVersion: string): UpgradeOrder {
+  const { apt, keyring } = sourcesFor(REPOSITORY, { apt: true, dnf: false, signed: false });
   return {
-    ...{ from: from.release, to: to.release, meta: follow.meta, toVersion: follow.toVersion },
-    fromVersion: await versionBefore(input),
+    ...{ from: from.release, to: to.release, meta: follow.meta, toVersion: follow.toVersion, fromVersion },
     ...{ host: NET.management.forward, sources: apt?.line ?? '', keyUrl: '', keyring, proxy: '' },
     packages: follow.each.map(({ name }) => name),
     modules: follow.each.map((each) => ({ from: each.from.name, to: each.to.name })),
@@ -236,62 +227,6 @@ async function versionBefore({ row, from, follow, request, machine }: UpgradeInp
   return (
     metas.find(({ name, release }) => name === follow.meta && release === from.release)?.packageVersion ?? ''
   );
-}
-
-const REPOSITORY = `http://${NET.management.forward}/`;
-
-/** The repository as it was before there was a module for the next kernel, in `stage`, and served from there. */
-async function stageBefore(
-  input: UpgradeInput,
-  stage: string,
-): Promise<{ url: string; port: number; close: () => Promise<void> }> {
-  const { follow, from, machine } = input;
-  await copyPackages(input, stage, [from.release]);
-  const upTo = (await versionBefore(input)) || `${follow.toVersion}~`;
-  for (const { following, from: old } of follow.each) {
-    const then = { ...following, release: from.release, moduleVersion: old.version, upTo };
-    const { file, bytes } = makeMetapackage(then, { hold: true, mtime: EPOCH });
-    await writeFile(join(stage, file), bytes);
-  }
-  await publishRepository(stage, { emit: machine.emit, signal: machine.signal });
-  const served = await serveRepository(stage);
-  return { url: REPOSITORY, port: Number(new URL(served.url).port), close: () => served.close() };
-}
-
-/** The repository as it is published, in the place of the one before. */
-async function stageAfter(
-  input: UpgradeInput,
-  stage: string,
-): Promise<Pick<UpgradeOrder, 'sources' | 'keyUrl' | 'keyring'>> {
-  const { dir, offer, from, to } = input;
-  for (const name of await readdir(stage)) await rm(join(stage, name), { recursive: true, force: true });
-  for (const name of await readdir(dir)) {
-    if (/^(?:Packages|Release|InRelease|by-hash|dkms2bin-archive-keyring)/.test(name))
-      await cp(join(dir, name), join(stage, name), { recursive: true });
-  }
-  await copyPackages(input, stage, [from.release, to.release]);
-  const signed = offer.signedBy !== null;
-  const { apt, keyUrl, keyring } = sourcesFor(REPOSITORY, { apt: true, dnf: false, signed });
-  return { sources: apt?.line ?? '', keyUrl: keyUrl ?? '', keyring };
-}
-
-/** Packages for the kernels, what their modules share, and with both kernels the metapackages. */
-async function copyPackages(
-  { dir, offer, follow }: UpgradeInput,
-  stage: string,
-  releases: readonly string[],
-): Promise<void> {
-  const names = new Set(follow.each.map(({ following }) => debCommonName(following.module)));
-  if (releases.length > 1) {
-    for (const { following } of follow.each)
-      names.add(debMetaName(following.module, following.meta, following.backports));
-  }
-  const wanted = ({ form, name }: OfferedPackage): boolean =>
-    form === 'deb' && (names.has(name) || releases.some((release) => name.endsWith(`-${debName(release)}`)));
-  for (const { path } of offer.packages.filter(wanted)) {
-    await mkdir(dirname(join(stage, path)), { recursive: true });
-    await cp(join(dir, path), join(stage, path));
-  }
 }
 
 /** Takes the new kernel out of the machine, which ends: it is what its disk boots next. */

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { copyFile, mkdir, rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Arch } from '../model/cell.js';
+import { CONSOLE, type Arch } from '../model/cell.js';
 import type { Emit } from '../model/events.js';
 import { Dkms2binError } from '../model/errors.js';
 import { run } from '../lib/exec.js';
@@ -14,6 +14,7 @@ import { SshTransport } from '../guest/ssh.js';
 import { AS_LONG_AS_IT_TAKES_MS } from '../guest/transport.js';
 import type { SharedCache } from '../cache/entries.js';
 import type { DirectBoot, Network } from '../vm/args.js';
+import { cpuOfLevel } from '../vm/accel.js';
 import { findFirmware } from '../vm/firmware.js';
 import { inVain } from '../vm/in-vain.js';
 import { makeSeed } from '../vm/seed.js';
@@ -36,9 +37,15 @@ export interface Machine {
   signal: AbortSignal;
 }
 
+/** How a layer's disk boots. */
+export type Boots = DirectBoot & {
+  /** The x86-64 level of its kernel and programs; 1 when it is not said. */
+  cpuLevel?: number | undefined;
+};
+
 /** How a disk boots; JSON, so that a kept run can be booted again. */
 export interface BootSpec {
-  boot: DirectBoot | { kind: 'loader'; firmware: 'bios' | 'uefi' };
+  boot: (DirectBoot | { kind: 'loader'; firmware: 'bios' | 'uefi' }) & Pick<Boots, 'cpuLevel'>;
   /** How to talk to the guest: through the agent that every kernel layer has, or through sshd as cloud images do. */
   control: 'channel' | 'ssh';
   arch: Arch;
@@ -73,7 +80,8 @@ export function specOf(
     forward = false,
   }: Pick<BootSpec, 'boot' | 'control' | 'egress' | 'network'> & { forward?: boolean },
 ): BootSpec {
-  return { boot, control, arch, accel, cpu, cpus, memoryMiB, egress, network, forward };
+  const model = cpuOfLevel({ accel, cpu }, boot.cpuLevel ?? 1);
+  return { boot, control, arch, accel, cpu: model, cpus, memoryMiB, egress, network, forward };
 }
 
 /** An emulated CPU needs about 20 times as long for everything. */
@@ -308,4 +316,13 @@ const silence = (ms: number): Dkms2binError =>
 export async function openSsh(guest: Guest, dir: string, machine: Machine): Promise<void> {
   const keys = await makeAccess(dir, true, machine.signal);
   await startSshd(guest, keys, deadline(machine.accel, 30));
+}
+
+/** What a kernel is given at each boot of one of our machines. */
+export function kernelArguments(rootUuid: string, arch: Arch): string {
+  // panic=-1 with -no-reboot turns a panic into QEMU's exit, which every wait notices. systemd's own limits (90 s) are too short for
+  // an emulated guest on a busy host: our waits, which see progress, end what hangs. A machine that lives for minutes needs no timers.
+  const patience = 'systemd.default_timeout_start_sec=600 systemd.default_device_timeout_sec=600';
+  const fixed = `panic=-1 loglevel=5 mitigations=off systemd.mask=timers.target ${patience}`;
+  return `root=UUID=${rootUuid} ro console=${CONSOLE[arch]} ${fixed}`;
 }

@@ -27,3 +27,9 @@ export async function guestProxy(
     [Symbol.asyncDispose]: () => gateway[Symbol.asyncDispose](),
   };
 }
+
+/** A proxy as a VM sees it: one of the host's own loopback is none there, unless it was asked for. */
+export function reachable(proxy: string | undefined, machine: { proxy?: string | undefined }): string {
+  if (proxy === undefined || machine.proxy !== undefined) return proxy ?? '';
+  return /^https?:\/\/(?:[^@/]*@)?(?:localhost|127\.|\[::1\])/.test(proxy) ? '' : proxy;
+}

@@ -1,7 +1,7 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { z } from 'zod';
-import { CONSOLE, type KernelTarget } from '../model/cell.js';
+import type { KernelTarget } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { credentialsFor } from '../lib/credentials.js';
 import { cacheDir, PACKAGE_ROOT } from '../lib/paths.js';
@@ -10,7 +10,7 @@ import { extraAuthorities } from '../lib/authorities.js';
 import { hostMirrors, mirrorsOf, proxyFor } from '../distro/mirrors.js';
 import { sourceKey } from '../distro/kernel-source.js';
 import { PACKAGE_MANAGERS, type PackageManager } from '../distro/package-manager.js';
-import { isApt } from '../distro/row.js';
+import { cpuLevelOf, isApt } from '../distro/row.js';
 import type { Guest } from '../guest/guest.js';
 import { programFiles } from '../guest/program.js';
 import {
@@ -21,10 +21,19 @@ import {
 } from '../guest/programs/install-kernel.js';
 import { AS_LONG_AS_IT_TAKES_MS } from '../guest/transport.js';
 import { cached, contentDigest, hashOf, lookUp, type Entry } from '../cache/entries.js';
-import { MAC, NET, type DirectBoot } from '../vm/args.js';
+import { MAC, NET } from '../vm/args.js';
 import { ImageOrigin, type BaseImage, type Variant } from './base-image.js';
-import { bootNew, deadline, MIRROR_HINT, removeAccess, specOf, type Machine } from './boot.js';
-import { guestProxy, type GuestProxy } from './guest-proxy.js';
+import {
+  bootNew,
+  deadline,
+  kernelArguments,
+  MIRROR_HINT,
+  removeAccess,
+  specOf,
+  type Boots,
+  type Machine,
+} from './boot.js';
+import { guestProxy, reachable, type GuestProxy } from './guest-proxy.js';
 import { nativeLayer } from './native-layer.js';
 import { phase } from './phase.js';
 import { OFFICIAL_GIB } from './unpacked-image.js';
@@ -66,7 +75,7 @@ export interface KernelLayer extends Pick<
   release: string;
   variant: Variant;
   disk: string;
-  boot: DirectBoot;
+  boot: Boots;
   /** Path of the kernel's configuration, as it lies in /boot. */
   config: string;
   entry: Entry;
@@ -110,19 +119,23 @@ export async function kernelLayer(request: LayerRequest, machine: Machine): Prom
     },
     { about: LayerMeta, signal: machine.signal, shared: machine.shared },
   );
-  return { ...layerOf(entry, target, variant), entry };
+  return { ...layerOf(entry, request), entry };
 }
 
 function layerOf(
   { dir, meta }: Omit<Entry<LayerMeta>, 'use'>,
-  { release }: KernelTarget,
-  variant: Variant,
+  {
+    base: { row },
+    target: { release },
+    variant,
+  }: Pick<LayerRequest, 'target' | 'variant'> & { base: LayerBase },
 ): Omit<KernelLayer, 'entry'> {
+  const cpuLevel = cpuLevelOf(row, release);
   const { cmdline, versions, image, rootOffset, toolchain, kernelPackages, buildPackages } = meta;
   return {
     ...{ release, variant, versions, image, rootOffset, kernelPackages, buildPackages, toolchain },
     disk: join(dir, 'disk.qcow2'),
-    boot: { kind: 'direct', vmlinuz: join(dir, 'vmlinuz'), initrd: join(dir, 'initrd'), cmdline },
+    boot: { kind: 'direct', vmlinuz: join(dir, 'vmlinuz'), initrd: join(dir, 'initrd'), cmdline, cpuLevel },
     config: join(dir, 'config'),
   };
 }
@@ -163,7 +176,7 @@ export async function cachedLayer(
   machine: Pick<Machine, 'mirror'>,
 ): Promise<(Omit<KernelLayer, 'entry'> & { entry: Omit<Entry, 'use'> }) | null> {
   const entry = await lookUp('layers', await layerHash(request, machine), LayerMeta);
-  return entry && { ...layerOf(entry, request.target, request.variant), entry };
+  return entry && { ...layerOf(entry, request), entry };
 }
 
 /** The texts of all that a layer is made by: with another one it is another layer. */
@@ -257,7 +270,8 @@ async function makeNatively(request: LayerRequest, machine: Machine, dir: string
 /** In a VM that boots the image by its own loader: any cloud image, any package. */
 async function makeInVm(request: LayerRequest, machine: Machine, dir: string): Promise<Made> {
   const { base, target, variant, kernelPackages } = request;
-  const boot = { kind: 'loader', firmware: base.firmware } as const;
+  const { cpuLevel } = base.row.arch.x86_64;
+  const boot = { kind: 'loader', firmware: base.firmware, cpuLevel } as const;
   const spec = specOf(machine, { boot, control: 'ssh', egress: true, network: 'egress' });
   // One that was made here is large enough.
   const atLeastGiB = base.source === 'bootstrap' ? 0 : OFFICIAL_GIB;
@@ -379,22 +393,8 @@ async function guestMirrors(
   return mirrorsOf(row, { mirror }, arch);
 }
 
-/** A proxy as a VM sees it: one of the host's own loopback is none there, unless it was asked for. */
-function reachable(proxy: string | undefined, machine: Machine): string {
-  if (proxy === undefined || machine.proxy !== undefined) return proxy ?? '';
-  return /^https?:\/\/(?:[^@/]*@)?(?:localhost|127\.|\[::1\])/.test(proxy) ? '' : proxy;
-}
-
-/** The layer by what was reported; `cmdline` is added to the kernel's. */
-function madeOf(
-  { versions, toolchain, rootUuid }: InstalledKernel,
-  target: KernelTarget,
-  cmdline: string,
-): Made {
-  return { cmdline: cmdlineOf(rootUuid, target, cmdline), versions, toolchain };
-}
-
-function cmdlineOf(uuid: string, { arch }: KernelTarget, more: string): string {
-  // panic=-1 with -no-reboot turns a panic into QEMU's exit, which every wait notices.
-  return `root=UUID=${uuid} ro console=${CONSOLE[arch]} panic=-1 loglevel=5 mitigations=off${more}`;
+/** The layer by what was reported; `more` is added to the kernel's arguments. */
+function madeOf(kernel: InstalledKernel, { arch }: KernelTarget, more: string): Made {
+  const { versions, toolchain, rootUuid } = kernel;
+  return { cmdline: kernelArguments(rootUuid, arch) + more, versions, toolchain };
 }

@@ -19,7 +19,7 @@ export interface ContentDigest {
 export type Content = Buffer | { file: string };
 
 /** The bytes piece by piece. */
-export function chunksOf(content: Content, signal?: AbortSignal): Iterable<Buffer> | AsyncIterable<Buffer> {
+function chunksOf(content: Content, signal?: AbortSignal): Iterable<Buffer> | AsyncIterable<Buffer> {
   if (Buffer.isBuffer(content)) return [content];
   return createReadStream(content.file, signal ? { signal } : {}) as AsyncIterable<Buffer>;
 }

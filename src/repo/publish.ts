@@ -20,6 +20,8 @@ export interface RepositoryOptions {
   origin?: string | undefined;
   /** Puts packages into the folder that are made of those in it; no other run publishes meanwhile. */
   prepare?: (() => Promise<void>) | undefined;
+  /** When it says that it was made, in seconds since 1970; now without. */
+  date?: number | undefined;
   emit: Emit;
   signal: AbortSignal;
 }
@@ -53,11 +55,11 @@ const DEFAULT_ORIGIN = 'dkms2bin';
  * Throws fault `usage` when two different files are the same package (then nothing is changed), `host` for no space.
  */
 export async function publishRepository(dir: string, options: RepositoryOptions): Promise<RepositoryResult> {
-  const { key, keep, signal, emit, origin = DEFAULT_ORIGIN } = options;
+  const { key, keep, signal, emit, origin = DEFAULT_ORIGIN, date } = options;
   checkOptions(origin, keep);
   await checkFolder(dir, key);
   await using _held = await lock(join(dir, '.dkms2bin-repo.lock'), 'exclusive', { wait: true, signal });
-  const repo = new Repository(dir, { key, emit, signal });
+  const repo = new Repository(dir, { key, emit, signal, date });
   await repo.checkStaysSigned();
   await options.prepare?.();
 

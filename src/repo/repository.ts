@@ -29,7 +29,12 @@ export class Repository {
 
   constructor(
     readonly dir: string,
-    private readonly context: { key: SigningKey | undefined; emit: Emit; signal: AbortSignal },
+    private readonly context: {
+      key: SigningKey | undefined;
+      emit: Emit;
+      signal: AbortSignal;
+      date?: number | undefined;
+    },
   ) {}
 
   /** Null when there is no such file. */
@@ -107,7 +112,7 @@ export class Repository {
   /** The text with the date of what is there when nothing but the date would change, else with a new one. */
   async dated({ before, last, dateOf, make }: Dated): Promise<string> {
     const previous = before === null ? undefined : dateOf(before);
-    const fixed = sourceDate();
+    const fixed = this.context.date ?? sourceDate();
     if (before !== null && previous !== undefined && fixed === undefined && make(previous) === before) {
       return before;
     }

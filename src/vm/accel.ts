@@ -19,6 +19,18 @@ import { findQemu } from './qemu-binary.js';
  */
 const TCG_CPU: Record<Arch, string> = { x86_64: 'Nehalem', aarch64: 'neoverse-n1' };
 
+/** What the levels of x86-64 ask for beyond v2. */
+const LEVELS: Record<number, string> = {
+  3: '+xsave,+avx,+avx2,+bmi1,+bmi2,+f16c,+fma,+abm,+movbe',
+  4: '+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl',
+};
+
+/** The -cpu model for programs of an x86-64 level: `enforce` makes QEMU name what it cannot emulate, and end (AVX2 came with 7.2). */
+export function cpuOfLevel({ accel, cpu }: { accel: AccelName; cpu: string }, level: number): string {
+  const more = accel === 'tcg' ? [3, 4].filter((each) => each <= level).map((each) => LEVELS[each]) : [];
+  return more.length === 0 ? cpu : [cpu, ...more, 'enforce'].join(',');
+}
+
 /**
  * CPU models in the order tried. `host` copies MSRs that some nested hosts then refuse ("failed to set MSR 0x10a"
  * and an abort); without arch-capabilities QEMU starts there.

@@ -209,7 +209,7 @@ test.skipIf(later !== '' || real)(
     expect(ended.stderr).not.toMatch(/cloud-init ended with errors/);
     const { stdout } = await tool(['images', '--json'], { env });
     const { images: rows } = JSON.parse(stdout) as { images: { kind: string; name: string }[] };
-    expect(rows.filter(({ kind, name }) => kind === 'layer' && name.startsWith('runtime'))).toHaveLength(2);
+    expect(rows.filter(({ kind, name }) => kind === 'layer' && name.startsWith('runtime'))).toHaveLength(1);
     const debs = proxy.asked.filter(({ agent, url }) => /APT/.test(agent) && url.endsWith('.deb'));
     expect(debs.map(({ url }) => /linux-image-[^_]+_/.exec(url)?.[0])).toContain(`linux-image-${kernel}_`);
     expect(await rootGiB(image)).toBeGreaterThan(15);

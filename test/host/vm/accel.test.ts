@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Event } from '../../../src/model/events.js';
-import { chooseAccelerator, kvmTrouble, probeAccelerators } from '../../../src/vm/accel.js';
+import { chooseAccelerator, cpuOfLevel, kvmTrouble, probeAccelerators } from '../../../src/vm/accel.js';
 import { probeRom, PROBE_EXPECTED_OFFSET } from '../../../src/vm/probe-guest.js';
-import { runProbeGuest } from '../../../src/vm/probe-run.js';
+import { describeFailure, runProbeGuest } from '../../../src/vm/probe-run.js';
 
 let qemu = '';
 try {
@@ -226,3 +226,19 @@ describe('the KVM device', () => {
     }
   });
 });
+
+test.skipIf(qemu === '' || HOST_ARCH !== 'x86_64')(
+  `TCG has what x86-64-v3 asks for, and says what of v4 it lacks${qemu === '' ? ' (skipped: no QEMU)' : ''}`,
+  async () => {
+    const run = (level: number) => {
+      const cpu = cpuOfLevel({ accel: 'tcg', cpu: 'Nehalem' }, level);
+      return runProbeGuest({ signal, qemu, accel: 'tcg', cpu, deadlineMs: 60_000 });
+    };
+    expect(await run(3)).toMatchObject({ outcome: 'right' });
+    const run4 = await run(4);
+    expect(run4.outcome).toBe('failed');
+    expect(describeFailure(run4 as Exclude<typeof run4, { outcome: 'right' }>)).toContain(
+      "TCG doesn't support",
+    );
+  },
+);

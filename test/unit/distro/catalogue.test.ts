@@ -8,6 +8,7 @@ import { parse, stringify } from 'yaml';
 import { PACKAGE_ROOT } from '../../../src/lib/paths.js';
 import { kernelPackages } from '../../../src/distro/packages.js';
 import { findRow, loadCatalogue, type CatalogueRow } from '../../../src/distro/catalogue.js';
+import { cpuLevelOf } from '../../../src/distro/row.js';
 
 let dir: string;
 beforeEach(async () => {
@@ -264,4 +265,13 @@ describe('a catalogue file', () => {
     expect(fedora).toMatchObject({ suites: [], packages: { extra: [] }, seed: { quirks: [] } });
     expect(fedora!.repos[0]!.url).toBe(`{mirror}/releases/${fedora!.version}/{arch}/os`);
   });
+});
+
+it.each([
+  ['debian-13', '6.12.90+deb13-amd64', 1],
+  ['xanmod', '6.12.9-x64v1-xanmod1', 1],
+  ['xanmod', '6.12.9-x64v3-xanmod1', 3],
+  ['alma-10', '6.12.0-55.9.1.el10_0.x86_64', 3],
+])('%s, kernel %s: x86-64-v%i', async (id, release, level) => {
+  expect(cpuLevelOf(findRow(await loadCatalogue(), id), release)).toBe(level);
 });
