@@ -207,7 +207,10 @@ test.skipIf(missing.length > 0)(
         .join(''),
     );
     expect(await apt.get('update')).toMatchObject({ code: 0 });
-    const common = join(out, (await readdir(out)).find((name) => /-modules-common_.*\.deb$/.test(name))!);
+    const common = join(
+      out,
+      (await readdir(out)).find((name) => /-modules-common_.*\.deb$/.test(name))!,
+    );
     const plan = async (...names: string[]): Promise<string> =>
       (await apt.get('-s', 'install', ...names, common, cell!.package!)).text;
     expect(await plan()).toContain(`Inst linux-image-${newer} `);
