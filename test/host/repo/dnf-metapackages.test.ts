@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { makeRpmMetapackage } from '../../../src/pack/rpm-metapackage.js';
-import { command, type Ended } from '../fixtures/apt.js';
+import { command, good } from '../fixtures/apt.js';
 import { RpmRoot } from '../fixtures/rpm-root.js';
 import { hasTool } from '../fixtures/has-tool.js';
 import { publishQuietly, tempFolder } from '../../unit/fixtures/repository.js';
@@ -31,12 +31,6 @@ function meta(release: string, { version = '1.2.2', hold = true, variant = '' } 
   const path = join(on.repo, file);
   writeFileSync(path, bytes);
   return path;
-}
-
-async function good(ran: Promise<Ended>): Promise<string> {
-  const { code, text } = await ran;
-  expect(code, text).toBe(0);
-  return text;
 }
 
 async function publish(): Promise<void> {

@@ -1,5 +1,5 @@
 import { expect, afterEach, beforeEach, test } from 'vitest';
-import { command, type Ended } from '../fixtures/apt.js';
+import { command, good, type Ended } from '../fixtures/apt.js';
 import { RpmRoot } from '../fixtures/rpm-root.js';
 import { hasTool } from '../fixtures/has-tool.js';
 import { tempFolder } from '../../unit/fixtures/repository.js';
@@ -24,12 +24,6 @@ async function publish(): Promise<void> {
   empty('kmod', '1', '1', 'Provides: /bin/sh');
   const { code, text } = await command('createrepo_c', ['--quiet', on.repo]);
   expect(code, text).toBe(0);
-}
-
-async function good(ran: Promise<Ended>): Promise<string> {
-  const { code, text } = await ran;
-  expect(code, text).toBe(0);
-  return text;
 }
 
 const COMMON = 'acpi_call-kmod-common-1.2.2_3.el9-1';

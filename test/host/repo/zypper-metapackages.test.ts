@@ -2,7 +2,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { makeRpmMetapackage, replacedRpm } from '../../../src/pack/rpm-metapackage.js';
-import type { Ended } from '../fixtures/apt.js';
+import { good } from '../fixtures/apt.js';
 import { hasTool } from '../fixtures/has-tool.js';
 import { RpmRoot } from '../fixtures/rpm-root.js';
 import { publishQuietly, tempFolder } from '../../unit/fixtures/repository.js';
@@ -57,12 +57,6 @@ async function module(
     { hold, mtime: 1_700_000_000 },
   );
   writeFileSync(join(on.repo, file), bytes);
-}
-
-async function good(ran: Promise<Ended>): Promise<string> {
-  const { code, text } = await ran;
-  expect(code, text).toBe(0);
-  return text;
 }
 
 async function publish(): Promise<void> {
