@@ -68,8 +68,8 @@ export default defineConfig({
           globalSetup: ['test/vm/setup.ts'],
           testTimeout: 45 * 60_000,
           hookTimeout: 45 * 60_000,
-          // A guest under TCG fills a core, and much of a run waits for its disk or a mirror. All share one cache.
-          maxWorkers: 2,
+          // A guest under TCG fills a core, so files run one after the other and share one cache.
+          fileParallelism: false,
         },
       },
       {

@@ -39,6 +39,7 @@ setup_test_tools=(
   kmod:modinfo
   rpm:rpmbuild
   createrepo-c:createrepo_c
+  zypper:zypper
   dnf:dnf
   dpkg-dev:dpkg-scanpackages
   zsh:zsh

@@ -3,7 +3,7 @@ import { delimiter } from 'node:path';
 import { errorText, runCli } from './cli/run.js';
 import { engine } from './cli/services.js';
 import { onSignals, outliveTerminal } from './cli/signals.js';
-import { EXIT, EXIT_CODE } from './model/errors.js';
+import { EXIT, EXIT_CODE, withoutPasswords } from './model/errors.js';
 import { passphraseFromEnv } from './lib/passphrase.js';
 
 // An ordinary user's PATH on Debian lacks the folders of mke2fs and sfdisk.
@@ -11,6 +11,10 @@ process.env.PATH = [process.env.PATH ?? '', '/usr/sbin', '/sbin'].filter((p) => 
 
 // Before any process is started: none shall inherit it.
 passphraseFromEnv();
+
+// What anybody on this machine sees of this process. Node writes over the arguments that it was started with.
+const shown = process.argv.slice(2).map(withoutPasswords);
+if (shown.some((word, at) => word !== process.argv[at + 2])) process.title = ['dkms2bin', ...shown].join(' ');
 
 // `dkms2bin … | head` or a closed terminal: the reader is gone, the work and its exit code are not. Progress that cannot
 // be shown (a full disk behind 2>log) is no reason to stop either; a result that cannot be written is.

@@ -2,6 +2,9 @@ import sax from 'sax';
 import { z } from 'zod';
 import { Dkms2binError } from '../model/errors.js';
 
+/** Longer than any text that is wanted; a gigabyte would be more than a string holds. */
+const MAX_TEXT = 4096;
+
 /** A path below a repository that cannot lead out of it. */
 const SafePath = z
   .string()
@@ -50,7 +53,9 @@ export function parseRepomd(bytes: Buffer, where: string): DataFile {
     else if (inPrimary && name === 'location') data.href = attributes.href;
     else if (inPrimary && name === 'checksum') data.algorithm = attributes.type;
   });
-  parser.ontext = (more) => (text += more);
+  parser.ontext = (more) => {
+    if (text.length < MAX_TEXT) text += more;
+  };
   parser.onclosetag = (name) => {
     if (inPrimary && name === 'checksum') data.hex = text.trim().toLowerCase();
     if (inPrimary && name === 'size') data.size = text.trim();
@@ -96,7 +101,7 @@ export function primaryParser({ where, base, names, arch }: PrimaryQuery): {
     else if (name === 'location' && attributes['xml:base'] === undefined) now.href = attributes.href;
   });
   parser.ontext = (more) => {
-    if (depth === 3) text += more;
+    if (depth === 3 && text.length < MAX_TEXT) text += more;
   };
   parser.onclosetag = (name) => {
     if (depth === 3 && (name === 'name' || name === 'arch')) now[name] = text;

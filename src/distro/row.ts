@@ -115,7 +115,7 @@ export function cpuLevelOf({ arch, releases = '' }: DistroRow, release: string):
 }
 
 /** Whether the row's packages lie in an apt archive. */
-export function isApt({ packageManager = 'apt' }: DistroRow): boolean {
+export function isApt({ packageManager = 'apt' }: Pick<DistroRow, 'packageManager'>): boolean {
   return packageManager === 'apt';
 }
 

@@ -37,6 +37,32 @@ export function rpmVersion(text: string): string {
 /** Name of the package with what a module needs beside it, the same for all kernels. */
 export const rpmCommonName = (module: string): string => `${module}-kmod-common`;
 
+/** The kernel that an image package belongs to: `kernel-rt` of `kernel-rt-core`. */
+const kernelOfImage = (image: string): string => image.replace(/-core$/, '');
+
+/** What tells an image package's kernels from the plain ones: `rt` of `kernel-rt-core`, '' for `kernel-core`. */
+export const rpmVariant = (image: string): string => kernelOfImage(image).replace(/^kernel(-|$)/, '');
+
+/** Name of the metapackage that brings a module for the kernels of an image package. */
+export function rpmMetaName(module: string, image: string, form: RpmForm): string {
+  const variant = rpmVariant(image);
+  if (form === 'kmp') return `${module}-kmp-${variant}-meta`;
+  return `kmod-${module}${variant === '' ? '' : `-${variant}`}`;
+}
+
+/** What of a kernel's packages is installed comes in the same version: a dependency on its image alone brings no more than that. */
+export function rpmCompanions(image: string, release: string): string[] {
+  const all = image.endsWith('-core') ? ['', '-modules', '-modules-extra'] : [];
+  const names = all.map((each) => `${kernelOfImage(image)}${each}`);
+  return names.map((name) => `(${name} = ${rpmKernelVersion(release, 'kmod')} if ${name})`);
+}
+
+/** Of a kernel's packages version and release: `5.14.0-503.el9` of `5.14.0-503.el9.x86_64+rt`. SUSE's go on with a build counter. */
+export const rpmKernelVersion = (release: string, form: RpmForm): string =>
+  form === 'kmp'
+    ? suseRelease(release).version
+    : release.replace(/\.(?:x86_64|aarch64)(?:\+[a-z0-9-]+)?$/, '');
+
 /** What the package of another module for the same kernel can be required by. */
 export function rpmModuleCapability(module: string, release: string, form: RpmForm): string {
   if (form === 'kmod') return `kmod-${module}-${release}`;

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { EPOCH } from '../cell/source.js';
-import { findRow, catalogueOf } from '../distro/catalogue.js';
+import { catalogueOf, type CatalogueRow } from '../distro/catalogue.js';
 import { isApt } from '../distro/row.js';
 import { debMetaName } from '../distro/deb-names.js';
 import { offeredKernels } from '../distro/kernels.js';
@@ -14,6 +14,7 @@ import { placesOf, resolveOptions } from './asking.js';
 import { planMetapackages, sameFollower, type HeldKernel } from './plan/metapackages.js';
 import type { PublishedModule } from './plan/refresh.js';
 import { modulesOfPackages, readTried } from './published-modules.js';
+import { updateRpmMetapackages } from './rpm-metapackages.js';
 
 export interface MetapackageOptions {
   /** Whether they keep a kernel back until there is a module for it. */
@@ -28,7 +29,7 @@ export interface MetapackageOptions {
 
 export interface MetapackageResult {
   name: string;
-  /** The kernel metapackage that it follows. */
+  /** The kernel metapackage that it follows, for dnf the package of the kernel's image. */
   follows: string;
   distro: string;
   /** The kernel that it brings the module for. */
@@ -49,61 +50,77 @@ export async function updateMetapackages(
 ): Promise<MetapackageResult[]> {
   const { packages } = await scan(outDir, context.signal);
   const { published } = await modulesOfPackages(outDir, packages);
-  const ours = await aptModules(published, options);
-  if (ours.length === 0) return [];
-  const offers = await askDistros(ours, options, context);
-  const planned = planMetapackages({ published: ours, offers, before: newestOf(packages) });
+  const rows = new Map(
+    (await catalogueOf({ ...options, cwd: options.cwd ?? '.' })).map((row) => [row.id, row]),
+  );
+  const known = published.filter(({ distro, arch }) => rows.has(distro) && Object.hasOwn(DEB_ARCH, arch));
+  const isDeb = ({ distro }: PublishedModule): boolean => isApt(rows.get(distro) ?? {});
+  const apt = known.filter(isDeb);
+  const rpm = known.filter((each) => !isDeb(each));
+  const offers = await askDistros(known, rows, { options, context });
   const tried = await readTried(outDir, context.emit);
+  const why = (module: string, distro: string, { release }: HeldKernel): string => {
+    const failed = tried.find(
+      (each) => each.module === module && each.kernel === release && each.distro === distro,
+    );
+    return failed ? `${failed.verdict}: ${failed.reason}` : 'no package for that kernel yet';
+  };
   const results: MetapackageResult[] = [];
+  const planned =
+    apt.length === 0 ? [] : planMetapackages({ published: apt, offers, before: newestOf(packages) });
   for (const { waitsFor, ...following } of planned) {
     const { module, meta, backports, distro, release } = following;
     const { file, bytes } = makeMetapackage(following, { hold: options.hold, mtime: EPOCH });
     await writeAtomic(bytes, join(outDir, file));
-    const failed = tried.find(
-      (each) => each.module === module && each.kernel === waitsFor?.release && each.distro === distro,
-    );
-    const why = failed ? `${failed.verdict}: ${failed.reason}` : 'no package for that kernel yet';
+    const held = waitsFor && { ...waitsFor, why: why(module, distro, waitsFor) };
     results.push({
       name: debMetaName(module, meta, backports),
       follows: meta,
       distro,
       kernel: release,
-      held: waitsFor && { ...waitsFor, why },
+      held,
     });
   }
+  const { hold } = options;
+  for (const each of await updateRpmMetapackages(outDir, {
+    published: rpm,
+    packages,
+    rows,
+    offers,
+    hold,
+    ...context,
+  })) {
+    const { name, module, image, distro, kernel, waitsFor } = each;
+    const held = waitsFor && { ...waitsFor, why: why(module, distro, waitsFor) };
+    results.push({ name, follows: image, distro, kernel, held });
+  }
   return results.sort((a, b) => (a.name < b.name ? -1 : 1));
-}
-
-/** Those of distros that have kernel metapackages for apt. */
-async function aptModules(
-  published: readonly PublishedModule[],
-  options: MetapackageOptions,
-): Promise<PublishedModule[]> {
-  const rows = await catalogueOf({ ...options, cwd: options.cwd ?? '.' });
-  const known = new Set(rows.filter((row) => isApt(row)).map(({ id }) => id));
-  return published.filter(({ distro, arch }) => known.has(distro) && Object.hasOwn(DEB_ARCH, arch));
 }
 
 type Offers = Parameters<typeof planMetapackages>[0]['offers'];
 
 async function askDistros(
   published: readonly PublishedModule[],
-  options: MetapackageOptions,
-  context: PlanContext,
+  rows: ReadonlyMap<string, CatalogueRow>,
+  { options, context }: { options: MetapackageOptions; context: PlanContext },
 ): Promise<Offers> {
   const { emit, signal } = context;
-  const rows = await catalogueOf({ ...options, cwd: options.cwd ?? '.' });
   const offers: Offers[number][] = [];
   const warn = (message: string): void => emit({ type: 'note', level: 'warn', message });
   for (const { distro, arch } of placesOf(published)) {
-    const row = findRow(rows, distro);
+    const row = rows.get(distro);
+    if (!row) continue;
     const backports = new Set(row.suites.filter(({ role }) => role === 'backports').map(({ name }) => name));
     try {
       const offered = await offeredKernels(row, resolveOptions(options, arch, context));
       offers.push({ ...offered, distro, arch, backports });
     } catch (error) {
       if (!(error instanceof Dkms2binError) || signal.aborted) throw error;
-      warn(`The metapackages for ${distro} stay as they are: ${error.message}`);
+      warn(
+        isApt(row)
+          ? `The metapackages for ${distro} stay as they are: ${error.message}`
+          : `Whether a newer kernel of ${distro} waits for a module is not known: ${error.message}`,
+      );
     }
   }
   return offers;

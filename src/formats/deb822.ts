@@ -60,12 +60,16 @@ export function parseParagraphs(text: string): Paragraph[] {
     .filter(({ fields }) => fields.length > 0);
 }
 
-/** The paragraphs in which `marker` stands: a Packages file has tens of MB, of which few paragraphs matter. */
+/** Of a real one a few kB are usual. A gigabyte would be more than a string holds. */
+const MAX_PARAGRAPH_BYTES = 4 << 20;
+
+/** The paragraphs in which `marker` stands, but for one of megabytes: a Packages file has tens of MB, of which few paragraphs matter. */
 export function* paragraphsWith(bytes: Buffer, marker: string): Generator<Paragraph> {
   for (let at = bytes.indexOf(marker); at >= 0;) {
     const start = bytes.lastIndexOf('\n\n', at);
     const end = bytes.indexOf('\n\n', at);
-    yield parseParagraph(bytes.toString('utf8', start < 0 ? 0 : start + 2, end < 0 ? bytes.length : end));
+    const [from, to] = [start < 0 ? 0 : start + 2, end < 0 ? bytes.length : end];
+    if (to - from <= MAX_PARAGRAPH_BYTES) yield parseParagraph(bytes.toString('utf8', from, to));
     at = end < 0 ? -1 : bytes.indexOf(marker, end);
   }
 }

@@ -42,7 +42,7 @@ export const EXIT_CODE: Readonly<Record<Fault, number>> = { ...EXIT };
 export const EXIT_ORDER = [130, 4, 3, 2, 5, 1] as const;
 
 /** Text whose URLs have no user and no password. */
-const withoutPasswords = (text: string): string =>
+export const withoutPasswords = (text: string): string =>
   text.replaceAll(/\b([a-z][a-z0-9+.-]*:\/\/)[^\s/?#@"'<>]*@/gi, '$1');
 
 /** An error for a person: `message` says what happened and where, `hint` the next step. Never shown with a stack, nor a URL with its password. */

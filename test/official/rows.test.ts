@@ -138,8 +138,9 @@ describe.each(rows)('%s', (id) => {
     const inside = await tool(['login', cell!.kept!], { env, input: `${INSIDE}\nexit\n` });
     console.log(inside.stdout);
     expect(inside.stdout).toContain(`running ${cell!.kernel}`);
-    expect(Number(/^size (\d+)\r?$/m.exec(inside.stdout)?.[1]) / 1024 ** 3).toBeGreaterThan(OFFICIAL_GIB - 1);
-    expect(inside.stdout).toMatch(/^upkeep 0\r?$/m);
+    expect(Number(/size (\d+)\r?$/m.exec(inside.stdout)?.[1]) / 1024 ** 3).toBeGreaterThan(OFFICIAL_GIB - 1);
+    // The shell of newer distros puts a mark of the terminal before each line.
+    expect(inside.stdout).toMatch(/upkeep 0\r?$/m);
     expect((await tool(['rm', cell!.kept!], { env })).code).toBe(0);
   });
 });

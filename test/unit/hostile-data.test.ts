@@ -262,6 +262,11 @@ describe('an index of a mirror', () => {
     text?: string;
     wrongHash?: boolean;
     cut?: number;
+    /** Put behind the packages so many times. */
+    pad?: string;
+    times?: number;
+    /** Of the release file, filled with blanks. */
+    size?: number;
     find?: string;
     put?: string;
     answer: string | string[];
@@ -276,13 +281,14 @@ describe('an index of a mirror', () => {
 
   /** One suite; its index is what the row says. */
   function putSuite(row: Index): void {
-    const text = `Package: linux-image-6.12.117+deb13-amd64\nVersion: 6.12.117-1\n\n${row.packages ?? ''}`;
+    const more = (row.packages ?? '') + (row.pad ?? '').repeat(row.times ?? 0);
+    const text = `Package: linux-image-6.12.117+deb13-amd64\nVersion: 6.12.117-1\n\n${more}`;
     const packed = row.text === 'raw' ? Buffer.from(row.packages!) : gzipSync(text);
     const name = 'main/binary-amd64/Packages.gz';
     const hash = row.wrongHash ? 'b'.repeat(64) : sha256(packed);
     server.put(
       '/debian/dists/trixie/InRelease',
-      row.release ?? `Suite: trixie\nSHA256:\n ${hash} ${packed.length} ${name}\n`,
+      row.release?.padEnd(row.size ?? 0) ?? `Suite: trixie\nSHA256:\n ${hash} ${packed.length} ${name}\n`,
     );
     server.put(`/debian/dists/trixie/${name}`, packed.subarray(0, row.cut ?? packed.length));
   }
@@ -323,7 +329,7 @@ describe('an index of a mirror', () => {
       putRepo(server, `/linux/${repo}`, [{ name: 'kernel-core', evr: '6.17.1-300.fc43' }]);
       const path = `/linux/${repo}/repodata/repomd.xml`;
       const text = (server.files.get(path) as Buffer).toString();
-      server.put(path, text.replace(new RegExp(row.find!, 'g'), row.put!));
+      server.put(path, text.replace(new RegExp(row.find!, 'g'), row.put!.padEnd(row.size ?? 0)));
     }
     const read = async () =>
       availableKernels(findRow(await loadCatalogue(), 'fedora-43'), {

@@ -130,6 +130,10 @@ export function jobIdOf(job: CellJob, sourceDigest: string | null): string {
   return `cell-${identity.slice(0, 40)}`;
 }
 
+/** A guest hands over half a GiB at most; what is larger would only fill the disk of whoever takes it. */
+const MAX_FILE_BYTES = 2 ** 30;
+const MAX_FILES_BYTES = 4 * MAX_FILE_BYTES;
+
 const delivery = z.strictObject({
   /** Paths are names in `files`. */
   results: z
@@ -153,8 +157,15 @@ const delivery = z.strictObject({
     .max(MAX_ENTRIES),
   /** What the worker made, by its name in the out-dir. */
   files: z
-    .array(z.strictObject({ name: FileName, sha256: Sha256, size: z.number().int().nonnegative() }))
-    .max(10 * MAX_ENTRIES),
+    .array(
+      z.strictObject({
+        name: FileName,
+        sha256: Sha256,
+        size: z.number().int().nonnegative().max(MAX_FILE_BYTES),
+      }),
+    )
+    .max(10 * MAX_ENTRIES)
+    .refine((files) => files.reduce((sum, { size }) => sum + size, 0) <= MAX_FILES_BYTES, 'too much in all'),
   worker: Label,
   accelerator: z
     .string()

@@ -1,107 +1,29 @@
-import { execFileSync } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
-import { makeRpmSpec, type RpmInput } from '../../../src/pack/rpm.js';
-import { command, type Ended } from '../fixtures/apt.js';
+import { expect, afterEach, beforeEach, test } from 'vitest';
+import { command, good, type Ended } from '../fixtures/apt.js';
+import { RpmRoot } from '../fixtures/rpm-root.js';
 import { hasTool } from '../fixtures/has-tool.js';
-import { fakeModule } from '../../unit/fixtures/elf.js';
 import { tempFolder } from '../../unit/fixtures/repository.js';
 
-// A real dnf with a root of its own. Kernels, dkms and the DKMS package are made up; the packages of modules are ours. Their
-// scripts are not run: there is nothing in that root to run them with.
 let tmp: ReturnType<typeof tempFolder>;
-let repo: string;
-let root: string;
+let on: RpmRoot;
 beforeEach((ctx) => {
   if (!['dnf', 'rpmbuild', 'createrepo_c'].every(hasTool))
     ctx.skip('dnf, rpmbuild or createrepo_c is not installed');
   tmp = tempFolder();
-  [repo, root] = [join(tmp.path, 'repo'), join(tmp.path, 'root')];
-  for (const each of [repo, root, join(tmp.path, 'later')]) mkdirSync(each);
+  on = new RpmRoot(tmp.path);
 });
 afterEach(() => tmp?.remove());
 
-function rpmbuild(spec: string): void {
-  const file = join(tmp.path, 'package.spec');
-  writeFileSync(file, spec);
-  const defines = { _topdir: join(tmp.path, 'top'), _rpmdir: repo, _sourcedir: join(tmp.path, 'sources') };
-  const args = Object.entries(defines).flatMap(([key, value]) => ['--define', `${key} ${value}`]);
-  const name = '_rpmfilename %%{NAME}-%%{VERSION}-%%{RELEASE}.rpm';
-  execFileSync('rpmbuild', ['-bb', '--target', 'x86_64', ...args, '--define', name, file], { stdio: 'pipe' });
-}
-
-const empty = (name: string, version: string, release: string, ...lines: string[]): void =>
-  rpmbuild(
-    [
-      ...[
-        `Name: ${name}`,
-        `Version: ${version}`,
-        `Release: ${release}`,
-        'Summary: x',
-        'License: x',
-        'BuildArch: noarch',
-      ],
-      ...[...lines, '%description', 'x', '%files', ''],
-    ].join('\n'),
-  );
-
-/** As Red Hat's are: installed side by side. */
-function kernel(release: string): void {
-  const only = 'Provides: installonlypkg(kernel)';
-  empty('kernel-core', '5.14.0', release, `Provides: kernel-uname-r = 5.14.0-${release}.x86_64`, only);
-  empty('kernel', '5.14.0', release, `Requires: kernel-core = 5.14.0-${release}`, only);
-}
-
-async function ours(release: string, version = '1.2.2'): Promise<void> {
-  const kernelRelease = `5.14.0-${release}.x86_64`;
-  const input: RpmInput = {
-    ...{ module: 'acpi_call', version, release: kernelRelease, arch: 'x86_64', form: 'kmod', extras: [] },
-    modules: [{ name: 'acpi_call.ko', bytes: fakeModule(kernelRelease) }],
-    sourcePackage: { name: 'acpi_call-dkms', version: '1.2.2-3.el9' },
-    ...{ maintainer: 'a b <a@b>', dependsModules: [], mtime: 1_700_000_000 },
-  };
-  const { spec, sources } = await makeRpmSpec(input);
-  mkdirSync(join(tmp.path, 'sources'), { recursive: true });
-  for (const [at, bytes] of sources.entries()) writeFileSync(join(tmp.path, 'sources', String(at)), bytes);
-  rpmbuild(spec);
-}
-
-function dnf(...args: string[]): Promise<Ended> {
-  const settings = [
-    ...['reposdir=/nonexistent', 'varsdir=/nonexistent', `cachedir=${join(tmp.path, 'cache')}`],
-    ...['tsflags=noscripts', 'gpgcheck=0', `logdir=${tmp.path}`, `persistdir=${join(tmp.path, 'persist')}`],
-  ];
-  return command('unshare', [
-    ...(process.getuid?.() === 0 ? [] : ['--user', '--map-root-user']),
-    ...['--mount', 'dnf', '--assumeyes', '--noplugins'],
-    // metadata_expire=0 would take metadata of the same second for fresh.
-    '--refresh',
-    ...[`--installroot=${root}`, '--releasever=9', `--repofrompath=test,${repo}`],
-    ...settings.map((each) => `--setopt=${each}`),
-    ...args,
-  ]);
-}
+const kernel = (release: string): void => on.kernel(release);
+const empty = (...args: Parameters<RpmRoot['empty']>): void => on.empty(...args);
+const ours = (...args: Parameters<RpmRoot['ours']>): Promise<void> => on.ours(...args);
+const dnf = (...args: string[]): Promise<Ended> => on.dnf(...args);
+const installed = (of: RegExp): Promise<string[]> => on.installed(of);
 
 async function publish(): Promise<void> {
   empty('kmod', '1', '1', 'Provides: /bin/sh');
-  const { code, text } = await command('createrepo_c', ['--quiet', repo]);
+  const { code, text } = await command('createrepo_c', ['--quiet', on.repo]);
   expect(code, text).toBe(0);
-}
-
-/** Names of what is installed, those of `of`. */
-async function installed(of: RegExp): Promise<string[]> {
-  const { text } = await command('rpm', ['--root', root, '-qa', '--qf', '%{NAME}-%{VERSION}-%{RELEASE}\n']);
-  return text
-    .split('\n')
-    .filter((each) => of.test(each))
-    .sort();
-}
-
-async function good(ran: Promise<Ended>): Promise<string> {
-  const { code, text } = await ran;
-  expect(code, text).toBe(0);
-  return text;
 }
 
 const COMMON = 'acpi_call-kmod-common-1.2.2_3.el9-1';
@@ -140,6 +62,8 @@ test('kernels and their modules stay side by side, a newer module takes the olde
       'kernel-5.14.0-200.el9',
       'kernel-core-5.14.0-100.el9',
       'kernel-core-5.14.0-200.el9',
+      'kernel-modules-5.14.0-100.el9',
+      'kernel-modules-5.14.0-200.el9',
     ],
     kmod('100.el9'),
   ]);

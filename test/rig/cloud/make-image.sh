@@ -54,7 +54,9 @@ esac
 root_sectors=$((mib * 2048 - root - 2048))
 # The root folder is written to ext4 first; for the others a VM copies it on.
 export RIG_ROOT_MIB=3072
-[ "$form" != ubuntu ] || RIG_ROOT_MIB=$((root_sectors / 2048))
+# Not the UUID of the disk's root: mkfs.btrfs refuses one that it sees on another disk.
+written_uuid=$(uuid)
+if [ "$form" = ubuntu ]; then RIG_ROOT_MIB=$((root_sectors / 2048)) written_uuid=$RIG_ROOT_UUID; fi
 
 mapfile -t packages < <(
   { grep -v '^#' "$official/bookworm.packages" | grep -vxF -f <(printf '%s\n' "${without[@]}"); printf '%s\n' "${with[@]}"; }
@@ -68,7 +70,7 @@ mmdebstrap --quiet --mode=unshare --variant=required --format=null --skip=cleanu
   --customize-hook="$work/customize.sh" \
   --customize-hook="$work/finish-root.sh" \
   --customize-hook="$work/list-labels.sh" \
-  --customize-hook="$work/write-root.sh" \
+  --customize-hook="RIG_ROOT_UUID=$written_uuid exec '$work/write-root.sh' \"\$1\"" \
   "$suite" - - <"$sources" >&2
 
 # --- the disk -----------------------------------------------------------------------------------------------------------
