@@ -10,7 +10,7 @@ import { lacking, lookingTiny } from '../rig/images.js';
 import { serve, type Served } from '../rig/official.js';
 import { writeSuite } from '../rig/ubuntu-archive.js';
 import { makeKey } from '../unit/fixtures/repository.js';
-import { DISTRO, FIXTURES, IMAGE, temporary, tool, type Document } from './tool.js';
+import { DISTRO, FIXTURES, IMAGE, ROAD, temporary, tool, type Document } from './tool.js';
 
 // Repositories of kernels as Proxmox, XanMod and zabbly have them, signed and served here: their rows are the catalogue's own, the
 // kernels Debian's in their packages and under their releases. See test/rig.
@@ -147,5 +147,21 @@ test.skipIf(missing.length > 0)(
     const ended = await tool(['prove', out, ...asked], { env });
     expect(ended.code, ended.stderr).toBe(0);
     expect(JSON.parse(ended.stdout)).toMatchObject({ kernel: release, modules: [{ verdict: 'loaded' }] });
+  },
+);
+
+test.skipIf(missing.length > 0)(
+  `Debian's own kernel with PREEMPT_RT: a module is built and loads on it${skipped}`,
+  async () => {
+    const listed = await tool(['kernels', '--distro', DISTRO, '--json'], { env });
+    const { kernels } = JSON.parse(listed.stdout) as { kernels: { release: string }[] };
+    const release = kernels.map((each) => each.release).find((each) => /^6\.1\.0-\d+-rt-amd64$/.test(each))!;
+    const out = join(folder, 'out-rt');
+    const args = ['--dkms', source, ...ROAD, '--kernel', release, '--out-dir', out, '--json'];
+    const ended = await tool(args, { env });
+    expect(ended.code, ended.stderr).toBe(0);
+    const [cell] = (JSON.parse(ended.stdout) as Document).cells;
+    expect(cell).toMatchObject({ verdict: 'built', kernel: release, reason: null });
+    expect(cell!.phases.verify).toBeGreaterThan(0);
   },
 );
