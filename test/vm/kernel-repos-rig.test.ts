@@ -1,20 +1,14 @@
 import { execa } from 'execa';
-import { createReadStream } from 'node:fs';
-import { mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
-import { join, normalize } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { copyFile, mkdir, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
-import { parse } from 'yaml';
 import { hostAddress } from '../rig/https.js';
 import { lacking, lookingTiny } from '../rig/images.js';
-import { serve, type Served } from '../rig/official.js';
-import { writeSuite } from '../rig/ubuntu-archive.js';
-import { makeKey } from '../unit/fixtures/repository.js';
+import { FORMS, serveKernelRepos, type KernelRepos } from '../rig/kernel-repos.js';
 import { DISTRO, FIXTURES, IMAGE, ROAD, temporary, tool, type Document } from './tool.js';
 
 // Repositories of kernels as Proxmox, XanMod and zabbly have them, signed and served here: their rows are the catalogue's own, the
 // kernels Debian's in their packages and under their releases. See test/rig.
-const RIG = fileURLToPath(new URL('../rig', import.meta.url));
 const road = inject('road');
 const missing = process.env.DKMS2BIN_TEST_KERNELS
   ? []
@@ -25,55 +19,21 @@ if (address === undefined) missing.push('an address that guests reach');
 missing.push(...(await lacking(['dpkg-scanpackages', 'dpkg-deb', 'apt-get', 'zstd', 'xz'])));
 const skipped = missing.length > 0 ? ` (skipped: no ${missing.join(', ')})` : '';
 
-/** Overlay of the catalogue, its component, and what a machine with it follows. */
-const FORMS = {
-  proxmox: { row: 'proxmox-8', component: 'pve-no-subscription', leads: 'proxmox-default-kernel' },
-  xanmod: { row: 'xanmod', component: 'main', leads: 'linux-xanmod-x64v3' },
-  zabbly: { row: 'zabbly', component: 'main', leads: 'linux-zabbly' },
-};
-type Form = keyof typeof FORMS;
-const forms = Object.keys(FORMS) as Form[];
+const forms = ['proxmox', 'xanmod', 'zabbly'] as const;
 
 let folder = '';
-let served: Served | undefined;
+let served: KernelRepos | undefined;
 let source = '';
 let env: Record<string, string> = {};
-const releases: Partial<Record<Form, string>> = {};
 
 beforeAll(async () => {
   if (missing.length > 0) return;
   folder = await temporary('kernel-repos');
-  const kernel = (await execa(join(RIG, 'kernel-debs.sh'), [folder, 'bookworm-backports'])).stdout.trim();
-  const { key, publicKey } = await makeKey(folder);
-  for (const form of forms) {
-    const archive = join(folder, 'served', form);
-    const args = [kernel, join(folder, 'debs'), join(archive, 'pool'), form];
-    releases[form] = (await execa(join(RIG, 'make-form.sh'), args)).stdout.trim();
-    const components = { [FORMS[form].component]: { folders: ['pool'] } };
-    await writeSuite(archive, { name: 'bookworm', components }, key!);
-  }
-  served = await serve((request, response) => {
-    const path = normalize(decodeURIComponent(new URL(request.url ?? '/', 'http://x').pathname));
-    const file = join(folder, 'served', path);
-    void stat(file).then(
-      ({ size }) => {
-        response.writeHead(200, { 'content-length': size });
-        createReadStream(file).pipe(response);
-      },
-      () => response.writeHead(404).end(),
-    );
-  }, address);
   source = await lookingTiny(FIXTURES, folder);
-
   const catalogue = join(folder, 'catalogue');
   await mkdir(catalogue);
-  const rows = await readFile(join(road.catalogue, 'rigs.yaml'), 'utf8');
-  await writeFile(join(catalogue, 'rigs.yaml'), rows);
-  await writeFile(join(catalogue, 'key.asc'), publicKey);
-  await writeFile(
-    join(catalogue, 'kernels.yaml'),
-    JSON.stringify({ overlays: await overlays(key!.fingerprint) }),
-  );
+  await copyFile(join(road.catalogue, 'rigs.yaml'), join(catalogue, 'rigs.yaml'));
+  served = await serveKernelRepos(forms, { folder, address: address!, catalogue, on: DISTRO });
   env = {
     DKMS2BIN_STATE: join(folder, 'state'),
     DKMS2BIN_CATALOGUE: catalogue,
@@ -85,25 +45,10 @@ afterAll(async () => {
   if (folder) await rm(folder, { recursive: true, force: true });
 });
 
-/** The catalogue's own, with our server, our key and our image's row. */
-async function overlays(fingerprint: string): Promise<object[]> {
-  const text = await readFile(fileURLToPath(new URL('../../images/kernels.yaml', import.meta.url)), 'utf8');
-  const { overlays: all } = parse(text, { merge: true }) as { overlays: Record<string, unknown>[] };
-  return forms.map((form) => {
-    const row = all.find(({ id }) => id === FORMS[form].row)!;
-    const repositories = (row.repositories as object[]).map((each) => ({
-      ...each,
-      url: `${served!.origin}/${form}`,
-    }));
-    const key = { keyFingerprint: fingerprint, keyFile: 'key.asc' };
-    return { ...row, id: `${form}-rig`, aliases: [], on: [DISTRO], arches: ['x86_64'], repositories, key };
-  });
-}
-
 test.skipIf(missing.length > 0).each(forms)(
   `%s: its kernels, the one it leads to, a layer, a module that loads, and what follows its kernels${skipped}`,
   async (form) => {
-    const release = releases[form]!;
+    const release = served!.releases[form]!;
     const distro = ['--distro', `${form}-rig`];
     const listed = await tool(['kernels', ...distro, '--json'], { env });
     expect(listed.code, listed.stderr).toBe(0);
@@ -133,7 +78,7 @@ test.skipIf(missing.length > 0).each(forms)(
 test.skipIf(missing.length > 0)(
   `a clean machine with a kernel of a repository takes the package and loads the module${skipped}`,
   async () => {
-    const [out, release] = [join(folder, 'out-proxmox'), releases.proxmox!];
+    const [out, release] = [join(folder, 'out-proxmox'), served!.releases.proxmox!];
     const asked = [
       '--kernel',
       release,
