@@ -55,6 +55,8 @@ function describe(why: string, end: EndName | null): { message: string; hint?: s
   switch (end) {
     case 'NOT_INSTALLED':
       return { message: `The packages do not install from the repository: ${why}`, hint: REPUBLISH };
+    case 'LEFT_BEHIND':
+      return { message: `The machine does not survive the packages: ${why}` };
     case 'TOOLCHAIN':
       return {
         message: `The image already contains a toolchain, so it proves nothing about a machine without one: ${why}`,

@@ -465,6 +465,7 @@ describe('prove', () => {
     [5, 'transient'],
     [7, 'module'],
     [8, 'transient'],
+    [11, 'module'],
     [12, 'usage'],
     [13, 'module'],
   ])('exit code %d alone is %s', async (code, fault) => {
