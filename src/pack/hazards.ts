@@ -44,6 +44,17 @@ function hazardsOfFile(file: File): string[] {
   return found;
 }
 
+/** What of a package's files other packages of the distro have, a line each: dpkg and rpm refuse such a file, or take it over. */
+export function overlapLines(owned: readonly { path: string; package: string }[]): string[] {
+  const lines = owned
+    .slice(0, MAX_HAZARDS)
+    .map(({ path, package: name }) => `${shown(path)} ${OF_OTHER} ${name}`);
+  const more = owned.length - lines.length;
+  return more > 0 ? [...lines, `and ${more} more of this kind`] : lines;
+}
+
+const OF_OTHER = "is a file of the distro's package";
+
 /** Folders whose files a program reads by itself and obeys. */
 const PLACES: [RegExp, string][] = [
   [/^\/etc\/cron(?:tab$|\.\w+\/)|^\/var\/spool\/cron\//, 'runs commands at set times'],

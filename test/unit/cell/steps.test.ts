@@ -18,6 +18,8 @@ import {
   tmp,
   withCellFolder,
 } from '../fixtures/cell.js';
+import { OWNERS } from '../../../src/guest/programs/file-owners.js';
+import { inspectFile } from '../../../src/attest/inspect.js';
 import { readDeb } from '../../../src/formats/deb.js';
 import { elf, modinfo } from '../fixtures/elf.js';
 import { frames, rows, type Answer } from '../fixtures/guest.js';
@@ -271,6 +273,53 @@ it('what is packed beside the modules, and whose place it takes, is what this ho
   ]);
   expect(result.notes).toEqual(notes);
   expect(log!.toString()).toBe(`make says\n\n${notes.map((note) => `dkms2bin: ${note}\n`).join('')}`);
+});
+
+it('what other packages of the distro have in its places is told in note, log and package, and by inspect', async () => {
+  const bytes = sourcePackage({
+    '/lib/udev/rules.d/90-foo.rules': '#\n',
+    '/usr/bin/foo': '#!/bin/sh\n',
+    '/usr/share/doc/foo-dkms/copyright': 'x',
+  });
+  const info = '/var/lib/dpkg/info';
+  const stdout = [
+    `${info}/udev.list:/usr/lib/udev/rules.d/90-foo.rules`,
+    `${info}/foo-tools:amd64.list:/usr/bin/foo`,
+    ...[`${info}/foo-dkms.list:/usr/bin/foo`, `${info}/x y.list:/usr/bin/foo`, `${info}/bash.list:/bin/bash`],
+  ].join('\n');
+  const { cell, calls, events } = await opened(
+    {
+      ...{ 'build.sh': built('module foo 1 built foo.ko'), 'collect.py': { stdout: collected('foo') } },
+      [OWNERS.deb]: { stdout },
+    },
+    {},
+    { bytes },
+  );
+  const { modules } = await pack(await compile(cell));
+  const lines = [
+    "/lib/udev/rules.d/90-foo.rules is a file of the distro's package udev",
+    "/usr/bin/foo is a file of the distro's package foo-tools",
+  ];
+  const [{ result, log, packed }] = modules as [(typeof modules)[0]];
+  expect(result.notes).toEqual(lines);
+  for (const line of lines) expect(log!.toString()).toContain(`dkms2bin: ${line}\n`);
+  expect((await inspectFile(packed!.packages[0]!.path)).hazards).toEqual(lines);
+  expect(
+    calls
+      .find(({ name }) => name.includes("'/var/lib/dkms2bin/paths'"))!
+      .text.split('\n')
+      .sort(),
+  ).toEqual([
+    ...[
+      '',
+      '/bin/foo',
+      '/lib/udev/rules.d/90-foo.rules',
+      '/usr/bin/foo',
+      '/usr/lib/udev/rules.d/90-foo.rules',
+    ],
+  ]);
+  // By a guest that has run nothing of the package yet.
+  expect(events.find((each) => each.startsWith('cut after'))).toContain(OWNERS.deb);
 });
 
 it('what the scripts of a source package would have done is told, and stands in the package', async () => {
