@@ -75,6 +75,16 @@ const PLACES: [RegExp, string][] = [
     'runs when a kernel is installed or an initramfs is made, or in it',
   ],
   [/\/dbus-1\/system/, 'opens a way to a service'],
+  [
+    /^\/etc\/(?:network\/if-[\w-]+|ppp\/ip[\w-]+|dhcp\/[\w-]+hooks|acpi|logrotate|update-motd)(?:\.d)?\/|\/NetworkManager\/dispatcher\.d\//,
+    'runs when the network, the power or a log changes',
+  ],
+  [/^\/etc\/(?:default\/)?grub\.d\/|^\/etc\/default\/grub$/, 'changes how the machine boots'],
+  [
+    /\/(?:sysctl|tmpfiles|binfmt|depmod)\.d\//,
+    'changes settings of the kernel, files of others, or which module is taken',
+  ],
+  [/^\/usr\/local\/s?bin\//, 'is found before a program of the distro with the same name'],
 ];
 
 /** modprobe.d(5): commands in place of loading and unloading, and modules that are turned off. */
