@@ -8,7 +8,6 @@ import { evrOf, type RpmHeader } from '../formats/rpm-header.js';
 import type { PackageForm } from '../distro/row.js';
 import type { Guest } from '../guest/guest.js';
 import { fileOwners } from '../guest/programs/file-owners.js';
-import { runBytes } from '../lib/exec.js';
 import { readCapped } from '../lib/read-capped.js';
 import { Dkms2binError } from '../model/errors.js';
 import { PackageName, Version } from '../model/forms.js';
@@ -17,11 +16,10 @@ import { dkmsHooks, packageHooks, scriptLines, type Script } from '../pack/not-c
 import { sharedFiles, type SharedFiles } from '../pack/shared-files.js';
 import {
   confOf,
+  confsInTar,
   folderTar,
   packageConf,
   textIn,
-  MAX_CONF_BYTES,
-  MAX_TAR_SECONDS,
   type ConfText,
   type LocalSource,
   type Prepared,
@@ -161,10 +159,7 @@ async function localHooks(
       const tar = await folderTar(path, signal);
       return dkmsHooks(textIn(tar, 'dkms.conf') ?? '', (file) => textIn(tar, file));
     }
-    const conf = await runBytes('tar', ['-xOf', path, '--wildcards', '*dkms.conf'], {
-      ...{ cancelSignal: signal, maxBytes: MAX_CONF_BYTES, timeout: MAX_TAR_SECONDS * 1000 },
-    });
-    return dkmsHooks(conf.toString('utf8'), () => undefined);
+    return dkmsHooks(await confsInTar(path, signal), () => undefined);
   } catch (error) {
     if (signal.aborted) throw error;
     // What cannot be read has been told by then.
