@@ -1,8 +1,9 @@
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { corpus } from '../../hostile/corpus.js';
 import { putFile } from '../fixtures/put.js';
 import { programText } from '../../../src/guest/program.js';
 
@@ -16,8 +17,7 @@ afterEach(() => rmSync(root, { recursive: true }));
 
 const put = (path: string, text: string, mode?: number): void => putFile(root, path, text, mode);
 
-/** Packages that dnf was told to install, call by call, with the options that switch repositories on. */
-async function install(variables: Record<string, string>): Promise<string[]> {
+async function run(variables: Record<string, string>): Promise<{ status: number | null; said: string }> {
   put(
     'bin/dnf',
     `#!/bin/sh
@@ -34,8 +34,14 @@ esac`,
   const script = (await programText('install-kernel-rpm.sh', variables))
     .replace(/ PATH=\S+$/m, ` PATH='${root}/bin':/usr/bin:/bin`)
     .replaceAll(/(?<![\w.$}/-])\/(?:etc|boot|lib\/modules)\b/g, (path) => root + path);
-  const done = spawnSync('bash', ['-c', script], { encoding: 'utf8' });
-  expect(done.status, done.stdout + done.stderr).toBe(0);
+  const { status, stdout, stderr } = spawnSync('bash', ['-c', script], { encoding: 'utf8' });
+  return { status, said: stdout + stderr };
+}
+
+/** Packages that dnf was told to install, call by call, with the options that switch repositories on. */
+async function install(variables: Record<string, string>): Promise<string[]> {
+  const { status, said } = await run(variables);
+  expect(status, said).toBe(0);
   return readFileSync(join(root, 'calls'), 'utf8')
     .trim()
     .split('\n')
@@ -52,6 +58,17 @@ const ROCKY = {
 };
 const KERNEL = ['core', 'modules', 'devel'].map((name) => `kernel-${name}-${RELEASE}`).join(' ');
 const TOOLS = 'dkms gcc make rpm-build elfutils-libelf-devel';
+
+const refused = corpus<{ program: string; name: string; input: string }>('variables').filter(
+  ({ program }) => program === 'install-kernel-rpm.sh',
+);
+test.each(refused)('refuses $name $input', async ({ name, input }) => {
+  const { status, said } = await run({ ...ROCKY, [name]: input });
+  expect(status, said).toBe(2);
+  expect(said).toMatch(/^@@dkms2bin error /m);
+  for (const path of ['calls', 'etc/yum.repos.d/dkms2bin-kernel.repo'])
+    expect(existsSync(join(root, path)), path).toBe(false);
+});
 
 test("EPEL comes before dkms, and the image's repository that EPEL needs is switched on for it alone", async () => {
   put('etc/yum.repos.d/rocky.repo', '[baseos]\nenabled=1\n[crb]\nenabled=0\n');
