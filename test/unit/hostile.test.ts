@@ -217,9 +217,9 @@ describe('what a package prints', () => {
   test('a cut line marks where it goes on; the next line is a report again', async () => {
     const lines: string[] = [];
     const long = 'y'.repeat(20_000);
-    const guest = printing(long, '@@dkms2bin:NONCE a b\n', '@@dkms2bin:NONCE c d\n');
+    const guest = printing(long, '@@dkms2bin:NONCE a b\n', '@@dkms2bin:NONCE note d\n');
     const { reports } = await guest.script('settle.sh', {}, { ...RUN, onLine: (line) => lines.push(line) });
-    expect(reports).toEqual([{ key: 'c', value: 'd' }]);
+    expect(reports).toEqual([{ key: 'note', value: 'd' }]);
     expect(lines.map((line) => line.slice(0, 13))).toEqual(['y'.repeat(13), '… @@dkms2bin:']);
   });
 });
