@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import { compile } from '../../../src/cell/compile.js';
+import { compile, networkOf } from '../../../src/cell/compile.js';
 import { deliver, resultsOf } from '../../../src/cell/deliver.js';
 import { pack } from '../../../src/cell/package.js';
 import type { CellInput, Packaged } from '../../../src/cell/types.js';
@@ -60,6 +60,17 @@ it('compile cuts the way out before the package’s code runs, and boots the ver
   expect(Object.keys(phases).sort()).toEqual(['boot', 'build', 'collect', 'dkms', 'fetch']);
   expect(phases.build).toBe(3);
   expect(run.record).toMatchObject({ live: null, kept: false });
+});
+
+it.each<[string, Partial<CellInput>, boolean, string]>([
+  ['nothing', {}, false, 'none'],
+  ['a login', { debug: true }, false, 'login'],
+  ['a login when it fails', { keepFailed: true }, false, 'login'],
+  ['a question when it fails', { onFailure: () => Promise.resolve() }, false, 'login'],
+  ['packages that the host has not found', {}, true, 'egress'],
+])('a build VM that needs %s of a network', async (_, input, network, expected) => {
+  const { cell } = await opened({}, { debug: false, keepFailed: false, ...input });
+  expect(networkOf(cell.input, { network })).toBe(expected);
 });
 
 it('pack makes a package of what was built, and a row of the results', async () => {
