@@ -98,16 +98,29 @@ it.each([
 it('what cannot be packed has failed: here a module for another kernel', async () => {
   const other = frames([
     ['ko', elf([['.modinfo', modinfo({ vermagic: '5.10.0 SMP ' })]])],
+    ['log', 'make says\n'],
     [
       'meta',
       JSON.stringify({
-        modules: [{ name: 'foo', version: '1', ko: [{ dest: 'foo.ko', blob: 0 }] }],
+        modules: [{ name: 'foo', version: '1', ko: [{ dest: 'foo.ko', blob: 0 }], log: 1 }],
       }),
     ],
   ]);
   const cell = await packaged({ 'collect.py': { stdout: other } });
   expect(cell.modules).toMatchObject([{ packed: null, result: { verdict: 'failed', fault: 'module' } }]);
   expect(cell.modules[0]!.result.reason).toContain('5.10.0');
+});
+
+it('what comes without a log of its build has failed', async () => {
+  const meta = { modules: [{ name: 'foo', version: '1', ko: [{ dest: 'foo.ko', blob: 0 }] }] };
+  const stdout = frames([
+    ['ko', elf([['.modinfo', modinfo({ vermagic: `${RELEASE} SMP ` })]])],
+    ['meta', JSON.stringify(meta)],
+  ]);
+  const cell = await packaged({ 'collect.py': { stdout } });
+  expect(cell.modules).toMatchObject([
+    { packed: null, result: { verdict: 'failed', reason: 'foo: the guest sent no log of its build' } },
+  ]);
 });
 
 const verified = async (answer: Answer, input: Partial<CellInput> = {}) => {
@@ -359,12 +372,19 @@ it('a source package that is called like one of the distro takes nobody’s plac
 it('a package depends on no module that only the build VM names', async () => {
   const meta = JSON.stringify({
     modules: [
-      { name: 'foo', version: '1', ko: [{ dest: 'foo.ko', blob: 0 }], buildDepends: ['systemd', 'lib'] },
+      {
+        name: 'foo',
+        version: '1',
+        ko: [{ dest: 'foo.ko', blob: 0 }],
+        log: 1,
+        buildDepends: ['systemd', 'lib'],
+      },
     ],
   });
   const ko = elf([['.modinfo', modinfo({ vermagic: `${RELEASE} SMP ` })]]);
   const stdout = frames([
     ['ko', ko],
+    ['log', 'make says\n'],
     ['meta', meta],
   ]);
   const { modules } = await packaged({ 'collect.py': { stdout } });
