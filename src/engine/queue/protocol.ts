@@ -77,7 +77,8 @@ const job = z.strictObject({
   buildPackages: z
     .array(
       z.union([
-        z.strictObject({ name: PackageName }),
+        // What ends so would be a file of the worker's own folder.
+        z.strictObject({ name: PackageName.regex(/^(?!.*\.deb$)/i, 'not a package name') }),
         z.strictObject({ file: FileName.regex(/\.deb$/), sha256: Sha256 }),
       ]),
     )
