@@ -7,7 +7,7 @@ Variables, besides load.py's: MANAGER (apt, dnf), URL, SOURCES (the text for sou
 Result lines besides load.py's: installed PACKAGE VERSION MODULE,MODULE…   for every package that came, most without modules
 
 Exit codes (lib/exit-codes.sh): DONE (all loaded or refused by themselves) BAD NETWORK NOT_INSTALLED DISK_FULL PACKAGE_MANAGER
-TOOLCHAIN TOOLCHAIN_CAME OTHER_KERNEL
+LEFT_BEHIND TOOLCHAIN TOOLCHAIN_CAME OTHER_KERNEL
 """
 import socket
 import time
@@ -47,7 +47,7 @@ def toolchain(packages):
 
 def refuse(what, said, lost, why):
     """Ends with what the package manager said."""
-    if re.search("No space left on device|enough free space|more space needed", said):
+    if no_space(said):
         fail(E_DISK_FULL, "the guest's disk is full")
     fail(E_NETWORK if re.search(lost, said) else E_NOT_INSTALLED, "%s: %s" % (what, " ".join(re.findall(why, said, re.M)[:6]) or said[-300:]))
 

@@ -38,7 +38,7 @@ def installed():
 
 
 def refuse(what, said):
-    if re.search("No space left on device|enough free space|more space needed", said):
+    if no_space(said):
         fail(E_DISK_FULL, "the guest's disk is full")
     lost = re.search("Could not connect|Connection (failed|timed out|refused|reset)|Unable to connect|Temporary failure", said)
     fail(E_NETWORK if lost else E_NOT_INSTALLED, "%s: %s" % (what, " ".join(re.findall(r"(?m)^(?:[EW]: | \S+ : ).*", said)[:6]) or said[-300:]))
