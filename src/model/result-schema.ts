@@ -20,6 +20,12 @@ export const Cell = z.strictObject({
       'Why it is not built; for a built one what is worth knowing: up to date, no hardware to load it for',
     ),
   package: z.string().nullable().describe('Absolute path of the package, null unless built'),
+  otherPackages: z
+    .array(z.string())
+    .optional()
+    .describe(
+      'Absolute paths of the packages that came with it: the common one, which it needs, and debug symbols; absent when there are none',
+    ),
   log: z.string().nullable().describe('Absolute path of make.log, null when no build ran'),
   phases: z
     .record(z.string(), z.number().nonnegative())
