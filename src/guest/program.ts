@@ -21,10 +21,10 @@ const PARTS = {
   'install-kernel-rpm.sh': [...SHELL, 'install-kernel-rpm.sh'],
   'open-ssh.sh': ['open-ssh.sh'],
   'pack-rpm.py': ['pack-rpm.py'],
-  'prove.py': [CODES, 'lib/load.py', 'prove.py'],
+  'prove.py': [CODES, 'lib/load.py', 'lib/repository.py', 'prove.py'],
   'provision.sh': ['provision.sh'],
   'settle.sh': [...SHELL, 'settle.sh'],
-  'upgrade.py': [CODES, 'lib/load.py', 'upgrade.py'],
+  'upgrade.py': [CODES, 'lib/load.py', 'lib/repository.py', 'upgrade.py'],
   'verify.py': [CODES, 'lib/load.py', 'verify.py'],
 } satisfies Record<string, readonly string[]>;
 

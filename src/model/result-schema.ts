@@ -229,6 +229,9 @@ const Proved = z.strictObject({
   installed: z
     .array(z.strictObject({ package: z.string(), version: z.string() }))
     .describe('All that was installed'),
+  fromDistro: z
+    .array(z.string())
+    .describe("Of these, what came from the distro's own package sources, because the packages depend on it"),
   modules: z.array(
     z.strictObject({
       package: z.string(),

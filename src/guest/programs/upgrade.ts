@@ -23,7 +23,9 @@ export interface UpgradeOrder {
   packages: readonly string[];
   /** Packages of modules for both kernels. */
   modules: readonly { from: string; to: string }[];
+  /** For the distro's own sources: a proxy, and certificates of further authorities (PEM); '' for none. */
   proxy: string;
+  authorities: string;
 }
 
 export interface StepResult {
@@ -40,7 +42,7 @@ export interface StepResult {
 const NAME = /^[A-Za-z0-9][A-Za-z0-9+._-]*$/;
 const INSTALLED = z.tuple([
   z.string().regex(NAME),
-  z.string().regex(/^[A-Za-z0-9][A-Za-z0-9+._~:^-]*$/),
+  z.string().regex(/^[A-Za-z0-9][A-Za-z0-9+._~:^,-]*$/),
   z
     .string()
     .regex(/^[A-Za-z0-9_.,+-]*$/)
@@ -59,7 +61,7 @@ export async function takeStep(
     ...{ RELEASE: step === 'leave' ? order.to : order.from, STEP: step, FROM: order.from, TO: order.to },
     ...{ META: order.meta, FROM_META: order.fromVersion, TO_META: order.toVersion },
     ...{ HOST: order.host, SOURCES: order.sources, KEY_URL: order.keyUrl, KEYRING: order.keyring },
-    ...{ PACKAGES: order.packages, PROXY: order.proxy },
+    ...{ PACKAGES: order.packages, PROXY: order.proxy, AUTHORITIES: order.authorities },
     MODULES: order.modules.flatMap(({ from, to }) => [from, to]),
   };
   const known = (name: string, reports: readonly Report[]): boolean =>
