@@ -183,7 +183,12 @@ class Walk {
     await using through = await guestProxy({ proxy: machine.proxy ?? '', urls: [main, security] }, 'vm');
     const order =
       step === 'fetch'
-        ? { ...this.order, host: '', proxy: through.proxy, authorities: await extraAuthorities() }
+        ? {
+            ...this.order,
+            host: '',
+            proxy: through.proxy,
+            authorities: Buffer.from(await extraAuthorities()),
+          }
         : this.order;
     const result = await takeStep(guest, step, order, {
       timeoutMs: AS_LONG_AS_IT_TAKES_MS,
@@ -225,7 +230,7 @@ function orderOf({ from, to, follow }: UpgradeInput, fromVersion: string): Upgra
       keyUrl: '',
       keyring,
       proxy: '',
-      authorities: '',
+      authorities: Buffer.alloc(0),
     },
     packages: follow.each.map(({ name }) => name),
     modules: follow.each.map((each) => ({ from: each.from.name, to: each.to.name })),

@@ -199,7 +199,7 @@ async function fetchFromDistro(
 ): Promise<void> {
   const { main, security } = await mirrorsOf(lookup.row, machine, machine.arch);
   await using through = await guestProxy({ proxy: machine.proxy ?? '', urls: [main, security] }, 'vm');
-  const egress = { proxy: through.proxy, authorities: await extraAuthorities() };
+  const egress = { proxy: through.proxy, authorities: Buffer.from(await extraAuthorities()) };
   await fetchPackages(guest, order, { egress, ...run });
 }
 

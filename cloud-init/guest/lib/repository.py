@@ -1,8 +1,8 @@
 """What prove.py and upgrade.py have in common: a machine's packages, and a repository that is added to it as a person would.
 
 Variables: HOST (of the repository, as this machine reaches it; may be empty), KEY_URL and KEYRING (where the key is, and where it belongs; empty for
-a repository that is not signed), PROXY (for the distro's own sources, may be empty), AUTHORITIES (certificates of further authorities that
-vouch for those, PEM, may be empty)
+a repository that is not signed), PROXY (for the distro's own sources, may be empty), AUTHORITIES (size in bytes of what comes on
+stdin: certificates of further authorities that vouch for those, PEM)
 """
 import socket
 
@@ -54,7 +54,8 @@ def trusted():
     if not AUTHORITIES:
         return None
     known = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem")
-    texts = [AUTHORITIES]
+    with open(0, encoding="ascii", closefd=False) as file:
+        texts = [file.read(AUTHORITIES)]
     for path in known:
         if os.path.exists(path):
             with open(path, encoding="utf-8", errors="replace") as file:

@@ -29,8 +29,8 @@ export interface ProveOrder {
 export interface Egress {
   /** '' for none. */
   proxy: string;
-  /** Certificates of further authorities that vouch for them, PEM; '' for none. */
-  authorities: string;
+  /** Certificates of further authorities that vouch for them, PEM; empty for none. */
+  authorities: Buffer;
 }
 
 export interface InstalledPackage {
@@ -52,10 +52,10 @@ const variablesOf = (
 ) => ({
   ...{ RELEASE: order.release, STEP: step, MANAGER: order.packageManager, HOST: order.host },
   ...{ SOURCES: order.sources, KEY_URL: order.keyUrl, KEYRING: order.keyring, PACKAGES: order.packages },
-  ...{ PROXY: proxy, AUTHORITIES: authorities },
+  ...{ PROXY: proxy, AUTHORITIES: authorities.length },
 });
 
-const CLOSED: Egress = { proxy: '', authorities: '' };
+const CLOSED: Egress = { proxy: '', authorities: Buffer.alloc(0) };
 
 /**
  * Has the package manager download packages of a repository, and from the machine's own sources what they depend on. Throws `module`
@@ -67,7 +67,11 @@ export async function fetchPackages(
   { egress, ...run }: ScriptRun & { egress: Egress },
 ): Promise<void> {
   const vars = { ...variablesOf(order, 'fetch', egress), HANG: 0 };
-  readEnd(await guest.script('prove.py', vars, { silenceMs: SILENCE_MS, ...run }), ['DONE'], describe);
+  readEnd(
+    await guest.script('prove.py', vars, { silenceMs: SILENCE_MS, ...run, input: egress.authorities }),
+    ['DONE'],
+    describe,
+  );
 }
 
 /**

@@ -23,9 +23,9 @@ export interface UpgradeOrder {
   packages: readonly string[];
   /** Packages of modules for both kernels. */
   modules: readonly { from: string; to: string }[];
-  /** For the distro's own sources: a proxy, and certificates of further authorities (PEM); '' for none. */
+  /** For the distro's own sources: a proxy, '' for none, and certificates of further authorities, PEM. */
   proxy: string;
-  authorities: string;
+  authorities: Buffer;
 }
 
 export interface StepResult {
@@ -61,12 +61,16 @@ export async function takeStep(
     ...{ RELEASE: step === 'leave' ? order.to : order.from, STEP: step, FROM: order.from, TO: order.to },
     ...{ META: order.meta, FROM_META: order.fromVersion, TO_META: order.toVersion },
     ...{ HOST: order.host, SOURCES: order.sources, KEY_URL: order.keyUrl, KEYRING: order.keyring },
-    ...{ PACKAGES: order.packages, PROXY: order.proxy, AUTHORITIES: order.authorities },
+    ...{ PACKAGES: order.packages, PROXY: order.proxy, AUTHORITIES: order.authorities.length },
     MODULES: order.modules.flatMap(({ from, to }) => [from, to]),
   };
   const known = (name: string, reports: readonly Report[]): boolean =>
     moduleNames.includes(name) || installedOf(reports).some(({ modules }) => modules.includes(name));
-  const { output, reports, ...loads } = await runLoads(guest, { name: 'upgrade.py', vars, known }, run);
+  const { output, reports, ...loads } = await runLoads(
+    guest,
+    { name: 'upgrade.py', vars, known },
+    { ...run, input: order.authorities },
+  );
   const held = heldOf(reports);
   if (output !== null) {
     // What did not hold is told in its place.

@@ -501,7 +501,7 @@ describe('verify.py and prove.py', () => {
       'prove.py',
       {
         ...{ STEP: 'alone', MANAGER: 'apt', HOST: '10.0.2.9', SOURCES: '', KEY_URL: '', KEYRING: '' },
-        ...{ PACKAGES: [], PROXY: '', AUTHORITIES: '' },
+        ...{ PACKAGES: [], PROXY: '', AUTHORITIES: 0 },
       },
     ],
   ];

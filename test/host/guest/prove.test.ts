@@ -60,7 +60,7 @@ async function step(
   const variables = {
     ...{ RELEASE: release(), HANG: 1, STEP: name, MANAGER: 'apt', HOST: host, KEY_URL: '', KEYRING: '' },
     ...{ SOURCES: `deb [signed-by=${keyring}] http://${host}/ ./\n`, PACKAGES: packages },
-    ...{ PROXY: '', AUTHORITIES: '' },
+    ...{ PROXY: '', AUTHORITIES: 0 },
   };
   const text = (await programText('prove.py', variables))
     .replace('"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"', `"${tmp.path}/bin"`)

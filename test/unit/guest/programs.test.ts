@@ -486,7 +486,7 @@ describe('prove', () => {
     const lacks = 'foo : Depends: libfoo but it is not installable';
     expect(await answerOf({ code: 14, stdout: rows(`error ${lacks}`) })).toEqual({ lacks });
     const fetch = (answer: Answer) => {
-      const egress = { proxy: 'http://proxy:3142', authorities: '' };
+      const egress = { proxy: 'http://proxy:3142', authorities: Buffer.from('PEM') };
       return fetchPackages(standInGuest({ 'prove.py': answer }).guest, order, { timeoutMs: 1000, egress });
     };
     await fetch({ code: 0, stdout: '' });
