@@ -206,8 +206,8 @@ export const RESULT = [
   option({
     name: 'hold',
     schema: form.onOff,
-    help: "the metapackages keep the distro's kernel metapackage back while there is no module for its next kernel",
-    default: 'it is kept back',
+    help: "hold the distro's next kernel back, on machines with a metapackage, until there is a module for it: apt and zypper do so by themselves, dnf with EPEL's protected-kmods",
+    default: 'it is held back',
     fallback: true,
     group: 'signing',
     commands: ['build', 'matrix', 'refresh', 'repo publish'],
