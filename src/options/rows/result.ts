@@ -226,7 +226,7 @@ export const RESULT = [
     name: 'enrol',
     value: '<file>',
     schema: form.text,
-    help: 'add a package for apt that carries this certificate (PEM or DER), asks the firmware to trust it with modules (mokutil), and takes that back when it is purged',
+    help: 'add a package that carries this certificate (PEM or DER), asks the firmware to trust it with modules (mokutil), and takes that back when it is purged (of .rpm packages: removed)',
     default: 'none is added',
     group: 'signing',
     commands: ['repo publish'],
