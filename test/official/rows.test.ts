@@ -149,7 +149,7 @@ describe.each(rows)('%s', (id) => {
 const INSIDE = `echo "running $(uname -r)"
 echo "size $(df -B1 --output=size / | tail -n 1)"
 echo "upkeep $(systemctl list-units --state active --plain --no-legend '*.timer' 'unattended-upgrades*' 'dnf-automatic*' | grep -c .)"
-systemctl list-units --state active --plain --no-legend '*.timer'`;
+systemctl list-units --no-pager --state active --plain --no-legend '*.timer'`;
 
 const firstLine = (what: unknown): string =>
   String(what instanceof Error ? what.message : what)

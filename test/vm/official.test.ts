@@ -1,6 +1,6 @@
 import { execa } from 'execa';
 import { createHash } from 'node:crypto';
-import { mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
@@ -209,31 +209,25 @@ test.skipIf(later !== '' || real)(
     expect(ended.stderr).not.toMatch(/cloud-init ended with errors/);
     const { stdout } = await tool(['images', '--json'], { env });
     const { images: rows } = JSON.parse(stdout) as { images: { kind: string; name: string }[] };
-    expect(rows.filter(({ kind, name }) => kind === 'layer' && name.startsWith('runtime'))).toHaveLength(1);
+    const runtime = rows.filter(({ kind, name }) => kind === 'layer' && name.startsWith('runtime'));
+    expect(runtime).toHaveLength(1);
     const debs = proxy.asked.filter(({ agent, url }) => /APT/.test(agent) && url.endsWith('.deb'));
     expect(debs.map(({ url }) => /linux-image-[^_]+_/.exec(url)?.[0])).toContain(`linux-image-${kernel}_`);
-    expect(await rootGiB(image)).toBeGreaterThan(15);
+    expect(await rootGiB(join(folder, 'cache'), runtime[0]!.name.split(' ').pop()!)).toBeGreaterThan(15);
   },
 );
 
-/** The size of the root file system on the only layer of an image file. */
-async function rootGiB(image: string): Promise<number> {
-  const layers = join(folder, 'cache', 'layers');
-  const to = join(folder, 'raw');
-  await mkdir(to);
-  for (const name of await readdir(layers)) {
-    const disk = join(layers, name, 'disk.qcow2');
-    const { stdout } = await execa('qemu-img', ['info', '--output=json', disk]);
-    const { 'backing-filename': backing } = JSON.parse(stdout) as Record<string, string>;
-    if (!backing?.endsWith(image)) continue;
-    const raw = join(to, 'disk.raw');
-    await execa('qemu-img', ['convert', '-O', 'raw', disk, raw]);
-    const options = { env: { PATH: `${process.env.PATH}:/usr/sbin:/sbin` } };
-    const { stdout: facts } = await execa('dumpe2fs', ['-h', `${raw}?offset=${262144 * 512}`], options);
-    const blocks = Number(/^Block count: +(\d+)$/m.exec(facts)?.[1]);
-    return (blocks * Number(/^Block size: +(\d+)$/m.exec(facts)?.[1])) / 1024 ** 3;
-  }
-  throw new Error(`no layer on ${image}`);
+/** The size of the root file system of a layer, named as `images` does. */
+async function rootGiB(cache: string, layer: string): Promise<number> {
+  const name = (await readdir(join(cache, 'layers'))).find(
+    (each) => each.startsWith(layer) && !each.endsWith('.lock'),
+  )!;
+  const raw = join(folder, 'disk.raw');
+  await execa('qemu-img', ['convert', '-O', 'raw', join(cache, 'layers', name, 'disk.qcow2'), raw]);
+  const options = { env: { PATH: `${process.env.PATH}:/usr/sbin:/sbin` } };
+  const { stdout: facts } = await execa('dumpe2fs', ['-h', `${raw}?offset=${262144 * 512}`], options);
+  const blocks = Number(/^Block count: +(\d+)$/m.exec(facts)?.[1]);
+  return (blocks * Number(/^Block size: +(\d+)$/m.exec(facts)?.[1])) / 1024 ** 3;
 }
 
 test.skipIf(skipped !== '')(
