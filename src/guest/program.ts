@@ -90,7 +90,8 @@ export async function programText(name: ProgramName, variables: Variables): Prom
 const bare = (python: string): string =>
   python
     .replaceAll(/^"""[^]*?"""\n/gm, '')
-    .replaceAll(/(?<=:\n) +"""[^]*?"""\n/g, '')
+    // A body may be nothing else.
+    .replaceAll(/(?<=:\n)( +)"""[^]*?"""\n/g, '$1pass\n')
     .replaceAll(/^ *#.*\n/gm, '');
 
 /**
