@@ -260,22 +260,13 @@ echo "installing ${wanted[*]} ${toolchain[*]-}"
 apt_install "${wanted[@]}" ${toolchain[@]+"${toolchain[@]}"} || give_up
 
 # --- the compiler that the kernel was built with --------------------------------------------------------------------------
-# Where the headers name it themselves, as Debian's do, or bring it as a dependency, nothing is to be done.
-kernel_compiler=
 want_compiler() {
-  local build=/lib/modules/$RELEASE/build config major own
-  config=$build/.config
-  [ -f "$config" ] || config=$build/include/config/auto.conf
-  if [ ! -f "$config" ] || [ -f "$build/.kernelvariables" ]; then return 0; fi
-  kernel_compiler=$(sed -n 's/^CONFIG_CC_VERSION_TEXT="\(.*\)"$/\1/p' "$config")
-  if grep -q '^CONFIG_CC_IS_CLANG=y' "$config"; then
-    major=$(sed -n 's/^CONFIG_CLANG_VERSION=\([0-9]*\)[0-9]\{4\}$/\1/p' "$config")
-    want_clang "$major"
-    return 0
-  fi
-  major=$(sed -n 's/^CONFIG_GCC_VERSION=\([0-9]*\)[0-9]\{4\}$/\1/p' "$config")
+  local major own
+  read_compiler
+  major=$kernel_cc_major
+  if [ "$kernel_cc" = clang ]; then want_clang "$major"; return 0; fi
   own=$(gcc -dumpversion 2>/dev/null)
-  if [ -z "$major" ] || [ "$major" = "${own%%.*}" ]; then kernel_compiler=; return 0; fi
+  if [ -z "$major" ] || [ "$major" = "${own%%.*}" ]; then return 0; fi
   if ! is_installed "gcc-$major" && package_known "gcc-$major"; then
     echo "installing gcc-$major"
     apt_install "gcc-$major" || true

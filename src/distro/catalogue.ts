@@ -85,7 +85,7 @@ async function catalogueFiles(dir: string): Promise<string[]> {
 }
 
 /**
- * The catalogue with the repositories of `--kernel-repo` on top. Throws fault `usage` for a file that cannot be used.
+ * The catalogue with the repositories of `--kernel-repo` and of the config file on top. Throws fault `usage` for a file that cannot be used.
  */
 export async function catalogueOf({
   kernelRepos = [],
@@ -93,18 +93,18 @@ export async function catalogueOf({
 }: RepoOptions & { kernelRepos?: readonly string[] | undefined }): Promise<CatalogueRow[]> {
   const rows = await loadCatalogue();
   for (const file of kernelRepos) {
-    const own = (await readKernelRepo(file, options, rows)).flatMap((each) =>
-      overlayRows({ ...each, asked: true }, rows, (field, message) => {
-        throw new Dkms2binError('usage', `--kernel-repo ${file}: ${field}: ${message}`);
-      }),
-    );
-    for (const row of own) {
-      const twin = rows.find(({ id, aliases }) => [id, ...aliases].includes(row.id));
-      if (twin)
-        throw new Dkms2binError('usage', `--kernel-repo ${file}: ${row.id} is the name of a distro already`, {
-          hint: 'Give the file another name.',
+    const own = (await readKernelRepo(file, options, rows)).flatMap((each) => {
+      const place = each.asked ? `--kernel-repo ${file}` : `${file}: kernels`;
+      const made = overlayRows(each, rows, (field, message) => {
+        throw new Dkms2binError('usage', `${place}: ${field}: ${message}`);
+      });
+      const taken = made.find((row) => rows.some(({ id, aliases }) => [id, ...aliases].includes(row.id)));
+      if (taken)
+        throw new Dkms2binError('usage', `${place}: ${taken.id} is the name of a distro already`, {
+          hint: /\.ya?ml$/.test(file) ? 'Give it another id.' : 'Give the file another name.',
         });
-    }
+      return made;
+    });
     rows.push(...own);
   }
   return rows;

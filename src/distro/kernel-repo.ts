@@ -32,8 +32,9 @@ const refused = (file: string, why: string, hint?: string): Dkms2binError =>
   new Dkms2binError('usage', `--kernel-repo ${file}: ${why}`, hint === undefined ? {} : { hint });
 
 /**
- * The repositories of kernels that a file describes: a deb822 file of apt (`.sources`), a `.repo` of dnf, or a catalogue file with
- * `overlays`. Throws fault `usage` naming what is wrong in it.
+ * The repositories of kernels that a file describes: a deb822 file of apt (`.sources`), a `.repo` of dnf, a catalogue file with
+ * `overlays`, or a config file with `kernels`, which are beside the catalogue's own and so not `asked`. Throws fault `usage` naming
+ * what is wrong in it.
  */
 export async function readKernelRepo(
   file: string,
@@ -55,7 +56,7 @@ export async function readKernelRepo(
     .replace(/^[.-]+/, '');
   const on = baseOf(file, about, options, rows);
   const { codename: _, ...input } = about;
-  return [{ overlay: { ...input, id: name, on: [on.id] }, file: path, dir: dirname(path) }];
+  return [{ overlay: { ...input, id: name, on: [on.id] }, file: path, dir: dirname(path), asked: true }];
 }
 
 type About = Omit<OverlayInput, 'id' | 'on'> & { codename: string };
@@ -212,13 +213,20 @@ function yamlOverlays(file: string, path: string, text: string): Overlay[] {
     throw refused(file, messageOf(error));
   }
   if (document.errors[0]) throw refused(file, document.errors[0].message.trim());
-  const overlays = (content as { overlays?: unknown } | null)?.overlays;
-  if (!Array.isArray(overlays) || overlays.length === 0)
+  const { overlays, kernels } = (content ?? {}) as { overlays?: unknown; kernels?: unknown };
+  const listed = overlays ?? kernels;
+  if (!Array.isArray(listed) || listed.length === 0)
     throw refused(file, 'no overlays in it', 'Its form is that of images/kernels.yaml.');
-  return overlays.map((each: unknown) => {
+  return listed.map((each: unknown, at) => {
     const parsed = OverlayInput.safeParse(each);
-    if (parsed.success) return { overlay: parsed.data, file: path, dir: dirname(path) };
+    const of = { file: path, dir: dirname(path), ...(overlays !== undefined && { asked: true as const }) };
+    if (parsed.success) return { overlay: parsed.data, ...of };
     const [issue] = parsed.error.issues;
-    throw refused(file, `${issue?.path.join('.') ?? ''}: ${issue?.message ?? 'not in order'}`);
+    const why = `${issue?.path.join('.') ?? ''}: ${issue?.message ?? 'not in order'}`;
+    throw overlays === undefined
+      ? new Dkms2binError('usage', `${file}: kernels.${at}.${why}`, {
+          hint: 'Its form is that of images/kernels.yaml.',
+        })
+      : refused(file, why);
   });
 }

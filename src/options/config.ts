@@ -83,11 +83,20 @@ export type Matrix = z.input<typeof Matrix> & InputOf<'matrix'>;
 /** Keys are the command line's long options; `verify: false` is `--no-verify`. */
 const Config = z.strictObject({
   ...keysOf('own'),
+  kernels: z
+    .array(z.record(z.string(), z.unknown()))
+    .optional()
+    .describe(
+      "Repositories of kernels beside the catalogue's, in the form of the overlays of images/kernels.yaml",
+    ),
   matrix: Matrix.optional().describe('What dkms2bin matrix builds'),
 });
 
 /** A config file whose values have been checked, as they are written in it. An option on the command line wins. */
-export type Config = InputOf<'own'> & { matrix?: Matrix | undefined };
+export type Config = InputOf<'own'> & {
+  kernels?: Record<string, unknown>[] | undefined;
+  matrix?: Matrix | undefined;
+};
 
 export interface LoadedConfig {
   /** Absolute, null when there is no config file. */
@@ -119,8 +128,15 @@ export async function loadConfig(options: {
       cause: error,
     });
   }
-  return { path, config: parseConfig(text, options.explicit ?? CONFIG_NAME) };
+  const config = parseConfig(text, options.explicit ?? CONFIG_NAME);
+  if (config.kernels === undefined) return { path, config };
+  if (!/\.ya?ml$/.test(path))
+    throw new Dkms2binError('usage', `${path}: kernels stands only in a file whose name ends in .yaml`);
+  return { path, config: { ...config, 'kernel-repo': [...severalOf(config['kernel-repo']), path] } };
 }
+
+const severalOf = (value: string | readonly string[] = []): readonly string[] =>
+  typeof value === 'string' ? [value] : value;
 
 /** `name` stands for the file in errors. */
 export function parseConfig(text: string, name = CONFIG_NAME): Config {

@@ -72,7 +72,7 @@ export async function cachedImage(form: Form, origin: Origin): Promise<string> {
 
 /**
  * The fixture `tiny` as a folder whose build also writes into make.log what the guest is: size of the root in KiB, file system,
- * SELinux's mode, kernel arguments, distro's user.
+ * SELinux's mode, kernel arguments, whether the CPU is of x86-64-v3, distro's user.
  */
 export async function lookingTiny(fixtures: string, folder: string): Promise<string> {
   const to = join(folder, 'looking-tiny');
@@ -85,6 +85,7 @@ export async function lookingTiny(fixtures: string, folder: string): Promise<str
       'echo "root: $(df -k --output=size / | tail -n 1) KiB of $(findmnt -no FSTYPE,OPTIONS /)"',
       'echo "SELinux: $(getenforce 2>/dev/null || echo none), $(id -Z 2>/dev/null)"',
       'echo "arguments: $(cat /proc/cmdline)"',
+      'echo "AVX2: $(grep -c -m 1 -w avx2 /proc/cpuinfo)"',
       '',
     ].join('\n'),
   );

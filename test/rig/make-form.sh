@@ -1,11 +1,12 @@
 #!/bin/bash
 # Makes kernel packages as repositories of kernels have them from Debian's: one package with image and modules, one with all headers, and
 # metapackages. No privilege.
-# usage: make-form.sh RELEASE DEBS-FOLDER POOL FORM        FORM is proxmox or xanmod; prints the kernel release in that form's grammar
+# usage: make-form.sh RELEASE DEBS-FOLDER POOL FORM        FORM is proxmox, xanmod, zabbly or rpi; prints the kernel release in that form's grammar
 # The release is of the same length as Debian's, see rename-kernel.py.
 set -euo pipefail
 old=$1 debs=$(realpath "$2") pool=$(realpath -m "$3") form=$4
 here=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
+arch=amd64 abi=''
 series=$(sed -E 's/^([0-9]+\.[0-9]+).*/\1/' <<<"$old")
 case $form in
   proxmox)
@@ -16,6 +17,15 @@ case $form in
     tail=-x64v3-xanmod1; fill=$((${#old} - ${#series} - 1 - ${#tail}))
     release=$series.$(printf "%0${fill}d" 1 | sed 's/^0/1/')$tail version=$release-0
     image=linux-image-$release headers=linux-headers-$release ;;
+  zabbly)
+    tail=-zabbly+; fill=$((${#old} - ${#series} - 1 - ${#tail}))
+    release=$series.$(printf "%0${fill}d" 1 | sed 's/^0/1/')$tail version=${release%-*}-202601010000
+    image=linux-image-$release headers=linux-headers-$release ;;
+  rpi)
+    # Of Debian's arm64 kernels; split into packages as Debian splits its own.
+    arch=arm64 tail=+rpt-rpi-v8; fill=$((${#old} - ${#series} - 1 - ${#tail}))
+    release=$series.$(printf "%0${fill}d" 1 | sed 's/^0/1/')$tail version=1:${release%%+*}-1+rpt1
+    abi=${release%-rpi-v8} image=linux-image-$release headers=linux-headers-$release ;;
   *) echo "no such form: $form" >&2; exit 1 ;;
 esac
 [ "${#release}" -eq "${#old}" ] || { echo "$release is not as long as $old" >&2; exit 1; }
@@ -40,11 +50,11 @@ pack() {
   local name=$1 version=$2
   shift 2
   {
-    printf '%s\n' "Package: $name" 'Architecture: amd64' "Version: $version" 'Section: kernel' 'Priority: optional' \
+    printf '%s\n' "Package: $name" "Architecture: $arch" "Version: $version" 'Section: kernel' 'Priority: optional' \
       'Maintainer: Rig <rig@rig.invalid>' "Installed-Size: $(du -sk --apparent-size "$root" | cut -f 1)" "$@" \
       "Description: Debian's kernel in another form" ' For tests.'
   } >"$root/DEBIAN/control"
-  dpkg-deb --root-owner-group -Zzstd -z1 --build "$root" "$pool/${name}_${version}_amd64.deb" >/dev/null
+  dpkg-deb --root-owner-group -Zzstd -z1 --build "$root" "$pool/${name}_${version#*:}_$arch.deb" >/dev/null
 }
 
 stage "$image"
@@ -63,21 +73,42 @@ POSTINST
 chmod 755 "$root/DEBIAN/postinst"
 pack "$image" "$version" 'Depends: kmod, initramfs-tools | linux-initramfs-tool' 'Provides: linux-image'
 
-# Nothing of the distro's goes with them: no linux-kbuild, and no compiler that they would name themselves.
 kbuild=$tree/usr/lib/linux-kbuild-$old_abi own=$tree/usr/src/linux-headers-$old common=$tree/usr/src/linux-headers-$old_abi-common
-rm -f "$own/vmlinux" "$own"/{scripts,tools} "$common"/{scripts,tools}
-cp -a "$kbuild"/{scripts,tools} "$own/"
-cp -a "$kbuild"/{scripts,tools} "$common/"
-grep -rlIF -- "$old_abi" "$own" | xargs sed -i "s/linux-headers-${old_abi//./\\.}-common/linux-headers-$release-common/g; s/${old//./\\.}/$release/g"
+new_common=linux-headers-${abi:-$release}-common${abi:+-rpi}
+rm -f "$own"/{scripts,tools} "$common"/{scripts,tools}
+if [ -n "$abi" ]; then
+  for folder in "$own" "$common"; do
+    for each in scripts tools; do ln -s "/usr/lib/linux-kbuild-$abi/$each" "$folder/$each"; done
+  done
+  stage "linux-kbuild-$abi"
+  put "/usr/lib/linux-kbuild-$old_abi" "/usr/lib/linux-kbuild-$abi"
+  pack "linux-kbuild-$abi" "$version" 'Depends: libc6, libelf1, libssl3, zlib1g'
+  stage "$new_common"
+  put "/usr/src/linux-headers-$old_abi-common" "/usr/src/$new_common"
+  pack "$new_common" "$version"
+  needs="Depends: $new_common, linux-kbuild-$abi, gcc-12"
+else
+  # Nothing of the distro's goes with them: no linux-kbuild, and no compiler that they would name themselves.
+  rm -f "$own/vmlinux"
+  cp -a "$kbuild"/{scripts,tools} "$own/"
+  cp -a "$kbuild"/{scripts,tools} "$common/"
+  needs='Depends: libc6, libelf1, libssl3, zlib1g'
+fi
+grep -rlIF -- "$old_abi" "$own" | xargs sed -i "s/linux-headers-${old_abi//./\\.}-common/$new_common/g; s/${old//./\\.}/$release/g"
 stage "$headers"
-put "/usr/src/linux-headers-$old_abi-common" "/usr/src/linux-headers-$release-common"
+[ -n "$abi" ] || put "/usr/src/linux-headers-$old_abi-common" "/usr/src/$new_common"
 put "/usr/src/linux-headers-$old" "/usr/src/linux-headers-$release"
 mkdir -p "$root/lib/modules/$release"
 ln -s "/usr/src/linux-headers-$release" "$root/lib/modules/$release/build"
-pack "$headers" "$version" 'Depends: libc6, libelf1, libssl3, zlib1g' "Provides: linux-headers-$release-amd64"
+pack "$headers" "$version" "$needs" "Provides: linux-headers-$release-$arch"
 
 # What a machine follows.
-if [ "$form" = proxmox ]; then
+if [ "$form" = rpi ]; then
+  stage linux-image-rpi-v8; pack linux-image-rpi-v8 "$version" "Depends: $image"
+  stage linux-headers-rpi-v8; pack linux-headers-rpi-v8 "$version" "Depends: $headers"
+elif [ "$form" = zabbly ]; then
+  stage linux-zabbly; pack linux-zabbly "$version" "Depends: $image, $headers"
+elif [ "$form" = proxmox ]; then
   stage "proxmox-kernel-$series"; pack "proxmox-kernel-$series" "$version" "Depends: $image | ${image%-signed}"
   stage "proxmox-headers-$series"; pack "proxmox-headers-$series" "$version" "Depends: $headers"
   stage proxmox-default-kernel; pack proxmox-default-kernel 1.1.0 "Depends: proxmox-kernel-$series"

@@ -19,7 +19,9 @@ SIGNED = b"~Module signature appended~\n"
 
 
 def payload(image):
-    """The kernel in a bzImage: offset and length stand in its header; the last four bytes are its size."""
+    """The kernel in an Image of arm64, which is one, or in a bzImage: offset and length stand in its header; the last four bytes are its size."""
+    if image[56:60] == b"ARMd":
+        return image
     setup = ((image[0x1F1] or 4) + 1) * 512
     offset, length = struct.unpack_from("<II", image, 0x248)
     packed = image[setup + offset:setup + offset + length - 4]

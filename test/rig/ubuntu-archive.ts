@@ -10,11 +10,14 @@ import type { SigningKey } from '../../src/repo/index.js';
 /** Packages of one suite, by component: stanzas of an index, or folders of the archive with .deb files. */
 export interface Suite {
   name: string;
+  /** amd64 where none is told. */
+  arch?: string;
   components: Record<string, { stanzas?: string; folders: string[] }>;
 }
 
 /** Writes dists/SUITE of an archive as Ubuntu's looks: signed, by hash, with components. */
 export async function writeSuite(archive: string, suite: Suite, key: SigningKey): Promise<void> {
+  const { arch = 'amd64' } = suite;
   const dists = join(archive, 'dists', suite.name);
   const sums: string[] = [];
   for (const [component, { stanzas = '', folders }] of Object.entries(suite.components)) {
@@ -24,7 +27,7 @@ export async function writeSuite(archive: string, suite: Suite, key: SigningKey)
       ),
     );
     const plain = Buffer.from([stanzas, ...scanned.map(({ stdout }) => `${stdout}\n`)].join('\n'));
-    const folder = `${component}/binary-amd64`;
+    const folder = `${component}/binary-${arch}`;
     await mkdir(join(dists, folder, 'by-hash/SHA256'), { recursive: true });
     // The plain index is named and not carried, as by Ubuntu's mirrors.
     for (const [name, bytes] of [
@@ -43,9 +46,9 @@ export async function writeSuite(archive: string, suite: Suite, key: SigningKey)
     'Label: Ubuntu',
     `Suite: ${suite.name}`,
     'Version: 24.04',
-    'Codename: noble',
+    `Codename: ${suite.name.replace(/-.*/, '')}`,
     `Date: ${new Date().toUTCString().replace('GMT', 'UTC')}`,
-    'Architectures: amd64',
+    `Architectures: ${arch}`,
     `Components: ${Object.keys(suite.components).join(' ')}`,
     'Acquire-By-Hash: yes',
     'SHA256:',

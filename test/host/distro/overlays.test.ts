@@ -1,3 +1,5 @@
+import { loadConfig } from '../../../src/options/config.js';
+import { optionsOf } from '../../../src/options/merge.js';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -349,6 +351,46 @@ describe("a house's own repository", () => {
     const targets = await resolveKernels(wanted, rows, options({ distro }));
     return targets.map((target) => `${target.distro} ${target.release}`);
   };
+
+  test("kernels of the config file stand beside the catalogue's own", async () => {
+    await writeFile(join(cacheDir, 'house.asc'), signer.toPublic().armor());
+    const overlay = {
+      id: 'house',
+      on: ['debian-12'],
+      releases: String.raw`^[\d.]+-(?<flavour>house)$`,
+      repositories: [{ url: `${server.origin}/house`, suite: '{codename}' }],
+      key: { keyFingerprint: signer.getFingerprint().toUpperCase(), keyFile: 'house.asc' },
+      packages: {
+        image: ['linux-image-{release}'],
+        headers: ['linux-headers-{release}'],
+        modules: [],
+        extra: [],
+      },
+      defaultKernel: 'linux-image-house',
+    };
+    const of = async (overlays: object[]): Promise<string[]> => {
+      await put('dkms2bin.yaml', JSON.stringify({ kernels: overlays }));
+      const { config } = await loadConfig({ cwd: cacheDir });
+      return optionsOf('kernels', {}, { ...config }).kernelRepos;
+    };
+    const [file = '', ...more] = await of([overlay]);
+    expect(more).toEqual([]);
+    // By its release alone, and the distro's own by theirs: a place where neither is says which was asked.
+    expect(await found(file, ['6.12.4-house'])).toEqual(['house 6.12.4-house']);
+    expect(await found(file, ['latest'], 'house')).toEqual(['house 6.12.3-house']);
+    await expect(found(file, ['6.1.0-999-amd64'])).rejects.toMatchObject({
+      message: expect.stringContaining('debian-12') as string,
+    });
+    await expect(
+      found((await of([{ ...overlay, on: ['debian-99'] }]))[0]!, ['latest']),
+    ).rejects.toMatchObject({
+      fault: 'usage',
+      message: `${file}: kernels: on.0: there is no row debian-99`,
+    });
+    await expect(found((await of([{ ...overlay, suite: 'x' }]))[0]!, ['latest'])).rejects.toMatchObject({
+      message: expect.stringContaining(`${file}: kernels.0.`) as string,
+    });
+  });
 
   test('a .sources file with a key: list, pattern, latest, on the distro of its suite or of --distro', async () => {
     await writeFile(join(cacheDir, 'house.asc'), signer.toPublic().armor());

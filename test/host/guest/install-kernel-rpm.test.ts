@@ -1,8 +1,8 @@
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { corpus } from '../../hostile/corpus.js';
 import { putFile } from '../fixtures/put.js';
 import { programText } from '../../../src/guest/program.js';
@@ -17,13 +17,18 @@ afterEach(() => rmSync(root, { recursive: true }));
 
 const put = (path: string, text: string, mode?: number): void => putFile(root, path, text, mode);
 
-async function run(variables: Record<string, string>): Promise<{ status: number | null; said: string }> {
+async function run(
+  variables: Record<string, string>,
+  lacking: readonly string[] = [],
+): Promise<{ status: number | null; said: string }> {
   put(
     'bin/dnf',
     `#!/bin/sh
 for each; do case $each in --setopt=sslcacert=*) cat "\${each##*=}" >>'${root}/trusted'; echo >>'${root}/trusted' ;; esac; done
 case " $* " in
-  *" repoquery "*) for last; do :; done; echo "$last" ;;
+  *" repoquery "*)
+    for last; do :; done
+    case ' ${lacking.join(' ')} ' in *" $last "*) ;; *) echo "$last" ;; esac ;;
   *" install "*) printf '%s\n' "$*" >>'${root}/calls' ;;
 esac`,
     0o755,
@@ -33,14 +38,20 @@ esac`,
   for (const path of ['build/Makefile', 'modules.dep']) put(`lib/modules/${RELEASE}/${path}`, 'x');
   const script = (await programText('install-kernel-rpm.sh', variables))
     .replace(/ PATH=\S+$/m, ` PATH='${root}/bin':/usr/bin:/bin`)
-    .replaceAll(/(?<![\w.$}/-])\/(?:etc|boot|lib\/modules)\b/g, (path) => root + path);
+    .replaceAll(/(?<![\w.$}/-])\/(?:etc|boot|opt|lib\/modules|usr\/local)\b/g, (path) => root + path);
   const { status, stdout, stderr } = spawnSync('bash', ['-c', script], { encoding: 'utf8' });
   return { status, said: stdout + stderr };
 }
 
-/** Packages that dnf was told to install, call by call, with the options that switch repositories on. */
-async function install(variables: Record<string, string>): Promise<string[]> {
-  const { status, said } = await run(variables);
+/**
+ * Packages that dnf was told to install, call by call, with the options that switch repositories on. It knows all that it is asked
+ * for but `lacking`.
+ */
+async function install(
+  variables: Record<string, string>,
+  lacking: readonly string[] = [],
+): Promise<string[]> {
+  const { status, said } = await run(variables, lacking);
   expect(status, said).toBe(0);
   return readFileSync(join(root, 'calls'), 'utf8')
     .trim()
@@ -99,4 +110,50 @@ test('each run of dnf trusts the given authorities besides those that the image 
   const runs = readFileSync(join(root, 'trusted'), 'utf8').split('\n\n').filter(Boolean);
   // makecache, three lookups, three installations
   expect(runs).toEqual(Array(7).fill('KNOWN\nOURS'));
+});
+
+describe('the compiler that the kernel was built with', () => {
+  const config = (text: string): void => put(`lib/modules/${RELEASE}/build/.config`, text);
+  const gcc = (major: number): string =>
+    `CONFIG_CC_VERSION_TEXT="gcc (House) ${major}"\nCONFIG_CC_IS_GCC=y\nCONFIG_GCC_VERSION=${major}0200\n`;
+  const CLANG =
+    'CONFIG_CC_VERSION_TEXT="clang version 19.1.0"\nCONFIG_CC_IS_CLANG=y\nCONFIG_CLANG_VERSION=190100\n';
+  const before = [KERNEL, 'epel-release', TOOLS];
+  beforeEach(() => {
+    put('bin/gcc', '#!/bin/sh\necho 11\n', 0o755);
+    put('usr/local/bin/.keep', '');
+  });
+
+  test("is the distro's gcc", async () => {
+    config(gcc(11));
+    expect(await install(ROCKY)).toEqual(before);
+  });
+
+  test('is a gcc of a toolset: its programs come before the own ones', async () => {
+    config(gcc(13));
+    put('opt/rh/gcc-toolset-13/root/usr/bin/gcc', '', 0o755);
+    expect(await install(ROCKY, ['gcc13'])).toEqual([...before, 'gcc-toolset-13-gcc']);
+    expect(readlinkSync(join(root, 'usr/local/bin/gcc'))).toBe(
+      join(root, 'opt/rh/gcc-toolset-13/root/usr/bin/gcc'),
+    );
+  });
+
+  test('is a gcc that nobody has: it is told, and the own one builds', async () => {
+    config(gcc(13));
+    const { status, said } = await run(ROCKY, ['gcc13', 'gcc-toolset-13-gcc']);
+    expect(status, said).toBe(0);
+    expect(said).toMatch(/^@@dkms2bin note .*gcc \(House\) 13, and .* gcc 11: it has no gcc 13$/m);
+  });
+
+  test('is clang', async () => {
+    config(CLANG);
+    expect(await install(ROCKY)).toEqual([...before, 'clang lld llvm']);
+  });
+
+  test('is clang where there is none: an error that says so', async () => {
+    config(CLANG);
+    const { status, said } = await run(ROCKY, ['lld']);
+    expect(status).toBe(3);
+    expect(said).toContain('built with clang version 19.1.0, and the package sources have no lld');
+  });
 });
