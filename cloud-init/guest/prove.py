@@ -1,40 +1,24 @@
 """Adds a repository to a machine that has no compiler, no headers and no dkms, installs its packages with apt or dnf as a person
 would, and loads their modules. Run as root.
 
-Variables, besides load.py's: MANAGER (apt, dnf), URL, SOURCES (the text for sources.list.d or yum.repos.d), KEY_URL and KEYRING
-(of apt: where the key is, and where it belongs; empty for a repository that is not signed; dnf finds it by SOURCES), PACKAGES
+Variables, besides those of load.py and repository.py: STEP, MANAGER (apt, dnf), SOURCES (the text for sources.list.d or yum.repos.d; by it dnf finds the
+repository's key), PACKAGES
+
+Steps:
+  alone     installs from the repository alone, so that nothing can come from elsewhere; E_LACKS where that lacks what its packages depend on
+  fetch     downloads them, and what the image's own sources have of what they depend on
+  install   installs what fetch has brought; all that leads out is cut by then
 
 Result lines besides load.py's: installed PACKAGE VERSION MODULE,MODULE…   for every package that came, most without modules
 
-Exit codes (lib/exit-codes.sh): DONE (all loaded or refused by themselves) BAD NETWORK NOT_INSTALLED DISK_FULL PACKAGE_MANAGER
+Exit codes (lib/exit-codes.sh): DONE (all loaded or refused by themselves) BAD NETWORK NOT_INSTALLED LACKS DISK_FULL PACKAGE_MANAGER
 LEFT_BEHIND TOOLCHAIN TOOLCHAIN_CAME OTHER_KERNEL
 """
-import socket
-import time
-
-
-HOST = URL.split("/")[2]
-DIRECT = "Acquire::http::Proxy::%s=DIRECT" % HOST
 FILE = {"apt": "/etc/apt/sources.list.d/dkms2bin.list", "dnf": "/etc/yum.repos.d/dkms2bin.repo"}[MANAGER]
 COMMANDS = re.compile(r"(.*-)?(gcc|g\+\+|cc|c\+\+|clang|tcc)(-[0-9.]+)?$|make$|gmake$|dkms$")
 # gcc-12-base is a folder of documentation, which the C library's own package depends on.
 TOOLCHAIN = re.compile(r"dkms$|.*-dkms$|make$|build-essential$|(gcc|g\+\+|clang)(-[0-9.]+)?(-x86-64-linux-gnu)?$|"
                        r"libc6-dev$|linux-(headers|kbuild)-|gcc-c\+\+$|glibc-devel$|kernel(-.+)?-devel(-.+)?$")
-LIST = {"apt": ("dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n"),
-        "dnf": ("rpm", "-qa", "--qf", "installed %{NAME} %|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\n")}[MANAGER]
-
-
-def installed():
-    """Versions by package; of several, in one text."""
-    code, said = run(*LIST)
-    if code != 0:
-        fail(E_PACKAGE_MANAGER, "%s failed: %s" % (LIST[0], said))
-    found = {}
-    for line in sorted(said.splitlines()):
-        if line.startswith("installed "):
-            name, version = line.split()[1:3]
-            found[name] = "%s,%s" % (found[name], version) if name in found else version
-    return found
 
 
 def toolchain(packages):
@@ -45,70 +29,74 @@ def toolchain(packages):
     return " ".join((sorted(filter(TOOLCHAIN.match, packages)) + commands + trees)[:6])
 
 
-def refuse(what, said, lost, why):
-    """Ends with what the package manager said."""
-    if no_space(said):
-        fail(E_DISK_FULL, "the guest's disk is full")
-    fail(E_NETWORK if re.search(lost, said) else E_NOT_INSTALLED, "%s: %s" % (what, " ".join(re.findall(why, said, re.M)[:6]) or said[-300:]))
-
-
 def apt(*command):
-    """Nothing but the repository is asked, so nothing can come from elsewhere."""
-    code, said = run("apt-get", "-y", "-o", "Dir::Etc::SourceList=" + FILE, "-o", "Dir::Etc::SourceParts=-",
-                     "-o", DIRECT, "-o", "Acquire::Retries=0",
-                     "-o", "Dpkg::Use-Pty=0", *command)
-    show(said)
-    # An index that it does not take is a mere warning to apt-get update.
-    if code == 0 and not (command == ("update",) and re.search(r"^[EW]: (Some index files|.*%s)" % re.escape(HOST), said, re.M)):
-        return
-    # ` NAME : Depends: …` is what names an unmet dependency.
-    refuse("apt-get %s" % command[0], said, "Could not connect|Connection (failed|timed out|refused|reset)|Unable to connect|Cannot initiate",
-           r"^(?:[EW]: | \S+ : ).*")
+    options = ["-y", "-o", "Dpkg::Use-Pty=0", "-o", "Acquire::Languages=none"]
+    if STEP == "alone":
+        options += ["-o", "Dir::Etc::SourceList=" + FILE, "-o", "Dir::Etc::SourceParts=-", "-o", "Acquire::Retries=0"]
+    elif STEP == "install":
+        options += ["--no-download"]
+    else:
+        file = trusted()
+        options += ["-o", "Acquire::Retries=3", "-o", "APT::Sandbox::User=root"]
+        options += ["-o", "Acquire::http::Proxy=" + PROXY, "-o", "Acquire::https::Proxy=" + PROXY] if PROXY else []
+        options += ["-o", "Acquire::https::CAInfo=" + file] if file else []
+    return apt_get(options, command, STEP == "alone")
 
 
 def dnf(*command):
-    """As apt, with the one repository. It asks for the key of the metadata's signature, and -y says yes, as a person would."""
-    code, said = run("dnf", "-y", "--disablerepo=*", "--enablerepo=dkms2bin", "--setopt=proxy=", "--setopt=retries=1", *command)
+    """It asks for the key of the metadata's signature, and -y says yes, as a person would."""
+    if STEP == "alone":
+        options = ["--disablerepo=*", "--enablerepo=dkms2bin", "--setopt=proxy=", "--setopt=retries=1"]
+    elif STEP == "install":
+        options = ["--cacheonly", "--setopt=proxy="]
+    else:
+        file = trusted()
+        options = ["--downloadonly"] + (["--setopt=proxy=" + PROXY, "--setopt=dkms2bin.proxy=_none_"] if PROXY else [])
+        options += ["--setopt=sslcacert=" + file] if file else []
+    code, said = run("dnf", "-y", *(options + list(command)))
     show(said)
     if code != 0:
-        refuse("dnf %s" % command[0], said, "Could not connect|Failed to connect|Connection (timed out|refused|reset)|Timeout was reached",
-               r"^(?:Error|Errors|Problem| +Problem| +- |\[Errno|\[MIRROR|Status code|Package .* is not signed).*")
+        lacks = STEP == "alone" and re.search("nothing provides", said)
+        refuse("dnf %s" % command[0], said,
+               r"^(?:Error|Errors|Problem| +Problem| +- |\[Errno|\[MIRROR|Status code|Package .* is not signed).*", E_LACKS if lacks else None)
 
 
-def await_network():
-    """A machine that booted a moment ago may still be about to set up its addresses."""
-    for _ in range(120):
-        try:
-            socket.create_connection((HOST, 80), 5).close()
-            return
-        except OSError as error:
-            why = error
-            say("progress")
-            time.sleep(0.5)
-    fail(E_NETWORK, "the repository cannot be reached: %s" % why)
+def bring():
+    """With apt, before anything is downloaded or installed, what would come is looked at."""
+    if MANAGER == "dnf":
+        dnf("install", *PACKAGES)
+    elif STEP == "fetch":
+        said = apt("update")
+        if re.search("(?m)^[EW]: Failed to fetch", said) and re.search(LOST, said):
+            refuse("apt-get update", said)
+        came = re.findall(r"(?m)^Inst (\S+)", apt("-s", "install", *PACKAGES))
+        if any(map(TOOLCHAIN.match, came)):
+            fail(E_TOOLCHAIN_CAME, toolchain(came))
+        apt("install", "--download-only", *PACKAGES)
+    else:
+        if STEP == "alone":
+            apt("update")
+        apt("install", *PACKAGES)
 
 
 def prove():
-    before = installed()
-    there = toolchain(before)
-    if there:
-        fail(E_TOOLCHAIN, there)
+    before = installed(MANAGER)
+    if STEP != "install":
+        there = toolchain(before)
+        if there:
+            fail(E_TOOLCHAIN, there)
+        if STEP == "fetch":
+            await_egress()
+        await_repository()
+        if MANAGER == "apt":
+            fetch_key()
+        with open(FILE, "w") as file:
+            file.write(SOURCES)
+    bring()
+    if STEP == "fetch":
+        return E_DONE
 
-    await_network()
-    if KEY_URL and MANAGER == "apt":
-        os.makedirs(os.path.dirname(KEYRING), exist_ok=True)
-        code, said = run("/usr/lib/apt/apt-helper", "-o", DIRECT, "download-file", KEY_URL, KEYRING)
-        if code != 0:
-            fail(E_NETWORK, "the key does not come: %s" % said)
-    with open(FILE, "w") as file:
-        file.write(SOURCES)
-    if MANAGER == "apt":
-        apt("update")
-        apt("install", *PACKAGES)
-    else:
-        dnf("install", *PACKAGES)
-
-    after = installed()
+    after = installed(MANAGER)
     came = sorted(name for name in after if before.get(name) != after[name])
     modules = []
     for name in came:

@@ -1,15 +1,13 @@
 """What happens to a machine with our metapackage when its distro brings the next kernel. One step of it at a time. Run as root.
 
-Variables, besides load.py's (RELEASE is the kernel that runs now):
+Variables, besides those of load.py (RELEASE is the kernel that runs now) and repository.py (HOST is empty, and PROXY given, in fetch):
   STEP        fetch, install, hold, upgrade or leave, in this order; the machine restarts into the new kernel before leave
   FROM, TO    the kernels' releases
   META        the distro's kernel metapackage, linux-image-amd64
   FROM_META, TO_META   its versions that lead to them; FROM_META may be empty where the archive has it no more
-  HOST        of the repository, as apt reaches it; empty in fetch
-  SOURCES, KEY_URL, KEYRING   of the repository, as in prove.py
+  SOURCES     of the repository, as in prove.py
   PACKAGES    our metapackages
   MODULES     packages of modules for FROM, after each the one for TO
-  PROXY       for fetch, may be empty
 
 The distro's archive is a folder in the machine, which holds what fetch took from the real one, and offers as much of it as a step says.
 
@@ -19,38 +17,16 @@ held HOW kept|gone TEXT, removed PACKAGE
 Exit codes (lib/exit-codes.sh): DONE BAD NOT_FOUND NETWORK NOT_INSTALLED DISK_FULL PACKAGE_MANAGER LEFT_BEHIND OTHER_KERNEL
 """
 import hashlib
-import socket
 
 ARCHIVE = "/var/lib/dkms2bin-archive"
 POOL = "/var/lib/dkms2bin-pool"
 LIST = "/etc/apt/sources.list.d/dkms2bin.list"
-DIRECT = ["-o", "Acquire::http::Proxy::%s=DIRECT" % HOST] if HOST else []
 ONLY = ["-y", "-o", "Dir::Etc::SourceList=" + LIST, "-o", "Dir::Etc::SourceParts=-", "-o", "Acquire::Retries=0",
-        "-o", "Acquire::AllowReleaseInfoChange=true", "-o", "Dpkg::Use-Pty=0", "-o", "Acquire::Languages=none"] + DIRECT
-
-
-def installed():
-    code, said = run("dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n")
-    if code != 0:
-        fail(E_PACKAGE_MANAGER, "dpkg-query failed: %s" % said)
-    rows = [line.split() for line in said.splitlines() if line.startswith("installed ")]
-    return {row[1]: row[2] for row in rows}
-
-
-def refuse(what, said):
-    if no_space(said):
-        fail(E_DISK_FULL, "the guest's disk is full")
-    lost = re.search("Could not connect|Connection (failed|timed out|refused|reset)|Unable to connect|Temporary failure", said)
-    fail(E_NETWORK if lost else E_NOT_INSTALLED, "%s: %s" % (what, " ".join(re.findall(r"(?m)^(?:[EW]: | \S+ : ).*", said)[:6]) or said[-300:]))
+        "-o", "Acquire::AllowReleaseInfoChange=true", "-o", "Dpkg::Use-Pty=0", "-o", "Acquire::Languages=none"]
 
 
 def apt(*command):
-    code, said = run("apt-get", *(ONLY + list(command)))
-    show(said)
-    # An index that it does not take is a mere warning to apt-get update.
-    if code != 0 or command == ("update",) and re.search(r"(?m)^[EW]: (Some index files|.*%s)" % re.escape(HOST), said):
-        refuse("apt-get %s" % " ".join(command), said)
-    return said
+    return apt_get(ONLY, command)
 
 
 def field(deb, name):
@@ -76,12 +52,10 @@ def metapackage(release, version):
 
 def fetch():
     through = ["-o", "Acquire::http::Proxy=" + PROXY, "-o", "Acquire::https::Proxy=" + PROXY] if PROXY else []
+    file = trusted()
     get = ["apt-get", "-o", "Acquire::Languages=none", "-o", "Acquire::Retries=3", "-o", "APT::Sandbox::User=root"] + through
-    for _ in range(120):
-        with open("/proc/net/route") as file:
-            if re.search(r"(?m)^\S+\s+00000000", file.read()):
-                break
-        time.sleep(0.5)
+    get += ["-o", "Acquire::https::CAInfo=" + file] if file else []
+    await_egress()
     os.makedirs(POOL, exist_ok=True)
     os.chdir(POOL)
     code, said = run(*(get + ["update"]))
@@ -129,20 +103,8 @@ def offer(new):
 
 def use():
     """Both archives, with the repository's key."""
-    for _ in range(120):
-        try:
-            socket.create_connection((HOST, 80), 5).close()
-            break
-        except OSError as error:
-            why = error
-            time.sleep(0.5)
-    else:
-        fail(E_NETWORK, "the repository cannot be reached: %s" % why)
-    if KEY_URL:
-        os.makedirs(os.path.dirname(KEYRING), exist_ok=True)
-        code, said = run("/usr/lib/apt/apt-helper", *(DIRECT + ["download-file", KEY_URL, KEYRING]))
-        if code != 0:
-            fail(E_NETWORK, "the key does not come: %s" % said)
+    await_repository()
+    fetch_key()
     with open(LIST, "w") as file:
         file.write("deb [trusted=yes] file:%s ./\n%s" % (ARCHIVE, SOURCES))
     apt("update")

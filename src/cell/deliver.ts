@@ -53,7 +53,10 @@ async function publishPackages(
     const { status, sha256 } = await writeAtomic({ file }, to);
     files[basename(file)] = sha256;
     paths.push(to);
-    if (file !== main) continue;
+    if (file !== main) {
+      published.otherPackages = [...(published.otherPackages ?? []), to];
+      continue;
+    }
     published.package = to;
     if (status === 'up to date') published.reason ??= UP_TO_DATE;
   }

@@ -75,6 +75,8 @@ async function madeWhole(
   { result, packages, attestation, log }: Remembered[number],
 ): Promise<CellResult> {
   const inOutDir = (path: string | null): string | null => path && join(outDir, basename(path));
+  const main = result.package && basename(result.package);
+  const others = Object.keys(packages).filter((name) => name !== main);
   const written: string[] = [];
   const logPath = log === null ? null : inOutDir(result.log);
   if (log !== null && logPath !== null) {
@@ -91,7 +93,10 @@ async function madeWhole(
     machine.emit({ type: 'note', level: 'info', message, cell: label });
   }
   const reason = [UP_TO_DATE, result.reason].filter((each) => each !== null).join('; ');
-  return { ...result, reason, package: inOutDir(result.package), log: logPath, phases: {} };
+  return {
+    ...{ ...result, reason, package: inOutDir(result.package), log: logPath, phases: {} },
+    ...(others.length > 0 && { otherPackages: others.map((name) => join(outDir, name)) }),
+  };
 }
 
 /** What is remembered of this input; nothing when it is new, or cannot be read. */

@@ -7,7 +7,7 @@ import { EPOCH } from './source.js';
  * To be raised by whoever changes what comes out of the same inputs: the guest's build scripts, packing, signing. It is not
  * the tool's version, so that a release which makes the same packages leaves those that are there alone.
  */
-const RECIPE = 3;
+const RECIPE = 4;
 
 /** A source by its content, and the commit that it is; by its name only while an index that knows its content cannot be asked. */
 export type SourceContent =

@@ -73,6 +73,12 @@ async function differs(path: string, plan: RpmPlan): Promise<string | null> {
   const linked = new Map(files.map((each) => [each.path, each.target]));
   const lost = plan.links.find((each) => linked.get(each.path) !== each.target);
   if (lost !== undefined) return `${lost.path} does not lead to ${lost.target}`;
+  const folders = new Map(header.files.map((each) => [each.path, each]));
+  const other = plan.folders.find(({ path: at, mode }) => {
+    const found = folders.get(at);
+    return found?.type !== 'dir' || (found.mode & 0o7777) !== mode;
+  });
+  if (other !== undefined) return `${other.path} is no folder of mode ${other.mode.toString(8)}`;
   const planned = new Set([...plan.files, ...plan.links].map((each) => each.path));
   const extra = files.find((each) => !planned.has(each.path));
   return extra === undefined ? null : `it holds ${extra.path}`;

@@ -14,7 +14,7 @@ import type { Built, CellInput } from './types.js';
 /** Of a cell's packages what follows from this host's reading of the source. */
 export interface PackageContent extends Pick<
   PackInput,
-  'extras' | 'links' | 'sourcePackage' | 'dependsModules'
+  'extras' | 'links' | 'folders' | 'sourcePackage' | 'dependsModules'
 > {
   /** For whoever installs them, a line each. */
   notes: string[];
@@ -29,7 +29,7 @@ export async function contentOf(
 ): Promise<PackageContent> {
   const { depends, notes } = dependsOf(reading, reports, buildDepends);
   const own = { dependsModules: depends, notes };
-  if (serves) return { extras: [], links: [], sourcePackage: null, ...own };
+  if (serves) return { extras: [], links: [], folders: [], sourcePackage: null, ...own };
   const { files, left } = filesOf(reading, packageForm(input.lookup.row));
   // The files are the source package's as a whole, and so is what is to be said of it.
   const first = reports.find((each) => !each.dependency);
@@ -45,15 +45,20 @@ export async function contentOf(
 }
 
 /** What is packed in a form of packages, and what is not. */
-function filesOf({ extras, links, left }: Built['reading'], form: PackageForm) {
-  if (form === 'deb') return { files: { extras, links }, left };
+function filesOf({ extras, links, folders, left }: Built['reading'], form: PackageForm) {
+  if (form === 'deb') return { files: { extras, links, folders }, left };
   const fits = ({ path }: { path: string }): boolean => isRpmPath(path);
   return {
     files: {
       extras: extras.filter(fits),
       links: links.filter((each) => fits(each) && isRpmTarget(each.target)),
+      folders: folders.filter(fits),
     },
-    left: [...left, ...[...extras, ...links].filter((each) => !fits(each)).map(({ path }) => path)],
+    left: [
+      ...left,
+      ...[...extras, ...links].filter((each) => !fits(each)).map(({ path }) => path),
+      ...folders.filter((each) => !fits(each)).map(({ path }) => `${path}/`),
+    ],
   };
 }
 

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseDeb } from '../formats/deb.js';
-import { PACKAGE_LIMITS, type PackageEntry } from '../formats/package.js';
+import { PACKAGE_LIMITS, type PackageEntry, type PackageFolder } from '../formats/package.js';
 import { parseRpm } from '../formats/rpm.js';
 import { evrOf, type RpmHeader } from '../formats/rpm-header.js';
 import type { PackageForm } from '../distro/row.js';
@@ -66,7 +66,7 @@ export async function readSource(
   if (source.kind === 'folder' || source.kind === 'tarball') {
     return {
       ...{ package: null, conf: await confOf(source, signal) },
-      ...{ extras: [], links: [], left: [], hazards: [], overlaps: [] },
+      ...{ extras: [], links: [], folders: [], left: [], hazards: [], overlaps: [] },
       notCarried: scriptLines(await localHooks(source, signal)),
     };
   }
@@ -113,15 +113,17 @@ async function copyOf(fetched: Fetched | null): Promise<Buffer> {
 }
 
 async function readDebPackage(bytes: Buffer, text: string): Promise<SourceReading> {
-  const { control, files, scripts } = await parseDeb(bytes, text);
+  const deb = await parseDeb(bytes, text);
+  const { control, scripts } = deb;
   const said = { name: control.get('Package'), version: control.get('Version') };
-  return reading(text, { ...said, scripts, relations: { form: 'deb', control } }, files);
+  return reading(text, { ...said, scripts, relations: { form: 'deb', control } }, deb);
 }
 
 async function readRpm(bytes: Buffer, text: string): Promise<SourceReading> {
-  const { header, files } = await parseRpm(bytes, text);
+  const rpm = await parseRpm(bytes, text);
+  const { header } = rpm;
   const { name, scripts } = header;
-  return reading(text, { name, version: evrOf(header), scripts, relations: { form: 'rpm', header } }, files);
+  return reading(text, { name, version: evrOf(header), scripts, relations: { form: 'rpm', header } }, rpm);
 }
 
 interface Said extends Pick<ReadPackage, 'relations'> {
@@ -130,14 +132,18 @@ interface Said extends Pick<ReadPackage, 'relations'> {
   scripts: readonly Script[];
 }
 
-function reading(text: string, said: Said, files: readonly PackageEntry[]): SourceReading {
+function reading(
+  text: string,
+  said: Said,
+  { files, folders }: { files: readonly PackageEntry[]; folders: readonly PackageFolder[] },
+): SourceReading {
   const name = PackageName.safeParse(said.name);
   const version = Version.safeParse(said.version);
   if (!name.success || !version.success) {
     const words = JSON.stringify(`${said.name ?? ''} ${said.version ?? ''}`).slice(0, 200);
     throw new Dkms2binError('usage', `${text} calls itself what no package can be called: ${words}`);
   }
-  const shared = sharedFiles(files);
+  const shared = sharedFiles(files, folders);
   const packed = new Set([...shared.extras, ...shared.links].map(({ path }) => path));
   return {
     package: { name: name.data, version: version.data, relations: said.relations },

@@ -97,7 +97,8 @@ export const engine = {
     const key = keyFile === undefined ? undefined : await loadSigningKey(keyFile, { passphrase, ask });
     const metapackages: MetapackageResult[] = [];
     const prepare = async (): Promise<void> => {
-      if (enrol !== undefined) await (await import('../engine/enrolment.js')).addEnrolment(dir, enrol);
+      if (enrol !== undefined)
+        await (await import('../engine/enrolment.js')).addEnrolment(dir, enrol, options.signal);
       metapackages.push(...(await updateMetapackages(dir, options, options)));
     };
     return { ...(await publishRepository(dir, { ...options, key, prepare })), metapackages };

@@ -29,7 +29,7 @@ export interface MetapackageOptions {
 
 export interface MetapackageResult {
   name: string;
-  /** The kernel metapackage that it follows, for dnf the package of the kernel's image. */
+  /** The kernel metapackage that it follows; for dnf and zypper the package of the kernel's image. */
   follows: string;
   distro: string;
   /** The kernel that it brings the module for. */

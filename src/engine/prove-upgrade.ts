@@ -5,6 +5,7 @@ import { phaseTimer } from '../cell/phases.js';
 import { RunDir } from '../cell/run-dir.js';
 import { debName } from '../distro/deb-names.js';
 import { offeredKernels } from '../distro/kernels.js';
+import { extraAuthorities } from '../lib/authorities.js';
 import { mirrorsOf } from '../distro/mirrors.js';
 import type { CatalogueRow } from '../distro/catalogue.js';
 import { bootNew, deadline, specOf, type Booted, type Machine } from '../environment/boot.js';
@@ -180,7 +181,15 @@ class Walk {
     const { machine, row } = this.input;
     const { main, security } = await mirrorsOf(row, machine, machine.arch);
     await using through = await guestProxy({ proxy: machine.proxy ?? '', urls: [main, security] }, 'vm');
-    const order = step === 'fetch' ? { ...this.order, host: '', proxy: through.proxy } : this.order;
+    const order =
+      step === 'fetch'
+        ? {
+            ...this.order,
+            host: '',
+            proxy: through.proxy,
+            authorities: Buffer.from(await extraAuthorities()),
+          }
+        : this.order;
     const result = await takeStep(guest, step, order, {
       timeoutMs: AS_LONG_AS_IT_TAKES_MS,
       accel: machine.accel,
@@ -215,7 +224,14 @@ function orderOf({ from, to, follow }: UpgradeInput, fromVersion: string): Upgra
   const { apt, keyring } = sourcesFor(REPOSITORY, { apt: true, dnf: false, signed: false });
   return {
     ...{ from: from.release, to: to.release, meta: follow.meta, toVersion: follow.toVersion, fromVersion },
-    ...{ host: NET.management.forward, sources: apt?.line ?? '', keyUrl: '', keyring, proxy: '' },
+    ...{
+      host: NET.management.forward,
+      sources: apt?.line ?? '',
+      keyUrl: '',
+      keyring,
+      proxy: '',
+      authorities: Buffer.alloc(0),
+    },
     packages: follow.each.map(({ name }) => name),
     modules: follow.each.map((each) => ({ from: each.from.name, to: each.to.name })),
   };

@@ -7,7 +7,17 @@ import { cacheDir } from '../lib/paths.js';
 import { kernelPackages } from '../distro/packages.js';
 import type { DistroRow } from '../distro/row.js';
 import { findDkmsPackage } from '../distro/dkms-package.js';
-import { proveRepository, type InstalledPackage, type ProveOrder } from '../guest/programs/prove.js';
+import {
+  fetchPackages,
+  proveRepository,
+  type InstalledPackage,
+  type Lacks,
+  type ProveOrder,
+} from '../guest/programs/prove.js';
+import type { Guest, ScriptRun } from '../guest/guest.js';
+import { mirrorsOf } from '../distro/mirrors.js';
+import { guestProxy } from '../environment/guest-proxy.js';
+import { extraAuthorities } from '../lib/authorities.js';
 import { debName } from '../distro/deb-names.js';
 import { provenancePath, readBundle } from '../attest/provenance.js';
 import { keyIdOf } from '../formats/certificate.js';
@@ -19,11 +29,11 @@ import {
   type Offer,
   type OfferedPackage,
 } from '../repo/index.js';
-import { NET } from '../vm/args.js';
+import { NET, type Network } from '../vm/args.js';
 import { forwardTo } from '../vm/forward.js';
 import { phaseTimer } from '../cell/phases.js';
 import { bootEnforcing } from '../environment/enforcing.js';
-import type { Machine } from '../environment/boot.js';
+import type { Booted, Machine } from '../environment/boot.js';
 import { AS_LONG_AS_IT_TAKES_MS } from '../guest/transport.js';
 import { RunDir } from '../cell/run-dir.js';
 import { bootOn, type KernelEnvironment } from '../environment/snapshot.js';
@@ -90,32 +100,10 @@ export function proverOf(row: DistroRow, packages: readonly OfferedPackage[]): '
  * machine's image has a toolchain.
  */
 export async function prove(input: ProveInput): Promise<Proof> {
-  const { dir, offer, packages, target, environment, certificate, strict, lookup, machine } = input;
-  const manager = proverOf(lookup.row, packages);
-  const label = `prove ${target.release}`;
+  const { dir, offer, target, certificate, strict, machine } = input;
   const phases: Record<string, number> = {};
-  const phase = phaseTimer(phases, machine.emit, label);
-  const run = await RunDir.create({ cell: label, kernel: target.release, distro: target.distro });
-  let came: InstalledPackage[];
-  try {
-    await using served = await serveRepository(dir);
-    await using booted = await phase('boot', () =>
-      certificate
-        ? bootEnforcing(environment.layer, certificate, run.dir, machine)
-        : bootOn(environment, 'none', run.dir, machine),
-    );
-    using _ = forwardTo(Number(new URL(served.url).port), booted.vm.forwardSocket);
-    came = await phase('install', () =>
-      proveRepository(booted.guest, orderOf(input, manager), {
-        timeoutMs: AS_LONG_AS_IT_TAKES_MS,
-        accel: machine.accel,
-        onLine: (line) => machine.emit({ type: 'output', cell: label, line }),
-        lastWords: () => booted.vm.lastWords(),
-      }),
-    );
-  } finally {
-    await run.close();
-  }
+  const came = await install(input, phases);
+  const offered = new Set(offer.packages.map(({ name, version }) => `${name} ${version}`));
   return {
     kernel: target.release,
     distro: target.distro,
@@ -125,6 +113,7 @@ export async function prove(input: ProveInput): Promise<Proof> {
     pristine: true,
     enforced: certificate && keyIdOf(certificate),
     installed: came.map(({ name, version }) => ({ package: name, version })),
+    fromDistro: came.filter((each) => !offered.has(`${each.name} ${each.version}`)).map(({ name }) => name),
     modules: came.flatMap(({ name, version, loads }) =>
       loads.map(({ name: module, how, why, warnings }): ModuleProof => ({
         package: name,
@@ -142,10 +131,82 @@ export async function prove(input: ProveInput): Promise<Proof> {
   };
 }
 
+/**
+ * What was installed, from the repository alone where that is enough; else in a second machine, with what the packages need of the
+ * distro's own sources.
+ */
+async function install(input: ProveInput, phases: Record<string, number>): Promise<InstalledPackage[]> {
+  const { dir, packages, target, lookup, machine } = input;
+  const order = orderOf(input, proverOf(lookup.row, packages));
+  const label = `prove ${target.release}`;
+  const phase = phaseTimer(phases, machine.emit, label);
+  const timeoutMs = AS_LONG_AS_IT_TAKES_MS;
+  const onLine = (line: string): void => machine.emit({ type: 'output', cell: label, line });
+  const run = await RunDir.create({ cell: label, kernel: target.release, distro: target.distro });
+  try {
+    await using served = await serveRepository(dir);
+    const port = Number(new URL(served.url).port);
+    const inVm = async (step: 'alone' | 'install'): Promise<InstalledPackage[] | Lacks> => {
+      const network = step === 'alone' ? 'none' : 'egress';
+      await using booted = await phase('boot', () => boot(input, network, join(run.dir, step)));
+      const { guest, vm } = booted;
+      using _ = forwardTo(port, vm.forwardSocket);
+      if (step === 'install') {
+        await phase('fetch', () => fetchFromDistro(input, guest, { order, timeoutMs, onLine }));
+        // Nothing of the packages has run yet.
+        await vm.cutEgress();
+      }
+      const { accel } = machine;
+      const lastWords = (): string => vm.lastWords();
+      return phase('install', () =>
+        proveRepository(guest, order, { step, timeoutMs, accel, onLine, lastWords }),
+      );
+    };
+    const alone = await inVm('alone');
+    if (!('lacks' in alone)) return alone;
+    if (lookup.offline === true) {
+      throw new Dkms2binError(
+        'not-found',
+        `The repository lacks what its packages depend on: ${alone.lacks}`,
+        {
+          hint: 'Without --offline it is taken from the package sources of the image, as on a target.',
+        },
+      );
+    }
+    const message = `The packages depend on others, which the repository lacks (${alone.lacks}). A second VM takes them from the package sources of its image.`;
+    machine.emit({ type: 'note', level: 'info', message, cell: label });
+    const came = await inVm('install');
+    if ('lacks' in came) throw new Dkms2binError('module', `The packages do not install: ${came.lacks}`);
+    return came;
+  } finally {
+    await run.close();
+  }
+}
+
+const boot = (
+  { environment, certificate, machine }: ProveInput,
+  network: Network,
+  dir: string,
+): Promise<Booted> =>
+  certificate
+    ? bootEnforcing({ layer: environment.layer, network }, certificate, dir, machine)
+    : bootOn(environment, network, dir, machine);
+
+async function fetchFromDistro(
+  { lookup, machine }: ProveInput,
+  guest: Guest,
+  { order, ...run }: ScriptRun & { order: ProveOrder },
+): Promise<void> {
+  const { main, security } = await mirrorsOf(lookup.row, machine, machine.arch);
+  await using through = await guestProxy({ proxy: machine.proxy ?? '', urls: [main, security] }, 'vm');
+  const egress = { proxy: through.proxy, authorities: Buffer.from(await extraAuthorities()) };
+  await fetchPackages(guest, order, { egress, ...run });
+}
+
 /** What the guest is told: where it finds the repository, and what to install from it. */
 function orderOf({ offer, packages, target }: ProveInput, manager: 'apt' | 'dnf'): ProveOrder {
-  const url = `http://${NET.management.forward}/`;
-  const { apt, dnf, keyUrl, keyring } = sourcesFor(url, {
+  const host = NET.management.forward;
+  const { apt, dnf, keyUrl, keyring } = sourcesFor(`http://${host}/`, {
     apt: manager === 'apt',
     dnf: manager === 'dnf',
     signed: offer.signedBy !== null,
@@ -153,7 +214,7 @@ function orderOf({ offer, packages, target }: ProveInput, manager: 'apt' | 'dnf'
   return {
     release: target.release,
     packageManager: manager,
-    url,
+    host,
     sources: apt?.line ?? dnf ?? '',
     keyUrl: keyUrl ?? '',
     keyring,

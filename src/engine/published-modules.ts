@@ -8,6 +8,7 @@ import { writeAtomic } from '../lib/atomic-write.js';
 import { provenancePath, readBundle, type BuiltCell } from '../attest/provenance.js';
 import type { PublishedModule, RefreshPlan, TriedCell } from './plan/refresh.js';
 import { ENROLS } from '../pack/deb.js';
+import { rpmEnrols } from '../pack/enrolment.js';
 import { followingOf } from '../pack/metapackage.js';
 import { rpmFollowingOf } from '../pack/rpm-metapackage.js';
 import { scan, type DebFile, type PackageFile } from '../repo/package-files.js';
@@ -52,7 +53,7 @@ export async function modulesOfPackages(
   for (const each of packages) {
     // What follows a kernel is made anew from the others, and a certificate is no module.
     if (each.format === 'deb' && (followingOf(each.header.fields) || enrols(each))) continue;
-    if (each.format === 'rpm' && rpmFollowingOf(each.header)) continue;
+    if (each.format === 'rpm' && (rpmFollowingOf(each.header) || rpmEnrols(each.header))) continue;
     const read = await modulesOf(join(outDir, each.path), each.sha256);
     if ('why' in read) unknown.push(`${each.path} (${read.why})`);
     else published.push(...read.modules);

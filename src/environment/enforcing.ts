@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Dkms2binError } from '../model/errors.js';
 import type { Guest } from '../guest/guest.js';
 import { keyNameOf } from '../formats/certificate.js';
+import type { Network } from '../vm/args.js';
 import { writeTrustingVars } from '../vm/efivars.js';
 import { findFirmware } from '../vm/firmware.js';
 import type { KernelLayer } from './kernel-layer.js';
@@ -17,7 +18,7 @@ import { bootOn } from './snapshot.js';
  * as it boots. Throws fault `usage` for a kernel, or a certificate, that this cannot be done with.
  */
 export async function bootEnforcing(
-  layer: KernelLayer,
+  { layer, network }: { layer: KernelLayer; network: Network },
   certificate: X509Certificate,
   dir: string,
   machine: Machine,
@@ -29,7 +30,7 @@ export async function bootEnforcing(
   await writeTrustingVars(template, certificate.raw, uefi.vars);
   const cmdline = `${layer.boot.cmdline} module.sig_enforce=1`;
   const trusting: KernelLayer = { ...layer, boot: { ...layer.boot, cmdline, uefi } };
-  const booted = await bootOn({ layer: trusting, snapshot: null }, 'none', dir, machine);
+  const booted = await bootOn({ layer: trusting, snapshot: null }, network, dir, machine);
   try {
     await checkEnforcing(booted.guest, layer.release, certificate);
     return booted;

@@ -4,7 +4,14 @@ import { AR_MAGIC, arMembers, type ArMember } from './ar.js';
 import { inMemory, Unreadable, type ByteSource } from './bytes.js';
 import { parseParagraph, type Field } from './deb822.js';
 import { decompress, type Compression } from './decompress.js';
-import { cleanPath, PACKAGE_LIMITS, readable, type PackageEntry, type PackageLimits } from './package.js';
+import {
+  cleanPath,
+  PACKAGE_LIMITS,
+  readable,
+  type PackageEntry,
+  type PackageFolder,
+  type PackageLimits,
+} from './package.js';
 import { tarEntries, type TarEntry } from './tar.js';
 
 export interface Deb {
@@ -12,6 +19,8 @@ export interface Deb {
   control: Map<string, string>;
   /** In the package's order, each path once. */
   files: PackageEntry[];
+  /** Each once; packages list the folders above their files as well. */
+  folders: PackageFolder[];
   /** What dpkg would run when it installs or removes the package, and debconf's questions. */
   scripts: { name: string; text: string }[];
 }
@@ -48,7 +57,7 @@ export async function parseDeb(
       if ((values.get(each) ?? '') === '') throw unusable(`no ${each}`);
     }
     const tar = await unpack(source, data, caps.data);
-    return { control: values, files: inPart(data, () => filesOf(tar, caps.entries)), scripts };
+    return { control: values, ...inPart(data, () => entriesOf(tar, caps.entries)), scripts };
   });
 }
 
@@ -186,19 +195,19 @@ async function controlFiles(
 }
 
 /** What dpkg installs: no pax headers, no path twice. */
-function filesOf(tar: Buffer, maxEntries: number): PackageEntry[] {
+function entriesOf(tar: Buffer, maxEntries: number): Pick<Deb, 'files' | 'folders'> {
   const files = new Map<string, PackageEntry>();
-  const folders = new Set<string>(['/']);
+  const folders = new Map<string, PackageFolder>();
   for (const entry of tarEntries(tar, maxEntries)) {
     const { path, type } = entry;
     // A folder may come twice; a file that was there before would be hidden by it.
-    if (files.has(path) || (type !== 'folder' && folders.has(path))) {
+    if (files.has(path) || (type !== 'folder' && (path === '/' || folders.has(path)))) {
       throw new Unreadable(`${path} appears twice`);
     }
-    if (type === 'folder') folders.add(path);
+    if (type === 'folder') folders.set(path, { path, mode: entry.mode });
     else files.set(path, fileOf(entry, files));
   }
-  return [...files.values()];
+  return { files: [...files.values()], folders: [...folders.values()] };
 }
 
 function fileOf(

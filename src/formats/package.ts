@@ -1,6 +1,14 @@
 import { Dkms2binError } from '../model/errors.js';
 import { Unreadable } from './bytes.js';
 
+/** A folder that a package lists. */
+export interface PackageFolder {
+  /** As an entry's path. */
+  path: string;
+  /** Permission bits, setuid, setgid and sticky included. */
+  mode: number;
+}
+
 /** One entry of a package's data; folders are left out. */
 export interface PackageEntry {
   /** Absolute path on the target, without `.`, `..` and control bytes. */

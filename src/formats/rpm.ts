@@ -2,13 +2,22 @@ import { readCapped } from '../lib/read-capped.js';
 import { inMemory, Unreadable } from './bytes.js';
 import { cpioFiles } from './cpio.js';
 import { decompress, type Compression } from './decompress.js';
-import { PACKAGE_LIMITS, readable, type PackageEntry, type PackageLimits } from './package.js';
+import {
+  cleanPath,
+  PACKAGE_LIMITS,
+  readable,
+  type PackageEntry,
+  type PackageFolder,
+  type PackageLimits,
+} from './package.js';
 import { readRpmHeader, type RpmHeader } from './rpm-header.js';
 
 export interface Rpm {
   header: RpmHeader;
   /** In the payload's order, each path once; folders are left out. */
   files: PackageEntry[];
+  /** Those that are the package's own. */
+  folders: PackageFolder[];
   /** The payload unpacked: a cpio archive (newc). */
   cpio: Buffer;
 }
@@ -50,6 +59,13 @@ export async function parseRpm(
     // A package without files may have nothing at all there.
     const cpio =
       packed.length === 0 ? packed : await decompress(packed, compression, caps.data, `${name}: payload`);
-    return { header, files: cpioFiles(cpio, caps.entries), cpio };
+    return { header, files: cpioFiles(cpio, caps.entries), folders: foldersOf(header), cpio };
+  });
+}
+
+function foldersOf({ files }: RpmHeader): PackageFolder[] {
+  return files.flatMap(({ path: written, type, mode }) => {
+    const path = type === 'dir' ? cleanPath(written) : null;
+    return path === null ? [] : [{ path, mode: mode & 0o7777 }];
   });
 }

@@ -161,6 +161,9 @@ export interface TarLink {
   target: string;
 }
 
+/** A folder to be packed for its own sake. Those above files and links come by themselves, with mode 755. */
+export type TarFolder = Pick<TarFile, 'path' | 'mode'>;
+
 /** An entry to be packed: `bytes` for a file, `target` for a symbolic link, neither for a folder. */
 export interface NewEntry {
   path: string;
@@ -174,8 +177,12 @@ export function filesTar(files: readonly TarFile[], links: readonly TarLink[], m
   return makeTar(withFolders(files, links), mtime);
 }
 
-/** The files, links and all their folders, parents first, in byte order. Throws fault `usage` for paths that cannot be. */
-export function withFolders(files: readonly TarFile[], links: readonly TarLink[] = []): NewEntry[] {
+/** The files, links, folders and all folders above them, parents first, in byte order. Throws fault `usage` for paths that cannot be. */
+export function withFolders(
+  files: readonly TarFile[],
+  links: readonly TarLink[] = [],
+  own: readonly TarFolder[] = [],
+): NewEntry[] {
   const entries = new Map<string, NewEntry>();
   for (const entry of [...files, ...links.map((link) => ({ ...link, mode: 0o777 }))]) {
     check(entry);
@@ -184,14 +191,18 @@ export function withFolders(files: readonly TarFile[], links: readonly TarLink[]
     }
     entries.set(entry.path, entry);
   }
-  const folders = new Set<string>(['/']);
-  for (const path of entries.keys()) {
-    for (let up = dirname(path); up !== '/'; up = dirname(up)) folders.add(up);
+  const folders = new Map<string, number>([['/', 0o755]]);
+  for (const path of [...entries.keys(), ...own.map((each) => each.path)]) {
+    for (let up = dirname(path); up !== '/'; up = dirname(up)) folders.set(up, 0o755);
   }
-  for (const path of folders) {
+  for (const folder of own) {
+    check(folder);
+    folders.set(folder.path, folder.mode);
+  }
+  for (const [path, mode] of folders) {
     if (entries.has(path))
       throw new Dkms2binError('usage', `Both a file and a folder in one package: ${path}`);
-    entries.set(path, { path, mode: 0o755 });
+    entries.set(path, { path, mode });
   }
   const keys = [...entries.values()].map((entry) => [Buffer.from(tarName(entry)), entry] as const);
   return keys.sort(([a], [b]) => Buffer.compare(a, b)).map(([, entry]) => entry);

@@ -21,10 +21,10 @@ const PARTS = {
   'install-kernel-rpm.sh': [...SHELL, 'install-kernel-rpm.sh'],
   'open-ssh.sh': ['open-ssh.sh'],
   'pack-rpm.py': ['pack-rpm.py'],
-  'prove.py': [CODES, 'lib/load.py', 'prove.py'],
+  'prove.py': [CODES, 'lib/load.py', 'lib/repository.py', 'prove.py'],
   'provision.sh': ['provision.sh'],
   'settle.sh': [...SHELL, 'settle.sh'],
-  'upgrade.py': [CODES, 'lib/load.py', 'upgrade.py'],
+  'upgrade.py': [CODES, 'lib/load.py', 'lib/repository.py', 'upgrade.py'],
   'verify.py': [CODES, 'lib/load.py', 'verify.py'],
 } satisfies Record<string, readonly string[]>;
 
@@ -83,9 +83,16 @@ export async function programText(name: ProgramName, variables: Variables): Prom
   const head = Object.entries(variables).map(([key, value]) => `${key}=${literal(value)}\n`);
   const text = texts.join('');
   // Words for people stay here.
-  const sent = isPython ? text.replaceAll(/^"""[^]*?"""\n/gm, '').replaceAll(/^ *#.*\n/gm, '') : text;
-  return head.join('') + sent;
+  return head.join('') + (isPython ? bare(text) : text);
 }
+
+/** Without docstrings, those of functions included, and comments. */
+const bare = (python: string): string =>
+  python
+    .replaceAll(/^"""[^]*?"""\n/gm, '')
+    // A body may be nothing else.
+    .replaceAll(/(?<=:\n)( +)"""[^]*?"""\n/g, '$1pass\n')
+    .replaceAll(/^ *#.*\n/gm, '');
 
 /**
  * A Python program as a short one that unpacks it: one message of the channel holds it with its variables, a hundred modules' names

@@ -36,6 +36,7 @@ export const PROGRAM_ENDS = {
   11: { name: 'LEFT_BEHIND', fault: 'module', meaning: 'removing a package left something behind' },
   12: { name: 'TOOLCHAIN', fault: 'usage', meaning: 'the machine has a toolchain and should have none' },
   13: { name: 'TOOLCHAIN_CAME', fault: 'module', meaning: 'a toolchain came along with the packages' },
+  14: { name: 'LACKS', fault: 'module', meaning: 'the repository alone lacks what its packages depend on' },
   20: { name: 'OTHER_KERNEL', fault: 'transient', meaning: 'the guest runs another kernel' },
   21: { name: 'NO_HEADERS', fault: 'transient', meaning: 'no headers for the kernel' },
 } as const satisfies Record<number, ProgramEnd>;

@@ -68,6 +68,8 @@ export interface CellResult {
   reason: string | null;
   /** Absolute path of the package in --out-dir, null unless built. */
   package: string | null;
+  /** Absolute paths of the packages that came with it: what all kernels share, debug symbols; absent when there are none. */
+  otherPackages?: string[];
   /** Absolute path of make.log beside the packages, null when no build ran. */
   log: string | null;
   /** Wall seconds per phase; `build` is the guest's own `dkms build`. */

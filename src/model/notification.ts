@@ -23,7 +23,7 @@ export interface Notification {
 export interface HeldBack {
   /** The metapackage of ours. */
   package: string;
-  /** The kernel metapackage. */
+  /** For apt the kernel metapackage, for dnf and zypper the package of the kernel's image. */
   follows: string;
   distro: string;
   kernel: string;

@@ -40,6 +40,8 @@ export interface Proof {
   enforced: string | null;
   /** All that was installed. */
   installed: { package: string; version: string }[];
+  /** Of these, what came from the distro's own package sources, because the packages depend on it. */
+  fromDistro: string[];
   modules: ModuleProof[];
   /** Null where the distro's package sources lack this kernel's headers, so that nobody can tell. */
   saved: Saving | null;

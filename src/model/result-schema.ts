@@ -20,6 +20,12 @@ export const Cell = z.strictObject({
       'Why it is not built; for a built one what is worth knowing: up to date, no hardware to load it for',
     ),
   package: z.string().nullable().describe('Absolute path of the package, null unless built'),
+  otherPackages: z
+    .array(z.string())
+    .optional()
+    .describe(
+      'Absolute paths of the packages that came with it: the common one, which it needs, and debug symbols; absent when there are none',
+    ),
   log: z.string().nullable().describe('Absolute path of make.log, null when no build ran'),
   phases: z
     .record(z.string(), z.number().nonnegative())
@@ -223,6 +229,9 @@ const Proved = z.strictObject({
   installed: z
     .array(z.strictObject({ package: z.string(), version: z.string() }))
     .describe('All that was installed'),
+  fromDistro: z
+    .array(z.string())
+    .describe("Of these, what came from the distro's own package sources, because the packages depend on it"),
   modules: z.array(
     z.strictObject({
       package: z.string(),
@@ -327,16 +336,22 @@ export const NotificationDocument = z.strictObject({
   held: z
     .array(
       z.strictObject({
-        package: z.string().describe('The metapackage that keeps a kernel back'),
-        follows: z.string().describe('The kernel metapackage that is kept back, such as linux-image-amd64'),
+        package: z.string().describe('The metapackage of ours that follows the kernel'),
+        follows: z
+          .string()
+          .describe(
+            "What is kept back: for apt the distro's kernel metapackage, such as linux-image-amd64; for dnf and zypper the package of the kernel's image, such as kernel-core or kernel-default",
+          ),
         distro,
         kernel: z.string().describe('Kernel release that machines stay on'),
         waitsFor: z.string().describe('Kernel release that they wait for'),
-        version: z.string().describe('The version of the kernel metapackage that leads to it'),
+        version: z.string().describe('The version of what is kept back that leads to it'),
         why: z.string(),
       }),
     )
-    .describe('All that is held back now; only a round that publishes the repository knows'),
+    .describe(
+      'Every kernel that waits for a module now, or comes without it where nothing holds it back (--no-hold, dnf without protected-kmods); only a round that publishes the repository knows',
+    ),
   error: EndedBy.nullable().describe(
     'What ended the round before it had a result; then nothing is known of the rest',
   ),

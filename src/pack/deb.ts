@@ -2,7 +2,14 @@ import { createHash } from 'node:crypto';
 import { gzipSync } from 'node:zlib';
 import { Dkms2binError } from '../model/errors.js';
 import { makeAr } from '../formats/ar.js';
-import { makeTar, withFolders, type NewEntry, type TarFile, type TarLink } from '../formats/tar.js';
+import {
+  makeTar,
+  withFolders,
+  type NewEntry,
+  type TarFile,
+  type TarFolder,
+  type TarLink,
+} from '../formats/tar.js';
 
 /** Who our packages name as their maintainer. */
 export const MAINTAINER = 'dkms2bin <dkms2bin@localhost>';
@@ -47,6 +54,7 @@ export interface DebInput {
   control: ControlFields;
   files: readonly TarFile[];
   links?: readonly TarLink[];
+  folders?: readonly TarFolder[];
   /** `config` and `templates` are debconf's. */
   scripts: { preinst?: string; postinst?: string; postrm?: string; config?: string; templates?: string };
   /** Names of dpkg's triggers that the postinst is run for, at the end of a transaction. */
@@ -59,11 +67,12 @@ export interface DebInput {
  * The bytes of a .deb, a function of its input alone. gzip, not xz: zlib is part of Node, so the bytes do not depend
  * on the host's tools, and every dpkg reads it. Files under /etc become conffiles.
  */
-export function makeDeb({ control, files, links = [], scripts, triggers = [], mtime }: DebInput): Buffer {
+export function makeDeb(input: DebInput): Buffer {
+  const { control, files, links = [], folders = [], scripts, triggers = [], mtime } = input;
   if (!Number.isSafeInteger(mtime) || mtime < 0 || mtime >= 8 ** 11) {
     throw new Dkms2binError('usage', `Not a time for package files (SOURCE_DATE_EPOCH): ${mtime}`);
   }
-  const data = withFolders(files, links);
+  const data = withFolders(files, links, folders);
   const conffiles = files.map((file) => file.path).filter((path) => path.startsWith('/etc/'));
   const sums = data
     .filter((each) => !each.path.startsWith('/etc/'))

@@ -19,8 +19,8 @@ import { makeDeb, type ControlFields, type DebInput } from './deb.js';
 import { debugPaths } from './debug-symbols.js';
 import { buildId, checkModule, readModule } from '../formats/elf.js';
 import { noRelations, type Relations } from './relations.js';
-import { isExtraPath } from './shared-files.js';
-import type { TarLink } from '../formats/tar.js';
+import { isExtraPath, ownMode } from './shared-files.js';
+import type { TarFolder, TarLink } from '../formats/tar.js';
 
 /** A package with a DKMS source, whose place ours take on a machine. */
 export interface SourcePackage {
@@ -54,6 +54,7 @@ export interface PackInput {
   /** What the DKMS package ships beside its source; every path must pass isExtraPath. */
   extras: readonly { path: string; bytes: Buffer; mode: number }[];
   links?: readonly TarLink[];
+  folders?: readonly TarFolder[];
   /** The package that the source came from, as this host read it; null for a folder or a tarball. */
   sourcePackage: SourcePackage | null;
   /** `Name <address>`. */
@@ -98,11 +99,12 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
   ];
   const { scripts, triggers } = await scriptsOf(input);
   // All are made before the first is published: what is refused leaves nothing behind.
-  const made = packages.map(({ role, file, control, files, links = [] }) => ({
+  const made = packages.map(({ role, file, control, files, links = [], folders = [] }) => ({
     bytes: makeDeb({
       control,
       files,
       links,
+      folders,
       scripts: {},
       mtime,
       ...(role === 'modules' && { scripts, triggers }),
@@ -125,7 +127,7 @@ export async function packModules(input: PackInput): Promise<PackedPackage[]> {
   return packed;
 }
 
-interface NewPackage extends Pick<DebInput, 'control' | 'files' | 'links'> {
+interface NewPackage extends Pick<DebInput, 'control' | 'files' | 'links' | 'folders'> {
   role: PackedPackage['role'];
   file: string;
 }
@@ -173,13 +175,14 @@ export const hasCommon = ({ sourcePackage, extras }: Pick<PackInput, 'sourcePack
   sourcePackage !== null || extras.length > 0;
 
 function commonPackage({ input, common, commonVersion, base, origin }: Parts): NewPackage {
-  const { module, extras, links = [], sourcePackage: source } = input;
+  const { module, extras, links = [], folders = [], sourcePackage: source } = input;
   const architecture = hasProgram(extras) ? input.debArch : 'all';
   return {
     role: 'common',
     file: debFile({ name: common, version: commonVersion, architecture }),
     files: extras.map(({ path, bytes, mode }) => ({ path, bytes, mode: extraMode(path, mode) })),
     links,
+    folders: folders.map(({ path, mode }) => ({ path, mode: extraMode(path, mode) })),
     control: {
       ...base,
       package: common,
@@ -344,12 +347,12 @@ export function checkModules(
   return [...magics].sort();
 }
 
-/** The mode that such a file gets: its own, without setuid, and nobody but root may write. Throws fault `module` for a path that isExtraPath refuses. */
+/** The mode that such a file or folder gets. Throws fault `module` for a path that isExtraPath refuses. */
 export function extraMode(path: string, mode: number): number {
   if (!isExtraPath(path)) {
     throw new Dkms2binError('module', `Not a file that a module package may ship: ${JSON.stringify(path)}`);
   }
-  return mode & 0o755;
+  return ownMode(mode);
 }
 
 async function scriptsOf({

@@ -17,8 +17,10 @@ export interface SmallRpm {
   provides: readonly string[];
   conflicts: readonly string[];
   obsoletes: readonly string[];
-  /** Settings: an administrator's changes outlive an upgrade. */
-  files: readonly { path: string; bytes: Buffer }[];
+  /** Of settings an administrator's changes outlive an upgrade. */
+  files: readonly { path: string; bytes: Buffer; settings: boolean }[];
+  /** For /bin/sh; of `preun` the first argument is 0 when the last package of the name goes. */
+  scripts?: { post: string; preun: string };
   /** Seconds since 1970. */
   mtime: number;
 }
@@ -93,6 +95,17 @@ function about(input: SmallRpm): Record<number, Value> {
     ...relations([1054, 1053, 1055], input.conflicts),
     ...relations([1090, 1114, 1115], input.obsoletes),
     ...relations([5046, 5048, 5047], input.recommends),
+    ...scriptsOf(input),
+  };
+}
+
+const SHELL = '/bin/sh';
+
+function scriptsOf({ scripts }: SmallRpm): Record<number, Value> {
+  if (!scripts) return {};
+  return {
+    ...{ 1024: { text: scripts.post }, 1086: { text: SHELL } },
+    ...{ 1025: { text: scripts.preun }, 1087: { text: SHELL } },
   };
 }
 
@@ -130,7 +143,7 @@ function filesOf({ files, mtime }: SmallRpm): Record<number, Value> {
     1034: { int32: each(mtime) },
     1035: { texts: files.map(({ bytes }) => sha256(bytes)) },
     1036: { texts: files.map(() => '') },
-    1037: { int32: each(KEPT) },
+    1037: { int32: files.map(({ settings }) => (settings ? KEPT : 0)) },
     1039: { texts: files.map(() => 'root') },
     1040: { texts: files.map(() => 'root') },
     1045: { int32: each(0xffffffff) },

@@ -92,7 +92,11 @@ const HOLDING: Record<RpmForm, (following: RpmFollowing, name: string) => Held> 
       recommends: ['dnf-plugin-protected-kmods'],
       conflicts: [],
       files: [
-        { path: `/etc/dnf/plugins/protected-kmods.d/${name}.conf`, bytes: Buffer.from(lines.join('\n')) },
+        {
+          path: `/etc/dnf/plugins/protected-kmods.d/${name}.conf`,
+          bytes: Buffer.from(lines.join('\n')),
+          settings: true,
+        },
       ],
     };
   },

@@ -43,6 +43,8 @@ export interface RpmPlan {
   files: { path: string; mode: number; sha256: string }[];
   /** Symbolic links. */
   links: { path: string; target: string }[];
+  /** Folders that come for their own sake. */
+  folders: { path: string; mode: number }[];
 }
 
 export interface RpmSpec {
@@ -187,6 +189,7 @@ function modulesPackage({ input, names, common, origin, vermagics }: Parts): Spe
       bytes: each.packed?.bytes ?? each.bytes,
     })),
     links: [],
+    folders: [],
     preamble: [
       tag('Name', names.name),
       tag('Version', names.version),
@@ -217,7 +220,7 @@ function modulesPackage({ input, names, common, origin, vermagics }: Parts): Spe
 }
 
 function commonPackage({ input, names, common, origin }: Parts): SpecPackage {
-  const { module, extras, links = [], sourcePackage: source } = input;
+  const { module, extras, links = [], folders = [], sourcePackage: source } = input;
   const relations = source?.relations ?? noRelations();
   const own = source && !source.ofDistro ? [source.name] : [];
   const version = source?.version;
@@ -235,6 +238,7 @@ function commonPackage({ input, names, common, origin }: Parts): SpecPackage {
     requires: relations.depends,
     files: extras.map(({ path, bytes, mode }) => ({ path, bytes, mode: extraMode(path, mode) })),
     links: [...links],
+    folders: folders.map(({ path, mode }) => ({ path, mode: extraMode(path, mode) })),
     preamble: [
       tag('Version', common.version),
       tag('Summary', `${source?.leader?.name ?? module} kernel module, files for every kernel`),
@@ -281,6 +285,7 @@ function debugPackage({ input, names }: Parts): SpecPackage[] {
               },
             ],
       ),
+      folders: [],
       preamble: [
         tag('Summary', `Debug symbols of the ${input.module} kernel module for Linux ${input.release}`),
         'Group: Development/Debug',
@@ -292,10 +297,11 @@ function debugPackage({ input, names }: Parts): SpecPackage[] {
   ];
 }
 
-/** Shell lines that put every file, by its number, and every link in its place. */
+/** Shell lines that put every file, by its number, every link and every folder in its place. */
 function installLines(packages: readonly SpecPackage[], mtime: number): string[] {
   const files = packages.flatMap((each) => each.files);
   const links = packages.flatMap((each) => each.links);
+  const folders = packages.flatMap((each) => each.folders);
   return [
     ...files.flatMap((file, number) => {
       const to = `'%{buildroot}${path(file.path)}'`;
@@ -307,14 +313,19 @@ function installLines(packages: readonly SpecPackage[], mtime: number): string[]
       const to = `'%{buildroot}${path(from)}'`;
       return [`mkdir -p "$(dirname ${to})"`, `ln -s '${target}' ${to}`, `touch -h -d @${mtime} ${to}`];
     }),
+    // Their modes are in the list of files: rpmbuild must be able to look into them.
+    ...folders.map((each) => `mkdir -p '%{buildroot}${path(each.path)}'`),
+    // Putting something into a folder changes its time.
+    ...folders.map((each) => `touch -d @${mtime} '%{buildroot}${path(each.path)}'`),
   ];
 }
 
-/** The list of a package's files; `folders` are those that are its own. */
-function fileLines({ files, links }: SpecPackage, folders: readonly string[] = []): string[] {
+/** The list of a package's files, after `more` lines of it. */
+function fileLines({ files, links, folders }: SpecPackage, more: readonly string[] = []): string[] {
   return [
     '%defattr(-,root,root,0755)',
-    ...folders,
+    ...more,
+    ...folders.map((each) => `%dir %attr(${octal(each.mode)},root,root) ${path(each.path)}`),
     ...files.map(fileLine),
     ...links.map((each) => path(each.path)),
   ];

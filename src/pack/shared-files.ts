@@ -1,5 +1,6 @@
-import { makeTar, withFolders, type TarLink } from '../formats/tar.js';
-import type { PackageEntry } from '../formats/package.js';
+import { dirname } from 'node:path';
+import { makeTar, withFolders, type TarFile, type TarFolder, type TarLink } from '../formats/tar.js';
+import type { PackageEntry, PackageFolder } from '../formats/package.js';
 
 /** What all kernels' packages of a module share: files of its source package that are no source. */
 export interface SharedFiles {
@@ -7,6 +8,8 @@ export interface SharedFiles {
   extras: { path: string; bytes: Buffer; mode: number }[];
   /** Symbolic links that are packed. */
   links: TarLink[];
+  /** Folders that are packed for their own sake: nothing packed lies in them, or they have a mode of their own. */
+  folders: TarFolder[];
   /** Paths that are not packed, although they are neither source nor dkms's own. */
   left: string[];
 }
@@ -42,30 +45,72 @@ const NO_USE = [
   /^\/usr\/lib\/\.build-id\//,
 ];
 
-/** Sorts the files of a source package. Bytes are copies: the package's own need not stay in memory. */
-export function sharedFiles(files: readonly PackageEntry[]): SharedFiles {
+/** The part of a source package's mode that comes along: no setuid, and nobody but root may write. */
+export const ownMode = (mode: number): number => mode & 0o755;
+
+/** Sorts the files and folders of a source package. Bytes are copies: the package's own need not stay in memory. */
+export function sharedFiles(
+  files: readonly PackageEntry[],
+  folders: readonly PackageFolder[] = [],
+): SharedFiles {
   const extras: SharedFiles['extras'] = [];
   const links: SharedFiles['links'] = [];
   const left: string[] = [];
   for (const file of files) {
     const { path, type, mode, target = '' } = file;
-    if (NO_USE.some((pattern) => pattern.test(path))) continue;
-    const packable = isExtraPath(path) && fitsInTar(path, type === 'symlink' ? target : undefined);
+    if (isNoUse(path)) continue;
+    const packable =
+      isExtraPath(path) &&
+      fits(type === 'symlink' ? { path, target } : { path, mode: 0o644, bytes: NOTHING });
     if (packable && type === 'file') extras.push({ path, mode, bytes: Buffer.from(file.bytes()) });
     else if (packable && type === 'symlink') links.push({ path, target });
     else left.push(path);
   }
-  return { extras, links, left };
+  const own = ownFolders(files, folders, [...extras, ...links]);
+  return { extras, links, folders: own.folders, left: [...left, ...own.left] };
 }
 
-/** Whether a .deb can hold an entry of that name. */
-function fitsInTar(path: string, target?: string): boolean {
+const NOTHING = Buffer.alloc(0);
+
+const isNoUse = (path: string): boolean => NO_USE.some((pattern) => pattern.test(path));
+
+/**
+ * The folders that a machine would lack: those that are empty in the source package, and those above packed files that have
+ * another mode than a package's folders have by themselves.
+ */
+function ownFolders(
+  files: readonly PackageEntry[],
+  folders: readonly PackageFolder[],
+  packed: readonly { path: string }[],
+): Pick<SharedFiles, 'folders' | 'left'> {
+  const full = above([...files, ...folders]);
+  const needed = above(packed);
+  const found: Pick<SharedFiles, 'folders' | 'left'> = { folders: [], left: [] };
+  for (const { path, mode: read } of folders) {
+    const mode = ownMode(read);
+    const wanted = needed.has(path) ? mode !== 0o755 : !full.has(path);
+    if (!wanted || path === '/' || isNoUse(`${path}/`)) continue;
+    if (isExtraPath(path) && fits({ path, mode })) found.folders.push({ path, mode });
+    else found.left.push(`${path}/`);
+  }
+  return found;
+}
+
+/** All folders that something lies in. */
+function above(entries: readonly { path: string }[]): Set<string> {
+  const all = new Set<string>();
+  for (const { path } of entries) {
+    for (let up = dirname(path); !all.has(up); up = dirname(up)) all.add(up);
+  }
+  return all;
+}
+
+/** Whether a .deb can hold such an entry. */
+function fits(entry: TarLink | TarFile | TarFolder): boolean {
   try {
-    const entries =
-      target === undefined
-        ? withFolders([{ path, mode: 0o644, bytes: Buffer.alloc(0) }])
-        : withFolders([], [{ path, target }]);
-    makeTar(entries, 0);
+    const [files, links] = ['bytes' in entry ? [entry] : [], 'target' in entry ? [entry] : []];
+    const folders = 'bytes' in entry || 'target' in entry ? [] : [entry];
+    makeTar(withFolders(files, links, folders), 0);
     return true;
   } catch {
     return false;

@@ -41,6 +41,7 @@ function cellDocument(cell: CellResult): Record<string, unknown> {
     verdict: cell.verdict,
     reason: cell.reason,
     package: cell.package,
+    ...(cell.otherPackages === undefined ? {} : { otherPackages: cell.otherPackages }),
     log: cell.log,
     phases: cell.phases,
     kept: cell.kept,

@@ -4,12 +4,16 @@ import type { UpgradeProof } from '../model/upgrade-proof.js';
 import { table } from './text.js';
 
 /** What was proved, a line for each module, and what it saved. */
-export function proofText({ modules, saved, signedBy, enforced, kernel, distro }: Proof): string {
+export function proofText(proof: Proof): string {
+  const { modules, saved, signedBy, enforced, kernel, distro, fromDistro } = proof;
   const rows = modules.map((m) => [m.verdict, m.module, m.package, m.version, m.reason ?? '']);
   const key = signedBy === null ? 'not signed' : `signed by ${signedBy}`;
   return [
     table(rows),
     `installed on ${oneLine(distro)}, ${oneLine(kernel)}, without compiler, headers or dkms; the repository is ${key}\n`,
+    fromDistro.length > 0
+      ? `from the distro's own package sources came ${fromDistro.map(oneLine).join(', ')}\n`
+      : '',
     enforced === null
       ? ''
       : `the kernel loaded only modules signed with the certificate ${enforced} (module.sig_enforce=1)\n`,

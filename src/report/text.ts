@@ -20,16 +20,28 @@ function headline(reason: string | null): string {
   return line === undefined ? '' : oneLine(line).trim();
 }
 
-/** The result lines for stdout: `built   acpi_call 1.2.2  6.1.0-56-amd64  /out/….deb`. */
+/**
+ * The result lines for stdout: `built   acpi_call 1.2.2  6.1.0-56-amd64  /out/….deb`. Below come the packages that go with it,
+ * `with` in front; one that several kernels share stands there once.
+ */
 export function resultLines(cells: readonly CellResult[]): string {
-  const rows = cells.map((cell) => [
-    nameOf(cell),
-    cell.kernel,
-    cell.package ?? headline(cell.reason),
-    ...(cell.reproducible ? ['reproducible'] : []),
-  ]);
-  const lines = table(rows).split('\n');
-  return cells.map((cell, i) => `${cell.verdict.padEnd(7)} ${lines[i] ?? ''}\n`).join('');
+  const told = new Set<string>();
+  const rows = cells.flatMap((cell) => {
+    const others = (cell.otherPackages ?? []).filter((path) => !told.has(path));
+    for (const path of others) told.add(path);
+    return [
+      {
+        word: cell.verdict,
+        columns: [
+          ...[nameOf(cell), cell.kernel, cell.package ?? headline(cell.reason)],
+          ...(cell.reproducible ? ['reproducible'] : []),
+        ],
+      },
+      ...others.map((path) => ({ word: 'with', columns: ['', '', path] })),
+    ];
+  });
+  const lines = table(rows.map(({ columns }) => columns)).split('\n');
+  return rows.map(({ word }, i) => `${word.padEnd(7)} ${lines[i] ?? ''}\n`).join('');
 }
 
 /**

@@ -104,7 +104,12 @@ test('under module.sig_enforce=1 a kernel that trusts the certificate loads the 
   const signed = deb.files.find((file) => file.path.endsWith('/dk2b_tiny.ko'))!.bytes();
   const certificate = new X509Certificate(await readFile(join(work, 'keys', 'mok.pem')));
 
-  await using booted = await bootEnforcing(layer, certificate, join(work, 'vm'), machine);
+  await using booted = await bootEnforcing(
+    { layer, network: 'none' },
+    certificate,
+    join(work, 'vm'),
+    machine,
+  );
 
   const good = await load(booted, signed);
   expect(good).toMatchObject({ code: 0, said: '' });
@@ -159,7 +164,12 @@ test('under an enrolled authority a key made later signs; a foreign, a forged an
   await writeFile(join(work, 'tiny.ko'), tiny);
   const authority = new X509Certificate(await readFile(join(work, 'fleet', 'ca.pem')));
 
-  await using booted = await bootEnforcing(layer, authority, join(work, 'fleet-vm'), machine);
+  await using booted = await bootEnforcing(
+    { layer, network: 'none' },
+    authority,
+    join(work, 'fleet-vm'),
+    machine,
+  );
 
   // After the enrolment.
   const under = (name: string): string[] => ['--ca-key', `${name}/ca.key`, '--ca-cert', `${name}/ca.pem`];

@@ -36,7 +36,7 @@ beforeAll(async () => {
   );
   expect(ended.code, ended.stderr).toBe(0);
   built = (JSON.parse(ended.stdout) as Document).cells[0]!.package!;
-  // A package that would bring a compiler, had it come from the distro's own archive.
+  // A package that would bring a compiler, and one that needs a program of the distro's.
   const needy = makeDeb({
     control: {
       package: `needy-modules-${kernel}`,
@@ -53,6 +53,13 @@ beforeAll(async () => {
     mtime: 1_600_000_000,
   });
   await writeFile(join(out, 'needy.deb'), needy);
+  await execa('dpkg-deb', ['-R', built, join(work, 'hungry')]);
+  const fields = join(work, 'hungry', 'DEBIAN', 'control');
+  const text = (await readFile(fields, 'utf8'))
+    .replace(/^Package: .*/m, `Package: hungry-modules-${kernel}`)
+    .replace(/^Depends: /m, 'Depends: hello, ');
+  await writeFile(fields, text);
+  await execa('dpkg-deb', ['--root-owner-group', '-b', join(work, 'hungry'), join(out, 'hungry.deb')]);
   const published = await tool(['repo', out, '--repo-key', file]);
   expect(published.code, published.stderr).toBe(0);
 });
@@ -116,10 +123,22 @@ test('a kernel that takes signed modules only, and trusts the certificate, takes
   expect(JSON.parse(ended.stdout)).toMatchObject({ enforced: key, modules: [{ verdict: 'loaded' }] });
 });
 
-test('a package that wants more than the repository has is refused: nothing comes from elsewhere', async () => {
+test('what a package needs of the distro comes from the sources of the image', async () => {
+  const offline = await prove(kernel, '--module', 'hungry', '--offline');
+  expect(offline.code, offline.stderr).toBe(3);
+  expect(offline.stderr).toMatch(/hungry-modules-\S+ : Depends: hello but it is not/);
+  const ended = await prove(kernel, '--module', 'hungry');
+  expect(ended.code, ended.stderr).toBe(0);
+  const proof = ProofDocument.parse(JSON.parse(ended.stdout)) as Proof;
+  expect(proof.fromDistro).toContain('hello');
+  expect(proof.fromDistro).not.toContain(`hungry-modules-${kernel}`);
+  expect(proof.modules).toMatchObject([{ package: `hungry-modules-${kernel}`, verdict: 'loaded' }]);
+});
+
+test('a package that would bring a compiler is refused before that is downloaded', async () => {
   const ended = await prove(kernel, '--module', 'needy');
   expect(ended.code).toBe(1);
-  expect(ended.stderr).toMatch(/needy-modules-\S+ : Depends: gcc but it is not/);
+  expect(ended.stderr).toMatch(/A toolchain comes along with the packages: .*gcc/);
 });
 
 test('a package that was changed after signing does not install: apt says so, and the exit code', async () => {

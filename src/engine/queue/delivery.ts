@@ -28,6 +28,7 @@ export async function packDelivery(
     ...result,
     reason: result.reason === null ? null : wordsOf(result.reason),
     package: bare(result.package),
+    ...(result.otherPackages && { otherPackages: result.otherPackages.map((path) => basename(path)) }),
     log: bare(result.log),
     kept: null,
   }));
@@ -53,6 +54,12 @@ export function requireAskedFor(delivery: Delivery, job: CellJob, form: PackageF
   for (const name of names.filter((each) => commons.some((common) => common.test(each))))
     for (const each of withRecords(name)) allowed.add(each);
   for (const name of there) if (!allowed.has(name)) refuse(`nobody asked for the file ${name}`);
+  for (const row of results)
+    for (const name of row.otherPackages ?? []) {
+      const isOther = name === namesOf(row, job, form)?.debug || commons.some((common) => common.test(name));
+      if (!isOther || !there.has(name))
+        refuse(`${row.module} came with ${name}, which is no package of its own`);
+    }
 }
 
 function refuse(why: string): never {
@@ -134,10 +141,11 @@ export async function publishDelivery(
       if (status === 'up to date') same.add(name);
     }
     return results.map((result) => {
-      const { package: name, log, reason } = result;
+      const { package: name, otherPackages, log, reason } = result;
       return {
         ...result,
         package: name && join(outDir, name),
+        ...(otherPackages && { otherPackages: otherPackages.map((each) => join(outDir, each)) }),
         log: log && join(outDir, log),
         reason: name && reason === null && same.has(name) ? 'up to date' : reason,
       };

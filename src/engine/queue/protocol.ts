@@ -154,6 +154,7 @@ const delivery = z.strictObject({
         distro: DistroId,
         reason: Words.nullable(),
         package: FileName.nullable(),
+        otherPackages: z.array(FileName).max(MAX_ENTRIES).optional(),
         log: FileName.nullable(),
         phases: z
           .record(Label, seconds)

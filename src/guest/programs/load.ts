@@ -27,7 +27,7 @@ export interface Loads {
 /** Seconds that an init or exit function may take. */
 const HANG_SECONDS = { kvm: 30, tcg: 90 };
 /** The programs say every 5 s that something goes on. */
-const SILENCE_MS = 60_000;
+export const SILENCE_MS = 60_000;
 
 const HOW = z.enum(['loaded', 'refused', 'bad', 'broke']);
 const KEY = z.enum(['doing', 'load', 'warn', 'stays']);

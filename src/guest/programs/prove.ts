@@ -1,20 +1,36 @@
 import { z } from 'zod';
 import { Dkms2binError } from '../../model/errors.js';
-import { nonsense, type Guest, type Report } from '../guest.js';
-import { valuesOf, type EndName } from '../protocol.js';
-import { howItLoads, readLoadEnd, runLoads, type Load, type LoadRun, type Loads } from './load.js';
+import { nonsense, type Guest, type Report, type ScriptRun } from '../guest.js';
+import { readEnd, valuesOf, whyOf, type EndName } from '../protocol.js';
+import {
+  howItLoads,
+  readLoadEnd,
+  runLoads,
+  SILENCE_MS,
+  type Load,
+  type LoadRun,
+  type Loads,
+} from './load.js';
 
 export interface ProveOrder {
   release: string;
   packageManager: 'apt' | 'dnf';
   /** Of the repository, as the guest reaches it. */
-  url: string;
+  host: string;
   /** Text for sources.list.d or yum.repos.d. */
   sources: string;
   /** Where apt gets the repository's key, and where it belongs; '' for a repository that is not signed. */
   keyUrl: string;
   keyring: string;
   packages: readonly string[];
+}
+
+/** For the distro's own package sources. */
+export interface Egress {
+  /** '' for none. */
+  proxy: string;
+  /** Certificates of further authorities that vouch for them, PEM; empty for none. */
+  authorities: Buffer;
 }
 
 export interface InstalledPackage {
@@ -24,28 +40,58 @@ export interface InstalledPackage {
   loads: Load[];
 }
 
+/** What the repository alone lacks: the package manager's own words. */
+export interface Lacks {
+  lacks: string;
+}
+
+const variablesOf = (
+  order: ProveOrder,
+  step: 'alone' | 'fetch' | 'install',
+  { proxy, authorities }: Egress,
+) => ({
+  ...{ RELEASE: order.release, STEP: step, MANAGER: order.packageManager, HOST: order.host },
+  ...{ SOURCES: order.sources, KEY_URL: order.keyUrl, KEYRING: order.keyring, PACKAGES: order.packages },
+  ...{ PROXY: proxy, AUTHORITIES: authorities.length },
+});
+
+const CLOSED: Egress = { proxy: '', authorities: Buffer.alloc(0) };
+
+/**
+ * Has the package manager download packages of a repository, and from the machine's own sources what they depend on. Throws `module`
+ * when it does not take them or a toolchain would come along, `usage` when the machine has a toolchain.
+ */
+export async function fetchPackages(
+  guest: Guest,
+  order: ProveOrder,
+  { egress, ...run }: ScriptRun & { egress: Egress },
+): Promise<void> {
+  const vars = { ...variablesOf(order, 'fetch', egress), HANG: 0 };
+  readEnd(
+    await guest.script('prove.py', vars, { silenceMs: SILENCE_MS, ...run, input: egress.authorities }),
+    ['DONE'],
+    describe,
+  );
+}
+
 /**
  * Installs packages of a repository in a machine without a toolchain and loads their modules; resolves with all packages that
- * came. Throws `module` when the package manager does not take them, `usage` when the machine has a toolchain.
+ * came. `alone` takes nothing from anywhere else, and resolves with what it lacks where that is not enough; `install` takes what
+ * `fetchPackages` brought. Throws `module` when the package manager does not take them, `usage` when the machine has a toolchain.
  */
 export async function proveRepository(
   guest: Guest,
   order: ProveOrder,
-  run: LoadRun,
-): Promise<InstalledPackage[]> {
-  const vars = {
-    RELEASE: order.release,
-    MANAGER: order.packageManager,
-    URL: order.url,
-    SOURCES: order.sources,
-    KEY_URL: order.keyUrl,
-    KEYRING: order.keyring,
-    PACKAGES: order.packages,
-  };
+  { step, ...run }: LoadRun & { step: 'alone' | 'install' },
+): Promise<InstalledPackage[] | Lacks> {
+  const vars = variablesOf(order, step, CLOSED);
   const known = (name: string, reports: readonly Report[]): boolean =>
     installedOf(reports).some(([, , modules]) => modules.includes(name));
   const { output, reports, ...loads } = await runLoads(guest, { name: 'prove.py', vars, known }, run);
-  if (output !== null && loads.broke === null) readLoadEnd(output, ['DONE', 'BAD'], describe);
+  if (output !== null && loads.broke === null) {
+    const end = readLoadEnd(output, ['DONE', 'BAD', 'LACKS'], describe);
+    if (end === 'LACKS') return { lacks: whyOf(output) };
+  }
   return readInstalledPackages(reports, loads);
 }
 
@@ -63,7 +109,7 @@ function describe(why: string, end: EndName | null): { message: string; hint?: s
         hint: 'Use the official image or --image bootstrap.',
       };
     case 'TOOLCHAIN_CAME':
-      return { message: `A toolchain came along with the packages: ${why}` };
+      return { message: `A toolchain comes along with the packages: ${why}` };
     default:
       return { message: `The VM could not test the packages: ${why}` };
   }

@@ -22,7 +22,9 @@ export interface UpgradeOrder {
   packages: readonly string[];
   /** Packages of modules for both kernels. */
   modules: readonly { from: string; to: string }[];
+  /** For the distro's own sources: a proxy, '' for none, and certificates of further authorities, PEM. */
   proxy: string;
+  authorities: Buffer;
 }
 
 export interface StepResult {
@@ -39,7 +41,7 @@ export interface StepResult {
 const NAME = /^[A-Za-z0-9][A-Za-z0-9+._-]*$/;
 const INSTALLED = z.tuple([
   z.string().regex(NAME),
-  z.string().regex(/^[A-Za-z0-9][A-Za-z0-9+._~:^-]*$/),
+  z.string().regex(/^[A-Za-z0-9][A-Za-z0-9+._~:^,-]*$/),
   z
     .string()
     .regex(/^[A-Za-z0-9_.,+-]*$/)
@@ -58,12 +60,16 @@ export async function takeStep(
     ...{ RELEASE: step === 'leave' ? order.to : order.from, STEP: step, FROM: order.from, TO: order.to },
     ...{ META: order.meta, FROM_META: order.fromVersion, TO_META: order.toVersion },
     ...{ HOST: order.host, SOURCES: order.sources, KEY_URL: order.keyUrl, KEYRING: order.keyring },
-    ...{ PACKAGES: order.packages, PROXY: order.proxy },
+    ...{ PACKAGES: order.packages, PROXY: order.proxy, AUTHORITIES: order.authorities.length },
     MODULES: order.modules.flatMap(({ from, to }) => [from, to]),
   };
   const known = (name: string, reports: readonly Report[]): boolean =>
     moduleNames.includes(name) || installedOf(reports).some(({ modules }) => modules.includes(name));
-  const { output, reports, ...loads } = await runLoads(guest, { name: 'upgrade.py', vars, known }, run);
+  const { output, reports, ...loads } = await runLoads(
+    guest,
+    { name: 'upgrade.py', vars, known },
+    { ...run, input: order.authorities },
+  );
   const held = heldOf(reports);
   if (output !== null) {
     // What did not hold is told in its place.

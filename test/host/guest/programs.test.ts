@@ -523,7 +523,10 @@ describe('verify.py and prove.py', () => {
     ['verify.py', { PACKAGES: [], MODULES: ['foo'], NEEDS: [], MANAGER: 'apt' }],
     [
       'prove.py',
-      { MANAGER: 'apt', URL: 'http://10.0.2.9/', SOURCES: '', KEY_URL: '', KEYRING: '', PACKAGES: [] },
+      {
+        ...{ STEP: 'alone', MANAGER: 'apt', HOST: '10.0.2.9', SOURCES: '', KEY_URL: '', KEYRING: '' },
+        ...{ PACKAGES: [], PROXY: '', AUTHORITIES: 0 },
+      },
     ],
   ];
   test.each(more)('%s ends at once when another kernel runs', async (name, variables) => {

@@ -13,9 +13,11 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { parseDeb } from '../../../src/formats/deb.js';
 import { makeDeb } from '../../../src/pack/deb.js';
 import { sameModulesOf } from '../../../src/repo/index.js';
 import { packModules } from '../../../src/pack/module-package.js';
+import { sharedFiles } from '../../../src/pack/shared-files.js';
 import { hasTool } from '../fixtures/has-tool.js';
 import { fakeModule } from '../../unit/fixtures/elf.js';
 import { control, EXTRAS, MTIME, packInput } from '../../unit/fixtures/pack-input.js';
@@ -135,6 +137,35 @@ describe('packModules', () => {
     ];
     expect(await sameModulesOf([one[0]!.path, other[0]!.path])).toEqual(told);
     expect(await sameModulesOf([one[0]!.path])).toEqual([]);
+  });
+
+  it('carries the folders of a DKMS package, with their modes', async (ctx) => {
+    if (!hasTool('dpkg-deb')) ctx.skip('dpkg-deb is not installed');
+    const from = join(tmp, 'source');
+    const folder = (path: string, mode = 0o755): void => {
+      mkdirSync(join(from, path), { recursive: true });
+      chmodSync(join(from, path), mode);
+    };
+    for (const each of ['DEBIAN', 'usr/src/foo-1/empty', 'etc/foo.d', 'usr/lib/dkms', 'run/foo'])
+      folder(each);
+    folder('var/lib/foo/inbox', 0o1777);
+    folder('var/lib/foo', 0o700);
+    folder('var/cache/foo', 0o750);
+    writeFileSync(join(from, 'var/lib/foo/key'), '');
+    const fields = 'Package: foo-dkms\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b>\nDescription: x\n';
+    writeFileSync(join(from, 'DEBIAN/control'), fields);
+    tool('dpkg-deb', ['--root-owner-group', '-b', from, join(tmp, 'foo.deb')]);
+    const { files, folders } = await parseDeb(readFileSync(join(tmp, 'foo.deb')), 'foo.deb');
+    const { left, ...shared } = sharedFiles(files, folders);
+    expect(left).toEqual(['/run/foo/']);
+    const sourcePackage = { name: 'foo-dkms', version: '1' };
+    const [common] = await packModules(packInput(tmp, '6.1.0-56-amd64', { ...shared, sourcePackage }));
+    const listed = tool('dpkg-deb', ['-c', common!.path]).trimEnd().split('\n');
+    expect(listed.map((line) => `${line.slice(0, 10)} ${line.split(' ').at(-1) ?? ''}`)).toEqual([
+      ...['drwxr-xr-x ./', 'drwxr-xr-x ./etc/', 'drwxr-xr-x ./etc/foo.d/', 'drwxr-xr-x ./var/'],
+      ...['drwxr-xr-x ./var/cache/', 'drwxr-x--- ./var/cache/foo/', 'drwxr-xr-x ./var/lib/'],
+      ...['drwx------ ./var/lib/foo/', 'drwxr-xr-x ./var/lib/foo/inbox/', '-rw-r--r-- ./var/lib/foo/key'],
+    ]);
   });
 
   it('installs side by side for two kernels, runs depmod, and goes again', async (ctx) => {

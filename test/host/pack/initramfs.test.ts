@@ -1,4 +1,5 @@
-import { mkdirSync, mkdtempSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -6,6 +7,8 @@ import { packModules } from '../../../src/pack/module-package.js';
 import { missingForTargets, Targets, type Disk } from '../../rig/target.js';
 import { fakeModule } from '../../unit/fixtures/elf.js';
 import { packInput } from '../../unit/fixtures/pack-input.js';
+import { guestRpmbuild } from '../fixtures/guest-rpmbuild.js';
+import { hasTool } from '../fixtures/has-tool.js';
 
 // Machines with real kernels, a real dpkg and the programs that make their initramfs. The modules in our packages are none that a
 // kernel would load. acpi_call is one that the initramfs is told to hold, other is not.
@@ -115,21 +118,80 @@ test.skipIf(missing.length > 0)(
   600_000,
 );
 
-test.skipIf(missing.length > 0)(
-  'dracut makes it where Debian has dracut',
-  async () => {
-    const start = await run(
-      machine,
-      `set -e; dpkg -P --force-depends initramfs-tools cloud-initramfs-growroot >/dev/null; dpkg -i --force-depends /dracut/*.deb >/dev/null
+/** A machine with dracut, which puts acpi_call into each initramfs and little else. */
+const withDracut = () =>
+  run(
+    machine,
+    `set -e; dpkg -P --force-depends initramfs-tools cloud-initramfs-growroot >/dev/null; dpkg -i --force-depends /dracut/*.deb >/dev/null
     echo 'add_drivers+=" acpi_call "' >/etc/dracut.conf.d/test.conf
     printf 'hostonly=no\\ndracutmodules="base kernel-modules"\\ndrivers="loop"\\n' >/etc/dracut.conf.d/small.conf
     dracut --quiet --force /boot/initrd.img-$1 $1`,
-    );
+  );
+
+test.skipIf(missing.length > 0)(
+  'dracut makes it where Debian has dracut',
+  async () => {
+    const start = await withDracut();
     const installed = await run(start.disk, 'dpkg -i /mnt/out/acpi_call-$1.deb');
     expect(installed.text).toContain(`dracut makes /boot/initrd.img-${old}`);
     expect(await holds(installed.disk, old, 'acpi_call')).toBe(true);
     const purged = await run(installed.disk, 'dpkg -P acpi-call-modules-$1');
     expect(await holds(purged.disk, old, 'acpi_call'), purged.text).toBe(false);
+  },
+  600_000,
+);
+
+test.skipIf(missing.length > 0 || !hasTool('rpmbuild'))(
+  'so do the scripts of an .rpm, in the order in which rpm runs them',
+  async () => {
+    // No .rpm can be for a kernel that is called as Debian's are: it gets another name.
+    const release = '6.1.0-56.el9.x86_64';
+    const scripts = join(targets.shared, 'rpm');
+    mkdirSync(scripts);
+    for (const name of ['acpi_call', 'other']) {
+      const bytes = fakeModule(release, name);
+      const [rpm] = await guestRpmbuild(
+        {
+          ...{ module: name, version: '1.2', release, arch: 'x86_64', form: 'kmod', extras: [] },
+          ...{ modules: [{ name: `${name}.ko`, bytes }], dependsModules: [], sourcePackage: null },
+          ...{ maintainer: 'a b <a@b>', mtime: 1_700_000_000 },
+        },
+        scripts,
+      );
+      writeFileSync(join(scripts, `${name}.ko`), bytes);
+      for (const tag of ['POSTIN', 'POSTUN', 'POSTTRANS']) {
+        const text = execFileSync('rpm', ['-qp', '--nosignature', '--qf', `%{${tag}}`, rpm!.path]);
+        writeFileSync(join(scripts, `${name}.${tag}`), text);
+      }
+    }
+    // Red Hat's name of it. The scripts look at times in seconds.
+    const start = await run(
+      (await withDracut()).disk,
+      `mv /lib/modules/$1 /lib/modules/${release}; mv /boot/initrd.img-$1 /boot/initramfs-${release}.img; touch -d '1 hour ago' /boot/initramfs-*.img`,
+    );
+    const install = (...names: string[]): string =>
+      `for name in ${names.join(' ')}; do install -D -m 644 /mnt/rpm/$name.ko /lib/modules/${release}/extra/$name/$name.ko && sh /mnt/rpm/$name.POSTIN 1 || exit; done
+      for name in ${names.join(' ')}; do sh /mnt/rpm/$name.POSTTRANS 1 || exit; stat -c 'made %y' /boot/initramfs-${release}.img; done`;
+    const erase = (name: string): string =>
+      `rm -r /lib/modules/${release}/extra/${name} && sh /mnt/rpm/${name}.POSTUN 0; stat -c 'made %y' /boot/initramfs-${release}.img`;
+    const times = (text: string): string[] => text.match(/^made .*$/gm) ?? [];
+    const inside = async (disk: Disk): Promise<boolean> =>
+      (await targets.run(disk, `lsinitrd /boot/initramfs-${release}.img | grep '/acpi_call.ko'`)).code === 0;
+
+    const both = await run(start.disk, install('acpi_call', 'other'));
+    const [first, second] = times(both.text);
+    expect(first, both.text).toBe(second);
+    expect(await inside(both.disk)).toBe(true);
+    const without = await run(both.disk, erase('other'));
+    expect(times(without.text), without.text).toEqual([first]);
+    const gone = await run(without.disk, erase('acpi_call'));
+    expect(await inside(gone.disk), gone.text).toBe(false);
+
+    const left = await run(start.disk, `export INITRD=No; ${install('acpi_call')}`);
+    expect(left.text).toContain(`the initramfs of ${release} is left to whoever makes this system`);
+    expect(await inside(left.disk)).toBe(false);
+    const none = await run(start.disk, `rm /boot/initramfs-*; ${install('acpi_call')} 2>/dev/null; ls /boot`);
+    expect(none.text).not.toMatch(/initramfs-/);
   },
   600_000,
 );

@@ -71,13 +71,13 @@ apt-get update >/dev/null`;
 /** Our packages, of the DKMS package of that version. */
 async function pack(outDir: string, version: string): Promise<void> {
   const name = `acpi-call-dkms_${version}_all.deb`;
-  const { control, files } = await parseDeb(readFileSync(join(outDir, name)), name);
-  const { extras, links } = sharedFiles(files);
+  const { control, files, folders } = await parseDeb(readFileSync(join(outDir, name)), name);
+  const { left: _, ...shared } = sharedFiles(files, folders);
   const no = () => false;
   const { relations } = carriedRelations(control, { isOfDistro: no, isOwn: no });
   await packModules(
     packInput(outDir, release, {
-      ...{ module: 'acpi-call', version: version.replace('-', '.'), extras, links },
+      ...{ module: 'acpi-call', version: version.replace('-', '.'), ...shared },
       modules: [{ name: 'acpi_call.ko', bytes: fakeModule(release) }],
       sourcePackage: { name: 'acpi-call-dkms', version, relations, leader: { name: 'acpi-call', version } },
       fileName: `ours_${version}_amd64.deb`,

@@ -2,13 +2,13 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { FrameReader } from '../../../src/guest/frames.js';
 import { inspectFile } from '../../../src/attest/inspect.js';
-import { readRpmFile } from '../../../src/formats/rpm.js';
+import { parseRpm, readRpmFile } from '../../../src/formats/rpm.js';
+import { sharedFiles } from '../../../src/pack/shared-files.js';
 import { noRelations } from '../../../src/pack/relations.js';
 import { makeRpmSpec, type RpmInput } from '../../../src/pack/rpm.js';
+import { guestRpmbuild } from '../fixtures/guest-rpmbuild.js';
 import { hasTool } from '../fixtures/has-tool.js';
 import { fakeModule } from '../../unit/fixtures/elf.js';
 
@@ -19,7 +19,6 @@ afterEach(() => rmSync(tmp, { recursive: true }));
 const MTIME = 1_700_000_000;
 const EL = '5.14.0-503.el9.x86_64';
 const SUSE = '6.4.0-150600.23.25-default';
-const GUEST = join(import.meta.dirname, '../../../cloud-init/guest/pack-rpm.py');
 
 const input = (more: Partial<RpmInput> = {}): RpmInput => ({
   module: 'acpi_call',
@@ -41,30 +40,9 @@ const EXTRAS = [
   { path: '/lib/udev/rules.d/60-acpi-call.rules', bytes: Buffer.from('# rule\n'), mode: 0o600 },
 ];
 
-/** The guest's program, run here: the .rpm files by name. */
+/** The .rpm files by name. */
 async function build(of: RpmInput): Promise<Record<string, string>> {
-  const { spec, sources, packages } = await makeRpmSpec(of);
-  const bytes = [Buffer.from(spec), ...sources];
-  const variables = {
-    SIZES: bytes.map(({ length }) => length),
-    PACKAGES: packages.map(({ file }) => file),
-    ARCH: of.arch,
-    EPOCH: of.mtime,
-  };
-  const head = Object.entries(variables).map(([key, value]) => `${key}=${JSON.stringify(value)}\n`);
-  const program = head.join('') + readFileSync(GUEST, 'utf8');
-  const { stdout, stderr, status } = spawnSync('python3', ['-c', program], { input: Buffer.concat(bytes) });
-  expect(String(stderr)).toBe('');
-  expect(status).toBe(0);
-  const frames = await new FrameReader(Readable.from([stdout]), { kinds: ['log', 'rpm'] }).all();
-  const rpms = frames.filter(({ kind }) => kind === 'rpm');
-  expect(rpms.length, String(frames[0]?.bytes)).toBe(packages.length);
-  return Object.fromEntries(
-    packages.map(({ file }, at) => {
-      writeFileSync(join(tmp, file), rpms[at]!.bytes);
-      return [file, join(tmp, file)];
-    }),
-  );
+  return Object.fromEntries((await guestRpmbuild(of, tmp)).map(({ file, path }) => [file, path]));
 }
 
 const query = (file: string, ...what: string[]): string[] =>
@@ -136,6 +114,37 @@ describe.skipIf(!rpmbuild)(`rpmbuild${rpmbuild ? '' : ' (skipped: it is not inst
     expect(seen.notCarried).toEqual(['%post would run: udevadm 100%']);
     expect(seen.hazards).toContain("/usr/bin/50% is a file of the distro's package tools");
     expect(query(main!, '--scripts').join('\n')).toContain('dracut --force "$initramfs" "$release"');
+  });
+
+  it('carries the folders of a DKMS package, with their modes', async () => {
+    const spec = [
+      ...['Name: foo-dkms', 'Version: 1', 'Release: 1', 'Summary: x', 'License: x', 'BuildArch: noarch'],
+      ...[
+        '%description',
+        'x',
+        '%install',
+        'cd %{buildroot}',
+        'mkdir -p usr/src/foo-1/empty etc/foo.d var/lib/foo',
+      ],
+      ...['touch usr/src/foo-1/dkms.conf var/lib/foo/key', '%files', '/usr/src/foo-1'],
+      ...['%dir /etc/foo.d', '%dir %attr(0700,root,root) /var/lib/foo', '/var/lib/foo/key', ''],
+    ];
+    writeFileSync(join(tmp, 'foo.spec'), spec.join('\n'));
+    const into = ['--define', `_topdir ${tmp}/top`, '--define', `_rpmdir ${tmp}`];
+    const name = ['--define', '_rpmfilename foo-dkms.rpm'];
+    execFileSync('rpmbuild', ['-bb', ...into, ...name, join(tmp, 'foo.spec')], { stdio: 'pipe' });
+    const { files, folders } = await parseRpm(readFileSync(join(tmp, 'foo-dkms.rpm')), 'foo-dkms.rpm');
+    const { left, ...shared } = sharedFiles(files, folders);
+    expect(left).toEqual([]);
+    const [common] = Object.values(
+      await build(input({ ...shared, sourcePackage: { name: 'foo-dkms', version: '1-1' } })),
+    );
+    expect(query(common!, '--qf', '[%{FILEMODES:perms} %{FILEMTIMES} %{FILENAMES}\n]').sort()).toEqual([
+      '',
+      `-rw-r--r-- ${MTIME} /var/lib/foo/key`,
+      `drwx------ ${MTIME} /var/lib/foo`,
+      `drwxr-xr-x ${MTIME} /etc/foo.d`,
+    ]);
   });
 
   it('puts debug symbols where gdb and crash look for them, in a package of its own', async (ctx) => {

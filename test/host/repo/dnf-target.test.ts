@@ -1,3 +1,6 @@
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readdirSync, symlinkSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, afterEach, beforeEach, test } from 'vitest';
 import { command, good, type Ended } from '../fixtures/apt.js';
 import { RpmRoot } from '../fixtures/rpm-root.js';
@@ -101,4 +104,45 @@ test('what dnf makes of a package that keeps the next kernel away with Conflicts
   // Fedora's.
   await good(dnf('upgrade', '--setopt=best=0'));
   expect(await installed(/^other|^kernel-core/)).toEqual(['kernel-core-5.14.0-100.el9', 'other-2-1']);
+});
+
+test('before an .rpm of ours comes, what dkms has from a folder is told; what a package brought is not', async () => {
+  await on.ours('100.el9');
+  const rpm = join(
+    on.repo,
+    readdirSync(on.repo).find((name) => name.startsWith('kmod-acpi_call'))!,
+  );
+  const script = execFileSync('rpm', ['-qp', '--nosignature', '--qf', '%{PREIN}', rpm], { encoding: 'utf8' });
+  // A package of the machine owns /usr/src/acpi_call-1.2.2/dkms.conf, nobody that of 1.3.
+  const spec = [
+    ...[
+      '%install',
+      'mkdir -p %{buildroot}/usr/src/acpi_call-1.2.2',
+      'touch %{buildroot}/usr/src/acpi_call-1.2.2/dkms.conf',
+    ],
+    ...['%files', '/usr/src/acpi_call-1.2.2'],
+  ];
+  on.filled('acpi_call-dkms', '1.2.2', '3.el9', spec);
+  await good(on.rpm('-i', '--nodeps', '--nosignature', join(on.repo, 'acpi_call-dkms-1.2.2-3.el9.rpm')));
+  const dkms = (version: string): void => {
+    mkdirSync(join(on.root, 'var/lib/dkms/acpi_call', version), { recursive: true });
+    symlinkSync(`/usr/src/acpi_call-${version}`, join(on.root, 'var/lib/dkms/acpi_call', version, 'source'));
+  };
+  const user = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user'];
+  const ask = `rpm() { command rpm --root '${on.root}' "$@"; }\n`;
+  const run = (): Promise<Ended> =>
+    command('unshare', [
+      ...[...user, '--mount', 'sh', '-c'],
+      ask + script.replaceAll("'/var/lib/dkms/", `'${on.root}/var/lib/dkms/`),
+    ]);
+  expect(await run()).toEqual({ code: 0, text: '' });
+  dkms('1.2.2');
+  expect(await run()).toEqual({ code: 0, text: '' });
+  dkms('1.3');
+  const refused = await run();
+  expect(refused.code).toBe(1);
+  expect(refused.text).toContain(
+    'dkms has acpi_call/1.3 from /usr/src/acpi_call-1.3, and would build it beside',
+  );
+  expect(refused.text).toContain('Take it from dkms first: dkms remove acpi_call/1.3 --all');
 });

@@ -1,11 +1,11 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { makeDeb } from '../../../src/pack/deb.js';
 import { makeMetapackage, type Following } from '../../../src/pack/metapackage.js';
 import { serveRepository, type Served } from '../../../src/repo/index.js';
-import { Apt } from '../fixtures/apt.js';
+import { Apt, command } from '../fixtures/apt.js';
 import { hasTool } from '../fixtures/has-tool.js';
 import { publishQuietly, tempFolder } from '../../unit/fixtures/repository.js';
 
@@ -93,7 +93,7 @@ function installed(file: string): string {
 async function publish(): Promise<void> {
   const lines: string[] = [];
   for (const dir of [distro, ours]) {
-    await publishQuietly(dir);
+    await publishQuietly(dir, { origin: dir === distro ? 'Debian' : 'dkms2bin' });
     const each = await serveRepository(dir);
     served.push(each);
     lines.push(`deb [trusted=yes] ${each.url} ./\n`);
@@ -201,3 +201,55 @@ test('a removed kernel takes its module along, and a newer one leaves the older 
     ...['Remv foo-modules-6.1.0-56-amd64', 'Remv linux-image-6.1.0-56-amd64'],
   ]);
 });
+
+/** A folder with Debian's unattended-upgrades in it: to have it installed would change this host. Null where it cannot be had. */
+async function unattendedUpgrades(): Promise<string | null> {
+  const folder = join(tmp.path, 'unattended-upgrades');
+  const run = `mkdir "$1" && cd "$1" && [ -x /usr/bin/python3 ] &&
+    apt-get download -o APT::Sandbox::User=root unattended-upgrades python3-apt python3-distro-info distro-info-data &&
+    for deb in *.deb; do dpkg-deb -x "$deb" . || exit; done`;
+  const { code } = await command('sh', ['-c', run, 'sh', folder]);
+  return code === 0 ? folder : null;
+}
+
+/** What it would install, when packages of these origins may come by themselves. */
+async function unattended(program: string, ...origins: string[]): Promise<string> {
+  const conf = [
+    `Unattended-Upgrade::Origins-Pattern { ${origins.map((each) => `"origin=${each}";`).join(' ')} };`,
+    `Unattended-Upgrade::LogDir "${tmp.path}";`,
+    'Unattended-Upgrade::Skip-Updates-On-Metered-Connections "false";',
+  ];
+  const file = join(apt.root, 'unattended.conf');
+  writeFileSync(file, `${readFileSync(join(apt.root, 'apt.conf'), 'utf8')}${conf.join('\n')}\n`);
+  for (const each of ['var/run', 'updates']) mkdirSync(join(apt.root, each), { recursive: true });
+  // It reads dpkg's own status, wherever apt's may be.
+  const run =
+    'mount -t tmpfs tmpfs /run && mount --bind "$2/status" /var/lib/dpkg/status && exec /usr/bin/python3 "$1/usr/bin/unattended-upgrade" --dry-run --debug';
+  const user = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user'];
+  const { code, text } = await command(
+    'unshare',
+    [...user, '--mount', 'sh', '-c', run, 'sh', program, apt.root],
+    { APT_CONFIG: file, PYTHONPATH: join(program, 'usr/lib/python3/dist-packages') },
+  );
+  expect(code, text).toBe(0);
+  return text;
+}
+
+test('unattended-upgrades keeps the kernel as well, and brings both where packages of ours may come by themselves', async (ctx) => {
+  const program = await unattendedUpgrades();
+  if (program === null) return ctx.skip('unattended-upgrades cannot be had');
+  await setUp();
+  kernel(57, '6.1.192-2');
+  await publish();
+  const kept =
+    /pkg foo-modules-amd64 is marked to be deleted\n[^]*No packages found that can be upgraded unattended/;
+  expect(await unattended(program, 'Debian', 'dkms2bin')).toMatch(kept);
+  module(57);
+  meta({ release: '6.1.0-57-amd64', upTo: '6.1.192-2' });
+  await publish();
+  // Its own setting: what the distro brings.
+  expect(await unattended(program, 'Debian')).toMatch(kept);
+  const both = await unattended(program, 'Debian', 'dkms2bin');
+  expect(both).toContain('Packages that will be upgraded: foo-modules-amd64 linux-image-amd64\n');
+  expect(both).toMatch(/--unpack .*linux-image-6\.1\.0-57-amd64_\S* .*foo-modules-6\.1\.0-57-amd64_/);
+}, 120_000);

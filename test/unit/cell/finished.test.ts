@@ -105,7 +105,10 @@ test('a cell is known by its sources and its layer, not by where they lie', () =
 test('what was built is up to date, in words of its own', async () => {
   await built();
   expect(await upToDate(inputOf(), IDENTITY)).toEqual([
-    cell({ package: join(out, FILE), log: join(out, LOG), reason: 'up to date', phases: {} }),
+    cell({
+      ...{ package: join(out, FILE), otherPackages: [join(out, COMMON)], log: join(out, LOG) },
+      ...{ reason: 'up to date', phases: {} },
+    }),
   ]);
   expect(notes).toEqual([]);
 });

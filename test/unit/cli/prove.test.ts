@@ -16,6 +16,7 @@ const PROOF: Proof = {
   pristine: true,
   enforced: null,
   installed: [{ package: `acpi-call-modules-${KERNEL}`, version: '1.2.2' }],
+  fromDistro: [],
   modules: [
     {
       package: `acpi-call-modules-${KERNEL}`,

@@ -16,6 +16,7 @@ afterEach(() => rm(dir, { recursive: true, force: true }));
 const RESULT: CellResult = {
   ...{ module: 'm', version: '1', kernel: '6.1.0-1-amd64', distro: 'debian-12', arch: 'x86_64' },
   ...{ verdict: 'built', reason: null, package: '/far/away/m.deb', log: '/far/away/m.log' },
+  otherPackages: ['/far/away/common.deb'],
   ...{ phases: {}, kept: 'a run of the worker', fault: null },
 };
 
@@ -24,17 +25,22 @@ test('what a worker made is in the out-dir, with its paths there; the second tim
   const outDir = join(dir, 'out');
   await mkdir(join(made, 'a folder'), { recursive: true });
   await writeFile(join(made, 'm.deb'), 'package');
+  await writeFile(join(made, 'common.deb'), 'what all kernels share');
   await writeFile(join(made, 'm.log'), 'log');
   await mkdir(join(dir, 'store'));
   const store = await openStore(join(dir, 'store'), { emit: () => undefined });
   const built = { results: [RESULT], accelerator: 'tcg', seconds: 1 };
   const delivery = await packDelivery(built, { worker: 'one', outDir: made, store, signal });
-  expect(delivery.files.map(({ name }) => name)).toEqual(['m.deb', 'm.log']);
-  expect(delivery.results).toEqual([{ ...RESULT, package: 'm.deb', log: 'm.log', kept: null }]);
+  expect(delivery.files.map(({ name }) => name)).toEqual(['common.deb', 'm.deb', 'm.log']);
+  const names = { package: 'm.deb', otherPackages: ['common.deb'], log: 'm.log' };
+  expect(delivery.results).toEqual([{ ...RESULT, ...names, kept: null }]);
 
   const place = { store, dir: join(dir, 'on the way'), outDir };
   const [first] = await publishDelivery(delivery, place);
-  expect(first).toMatchObject({ package: join(outDir, 'm.deb'), log: join(outDir, 'm.log'), reason: null });
+  expect(first).toMatchObject({
+    ...{ package: join(outDir, 'm.deb'), otherPackages: [join(outDir, 'common.deb')] },
+    ...{ log: join(outDir, 'm.log'), reason: null },
+  });
   expect(await readFile(join(outDir, 'm.deb'), 'utf8')).toBe('package');
   const [second] = await publishDelivery(delivery, place);
   expect(second?.reason).toBe('up to date');

@@ -4,7 +4,12 @@ import { collect } from '../../../src/guest/programs/collect.js';
 import { fetchSource } from '../../../src/guest/programs/fetch-source.js';
 import { installKernel, readInstalledKernel } from '../../../src/guest/programs/install-kernel.js';
 import { rpmbuild } from '../../../src/guest/programs/pack-rpm.js';
-import { proveRepository, type ProveOrder } from '../../../src/guest/programs/prove.js';
+import {
+  fetchPackages,
+  proveRepository,
+  type InstalledPackage,
+  type ProveOrder,
+} from '../../../src/guest/programs/prove.js';
 import { GuestDeath } from '../../../src/model/errors.js';
 import type { PushedSource } from '../../../src/guest/programs/pushed-source.js';
 import { verifyPackages } from '../../../src/guest/programs/verify.js';
@@ -421,14 +426,20 @@ describe('prove', () => {
     ...{
       release: RELEASE,
       packageManager: 'apt',
-      url: 'http://10.0.2.9/',
+      host: '10.0.2.9',
       sources: 'deb',
       keyUrl: '',
       keyring: '',
     },
     packages: ['foo-modules'],
   } satisfies ProveOrder;
-  const prove = (answer: Answer) => proveRepository(standInGuest({ 'prove.py': answer }).guest, order, LOADS);
+  const answerOf = (answer: Answer) =>
+    proveRepository(standInGuest({ 'prove.py': answer }).guest, order, { ...LOADS, step: 'alone' });
+  const prove = async (answer: Answer): Promise<InstalledPackage[]> => {
+    const found = await answerOf(answer);
+    if ('lacks' in found) throw new Error(found.lacks);
+    return found;
+  };
 
   it('reads what was installed and how its modules load', async () => {
     const stdout = rows(
@@ -488,6 +499,20 @@ describe('prove', () => {
     [13, 'module'],
   ])('exit code %d alone is %s', async (code, fault) => {
     await expect(prove({ code, stdout: rows('error gcc') })).rejects.toMatchObject({ fault });
+  });
+
+  it('tells what the repository alone lacks, which is for the distro’s own sources', async () => {
+    const lacks = 'foo : Depends: libfoo but it is not installable';
+    expect(await answerOf({ code: 14, stdout: rows(`error ${lacks}`) })).toEqual({ lacks });
+    const fetch = (answer: Answer) => {
+      const egress = { proxy: 'http://proxy:3142', authorities: Buffer.from('PEM') };
+      return fetchPackages(standInGuest({ 'prove.py': answer }).guest, order, { timeoutMs: 1000, egress });
+    };
+    await fetch({ code: 0, stdout: '' });
+    await expect(fetch({ code: 14, stdout: '' })).rejects.toMatchObject({ fault: 'module' });
+    await expect(fetch({ code: 13, stdout: rows('error gcc-12') })).rejects.toMatchObject({
+      message: 'A toolchain comes along with the packages: gcc-12',
+    });
   });
 });
 

@@ -30,6 +30,24 @@ describe('report', () => {
     expect(lines.split('\n')).toHaveLength(2);
     expect(lines).toMatch(/\/x y\n$/);
   });
+  test('the packages that go with one follow it, what several kernels share once', () => {
+    const of = (kernel: string, ...other: string[]) =>
+      cell({
+        module: 'm',
+        kernel,
+        package: `/out/m-${kernel}.deb`,
+        otherPackages: ['/out/common.deb', ...other],
+      });
+    expect(resultLines([of('6.1.0-1', '/out/dbg.deb'), of('6.1.0-10')])).toBe(
+      [
+        'built   m 1.2.2  6.1.0-1   /out/m-6.1.0-1.deb',
+        'with                       /out/common.deb',
+        'with                       /out/dbg.deb',
+        'built   m 1.2.2  6.1.0-10  /out/m-6.1.0-10.deb',
+        '',
+      ].join('\n'),
+    );
+  });
   test('built and skipped have nothing to explain', () => {
     expect(failureText(cell())).toBe('');
     expect(failureText(cell({ verdict: 'failed', kept: null }))).toContain('--keep-failed');
