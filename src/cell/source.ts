@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path';
 import type { ModuleSource } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { run, runBytes } from '../lib/exec.js';
+import { oncePerFile } from '../lib/once-per-file.js';
 import { readCapped } from '../lib/read-capped.js';
 import { runBytesConfined } from '../lib/sandbox.js';
 import { cacheDir } from '../lib/paths.js';
@@ -18,7 +19,7 @@ import {
 import type { DistroRow } from '../distro/row.js';
 import { contentDigest } from '../cache/entries.js';
 import { Unreadable } from '../formats/bytes.js';
-import { readDeb, readDebControl } from '../formats/deb.js';
+import { readDeb } from '../formats/deb.js';
 import type { PackageEntry } from '../formats/package.js';
 import { filesTar, tarEntries } from '../formats/tar.js';
 import { readRpmFile } from '../formats/rpm.js';
@@ -182,9 +183,14 @@ interface Relations {
   line: string;
 }
 
+const saidOfDeb = oncePerFile(async (path) => {
+  const { control, files } = await readDeb(path);
+  return { control, conf: packageConf(files) };
+});
+
 async function fieldsOf(path: string): Promise<Relations> {
   try {
-    const control = await readDebControl(path);
+    const { control } = await saidOfDeb(path);
     const field = (name: string): string => control.get(name) ?? '';
     const line = [field('Package'), field('Version'), field('Provides')].join('\t');
     return { depends: field('Depends'), preDepends: field('Pre-Depends'), line };
@@ -254,7 +260,7 @@ export async function confOf(source: LocalSource, signal: AbortSignal): Promise<
       case 'tarball':
         return readConfText(await confsInTar(source.path, signal));
       case 'deb':
-        return packageConf((await readDeb(source.path)).files);
+        return (await saidOfDeb(source.path)).conf;
       case 'rpm':
         return packageConf((await readRpmFile(source.path)).files);
     }
