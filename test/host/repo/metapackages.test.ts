@@ -218,6 +218,7 @@ async function unattended(program: string, ...origins: string[]): Promise<string
     `Unattended-Upgrade::Origins-Pattern { ${origins.map((each) => `"origin=${each}";`).join(' ')} };`,
     `Unattended-Upgrade::LogDir "${tmp.path}";`,
     'Unattended-Upgrade::Skip-Updates-On-Metered-Connections "false";',
+    'Unattended-Upgrade::OnlyOnACPower "false";',
   ];
   const file = join(apt.root, 'unattended.conf');
   writeFileSync(file, `${readFileSync(join(apt.root, 'apt.conf'), 'utf8')}${conf.join('\n')}\n`);
