@@ -12,7 +12,7 @@ Steps:
 Result lines besides load.py's: installed PACKAGE VERSION MODULE,MODULE…   for every package that came, most without modules
 
 Exit codes (lib/exit-codes.sh): DONE (all loaded or refused by themselves) BAD NETWORK NOT_INSTALLED LACKS DISK_FULL PACKAGE_MANAGER
-TOOLCHAIN TOOLCHAIN_CAME OTHER_KERNEL
+LEFT_BEHIND TOOLCHAIN TOOLCHAIN_CAME OTHER_KERNEL
 """
 FILE = {"apt": "/etc/apt/sources.list.d/dkms2bin.list", "dnf": "/etc/yum.repos.d/dkms2bin.repo"}[MANAGER]
 COMMANDS = re.compile(r"(.*-)?(gcc|g\+\+|cc|c\+\+|clang|tcc)(-[0-9.]+)?$|make$|gmake$|dkms$")

@@ -4,6 +4,8 @@
 # usage: compiler-root.sh FOLDER FILESYSTEM RELEASE ARCH    FILESYSTEM: as e2fsprogs takes it
 set -eu
 export LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin
+# In KiB: holes are written as zeros, and no file of a compiler or of headers has a gigabyte.
+ulimit -Sf 1048576 2>/dev/null || true
 to=$1 filesystem=$2 release=$3 arch=$4
 
 names_in() { debugfs -R "ls -p $1" "$filesystem" 2>/dev/null | awk -F/ 'NF > 5 { print $6 }'; }
@@ -26,4 +28,9 @@ rm "$to/commands"
 for name in bin lib lib64; do if [ -d "$to/usr/$name" ]; then ln -s "usr/$name" "$to/$name"; fi; done
 # The rest of it is no compiler's.
 [ ! -d "$to/usr/libexec" ] || find "$to/usr/libexec" -mindepth 1 -maxdepth 1 ! -name gcc -exec rm -rf {} +
+# debugfs gives no file a setuid bit. A layer that a VM made may have anything else in these places.
 chmod -R u+rwX,go+rX "$to"
+if [ "$(find "$to" | wc -l)" -gt 500000 ] || [ "$(du -s --apparent-size -B1M "$to" | cut -f 1)" -gt 4096 ]; then
+  echo 'what should be a compiler and headers has more than 4 GiB or 500000 files' >&2
+  exit 1
+fi

@@ -7,7 +7,7 @@ import { compressionOf, decompress } from '../formats/decompress.js';
 import { readPublicKey } from './dsse.js';
 import { MAX_MODULE_BYTES, readModule } from '../formats/elf.js';
 import { hazardsOf, shown } from '../pack/hazards.js';
-import { NOT_CARRIED } from '../pack/module-package.js';
+import { NOT_CARRIED, OVERLAP } from '../pack/module-package.js';
 import { packageHooks, scriptLines, type Script } from '../pack/not-carried.js';
 import { readSignature, type ModuleSignature } from '../pack/signature.js';
 import { provenancePath, readBundle, type ReadStatement } from './provenance.js';
@@ -106,7 +106,7 @@ export async function inspectFile(path: string, key?: KeyObject): Promise<Inspec
       bytes: size,
       target: target ?? null,
     })),
-    hazards: hazardsOf(packed?.files ?? []),
+    hazards: [...hazardsOf(packed?.files ?? []), ...(packed ? saidIn(packed, OVERLAP) : [])],
     notCarried: packed ? notCarriedOf(packed) : [],
     provenance: await provenanceOf(path, digests, key),
   };
@@ -125,10 +125,15 @@ interface Packed {
   scripts: Script[];
 }
 
+/** Of a package of ours the lines of its description that begin so. */
+const saidIn = ({ description }: Packed, begin: string): string[] =>
+  [...description.matchAll(new RegExp(`^\\s*${begin}(.*)$`, 'gm'))].map(([, line = '']) => shown(line));
+
 /** Of a package of ours what it says of its source; of one with a DKMS source what a package of ours would say. */
-function notCarriedOf({ files, description, scripts }: Packed): string[] {
-  const said = [...description.matchAll(new RegExp(`^\\s*${NOT_CARRIED}(.*)$`, 'gm'))];
-  if (said.length > 0) return said.map(([, line = '']) => shown(line));
+function notCarriedOf(packed: Packed): string[] {
+  const { files, scripts } = packed;
+  const said = saidIn(packed, NOT_CARRIED);
+  if (said.length > 0) return said;
   return files.some(({ path }) => path.startsWith('/usr/src/'))
     ? scriptLines([...scripts, ...packageHooks(files)])
     : [];

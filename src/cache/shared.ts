@@ -3,9 +3,10 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { Dkms2binError, messageOf } from '../model/errors.js';
 import type { Emit } from '../model/events.js';
-import { run, runBytes, type RunOptions } from '../lib/exec.js';
+import { run, type RunOptions } from '../lib/exec.js';
 import { cacheDir } from '../lib/paths.js';
 import { keepsDataElsewhere, qcow2Info, qemuImg } from '../lib/qemu-img.js';
+import { runBytesConfined, runConfined } from '../lib/sandbox.js';
 import { openStore, type Store } from '../lib/object-store/index.js';
 import { oneLine } from '../lib/text.js';
 import { formatBytes } from '../lib/units.js';
@@ -38,7 +39,8 @@ async function requirePlainFiles(
   archive: string,
   cancel: Pick<RunOptions, 'cancelSignal' | 'timeout'>,
 ): Promise<void> {
-  const list = await runBytes('tar', ['--zstd', '--numeric-owner', '-tvf', archive], {
+  const command = ['tar', '--zstd', '--numeric-owner', '-tvf', archive];
+  const list = await runBytesConfined({ readable: [archive] }, command, {
     ...{ ...cancel, maxBytes: MAX_LIST_BYTES, env: { LC_ALL: 'C' } },
   });
   const lines = list.toString('latin1').split('\n').slice(0, -1);
@@ -89,7 +91,8 @@ class StoredCache implements SharedCache {
     try {
       await this.store.get(sha256, archive, { signal: this.signal, maxBytes: size });
       await requirePlainFiles(archive, cancel);
-      await run('tar', ['--zstd', '-xSf', archive, '--no-same-owner', '-C', dir], cancel);
+      const command = ['tar', '--zstd', '-xSf', archive, '--no-same-owner', '-C', dir];
+      await runConfined({ readable: [archive], writable: [dir] }, command, cancel);
     } finally {
       await rm(archive, { force: true });
     }

@@ -17,7 +17,7 @@ import { MAX_DEBUG_BYTES, MAX_DEBUG_TOTAL } from '../pack/debug-symbols.js';
 import { allowLogin, keepIfAsked } from './keep.js';
 import type { Phase } from './phases.js';
 import type { RunDir } from './run-dir.js';
-import { readSource } from './source-reading.js';
+import { readSource, withOverlaps } from './source-reading.js';
 import { EPOCH, folderTar, rpmTar, type LocalSource, type Prepared } from './source.js';
 import type { BuildConditions, Built, CellInput, Compiled, Opened } from './types.js';
 
@@ -105,7 +105,8 @@ async function buildInGuest(
     const pushed = await pushSource(guest, prepared, machine.signal);
     const path = prepared.network ? await fetchInGuest(input, guest, pushed, onLine) : null;
     const fetched = path === null ? null : { guest, path, dir: runDir.dir };
-    return { source: pushed, reading: await readSource(prepared, fetched, machine.signal) };
+    const read = await readSource(prepared, fetched, machine.signal);
+    return { source: pushed, reading: await withOverlaps(read, guest, packageForm(input.lookup.row)) };
   });
   // From here on the package's own code runs: nothing but the management NIC is left to it.
   await vm.cutEgress();

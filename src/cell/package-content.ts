@@ -35,12 +35,13 @@ export async function contentOf(
   const first = reports.find((each) => !each.dependency);
   const tells = first?.name === name && first.version === version;
   const say = (...lines: string[]): void => void (tells && notes.push(...lines));
-  say(...reading.hazards);
+  say(...reading.hazards, ...reading.overlaps);
   const source = reading.package && (await sourceOf(input, reading.package, say));
   if (left.length > 0) say(`Not packed, of the source package: ${listOf(left)}`);
   say(...reading.notCarried.map((line) => `Not carried: ${line}`));
   const leader = { name: first?.name ?? name, version: first?.version ?? version };
-  return { ...files, sourcePackage: source && { ...source, leader, notCarried: reading.notCarried }, ...own };
+  const { notCarried, overlaps } = reading;
+  return { ...files, sourcePackage: source && { ...source, leader, notCarried, overlaps }, ...own };
 }
 
 /** What is packed in a form of packages, and what is not. */

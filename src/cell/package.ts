@@ -163,6 +163,7 @@ export async function packModule(
 function collectedOf({ modules }: Collected, { name, version }: ModuleReport): CollectedModule {
   const found = modules.find((each) => each.name === name && each.version === version);
   if (!found) throw new Dkms2binError('module', `${name}: the guest sent no module files`);
+  if (!found.log) throw new Dkms2binError('module', `${name}: the guest sent no log of its build`);
   return found;
 }
 

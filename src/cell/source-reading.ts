@@ -5,21 +5,21 @@ import { parseDeb } from '../formats/deb.js';
 import { PACKAGE_LIMITS, type PackageEntry, type PackageFolder } from '../formats/package.js';
 import { parseRpm } from '../formats/rpm.js';
 import { evrOf, type RpmHeader } from '../formats/rpm-header.js';
+import type { PackageForm } from '../distro/row.js';
 import type { Guest } from '../guest/guest.js';
-import { runBytes } from '../lib/exec.js';
+import { fileOwners } from '../guest/programs/file-owners.js';
 import { readCapped } from '../lib/read-capped.js';
 import { Dkms2binError } from '../model/errors.js';
 import { PackageName, Version } from '../model/forms.js';
-import { hazardsOf } from '../pack/hazards.js';
+import { hazardsOf, overlapLines } from '../pack/hazards.js';
 import { dkmsHooks, packageHooks, scriptLines, type Script } from '../pack/not-carried.js';
 import { sharedFiles, type SharedFiles } from '../pack/shared-files.js';
 import {
   confOf,
+  confsInTar,
   folderTar,
   packageConf,
   textIn,
-  MAX_CONF_BYTES,
-  MAX_TAR_SECONDS,
   type ConfText,
   type LocalSource,
   type Prepared,
@@ -37,6 +37,8 @@ export interface SourceReading extends SharedFiles {
   notCarried: string[];
   /** What of the extras could hurt a target, a line each. */
   hazards: string[];
+  /** Which of the extras packages of the distro have as well, a line each; empty until the build VM's lists have been asked. */
+  overlaps: string[];
 }
 
 export interface ReadPackage {
@@ -63,8 +65,8 @@ export async function readSource(
 ): Promise<SourceReading> {
   if (source.kind === 'folder' || source.kind === 'tarball') {
     return {
-      ...{ package: null, conf: await confOf(source, signal), hazards: [] },
-      ...{ extras: [], links: [], folders: [], left: [] },
+      ...{ package: null, conf: await confOf(source, signal) },
+      ...{ extras: [], links: [], folders: [], left: [], hazards: [], overlaps: [] },
       notCarried: scriptLines(await localHooks(source, signal)),
     };
   }
@@ -79,6 +81,23 @@ export async function readSource(
       : new Dkms2binError('usage', `${source.text} has changed while it was read`);
   }
   return source.kind === 'rpm' ? readRpm(bytes, source.text) : readDebPackage(bytes, source.text);
+}
+
+/** Files and links that are packed, without those of the package's own folder of documentation. */
+function placesOf({ package: read, extras, links }: SourceReading): string[] {
+  const own = `/usr/share/doc/${read?.name ?? ''}/`;
+  return [...extras, ...links].map(({ path }) => path).filter((path) => !path.startsWith(own));
+}
+
+/** The same reading, with what packages of a guest in which nothing but the distro's has run have in its places. */
+export async function withOverlaps(
+  read: SourceReading,
+  guest: Guest,
+  form: PackageForm,
+): Promise<SourceReading> {
+  const owned = await fileOwners(guest, placesOf(read), form);
+  const others = owned.filter((each) => each.package !== read.package?.name);
+  return { ...read, overlaps: overlapLines(others) };
 }
 
 /** The guest has run nothing of the package yet. */
@@ -131,6 +150,7 @@ function reading(
     conf: packageConf(files),
     hazards: hazardsOf(files.filter(({ path }) => packed.has(path))),
     notCarried: scriptLines([...said.scripts, ...packageHooks(files)]),
+    overlaps: [],
     ...shared,
   };
 }
@@ -145,10 +165,7 @@ async function localHooks(
       const tar = await folderTar(path, signal);
       return dkmsHooks(textIn(tar, 'dkms.conf') ?? '', (file) => textIn(tar, file));
     }
-    const conf = await runBytes('tar', ['-xOf', path, '--wildcards', '*dkms.conf'], {
-      ...{ cancelSignal: signal, maxBytes: MAX_CONF_BYTES, timeout: MAX_TAR_SECONDS * 1000 },
-    });
-    return dkmsHooks(conf.toString('utf8'), () => undefined);
+    return dkmsHooks(await confsInTar(path, signal), () => undefined);
   } catch (error) {
     if (signal.aborted) throw error;
     // What cannot be read has been told by then.

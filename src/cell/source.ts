@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { ModuleSource } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
 import { run, runBytes } from '../lib/exec.js';
 import { readCapped } from '../lib/read-capped.js';
+import { runBytesConfined } from '../lib/sandbox.js';
 import { cacheDir } from '../lib/paths.js';
 import {
   fetchDkmsPackage,
@@ -17,7 +18,7 @@ import {
 import type { DistroRow } from '../distro/row.js';
 import { contentDigest } from '../cache/entries.js';
 import { Unreadable } from '../formats/bytes.js';
-import { readDeb } from '../formats/deb.js';
+import { readDeb, readDebControl } from '../formats/deb.js';
 import type { PackageEntry } from '../formats/package.js';
 import { filesTar, tarEntries } from '../formats/tar.js';
 import { readRpmFile } from '../formats/rpm.js';
@@ -126,7 +127,7 @@ export async function prepareSource({
   const along = await dependenciesOf(local, otherSources, signal);
   // Of a repository's package the index has them. An .rpm's are not looked at: what builds a module is in every layer.
   const debs = [...along.with, ...(local === source ? [local] : [])].filter((each) => each.kind === 'deb');
-  const fields = [...needs, ...(await Promise.all(debs.map((each) => fieldsOf(each.path, signal))))];
+  const fields = [...needs, ...(await Promise.all(debs.map((each) => fieldsOf(each.path))))];
   const brought = await Promise.all(
     along.with.map(async (each) => ({ ...each, digest: await localDigest(each, signal) })),
   );
@@ -181,15 +182,15 @@ interface Relations {
   line: string;
 }
 
-async function fieldsOf(path: string, signal: AbortSignal): Promise<Relations> {
-  const field = async (name: string): Promise<string> =>
-    (await run('dpkg-deb', ['-f', path, name], { cancelSignal: signal })).stdout;
+async function fieldsOf(path: string): Promise<Relations> {
   try {
-    const line = [await field('Package'), await field('Version'), await field('Provides')].join('\t');
-    return { depends: await field('Depends'), preDepends: await field('Pre-Depends'), line };
+    const control = await readDebControl(path);
+    const field = (name: string): string => control.get(name) ?? '';
+    const line = [field('Package'), field('Version'), field('Provides')].join('\t');
+    return { depends: field('Depends'), preDepends: field('Pre-Depends'), line };
   } catch (error) {
-    if (signal.aborted || !(error instanceof Dkms2binError)) throw error;
-    // No dpkg-deb here, or no package that it can read: the guest's apt has to look.
+    if (!(error instanceof Dkms2binError)) throw error;
+    // None that can be read: the guest's apt has to look.
     return { depends: 'unknown', preDepends: '', line: '' };
   }
 }
@@ -246,14 +247,12 @@ export async function moduleIds(source: LocalSource, signal: AbortSignal): Promi
 
 /** What the dkms.conf files of a source say. Empty, and not plain, when they cannot be read. */
 export async function confOf(source: LocalSource, signal: AbortSignal): Promise<ConfText> {
-  const tar = ['-xOf', source.path, '--wildcards', '*dkms.conf'];
-  const options = { cancelSignal: signal, maxBytes: MAX_CONF_BYTES, timeout: MAX_TAR_SECONDS * 1000 };
   try {
     switch (source.kind) {
       case 'folder':
         return readConfText(await folderConf(source.path, signal));
       case 'tarball':
-        return readConfText((await runBytes('tar', tar, options)).toString());
+        return readConfText(await confsInTar(source.path, signal));
       case 'deb':
         return packageConf((await readDeb(source.path)).files);
       case 'rpm':
@@ -266,7 +265,17 @@ export async function confOf(source: LocalSource, signal: AbortSignal): Promise<
   }
 }
 
-export const MAX_CONF_BYTES = 2 ** 20;
+const MAX_CONF_BYTES = 2 ** 20;
+
+/** The text of all dkms.conf files in a tarball, one after the other. */
+export async function confsInTar(path: string, signal: AbortSignal): Promise<string> {
+  const at = resolve(path);
+  const command = ['tar', '-xOf', at, '--wildcards', '*dkms.conf'];
+  const bytes = await runBytesConfined({ readable: [at] }, command, {
+    ...{ cancelSignal: signal, maxBytes: MAX_CONF_BYTES, timeout: MAX_TAR_SECONDS * 1000 },
+  });
+  return bytes.toString('utf8');
+}
 
 async function folderConf(path: string, signal: AbortSignal): Promise<string> {
   if ((await stat(path)).isFile()) return textInTar(await folderTar(path, signal), 'dkms.conf');
@@ -336,7 +345,7 @@ export async function localDigest(
 
 /** Largest source, a folder as its tar. */
 export const MAX_SOURCE_BYTES = 2 ** 30;
-export const MAX_TAR_SECONDS = 300;
+const MAX_TAR_SECONDS = 300;
 
 /**
  * A folder as a tar whose bytes depend on its content alone. On another machine than its own the folder is that tar already.

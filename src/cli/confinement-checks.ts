@@ -100,6 +100,36 @@ async function snapshotMemory(arch: Arch): Promise<Found> {
   );
 }
 
+/** What programs of this host see that read disks and archives from elsewhere. */
+async function readers(): Promise<Found> {
+  const { isRoot, sandboxWorks } = await import('../lib/sandbox.js');
+  try {
+    await sandboxWorks();
+    return fine('a disk or archive from elsewhere, programs of this host, no network, no capability');
+  } catch (error) {
+    const { why, remedy } = failure(error);
+    if (!isRoot()) return lacking(`all that this user may see (${why})`, remedy);
+    return { status: 'missing', detail: `as root they do not read without a sandbox (${why})`, remedy };
+  }
+}
+
+/** The same layers on a machine without bubblewrap. */
+async function withoutBubblewrap(qemu: boolean): Promise<Check[]> {
+  const { isRoot } = await import('../lib/sandbox.js');
+  const remedy = INSTALL;
+  const off = (name: string, detail: string): Check => ({ name, ...lacking(`${detail} (no bwrap)`, remedy) });
+  const open = (name: string, what: string): Check =>
+    isRoot()
+      ? { name, status: 'missing', detail: `${what} as root without a sandbox (no bwrap)`, remedy }
+      : off(name, 'all that this user may see');
+  return [
+    off('package scripts', 'no sandbox: kernel layers are made in VMs, no image is bootstrapped'),
+    off('compiler', 'in the VM only, which takes an emulated one some three times as long'),
+    open('readers see', 'they do not read'),
+    ...(qemu ? [open('QEMU sees', 'QEMU does not start')] : []),
+  ];
+}
+
 /** Who may open /dev/kvm; null where there is none. */
 async function kvmDevice(): Promise<Found | null> {
   const { isRoot, kvmGroup } = await import('../lib/sandbox.js');
@@ -126,11 +156,12 @@ export async function confinementChecks(
       ? [
           { name: 'package scripts', ...(await packageScripts(context)) },
           { name: 'compiler', ...(await compiler()) },
+          { name: 'readers see', ...(await readers()) },
+          ...(have.qemu ? [{ name: 'QEMU sees', ...(await qemuSees()) }] : []),
         ]
-      : []),
+      : await withoutBubblewrap(have.qemu)),
     ...(have.qemu
       ? [
-          ...(have.bwrap ? [{ name: 'QEMU sees', ...(await qemuSees()) }] : []),
           { name: 'QEMU runs as', ...(await qemuUser()) },
           { name: 'QEMU seccomp', ...(await seccomp(arch)) },
           { name: 'snapshot memory', ...(await snapshotMemory(arch)) },

@@ -1,5 +1,5 @@
 import { CommanderError } from 'commander';
-import { Dkms2binError, EXIT, EXIT_CODE, messageOf } from '../model/errors.js';
+import { Dkms2binError, EXIT, EXIT_CODE, messageOf, withoutPasswords } from '../model/errors.js';
 import { plain } from '../lib/text.js';
 import { variable } from '../lib/variables.js';
 import type { CliContext } from './context.js';
@@ -33,7 +33,7 @@ export function errorText(error: unknown, env: NodeJS.ProcessEnv): string {
     return `dkms2bin: ${indent(error.message, '  ')}\n${hint}`;
   }
   const trace = variable('DKMS2BIN_TRACE', env) === '1';
-  const detail = trace && error instanceof Error ? `${plain(error.stack ?? '')}\n` : '';
+  const detail = trace && error instanceof Error ? `${plain(withoutPasswords(error.stack ?? ''))}\n` : '';
   const advice = trace
     ? 'Please report it with the lines above'
     : 'Please report it with the output of the same command under DKMS2BIN_TRACE=1';

@@ -3,7 +3,7 @@ import { access, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseReleaseFile, type ReleaseFile } from '../formats/deb822.js';
-import { run } from '../lib/exec.js';
+import { runConfined } from '../lib/sandbox.js';
 import { standardVariable } from '../lib/variables.js';
 import { Dkms2binError } from '../model/errors.js';
 import type { LookupOptions } from './kernel-index.js';
@@ -41,9 +41,10 @@ export async function readInRelease(
     const output = join(folder, 'Release');
     await writeFile(input, signed);
     // gpgv exits non-zero as soon as one of several signers is unknown, so the status lines decide, as in apt.
-    const { stdout, stderr } = await run(
-      'sh',
-      ['-c', 'gpgv --status-fd 1 --keyring "$1" --output "$2" "$3" || true', 'gpgv', keyring, output, input],
+    const check = 'gpgv --status-fd 1 --keyring "$1" --output "$2" "$3" || true';
+    const { stdout, stderr } = await runConfined(
+      { readable: [keyring, input], writable: [folder] },
+      ['sh', '-c', check, 'gpgv', keyring, output, input],
       { timeout: 60_000, ...(options.signal === undefined ? {} : { cancelSignal: options.signal }) },
     );
     if (!isGood(stdout, options.expiredKeys === true)) {

@@ -5,7 +5,7 @@ import { Dkms2binError } from '../model/errors.js';
 import { inFile, Unreadable } from '../formats/bytes.js';
 import { readDebHeader } from '../formats/deb.js';
 import { readRpmHeader } from '../formats/rpm-header.js';
-import { runChunks } from '../lib/exec.js';
+import { runChunksConfined } from '../lib/sandbox.js';
 import { parseParagraph } from '../formats/deb822.js';
 import { checkRelease } from './release.js';
 
@@ -81,7 +81,7 @@ async function readKernelFile(file: string, cwd: string, signal?: AbortSignal): 
 /** Paths of a .deb's content. */
 async function debPaths(path: string, signal?: AbortSignal): Promise<string[]> {
   let text = '';
-  await runChunks('dpkg-deb', ['--contents', path], {
+  await runChunksConfined({ readable: [path] }, ['dpkg-deb', '--contents', path], {
     maxBytes: 256 << 20,
     onChunk: (chunk) => void (text += chunk.toString('utf8')),
     fault: 'usage',

@@ -85,6 +85,14 @@ export interface DistroRow {
   overlay?: KernelSource | undefined;
 }
 
+/** Throws fault `host` for a row with packages that nobody signs: their scripts run in no other place than a VM. */
+export function requireSigned({ id, overlay, repos = [], epel }: DistroRow): void {
+  const unsigned = overlay && !overlay.key ? overlay.repositories[0]?.url : undefined;
+  const found = unsigned ?? [...repos, ...(epel?.repos ?? [])].find(({ signed }) => signed === false)?.url;
+  if (found === undefined) return;
+  throw new Dkms2binError('host', `nobody signs the packages of ${found}, a repository of ${id}`);
+}
+
 /** Id of the row that a row's image and toolchain are of. */
 export const baseId = ({ id, overlay }: Pick<DistroRow, 'id' | 'overlay'>): string => overlay?.on ?? id;
 

@@ -76,7 +76,8 @@ export async function bootstrapImage(request: BootstrapRequest): Promise<{ packa
   const [box, root, raw] = [join(scratch, 'box'), join(scratch, 'own', 'root'), join(scratch, 'disk.raw')];
   const tar = join(box, 'root.tar');
   const { arch, diskGiB, rootOut, emit, signal } = request;
-  await mkdir(scratch, { mode: 0o755 });
+  // The root folder in it has setuid programs, of ids that are nobody's: no other user may start one.
+  await mkdir(scratch, { mode: 0o700 });
   try {
     await phase(emit, 'bootstrap packages', () =>
       installFromLivingIndexes({ request, scratch, uuid, box, tar }),

@@ -16,6 +16,8 @@ export interface CompilerRoot {
   entry: Entry;
 }
 
+/** A slow disk takes some minutes. */
+const MAX_SECONDS = 1800;
 const SCRIPT = join(PACKAGE_ROOT, 'cloud-init', 'layer', 'compiler-root.sh');
 
 /**
@@ -54,7 +56,7 @@ async function takeOut(
 ): Promise<void> {
   const { disk, release } = layer;
   const [root, raw] = [join(dir, 'root'), join(dir, 'disk.raw')];
-  const options = { cancelSignal: signal, dieWithParent: true };
+  const options = { cancelSignal: signal, dieWithParent: true, timeout: MAX_SECONDS * 1000 };
   try {
     await mkdir(root, { mode: 0o755 });
     await writeFile(raw, '');

@@ -10,7 +10,7 @@ import { extraAuthorities } from '../lib/authorities.js';
 import { hostMirrors, mirrorsOf, proxyFor } from '../distro/mirrors.js';
 import { sourceKey } from '../distro/kernel-source.js';
 import { PACKAGE_MANAGERS, type PackageManager } from '../distro/package-manager.js';
-import { cpuLevelOf, isApt } from '../distro/row.js';
+import { cpuLevelOf, isApt, requireSigned } from '../distro/row.js';
 import type { Guest } from '../guest/guest.js';
 import { programFiles } from '../guest/program.js';
 import {
@@ -213,16 +213,14 @@ const AGENT_FILES: Record<Variant, typeof AGENT> = {
 
 type Made = Pick<LayerMeta, 'versions' | 'toolchain' | 'cmdline'>;
 
-/**
- * In the image's root folder, where we have it, and for packages that its distro signed. Null when this image or host
- * cannot; says why.
- */
+/** In the image's root folder, where we have it, for packages that somebody signed. Null when this image or host cannot; says why. */
 async function makeNatively(request: LayerRequest, machine: Machine, dir: string): Promise<Made | null> {
   const { base, target, variant, kernelPackages, buildPackages } = request;
   if (base.root === undefined || kernelPackages.length > 0 || buildPackages.files.length > 0) return null;
   const network = (nic: keyof typeof NET, more: string[]): string =>
     ['[Match]', `MACAddress=${MAC[nic]}`, '[Network]', `Address=${NET[nic].guest}/24`, ...more].join('\n');
   try {
+    requireSigned(base.row);
     const reach = { proxy: (await proxyFor(machine.proxy)) ?? '', urls: await urlsOf(request, machine) };
     await using through = await guestProxy(reach, 'sandbox');
     const installed = await nativeLayer({

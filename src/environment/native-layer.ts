@@ -49,7 +49,9 @@ export async function nativeLayer(request: NativeLayerRequest): Promise<GuestOut
   const { arch, dir, disk, emit, signal } = request;
   const scratch = join(dir, 'native');
   const [input, out, raw] = [join(scratch, 'in'), join(scratch, 'out'), join(scratch, 'disk.raw')];
-  for (const folder of [scratch, input, out]) await mkdir(folder, { mode: 0o755 });
+  // The root folder in it has setuid programs, of ids that are nobody's: no other user may start one.
+  await mkdir(scratch, { mode: 0o700 });
+  for (const folder of [input, out]) await mkdir(folder, { mode: 0o755 });
   await writeFile(raw, '');
   const places = { readable: [disk, ...(await backingChain(disk))], writable: [raw] };
   const copying = qemuImg(['convert', '-f', 'qcow2', '-O', 'raw', disk, raw], places, {

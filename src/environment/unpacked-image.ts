@@ -13,6 +13,9 @@ import { cached, hashOf, type Entry, type EntryId, type SharedCache } from '../c
 import { onDisk } from './on-disk.js';
 import { phase } from './phase.js';
 
+/** For each step of an unpacking; the slowest takes minutes. */
+const MAX_SECONDS = 7200;
+
 /** Virtual size of the disks of official images here; the files are sparse. */
 export const OFFICIAL_GIB = 16;
 
@@ -65,7 +68,7 @@ export async function unpackedImage(request: UnpackRequest): Promise<Entry<RootP
 }
 
 async function unpack({ disk, signal }: UnpackRequest, dir: string): Promise<RootPlace> {
-  const options = { cancelSignal: signal, env: SBIN, dieWithParent: true };
+  const options = { cancelSignal: signal, env: SBIN, dieWithParent: true, timeout: MAX_SECONDS * 1000 };
   const scratch = join(dir, 'unpack');
   const [raw, out] = [join(scratch, 'disk.raw'), join(scratch, 'out')];
   for (const folder of [scratch, out]) await mkdir(folder, { mode: 0o755 });

@@ -61,6 +61,16 @@ export async function parseDeb(
   });
 }
 
+/** The control fields alone, by the name that is written. Throws as `readDeb` does. */
+export async function readDebControl(path: string): Promise<Map<string, string>> {
+  return readable(path, 'Debian package', async () => {
+    const source = inMemory(await readCapped(path, PACKAGE_LIMITS.packed));
+    const { control } = await parts(source);
+    const { text } = await controlFiles(source, control, PACKAGE_LIMITS);
+    return new Map(parseControl(text).map((field) => [field.name, utf8(field.value)]));
+  });
+}
+
 /** What a package says about itself. */
 export interface DebHeader {
   name: string;
@@ -176,7 +186,6 @@ function inPart<T>({ name }: Part, read: () => T): T {
   }
 }
 
-/** The control file, its bytes as latin1. What is beside it is for dpkg alone, which unpacks it by tar, pax headers included. */
 /** The control file, byte by byte (latin1), and the scripts beside it. */
 async function controlFiles(
   source: ByteSource,

@@ -1,7 +1,7 @@
 import { promisify } from 'node:util';
 import { gunzip } from 'node:zlib';
 import { Dkms2binError } from '../model/errors.js';
-import { runBytes } from '../lib/exec.js';
+import { runBytesConfined } from '../lib/sandbox.js';
 
 export type Compression = 'none' | 'gzip' | 'xz' | 'zstd' | 'lzma' | 'bzip2';
 
@@ -70,7 +70,7 @@ export async function decompress(
   }
   const [tool, args] = TOOLS[compression];
   try {
-    return await runBytes(tool, args, {
+    return await runBytesConfined({}, [tool, ...args], {
       ...{ input: bytes, maxBytes, fault: 'usage', env: PLAIN_XZ },
       timeout: MAX_SECONDS * 1000,
     });

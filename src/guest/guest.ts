@@ -6,7 +6,7 @@ import { pipeline } from 'node:stream/promises';
 import { StringDecoder } from 'node:string_decoder';
 import { Dkms2binError, GuestDeath } from '../model/errors.js';
 import { plain, quote } from '../lib/text.js';
-import { packedPython, programText, type ProgramName, type Variables } from './program.js';
+import { packedPython, programText, strangeRow, type ProgramName, type Variables } from './program.js';
 import {
   AS_LONG_AS_IT_TAKES_MS,
   type Command,
@@ -162,6 +162,8 @@ export class Guest {
     if (ended.code === null) {
       throw new Dkms2binError('transient', `${name} was killed in the guest:\n${said()}`);
     }
+    const strange = strangeRow(name, reports);
+    if (strange) throw nonsense(strange);
     return { code: ended.code, tail: tail.join('\n'), reports };
   }
 
@@ -242,6 +244,10 @@ export class Guest {
     await this.options.transport.close();
   }
 }
+
+/** For a result line that a program does not print, or not there. */
+export const nonsense = ({ key, value }: Report): Dkms2binError =>
+  new Dkms2binError('transient', `The guest reports what makes no sense: ${`${key} ${value}`.slice(0, 200)}`);
 
 /** `nonce` is the word in front of its result lines; a program that has none gets an empty one. */
 async function commandOf(

@@ -30,6 +30,41 @@ const PARTS = {
 
 export type ProgramName = keyof typeof PARTS;
 
+const LOADS = { doing: 'often', load: 'often', warn: 'often', stays: 'often' } as const;
+const INSTALLS = {
+  ...({ near: 'often', note: 'often', 'image-package': 'once', 'image-version': 'once' } as const),
+  ...({ 'headers-version': 'once', 'gcc-version': 'once', 'dkms-version': 'once' } as const),
+  ...({ 'kernel-compiler': 'once', vmlinuz: 'once', initrd: 'once', 'root-uuid': 'once' } as const),
+  ...({ toolchain: 'once', cmdline: 'once' } as const),
+};
+
+/** The keys of a program's result lines, and how often each may come; its head comment says what they mean. `error` is everybody's. */
+const ROWS: Partial<Record<ProgramName, Readonly<Record<string, 'once' | 'often'>>>> = {
+  'build.sh': {
+    ...({ 'source-package': 'once', announce: 'often', module: 'often', dependency: 'often' } as const),
+    ...({ 'build-seconds': 'often', 'first-error': 'often', 'left-out': 'often' } as const),
+  },
+  'fetch-source.sh': {
+    ...({ near: 'often', depends: 'often', file: 'often' } as const),
+    ...({ package: 'once', 'package-version': 'once', 'source-package': 'once' } as const),
+  },
+  'install-kernel-apt.sh': INSTALLS,
+  'install-kernel-rpm.sh': INSTALLS,
+  'prove.py': { ...LOADS, installed: 'often' },
+  'settle.sh': { note: 'often' },
+  'upgrade.py': { ...LOADS, installed: 'often', held: 'often', removed: 'often', made: 'often' },
+  'verify.py': LOADS,
+};
+
+/** The first of result lines that a program does not print, or not again. */
+export function strangeRow<R extends { key: string }>(name: ProgramName, rows: readonly R[]): R | undefined {
+  const known: Readonly<Record<string, 'once' | 'often'>> = { error: 'often', ...ROWS[name] };
+  return rows.find(({ key }, at) => {
+    const how = Object.hasOwn(known, key) ? known[key] : undefined;
+    return how === undefined || (how === 'once' && rows.findIndex((each) => each.key === key) < at);
+  });
+}
+
 type Value = string | number | readonly Value[];
 /** Set in front of a program's text. A shell program takes strings and numbers. */
 export type Variables = Readonly<Record<string, Value>>;
@@ -48,9 +83,16 @@ export async function programText(name: ProgramName, variables: Variables): Prom
   const head = Object.entries(variables).map(([key, value]) => `${key}=${literal(value)}\n`);
   const text = texts.join('');
   // Words for people stay here.
-  const sent = isPython ? text.replaceAll(/^"""[^]*?"""\n/gm, '').replaceAll(/^ *#.*\n/gm, '') : text;
-  return head.join('') + sent;
+  return head.join('') + (isPython ? bare(text) : text);
 }
+
+/** Without docstrings, those of functions included, and comments. */
+const bare = (python: string): string =>
+  python
+    .replaceAll(/^"""[^]*?"""\n/gm, '')
+    // A body may be nothing else.
+    .replaceAll(/(?<=:\n)( +)"""[^]*?"""\n/g, '$1pass\n')
+    .replaceAll(/^ *#.*\n/gm, '');
 
 /**
  * A Python program as a short one that unpacks it: one message of the channel holds it with its variables, a hundred modules' names

@@ -186,6 +186,8 @@ function failureOf(
 ): Dkms2binError {
   const stderr = String(result.stderr ?? '');
   if (/^setpriv: failed to execute/m.test(stderr)) return missingTool(file);
+  const [, lacking] = /^bwrap: execvp (\S+): No such file/m.exec(stderr) ?? [];
+  if (lacking !== undefined) return missingTool(lacking);
   const tail = (stderr || String(result.stdout ?? '')).trim().split('\n').slice(-20).join('\n');
   let how = `exited with ${String(result.exitCode ?? result.signal)}`;
   if (bytes?.full) how = `wrote more than ${bytes.maxBytes} bytes`;

@@ -4,7 +4,7 @@ import { userInfo } from 'node:os';
 import { dirname, join } from 'node:path';
 import { HOST_ARCH, type Arch } from '../model/cell.js';
 import { Dkms2binError } from '../model/errors.js';
-import { run, type ExecResult, type RunOptions } from './exec.js';
+import { run, runBytes, runChunks, type ExecResult, type RunOptions } from './exec.js';
 import { PACKAGE_ROOT } from './paths.js';
 
 let root: boolean | undefined;
@@ -282,15 +282,41 @@ export function confined(contents: Pick<Contents, 'readable' | 'writable'>): Pro
   );
 }
 
+type Places = Partial<Pick<Contents, 'readable' | 'writable'>>;
+
+async function confinedCommand(
+  places: Places,
+  command: readonly string[],
+): Promise<[file: string, args: string[]]> {
+  const [file = '', ...args] = [...(await confined({ readable: [], writable: [], ...places })), ...command];
+  return [file, args];
+}
+
 /** Runs a program as `confined` tells. Paths are absolute. */
 export async function runConfined(
-  contents: Partial<Pick<Contents, 'readable' | 'writable'>>,
+  places: Places,
   command: readonly string[],
   options: RunOptions = {},
 ): Promise<ExecResult> {
-  const before = await confined({ readable: [], writable: [], ...contents });
-  const [file = '', ...args] = [...before, ...command];
-  return run(file, args, options);
+  return run(...(await confinedCommand(places, command)), options);
+}
+
+/** As `runBytes`. */
+export async function runBytesConfined(
+  places: Places,
+  command: readonly string[],
+  options: Parameters<typeof runBytes>[2],
+): Promise<Buffer> {
+  return runBytes(...(await confinedCommand(places, command)), options);
+}
+
+/** As `runChunks`. */
+export async function runChunksConfined(
+  places: Places,
+  command: readonly string[],
+  options: Parameters<typeof runChunks>[2],
+): Promise<void> {
+  return runChunks(...(await confinedCommand(places, command)), options);
 }
 
 /**

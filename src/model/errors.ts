@@ -41,9 +41,9 @@ export const EXIT_CODE: Readonly<Record<Fault, number>> = { ...EXIT };
  */
 export const EXIT_ORDER = [130, 4, 3, 2, 5, 1] as const;
 
-/** Text whose URLs have no user and no password. */
+/** Text whose URLs have no user and no password, in which there may be an @ as well. */
 export const withoutPasswords = (text: string): string =>
-  text.replaceAll(/\b([a-z][a-z0-9+.-]*:\/\/)[^\s/?#@"'<>]*@/gi, '$1');
+  text.replaceAll(/\b([a-z][a-z0-9+.-]*:\/\/)[^\s/?#"'<>]*@/gi, '$1');
 
 /** An error for a person: `message` says what happened and where, `hint` the next step. Never shown with a stack, nor a URL with its password. */
 export class Dkms2binError extends Error {
@@ -75,6 +75,7 @@ export class GuestDeath extends Dkms2binError {
   }
 }
 
+/** What any error says, of other programs' too: without the passwords of its URLs. */
 export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  return withoutPasswords(error instanceof Error ? error.message : String(error));
 }

@@ -44,6 +44,17 @@ function hazardsOfFile(file: File): string[] {
   return found;
 }
 
+/** What of a package's files other packages of the distro have, a line each: dpkg and rpm refuse such a file, or take it over. */
+export function overlapLines(owned: readonly { path: string; package: string }[]): string[] {
+  const lines = owned
+    .slice(0, MAX_HAZARDS)
+    .map(({ path, package: name }) => `${shown(path)} ${OF_OTHER} ${name}`);
+  const more = owned.length - lines.length;
+  return more > 0 ? [...lines, `and ${more} more of this kind`] : lines;
+}
+
+const OF_OTHER = "is a file of the distro's package";
+
 /** Folders whose files a program reads by itself and obeys. */
 const PLACES: [RegExp, string][] = [
   [/^\/etc\/cron(?:tab$|\.\w+\/)|^\/var\/spool\/cron\//, 'runs commands at set times'],
@@ -64,6 +75,16 @@ const PLACES: [RegExp, string][] = [
     'runs when a kernel is installed or an initramfs is made, or in it',
   ],
   [/\/dbus-1\/system/, 'opens a way to a service'],
+  [
+    /^\/etc\/(?:network\/if-[\w-]+|ppp\/ip[\w-]+|dhcp\/[\w-]+hooks|acpi|logrotate|update-motd)(?:\.d)?\/|\/NetworkManager\/dispatcher\.d\//,
+    'runs when the network, the power or a log changes',
+  ],
+  [/^\/etc\/(?:default\/)?grub\.d\/|^\/etc\/default\/grub$/, 'changes how the machine boots'],
+  [
+    /\/(?:sysctl|tmpfiles|binfmt|depmod)\.d\//,
+    'changes settings of the kernel, files of others, or which module is taken',
+  ],
+  [/^\/usr\/local\/s?bin\//, 'is found before a program of the distro with the same name'],
 ];
 
 /** modprobe.d(5): commands in place of loading and unloading, and modules that are turned off. */

@@ -34,6 +34,8 @@ export interface SourcePackage {
   relations?: Relations;
   /** What its scripts would have done, a line each. */
   notCarried?: readonly string[];
+  /** Which of its files are those of other packages of the distro, a line each. */
+  overlaps?: readonly string[];
 }
 
 export interface PackInput {
@@ -200,19 +202,21 @@ export function commonText(
   { version, sourcePackage: source }: Pick<PackInput, 'version' | 'sourcePackage'>,
   origin: readonly string[],
 ): string[] {
-  const scripts = source?.notCarried ?? [];
   return [
     'What the DKMS package of the module brings beside its source. It takes the place',
     'of that package.',
     '',
     `  Module version: ${source?.leader?.version ?? version}`,
     ...origin,
-    ...scripts.map((line) => `  ${NOT_CARRIED}${line}`),
+    ...(source?.overlaps ?? []).map((line) => `  ${OVERLAP}${line}`),
+    ...(source?.notCarried ?? []).map((line) => `  ${NOT_CARRIED}${line}`),
   ];
 }
 
 /** Begins a line of a description that says what a script of the source package would have done. */
 export const NOT_CARRIED = 'Not carried: ';
+/** The same of a file that another package has, too. */
+export const OVERLAP = 'In the way: ';
 
 /**
  * The relations by which dpkg and apt exchange a DKMS package for ours in one transaction, either way, and by which what

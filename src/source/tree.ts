@@ -119,9 +119,8 @@ export async function treeOfArchive(archive: Buffer, name: string): Promise<Sour
 
 /** An archive's content, compressed or not. Throws fault `usage` for more than a source may have. */
 export async function unpackedBytes(archive: Buffer, name: string): Promise<Buffer> {
-  if (archive.toString('latin1', 0, 3) !== 'BZh')
-    return decompress(archive, compressionOf(archive), TREE_LIMITS.unpacked, name);
-  return runBytes('bzip2', ['-dc'], { input: archive, maxBytes: TREE_LIMITS.unpacked, fault: 'usage' });
+  const compression = archive.toString('latin1', 0, 3) === 'BZh' ? 'bzip2' : compressionOf(archive);
+  return decompress(archive, compression, TREE_LIMITS.unpacked, name);
 }
 
 interface ArchiveEntry {

@@ -17,6 +17,7 @@ import { ConsoleLog } from './console-log.js';
 import { contentsOf, giveTo } from './contents.js';
 import { cpuMsOf } from './in-vain.js';
 import { findQemu } from './qemu-binary.js';
+import { keepQemuLog } from './qemu-log.js';
 import { Qmp } from './qmp.js';
 
 export type VmSpec = Omit<
@@ -346,19 +347,20 @@ interface Qemu {
 
 /** Starts QEMU; what it complains of goes to the file `log`. It ends with this process, whose main thread is its parent. */
 function startQemu([file = '', ...args]: readonly string[], log: string, state: string | undefined): Qemu {
-  const stderr = openSync(log, 'a');
   const given = state === undefined ? [] : [openSync(state, 'r')];
   const child = spawn(file, args, {
-    stdio: ['ignore', 'ignore', stderr, ...given],
+    stdio: ['ignore', 'ignore', 'pipe', ...given],
     env: childEnvironment(),
     detached: true,
   });
-  for (const fd of [stderr, ...given]) closeSync(fd);
+  for (const fd of given) closeSync(fd);
+  const said = child.stderr ? keepQemuLog(child.stderr, log) : undefined;
   const exited = new Promise<string>((resolve) => {
     child.once('error', () => resolve('could not be started'));
     child.once('exit', (code, sig) => resolve(`exited (${code === null ? sig : `code ${code}`})`));
   });
   const failed = exited.then(async (how) => {
+    await Promise.race([said, sleep(1000, undefined, { ref: false })]);
     const text = await readFile(log, 'utf8').catch(() => '');
     throw new Dkms2binError('host', `QEMU ${how} before the VM ran:\n${plain(text).trim().slice(-1500)}`);
   });

@@ -4,7 +4,8 @@ import * as forms from '../../src/model/forms.js';
 import { checkModuleName, checkModuleVersion } from '../../src/distro/package-names.js';
 import { checkRelease } from '../../src/distro/release.js';
 import { Guest } from '../../src/guest/guest.js';
-import { Dkms2binError } from '../../src/model/errors.js';
+import { Dkms2binError, messageOf } from '../../src/model/errors.js';
+import { errorText } from '../../src/cli/run.js';
 import { requireAskedFor } from '../../src/engine/queue/delivery.js';
 import { parseDelivery, parseJob } from '../../src/engine/queue/protocol.js';
 import { changedAt, corpus, DELIVERY, JOB, placesOf } from '../hostile/corpus.js';
@@ -217,9 +218,9 @@ describe('what a package prints', () => {
   test('a cut line marks where it goes on; the next line is a report again', async () => {
     const lines: string[] = [];
     const long = 'y'.repeat(20_000);
-    const guest = printing(long, '@@dkms2bin:NONCE a b\n', '@@dkms2bin:NONCE c d\n');
+    const guest = printing(long, '@@dkms2bin:NONCE a b\n', '@@dkms2bin:NONCE note d\n');
     const { reports } = await guest.script('settle.sh', {}, { ...RUN, onLine: (line) => lines.push(line) });
-    expect(reports).toEqual([{ key: 'c', value: 'd' }]);
+    expect(reports).toEqual([{ key: 'note', value: 'd' }]);
     expect(lines.map((line) => line.slice(0, 13))).toEqual(['y'.repeat(13), '… @@dkms2bin:']);
   });
 });
@@ -231,4 +232,12 @@ test('an error shows no password of a URL', () => {
   expect(`${error.message} ${error.hint}`).not.toContain('s3cret');
   expect(error.message).toContain('http://mirror.example/debian trixie: not there');
   expect(error.hint).toBe('Try https://x.example/?a=b@c');
+  expect(messageOf(new Error('http://me:a@s3cret@h.example/x@y'))).toBe('http://h.example/x@y');
+  const bug = new TypeError(places);
+  expect(messageOf(bug)).toContain('http://mirror.example/debian trixie: not there');
+  for (const env of [{}, { DKMS2BIN_TRACE: '1' }]) {
+    const text = errorText(bug, env);
+    expect(text).toContain('redis://q.example');
+    expect(text).not.toContain('s3cret');
+  }
 });

@@ -72,6 +72,24 @@ heed_own_modules() { # ID
   left_out=${left_out% }
   made=(${kept[@]+"${kept[@]}"})
 }
+# Whether a build failed by what is no fault of its module; asked only when no compiler found one. Sets ended and out.
+not_its_fault() { # CODE OOM-KILLS-BEFORE WHAT-DKMS-SAYS
+  local code=$1 why=$3
+  count_oom_kills
+  ended=error
+  if [ "$code" -eq 137 ] || [ "$oom_kills" -gt "$2" ]; then
+    out='the guest ran out of memory (a compiler was killed): give it more memory or fewer jobs'
+  elif disk_full; then out="the guest's disk is full (No space left on device)"
+  elif [ "$code" -ge 129 ]; then out="dkms was ended by signal $((code - 128))"
+  elif [ "$code" -eq 21 ] || [ ! -e "/lib/modules/$RELEASE/build/Makefile" ]; then out="no kernel headers for $RELEASE"
+  elif [ "$code" -eq 13 ]; then ended=lacks out=${why:-a build dependency is missing}
+  else
+    case $code in
+      12 | 15 | 16 | 126 | 127) out="dkms ended with $code: ${why:-$(tail -n 1 "$state/dkms.out")}" ;;
+      *) return 1 ;;
+    esac
+  fi
+}
 finish() { # ID built|skipped|failed|lacks|error REASON
   verdict[$1]=$2 reason[$1]=$3
   local kind=dependency
@@ -87,7 +105,7 @@ find_dependency() { # NAME → NAME/VERSION: what the request brought, else the 
 }
 
 build_one() { # ID PATH-SO-FAR
-  local id=$1 path=$2 name=${1%/*} version=${1#*/} conf key dep dep_id log out code start end base why first folder file line made left_out kills
+  local id=$1 path=$2 name=${1%/*} version=${1#*/} conf key dep dep_id log out code start end base why first folder file line made left_out kills ended
   local -A files=()
   [ -z "${verdict[$id]:-}" ] || return 0
   on_path[$id]=1
@@ -173,7 +191,13 @@ build_one() { # ID PATH-SO-FAR
         *.ko.zst) out=${out%.zst} && zstd -qdc "$file" >"$out" ;;
         *.ko.gz) out=${out%.gz} && gzip -dc "$file" >"$out" ;;
         *) continue ;;
-      esac || { finish "$id" error "cannot copy ${file##*/} (disk full, or no decompressor)"; return 0; }
+      esac || {
+        case $? in 127) out="the guest has no program that unpacks ${file##*/}" ;; *) out='' ;; esac
+        if [ -z "$out" ] && disk_full; then out="the guest's disk is full: no room to unpack ${file##*/}"; fi
+        if [ -n "$out" ]; then finish "$id" error "$out"
+        else finish "$id" failed "${file##*/}, which its build made, is damaged: it cannot be unpacked"; fi
+        return 0
+      }
       files[${out##*/}]=$out
       made+=("${out##*/}")
     done
@@ -198,18 +222,8 @@ build_one() { # ID PATH-SO-FAR
   if [ "$code" -eq 77 ] || { [ "$code" -eq 9 ] && grep -q BUILD_EXCLUSIVE "$state/dkms.out"; }; then
     out=$(exclusive_reason "$conf")
     finish "$id" skipped "${out:-a BUILD_EXCLUSIVE directive of its dkms.conf does not match this kernel}"
-  elif ! compiler_error "$log" && { [ "$code" -eq 137 ] || { count_oom_kills; [ "$oom_kills" -gt "$kills" ]; }; }; then
-    finish "$id" error "the guest ran out of memory (a compiler was killed): give it more memory or fewer jobs"
-  elif ! compiler_error "$log" && disk_full; then
-    finish "$id" error "the guest's disk is full (No space left on device)"
-  elif [ "$code" -ge 129 ]; then
-    finish "$id" error "dkms was ended by signal $((code - 128))"
-  elif [ "$code" -eq 21 ] || [ ! -e "/lib/modules/$RELEASE/build/Makefile" ]; then
-    finish "$id" error "no kernel headers for $RELEASE"
-  elif [ "$code" -eq 13 ]; then
-    finish "$id" lacks "${why:-a build dependency is missing}"
-  elif [ "$code" -eq 12 ] || [ "$code" -eq 15 ] || [ "$code" -eq 16 ] || [ "$code" -eq 126 ] || [ "$code" -eq 127 ]; then
-    finish "$id" error "dkms ended with $code: ${why:-$(tail -n 1 "$state/dkms.out")}"
+  elif ! compiler_error "$log" && not_its_fault "$code" "$kills" "$why"; then
+    finish "$id" "$ended" "$out"
   else
     first=''
     # 10: make failed. Any other end is one that dkms has words for.

@@ -142,12 +142,33 @@ def first(pattern, text, default=""):
 
 
 class KernelLog:
+    """From now on: udev may load a module as soon as it is installed. `early` is what is said before any is loaded here."""
     def __init__(self):
         self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
         os.lseek(self.fd, 0, os.SEEK_END)
+        self.taint, self.death, self.early = taint(), "", ""
 
     def news(self):
         """What the kernel has said since it was asked last. What programs write into its log has another facility."""
+        text = self.records()
+        self.death = self.death or first(DEATH, text)
+        return text
+
+    def new_taint(self):
+        new = taint() & ~self.taint
+        self.taint |= new
+        return new
+
+    def require_life(self, code, when):
+        """What the kernel has said since it was asked last. Ends the program when it has died and no module was seen to do it: that is
+        the fault of all together."""
+        text = self.news()
+        show(text)
+        if self.new_taint() & DIE:
+            fail(code, "the kernel died %s: %s" % (when, self.death or "an oops"))
+        return text
+
+    def records(self):
         lines = []
         while True:
             try:
@@ -263,11 +284,13 @@ class Load:
         """What the kernel has said since the last look, after telling its complaints."""
         kernel = self.log.news()
         show(kernel)
-        new = taint() & ~self.before
-        self.before |= new
+        new = self.log.new_taint()
         if new & DIE:
             raise Broke("the kernel died: %s" % first(DEATH, kernel, "an oops"))
-        found = complaints(kernel)
+        self.warn(complaints(kernel), new)
+        return kernel
+
+    def warn(self, found, new=0):
         for bit in range(20):
             if new & ~self.allowed & (1 << bit) and not (1 << bit == WARN and found):
                 found.append("it taints the kernel: %s" % TAINTS.get(bit, "bit %d" % bit))
@@ -275,7 +298,6 @@ class Load:
             if text not in self.told:
                 self.told.add(text)
                 say("warn", "%s %s" % (self.module, text))
-        return kernel
 
     def wait(self):
         time.sleep(self.settle)
@@ -316,14 +338,15 @@ class Load:
         self.name = internal(field("name") or self.module)
         # Out of tree and unsigned are what such a module is; proprietary only if its licence says so.
         self.allowed = OUT_OF_TREE | UNSIGNED | (0 if field("license") in FREE_LICENCES else PROPRIETARY)
-        self.before = taint()
         say("doing", "load " + self.module)
         if self.inside():
             # Already in: udev loaded it at installation, or the kernel has one of the same name built in.
+            self.warn(complaints(self.log.early))
+            self.log.early = ""
             self.leave()
             if self.inside():
                 return "bad a module of this name is in the kernel already and does not leave"
-        self.log.news()
+        self.log.require_life(E_NOT_INSTALLED, "before %s was loaded" % self.module)
         self.phase = "init"
         kernel = ""
         for last in (False, True):
@@ -382,9 +405,10 @@ class Load:
 def load_all(modules, files, retry=lambda: False):
     """Loads each and says so. The exit code: E_BAD when one is bad. Ends the program when the kernel is broken: nothing that comes after
     that would tell anything of the other modules."""
-    log, trace, status = KernelLog(), Trace(), E_DONE
+    LOG.early = LOG.require_life(E_NOT_INSTALLED, "while the packages were being installed")
+    trace, status = Trace(), E_DONE
     for module in modules:
-        each = Load(module, log, trace, max(0.5, min(SETTLE, 8.0 / len(modules))))
+        each = Load(module, LOG, trace, max(0.5, min(SETTLE, 8.0 / len(modules))))
         try:
             how = each.run(files, retry)
         except Broke as broke:
@@ -397,7 +421,26 @@ def load_all(modules, files, retry=lambda: False):
     return status
 
 
+def no_space(said, need=512 << 20):
+    """Whether a disk ran out of room. What was said is only words, some of them the packages' own; what did not fit is undone again, so
+    that `need` bytes more may be free by now."""
+    # apt and dnf know before they begin.
+    if re.search(r"(?m)^E: You don't have enough free space in |^ +At least \S+ more space needed on the ", said):
+        return True
+    if "No space left on device" not in said:
+        return False
+    for path, least in (("/", need), ("/usr", need), ("/var", need), ("/boot", 0), ("/tmp", 0)):
+        room = os.statvfs(path)
+        if room.f_bavail * room.f_frsize < least + (32 << 20) or (room.f_files and room.f_favail < 100):
+            return True
+    return False
+
+
+LOG = None
+
+
 def main(program, at_end=lambda: None):
+    global LOG
     shutil.rmtree(WORK, ignore_errors=True)
     os.makedirs(WORK)
     signal.signal(signal.SIGALRM, beat)
@@ -406,7 +449,9 @@ def main(program, at_end=lambda: None):
         running = os.uname().release
         if running != RELEASE:
             fail(E_OTHER_KERNEL, "the guest runs %s, not %s" % (running, RELEASE))
+        LOG = KernelLog()
         status = program()
+        LOG.require_life(E_LEFT_BEHIND, "after the modules were unloaded")
     finally:
         at_end()
         shutil.rmtree(WORK, ignore_errors=True)

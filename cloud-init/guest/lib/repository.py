@@ -8,7 +8,6 @@ import socket
 
 LISTS = {"apt": ("dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n"),
          "dnf": ("rpm", "-qa", "--qf", "installed %{NAME} %|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\n")}
-FULL = "No space left on device|enough free space|more space needed"
 LOST = "Could not (connect|resolve)|Failed to connect|Unable to connect|Connection (failed|timed out|refused|reset)|Cannot initiate|Timeout was reached|Temporary failure"
 # ` NAME : Depends: …` is what names an unmet dependency, ` 1. …` of apt 3.
 APT_WHY = r"^(?:[EW]: | \S+ : | +\d+\. ).*"
@@ -31,7 +30,7 @@ def installed(manager="apt"):
 
 def refuse(what, said, why=APT_WHY, code=None):
     """Ends with what the package manager said, with `code` when neither disk nor network is to blame."""
-    if re.search(FULL, said):
+    if no_space(said):
         fail(E_DISK_FULL, "the guest's disk is full")
     lost = re.search(LOST, said)
     fail(E_NETWORK if lost else code or E_NOT_INSTALLED, "%s: %s" % (what, " ".join(re.findall(why, said, re.M)[:6]) or said[-300:]))

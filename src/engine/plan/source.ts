@@ -6,7 +6,8 @@ import type { ModuleSource, SourceOrigin } from '../../model/cell.js';
 import { Dkms2binError, messageOf } from '../../model/errors.js';
 import type { PlanContext } from '../../model/context.js';
 import { MAX_SOURCE_BYTES } from '../../cell/source.js';
-import { runBytes, type RunOptions } from '../../lib/exec.js';
+import type { RunOptions } from '../../lib/exec.js';
+import { runBytesConfined } from '../../lib/sandbox.js';
 import type { BuildRequest } from '../../options/request.js';
 import { parseAddress, shownAddress } from '../../source/address.js';
 import { wantsFilling } from '../../source/conf.js';
@@ -227,7 +228,8 @@ async function tarball({ text, path, origin }: NamedFile, means: ParseOptions): 
   const size = members.find(({ name }) => name === conf)?.size ?? 0;
   if (size > MAX_CONF_BYTES) throw new Dkms2binError('usage', `${conf} in ${text} is larger than 1 MB`);
   const options = { ...tarOptions(signal), maxBytes: MAX_CONF_BYTES };
-  const content = (await runBytes('tar', ['-xOf', path, '--', conf], options)).toString('utf8');
+  const bytes = await runBytesConfined({ readable: [path] }, ['tar', '-xOf', path, '--', conf], options);
+  const content = bytes.toString('utf8');
   if (wantsFilling(content)) return archiveSource(text, path, means, origin);
   readConfNames(content, `${conf} in ${text}`);
   noteUnused(content, `${conf} in ${text}`, means);
@@ -248,7 +250,7 @@ async function membersOf(
 ): Promise<{ name: string; size: number }[]> {
   let listed: Buffer;
   try {
-    listed = await runBytes('tar', ['--numeric-owner', '-tvf', path], {
+    listed = await runBytesConfined({ readable: [path] }, ['tar', '--numeric-owner', '-tvf', path], {
       ...tarOptions(signal),
       maxBytes: MAX_MEMBER_LIST_BYTES,
     });

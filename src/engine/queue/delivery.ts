@@ -101,6 +101,7 @@ function requireOwnRow(row: Row, { kernel, need }: CellJob): void {
   const isBuilt = row.verdict === 'built';
   if (isBuilt !== (row.package !== null))
     refuse(`${row.module} is ${row.verdict} ${isBuilt ? 'without' : 'with'} a package`);
+  if (isBuilt && row.log === null) refuse(`${row.module} is built without a log`);
   const faulty = row.verdict === 'failed' || row.verdict === 'error';
   if (faulty !== (row.fault !== null))
     refuse(`${row.module} is ${row.verdict} ${faulty ? 'by nobody' : 'by fault'}`);

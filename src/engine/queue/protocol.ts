@@ -77,7 +77,8 @@ const job = z.strictObject({
   buildPackages: z
     .array(
       z.union([
-        z.strictObject({ name: PackageName }),
+        // What ends so would be a file of the worker's own folder.
+        z.strictObject({ name: PackageName.regex(/^(?!.*\.deb$)/i, 'not a package name') }),
         z.strictObject({ file: FileName.regex(/\.deb$/), sha256: Sha256 }),
       ]),
     )
@@ -134,6 +135,12 @@ export function jobIdOf(job: CellJob, sourceDigest: string | null): string {
 const MAX_FILE_BYTES = 2 ** 30;
 const MAX_FILES_BYTES = 4 * MAX_FILE_BYTES;
 
+/** No cell takes so long, whoever says it. */
+const seconds = z
+  .number()
+  .nonnegative()
+  .max(100 * MAX_TIMEOUT_SECONDS);
+
 const delivery = z.strictObject({
   /** Paths are names in `files`. */
   results: z
@@ -149,7 +156,9 @@ const delivery = z.strictObject({
         package: FileName.nullable(),
         otherPackages: z.array(FileName).max(MAX_ENTRIES).optional(),
         log: FileName.nullable(),
-        phases: z.record(Label, z.number().nonnegative()),
+        phases: z
+          .record(Label, seconds)
+          .refine((phases) => Object.keys(phases).length <= MAX_ENTRIES, 'too many phases'),
         kept: z.null(),
         notes: z.array(Label).max(MAX_ENTRIES).optional(),
       }),
@@ -172,7 +181,7 @@ const delivery = z.strictObject({
     .string()
     .regex(/^(?:kvm|tcg)$/)
     .nullable(),
-  seconds: z.number().nonnegative(),
+  seconds,
 });
 
 /** How a cell ended. */

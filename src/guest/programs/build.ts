@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { checkModuleName, checkModuleVersion } from '../../distro/package-names.js';
 import { Dkms2binError } from '../../model/errors.js';
-import type { Guest, GuestOutput, ScriptRun } from '../guest.js';
+import { nonsense, type Guest, type GuestOutput, type ScriptRun } from '../guest.js';
 import { readEnd } from '../protocol.js';
 import { sourceVariables, type PushedSource } from './pushed-source.js';
 
@@ -70,7 +70,6 @@ export async function runBuild(
 
 /** Of one module: its name and version first. */
 const ABOUT = z.enum(['announce', 'module', 'dependency', 'build-seconds', 'first-error', 'left-out']);
-const KEY = z.enum([...ABOUT.options, 'source-package', 'error']);
 
 /** What has been reported of a module so far. */
 interface Announced {
@@ -90,9 +89,8 @@ interface Announced {
 function readModuleReports({ reports, code }: Pick<GuestOutput, 'reports' | 'code'>): ModuleReport[] {
   const announced = new Map<string, Announced>();
   for (const { key, value } of reports) {
-    if (!KEY.safeParse(key).success) throw nonsense(key, value);
     const about = ABOUT.safeParse(key);
-    if (about.success && !readRow(announced, about.data, value)) throw nonsense(key, value);
+    if (about.success && !readRow(announced, about.data, value)) throw nonsense({ key, value });
   }
   const modules = [...announced.values()];
   const unheard = modules.find(({ report }) => report === undefined);
@@ -105,9 +103,6 @@ function readModuleReports({ reports, code }: Pick<GuestOutput, 'reports' | 'cod
   }
   return modules.flatMap(({ report }) => report ?? []);
 }
-
-const nonsense = (key: string, value: string): Dkms2binError =>
-  new Dkms2binError('transient', `The guest reports what makes no sense: ${`${key} ${value}`.slice(0, 200)}`);
 
 /** Takes one row; false for one that is out of its place. */
 function readRow(announced: Map<string, Announced>, key: z.infer<typeof ABOUT>, value: string): boolean {

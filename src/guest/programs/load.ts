@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { Dkms2binError, GuestDeath } from '../../model/errors.js';
-import type { Guest, GuestOutput, Report, ScriptRun } from '../guest.js';
+import { nonsense, type Guest, type GuestOutput, type Report, type ScriptRun } from '../guest.js';
 import type { ProgramName, Variables } from '../program.js';
 import { readEnd, valuesOf, whyOf, type EndName } from '../protocol.js';
 
@@ -43,12 +43,7 @@ class LoadReader implements Loads {
   /** Throws `transient` for a row that makes no sense. */
   read({ key, value }: Report, known: (name: string) => boolean): void {
     const about = KEY.safeParse(key);
-    if (about.success && !this.#row(about.data, value.split(' '), known)) {
-      throw new Dkms2binError(
-        'transient',
-        `The guest reports what makes no sense: ${`${key} ${value}`.slice(0, 200)}`,
-      );
-    }
+    if (about.success && !this.#row(about.data, value.split(' '), known)) throw nonsense({ key, value });
   }
 
   #row(key: z.infer<typeof KEY>, [first = '', ...rest]: string[], known: (name: string) => boolean): boolean {

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { Dkms2binError } from '../../model/errors.js';
-import type { Guest, Report, ScriptRun } from '../guest.js';
+import { nonsense, type Guest, type Report, type ScriptRun } from '../guest.js';
 import { readEnd, valuesOf, whyOf, type EndName } from '../protocol.js';
 import {
   howItLoads,
@@ -101,6 +101,8 @@ function describe(why: string, end: EndName | null): { message: string; hint?: s
   switch (end) {
     case 'NOT_INSTALLED':
       return { message: `The packages do not install from the repository: ${why}`, hint: REPUBLISH };
+    case 'LEFT_BEHIND':
+      return { message: `The machine does not survive the packages: ${why}` };
     case 'TOOLCHAIN':
       return {
         message: `The image already contains a toolchain, so it proves nothing about a machine without one: ${why}`,
@@ -133,6 +135,9 @@ const installedOf = (reports: readonly Report[]): z.infer<typeof INSTALLED>[] =>
 
 function readInstalledPackages(reports: readonly Report[], loads: Loads): InstalledPackage[] {
   const installed = installedOf(reports);
+  const names = installed.map(([name]) => name);
+  const twice = names.find((name, at) => names.indexOf(name) < at);
+  if (twice !== undefined) throw nonsense({ key: 'installed', value: `${twice} again` });
   if (!installed.some(([, , modules]) => modules.length > 0)) {
     throw new Dkms2binError('module', 'The packages install, but there is no kernel module in them');
   }

@@ -1,6 +1,5 @@
 import { z } from 'zod';
-import { Dkms2binError } from '../../model/errors.js';
-import type { Guest, Report } from '../guest.js';
+import { nonsense, type Guest, type Report } from '../guest.js';
 import { readEnd, valuesOf, type EndName } from '../protocol.js';
 import { howItLoads, readLoadEnd, runLoads, type Load, type LoadRun } from './load.js';
 
@@ -106,8 +105,7 @@ function describe(why: string, end: EndName | null): { message: string; hint?: s
 const installedOf = (reports: readonly Report[]): StepResult['installed'] =>
   valuesOf({ reports }, 'installed').flatMap((value) => {
     const row = INSTALLED.safeParse(value.split(' ').slice(0, 3));
-    if (!row.success)
-      throw new Dkms2binError('transient', `The guest reports what makes no sense: ${value.slice(0, 200)}`);
+    if (!row.success) throw nonsense({ key: 'installed', value });
     const [name, version, modules] = row.data;
     return [{ name, version, modules }];
   });

@@ -1,8 +1,9 @@
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { corpus } from '../../hostile/corpus.js';
 import { putFile } from '../fixtures/put.js';
 import { programText } from '../../../src/guest/program.js';
 
@@ -16,26 +17,10 @@ afterEach(() => rmSync(root, { recursive: true }));
 
 const put = (path: string, text: string, mode?: number): void => putFile(root, path, text, mode);
 
-/**
- * Packages that dnf was told to install, call by call, with the options that switch repositories on. It knows all that it is asked
- * for but `lacking`.
- */
-async function install(
-  variables: Record<string, string>,
-  lacking: readonly string[] = [],
-): Promise<string[]> {
-  const { status, output } = await run(variables, lacking);
-  expect(status, output).toBe(0);
-  return readFileSync(join(root, 'calls'), 'utf8')
-    .trim()
-    .split('\n')
-    .map((call) => call.replace(/^.* install /, ''));
-}
-
 async function run(
   variables: Record<string, string>,
-  lacking: readonly string[],
-): Promise<{ status: number | null; output: string }> {
+  lacking: readonly string[] = [],
+): Promise<{ status: number | null; said: string }> {
   put(
     'bin/dnf',
     `#!/bin/sh
@@ -54,8 +39,24 @@ esac`,
   const script = (await programText('install-kernel-rpm.sh', variables))
     .replace(/ PATH=\S+$/m, ` PATH='${root}/bin':/usr/bin:/bin`)
     .replaceAll(/(?<![\w.$}/-])\/(?:etc|boot|opt|lib\/modules|usr\/local)\b/g, (path) => root + path);
-  const done = spawnSync('bash', ['-c', script], { encoding: 'utf8' });
-  return { status: done.status, output: done.stdout + done.stderr };
+  const { status, stdout, stderr } = spawnSync('bash', ['-c', script], { encoding: 'utf8' });
+  return { status, said: stdout + stderr };
+}
+
+/**
+ * Packages that dnf was told to install, call by call, with the options that switch repositories on. It knows all that it is asked
+ * for but `lacking`.
+ */
+async function install(
+  variables: Record<string, string>,
+  lacking: readonly string[] = [],
+): Promise<string[]> {
+  const { status, said } = await run(variables, lacking);
+  expect(status, said).toBe(0);
+  return readFileSync(join(root, 'calls'), 'utf8')
+    .trim()
+    .split('\n')
+    .map((call) => call.replace(/^.* install /, ''));
 }
 
 const ROCKY = {
@@ -68,6 +69,17 @@ const ROCKY = {
 };
 const KERNEL = ['core', 'modules', 'devel'].map((name) => `kernel-${name}-${RELEASE}`).join(' ');
 const TOOLS = 'dkms gcc make rpm-build elfutils-libelf-devel';
+
+const refused = corpus<{ program: string; name: string; input: string }>('variables').filter(
+  ({ program }) => program === 'install-kernel-rpm.sh',
+);
+test.each(refused)('refuses $name $input', async ({ name, input }) => {
+  const { status, said } = await run({ ...ROCKY, [name]: input });
+  expect(status, said).toBe(2);
+  expect(said).toMatch(/^@@dkms2bin error /m);
+  for (const path of ['calls', 'etc/yum.repos.d/dkms2bin-kernel.repo'])
+    expect(existsSync(join(root, path)), path).toBe(false);
+});
 
 test("EPEL comes before dkms, and the image's repository that EPEL needs is switched on for it alone", async () => {
   put('etc/yum.repos.d/rocky.repo', '[baseos]\nenabled=1\n[crb]\nenabled=0\n');
@@ -128,9 +140,9 @@ describe('the compiler that the kernel was built with', () => {
 
   test('is a gcc that nobody has: it is told, and the own one builds', async () => {
     config(gcc(13));
-    const { status, output } = await run(ROCKY, ['gcc13', 'gcc-toolset-13-gcc']);
-    expect(status, output).toBe(0);
-    expect(output).toMatch(/^@@dkms2bin note .*gcc \(House\) 13, and .* gcc 11: it has no gcc 13$/m);
+    const { status, said } = await run(ROCKY, ['gcc13', 'gcc-toolset-13-gcc']);
+    expect(status, said).toBe(0);
+    expect(said).toMatch(/^@@dkms2bin note .*gcc \(House\) 13, and .* gcc 11: it has no gcc 13$/m);
   });
 
   test('is clang', async () => {
@@ -140,8 +152,8 @@ describe('the compiler that the kernel was built with', () => {
 
   test('is clang where there is none: an error that says so', async () => {
     config(CLANG);
-    const { status, output } = await run(ROCKY, ['lld']);
+    const { status, said } = await run(ROCKY, ['lld']);
     expect(status).toBe(3);
-    expect(output).toContain('built with clang version 19.1.0, and the package sources have no lld');
+    expect(said).toContain('built with clang version 19.1.0, and the package sources have no lld');
   });
 });

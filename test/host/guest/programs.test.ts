@@ -146,6 +146,30 @@ describe('build.sh', () => {
       'failed foo.c:1: error: no',
     ],
     ['a dkms that somebody ended', 'exit 143', 6, 'error dkms was ended by signal 15'],
+    ...['137', '143', '12', '21', '127'].map((code): [string, string, number, string] => [
+      `a compiler error of a dkms that ends with ${code}`,
+      `echo "foo.c:1: error: no" >>"$tree/$module/$version/build/make.log"; exit ${code}`,
+      1,
+      'failed foo.c:1: error: no',
+    ]),
+    [
+      'a compiler error in a build that removes the headers',
+      `echo "foo.c:1: error: no" >>"$tree/$module/$version/build/make.log"; rm "$tree/../../../lib/modules/$kernel/build/Makefile"; exit 10`,
+      1,
+      'failed foo.c:1: error: no',
+    ],
+    [
+      'a module that its build spoilt',
+      'mkdir -p "$tree/$module/$version/$kernel/x86_64/module"; echo no >"$tree/$module/$version/$kernel/x86_64/module/x.ko.xz"; exit 0',
+      1,
+      'failed x\\.ko\\.xz, which its build made, is damaged',
+    ],
+    [
+      'a module that does not fit on the disk',
+      'mkdir -p "$tree/$module/$version/$kernel/x86_64/module"; echo no >"$tree/$module/$version/$kernel/x86_64/module/x.ko.xz"; touch "$tree/../full"; exit 0',
+      6,
+      "error the guest's disk is full: no room to unpack",
+    ],
   ])('tells %s from the others', async (_, end, expected, row) => {
     dkms(end);
     put(

@@ -93,6 +93,7 @@ describe.skipIf(!rpmbuild)(`rpmbuild${rpmbuild ? '' : ' (skipped: it is not inst
     const sourcePackage = {
       ...{ name: 'acpi_call-dkms', version: '1.2.2-1.el9', relations },
       ...{ leader: { name: 'acpi_call', version: '1.2.2' }, notCarried: ['%post would run: udevadm 100%'] },
+      overlaps: ["/usr/bin/50% is a file of the distro's package tools"],
     };
     const links = [{ path: '/usr/lib/firmware/new.bin', target: 'old.bin' }];
     const [common, main] = Object.values(await build(input({ extras: EXTRAS, links, sourcePackage })));
@@ -109,7 +110,9 @@ describe.skipIf(!rpmbuild)(`rpmbuild${rpmbuild ? '' : ' (skipped: it is not inst
       ...EXTRAS.map(({ path, mode }) => [path, mode]),
       ['/usr/lib/firmware/new.bin', 0o777],
     ]);
-    expect((await inspectFile(common!)).notCarried).toEqual(['%post would run: udevadm 100%']);
+    const seen = await inspectFile(common!);
+    expect(seen.notCarried).toEqual(['%post would run: udevadm 100%']);
+    expect(seen.hazards).toContain("/usr/bin/50% is a file of the distro's package tools");
     expect(query(main!, '--scripts').join('\n')).toContain('dracut --force "$initramfs" "$release"');
   });
 

@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process';
 import { mkdtemp, readdir, readFile, readlink, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -6,6 +7,7 @@ import { run } from '../../../src/lib/exec.js';
 import { isRoot, sandboxWorks } from '../../../src/lib/sandbox.js';
 import { CUT_MARK, ConsoleLog } from '../../../src/vm/console-log.js';
 import { mapsReadOnly } from '../../../src/vm/qemu-binary.js';
+import { keepQemuLog, QEMU_LOG_CUT } from '../../../src/vm/qemu-log.js';
 import { Vm, type VmSpec } from '../../../src/vm/vm.js';
 
 let dir = '';
@@ -124,4 +126,17 @@ test('a console that prints without end is cut with a mark, and its last lines a
   const kept = await readFile(log, 'utf8');
   expect(kept.slice(0, 1000)).toMatch(/^1\n2\n/);
   expect(kept.slice(1000)).toBe(CUT_MARK);
+});
+
+test("QEMU's own complaints are cut with a mark, and are quoted when it does not start", async () => {
+  const log = join(dir, 'qemu.log');
+  const endless = spawn('sh', ['-c', 'head -c 3000000 /dev/zero | tr "\\0" x >&2'], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  await keepQemuLog(endless.stderr, log);
+  const kept = await readFile(log, 'utf8');
+  expect(kept.slice(0, 1 << 20)).toBe('x'.repeat(1 << 20));
+  expect(kept.slice(1 << 20)).toBe(QEMU_LOG_CUT);
+  const wrong = { ...(await spec('none')), cpu: 'no-such-cpu' };
+  await expect(Vm.start(wrong, dir)).rejects.toThrow(/before the VM ran:\n[^]*no-such-cpu/);
 });

@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import { compile } from '../../../src/cell/compile.js';
+import { compile, networkOf } from '../../../src/cell/compile.js';
 import { deliver, resultsOf } from '../../../src/cell/deliver.js';
 import { pack } from '../../../src/cell/package.js';
 import type { CellInput, Packaged } from '../../../src/cell/types.js';
@@ -18,6 +18,8 @@ import {
   tmp,
   withCellFolder,
 } from '../fixtures/cell.js';
+import { OWNERS } from '../../../src/guest/programs/file-owners.js';
+import { inspectFile } from '../../../src/attest/inspect.js';
 import { readDeb } from '../../../src/formats/deb.js';
 import { elf, modinfo } from '../fixtures/elf.js';
 import { frames, rows, type Answer } from '../fixtures/guest.js';
@@ -60,6 +62,17 @@ it('compile cuts the way out before the package’s code runs, and boots the ver
   expect(run.record).toMatchObject({ live: null, kept: false });
 });
 
+it.each<[string, Partial<CellInput>, boolean, string]>([
+  ['nothing', {}, false, 'none'],
+  ['a login', { debug: true }, false, 'login'],
+  ['a login when it fails', { keepFailed: true }, false, 'login'],
+  ['a question when it fails', { onFailure: () => Promise.resolve() }, false, 'login'],
+  ['packages that the host has not found', {}, true, 'egress'],
+])('a build VM that needs %s of a network', async (_, input, network, expected) => {
+  const { cell } = await opened({}, { debug: false, keepFailed: false, ...input });
+  expect(networkOf(cell.input, { network })).toBe(expected);
+});
+
 it('pack makes a package of what was built, and a row of the results', async () => {
   const cell = await packaged();
   expect(resultsOf(cell)).toMatchObject([
@@ -85,16 +98,29 @@ it.each([
 it('what cannot be packed has failed: here a module for another kernel', async () => {
   const other = frames([
     ['ko', elf([['.modinfo', modinfo({ vermagic: '5.10.0 SMP ' })]])],
+    ['log', 'make says\n'],
     [
       'meta',
       JSON.stringify({
-        modules: [{ name: 'foo', version: '1', ko: [{ dest: 'foo.ko', blob: 0 }] }],
+        modules: [{ name: 'foo', version: '1', ko: [{ dest: 'foo.ko', blob: 0 }], log: 1 }],
       }),
     ],
   ]);
   const cell = await packaged({ 'collect.py': { stdout: other } });
   expect(cell.modules).toMatchObject([{ packed: null, result: { verdict: 'failed', fault: 'module' } }]);
   expect(cell.modules[0]!.result.reason).toContain('5.10.0');
+});
+
+it('what comes without a log of its build has failed', async () => {
+  const meta = { modules: [{ name: 'foo', version: '1', ko: [{ dest: 'foo.ko', blob: 0 }] }] };
+  const stdout = frames([
+    ['ko', elf([['.modinfo', modinfo({ vermagic: `${RELEASE} SMP ` })]])],
+    ['meta', JSON.stringify(meta)],
+  ]);
+  const cell = await packaged({ 'collect.py': { stdout } });
+  expect(cell.modules).toMatchObject([
+    { packed: null, result: { verdict: 'failed', reason: 'foo: the guest sent no log of its build' } },
+  ]);
 });
 
 const verified = async (answer: Answer, input: Partial<CellInput> = {}) => {
@@ -273,6 +299,53 @@ it('what is packed beside the modules, and whose place it takes, is what this ho
   expect(log!.toString()).toBe(`make says\n\n${notes.map((note) => `dkms2bin: ${note}\n`).join('')}`);
 });
 
+it('what other packages of the distro have in its places is told in note, log and package, and by inspect', async () => {
+  const bytes = sourcePackage({
+    '/lib/udev/rules.d/90-foo.rules': '#\n',
+    '/usr/bin/foo': '#!/bin/sh\n',
+    '/usr/share/doc/foo-dkms/copyright': 'x',
+  });
+  const info = '/var/lib/dpkg/info';
+  const stdout = [
+    `${info}/udev.list:/usr/lib/udev/rules.d/90-foo.rules`,
+    `${info}/foo-tools:amd64.list:/usr/bin/foo`,
+    ...[`${info}/foo-dkms.list:/usr/bin/foo`, `${info}/x y.list:/usr/bin/foo`, `${info}/bash.list:/bin/bash`],
+  ].join('\n');
+  const { cell, calls, events } = await opened(
+    {
+      ...{ 'build.sh': built('module foo 1 built foo.ko'), 'collect.py': { stdout: collected('foo') } },
+      [OWNERS.deb]: { stdout },
+    },
+    {},
+    { bytes },
+  );
+  const { modules } = await pack(await compile(cell));
+  const lines = [
+    "/lib/udev/rules.d/90-foo.rules is a file of the distro's package udev",
+    "/usr/bin/foo is a file of the distro's package foo-tools",
+  ];
+  const [{ result, log, packed }] = modules as [(typeof modules)[0]];
+  expect(result.notes).toEqual(lines);
+  for (const line of lines) expect(log!.toString()).toContain(`dkms2bin: ${line}\n`);
+  expect((await inspectFile(packed!.packages[0]!.path)).hazards).toEqual(lines);
+  expect(
+    calls
+      .find(({ name }) => name.includes("'/var/lib/dkms2bin/paths'"))!
+      .text.split('\n')
+      .sort(),
+  ).toEqual([
+    ...[
+      '',
+      '/bin/foo',
+      '/lib/udev/rules.d/90-foo.rules',
+      '/usr/bin/foo',
+      '/usr/lib/udev/rules.d/90-foo.rules',
+    ],
+  ]);
+  // By a guest that has run nothing of the package yet.
+  expect(events.find((each) => each.startsWith('cut after'))).toContain(OWNERS.deb);
+});
+
 it('what the scripts of a source package would have done is told, and stands in the package', async () => {
   const source = { '/usr/src/foo-1/hook.sh': '#!/bin/sh\nmodprobe foo\n' };
   const conf = 'PACKAGE_NAME=foo\nPACKAGE_VERSION=1\nPOST_INSTALL="hook.sh"\n';
@@ -299,12 +372,19 @@ it('a source package that is called like one of the distro takes nobody’s plac
 it('a package depends on no module that only the build VM names', async () => {
   const meta = JSON.stringify({
     modules: [
-      { name: 'foo', version: '1', ko: [{ dest: 'foo.ko', blob: 0 }], buildDepends: ['systemd', 'lib'] },
+      {
+        name: 'foo',
+        version: '1',
+        ko: [{ dest: 'foo.ko', blob: 0 }],
+        log: 1,
+        buildDepends: ['systemd', 'lib'],
+      },
     ],
   });
   const ko = elf([['.modinfo', modinfo({ vermagic: `${RELEASE} SMP ` })]]);
   const stdout = frames([
     ['ko', ko],
+    ['log', 'make says\n'],
     ['meta', meta],
   ]);
   const { modules } = await packaged({ 'collect.py': { stdout } });

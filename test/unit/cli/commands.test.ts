@@ -83,6 +83,16 @@ describe('doctor', () => {
     const json = await cli(['doctor', '--json'], {}, { env: { PATH: empty } });
     expect(JSON.parse(json.stdout)).toMatchObject({ schemaVersion: 1, ok: false });
   });
+
+  test('says which layers of confinement are not on, where there is nothing to confine with', async () => {
+    const { stdout } = await cli(['doctor', '--json'], {}, { env: { PATH: empty } });
+    const { checks } = JSON.parse(stdout) as { checks: { name: string; status: string; remedy: string }[] };
+    for (const name of ['package scripts', 'compiler', 'readers see']) {
+      const check = checks.find((each) => each.name === name);
+      expect(check, name).toMatchObject({ remedy: expect.stringContaining('bubblewrap') as string });
+      expect(check?.status, name).not.toBe('ok');
+    }
+  });
 });
 
 test('the first signal aborts, the second leaves at once, a hang-up never counts as the second', () => {

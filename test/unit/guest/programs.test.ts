@@ -302,6 +302,16 @@ describe('install-kernel', () => {
     expect(await install({ stdout })).toMatchObject({ toolchain: null });
   });
 
+  it.each([
+    ['a value that comes twice', [`root-uuid ${UUID}`, 'initrd /boot/a', 'initrd /boot/b']],
+    ['a key that it does not have', [`root-uuid ${UUID}`, 'module foo 1 built foo.ko']],
+  ])('refuses rows with %s', async (_, said) => {
+    await expect(install({ stdout: rows(...said) })).rejects.toMatchObject({
+      fault: 'transient',
+      message: expect.stringMatching(/^The guest reports what makes no sense: (?:initrd|module) /) as string,
+    });
+  });
+
   it('refuses a root file system that is no UUID', async () => {
     await expect(install({ stdout: rows('root-uuid $(reboot)') })).rejects.toMatchObject({
       fault: 'transient',
@@ -369,6 +379,9 @@ describe('verify', () => {
     ['a warning after the result', ['doing load foo', 'load foo loaded', 'warn foo x']],
     ['a second try', ['doing load foo', 'load foo loaded', 'doing load foo']],
     ['a result after the kernel broke', ['doing load foo', 'load foo broke oops', 'load bar bad x']],
+    ['a key of no program', ['doing load foo', 'load foo loaded', 'grants root']],
+    ['a key of another program', ['module foo 1 built foo.ko', 'doing load foo', 'load foo loaded']],
+    ['a key that every object has', ['constructor x', 'doing load foo', 'load foo loaded']],
   ])('refuses rows with %s', async (_, said) => {
     await expect(verify({ code: 1, stdout: rows(...said) })).rejects.toMatchObject({
       fault: 'transient',
@@ -448,6 +461,11 @@ describe('prove', () => {
     ]);
   });
 
+  it('refuses a package that comes twice', async () => {
+    const stdout = rows('installed foo 1 foo', 'installed foo 2 bar', 'doing load foo', 'load foo loaded');
+    await expect(prove({ stdout })).rejects.toMatchObject({ fault: 'transient' });
+  });
+
   it('says of what was not tried that the kernel did not survive another', async () => {
     const stdout = rows(
       'installed foo-modules 1 foo,bar',
@@ -476,6 +494,7 @@ describe('prove', () => {
     [5, 'transient'],
     [7, 'module'],
     [8, 'transient'],
+    [11, 'module'],
     [12, 'usage'],
     [13, 'module'],
   ])('exit code %d alone is %s', async (code, fault) => {

@@ -3,7 +3,13 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Guest } from '../../../src/guest/guest.js';
-import { packedPython, programFiles, programText, type ProgramName } from '../../../src/guest/program.js';
+import {
+  packedPython,
+  programFiles,
+  programText,
+  strangeRow,
+  type ProgramName,
+} from '../../../src/guest/program.js';
 import { PROGRAM_ENDS, readEnd, requireSuccess } from '../../../src/guest/protocol.js';
 import { endOf } from '../../../src/guest/transport.js';
 import { Dkms2binError } from '../../../src/model/errors.js';
@@ -129,6 +135,24 @@ it('a result line carries the word of its run: no program prints one by itself',
   );
   const printing = files.filter((file) => /(?:printf|echo|print\(|out\() *["']@@dkms2bin/.test(textOf(file)));
   expect(printing.sort()).toEqual(['lib/common.sh', 'lib/load.py']);
+});
+
+it('the host knows every key of a result line that a program prints', () => {
+  const programs = readdirSync(GUEST).filter((file) => /\.(sh|py)$/.test(file) && file !== 'agent.py');
+  let keys = 0;
+  for (const name of programs as ProgramName[]) {
+    const text = programFiles(name)
+      .map(textOf)
+      .join('')
+      .replaceAll(/^ *#.*$/gm, '');
+    for (const [, shell, python] of text.matchAll(/\bsay ([a-z][a-z-]*)|\bsay\("([a-z-]+)"/g)) {
+      const key = shell ?? python ?? '';
+      if (key === 'progress' || key === 'key') continue;
+      keys += 1;
+      expect(strangeRow(name, [{ key }]), `${name}: ${key}`).toBeUndefined();
+    }
+  }
+  expect(keys).toBeGreaterThan(50);
 });
 
 describe('a program that may not be silent', () => {
