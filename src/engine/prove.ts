@@ -158,7 +158,8 @@ async function install(input: ProveInput, phases: Record<string, number>): Promi
       }
       const { accel } = machine;
       const lastWords = (): string => vm.lastWords();
-      return phase('install', () =>
+      // Awaited here: the VM ends with this block.
+      return await phase('install', () =>
         proveRepository(guest, order, { step, timeoutMs, accel, onLine, lastWords }),
       );
     };

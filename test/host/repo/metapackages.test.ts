@@ -218,13 +218,16 @@ async function unattended(program: string, ...origins: string[]): Promise<string
     `Unattended-Upgrade::Origins-Pattern { ${origins.map((each) => `"origin=${each}";`).join(' ')} };`,
     `Unattended-Upgrade::LogDir "${tmp.path}";`,
     'Unattended-Upgrade::Skip-Updates-On-Metered-Connections "false";',
+    'Unattended-Upgrade::OnlyOnACPower "false";',
+    // In its namespace there is nobody else.
+    'APT::Sandbox::User "root";',
   ];
   const file = join(apt.root, 'unattended.conf');
   writeFileSync(file, `${readFileSync(join(apt.root, 'apt.conf'), 'utf8')}${conf.join('\n')}\n`);
   for (const each of ['var/run', 'updates']) mkdirSync(join(apt.root, each), { recursive: true });
   // It reads dpkg's own status, wherever apt's may be.
   const run =
-    'mount -t tmpfs tmpfs /run && mount --bind "$2/status" /var/lib/dpkg/status && exec /usr/bin/python3 "$1/usr/bin/unattended-upgrade" --dry-run --debug';
+    'mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib/dpkg && cp "$2/status" /var/lib/dpkg && mkdir /var/lib/dpkg/info /var/lib/dpkg/updates && exec /usr/bin/python3 "$1/usr/bin/unattended-upgrade" --dry-run --debug';
   const user = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user'];
   const { code, text } = await command(
     'unshare',
