@@ -57,8 +57,9 @@ if grep -qsE '^[^#]+[[:space:]]/boot(/|[[:space:]])' "$root/etc/fstab"; then
   sed -i -E '\,^[^#]+[[:space:]]/boot(/|[[:space:]]),d' "$root/etc/fstab"
 fi
 cp -R --no-preserve=ownership "$in/files/." "$root/"
-# Whoever can change a list of sources could have its packages' scripts run: none without a signature, whatever the list says.
-if grep -rqsEi '(trusted|allow-insecure|allow-weak)[[:space:]]*[=:][[:space:]]*yes' "$root"/etc/apt/sources.list "$root"/etc/apt/sources.list.d; then
+# Whoever can change a list of sources could have its packages' scripts run: none without a signature, whatever the list says. These are
+# all of apt's words for yes.
+if grep -rqsEi '(trusted|allow-insecure|allow-weak)[[:space:]]*[=:][[:space:]]*(yes|true|with|on|enable|[1-9])' "$root"/etc/apt/sources.list "$root"/etc/apt/sources.list.d; then
   echo 'a list of package sources in the image takes unsigned packages' >&2
   exit 1
 fi
