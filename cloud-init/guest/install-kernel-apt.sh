@@ -52,6 +52,7 @@ check_path ARCHIVE_KEYRING "$ARCHIVE_KEYRING"
 case $ROOT_UUID in *[!0-9A-Fa-f-]*) fail "$E_INPUT" "ROOT_UUID is not a file system's: '$ROOT_UUID'" ;; esac
 case $VARIANT in build | runtime) ;; *) fail "$E_INPUT" "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
 case $TOOLCHAIN$BUILD_PACKAGES in *[!a-z0-9.+\ -]*) fail "$E_INPUT" 'a package name has a character that none has' ;; esac
+case " $IMAGE_PACKAGES $HEADER_PACKAGES $TOOLCHAIN $BUILD_PACKAGES" in *' -'*) fail "$E_INPUT" 'a package name begins with a dash' ;; esac
 
 work=$(mktemp -d) || fail "$E_DISK_FULL" 'no temporary folder'
 list=/etc/apt/sources.list.d/dkms2bin-archive.list
@@ -266,7 +267,7 @@ want_compiler() {
   major=$kernel_cc_major
   if [ "$kernel_cc" = clang ]; then want_clang "$major"; return 0; fi
   own=$(gcc -dumpversion 2>/dev/null)
-  if [ -z "$major" ] || [ "$major" = "${own%%.*}" ]; then return 0; fi
+  if [ -z "$major" ] || [ "$major" = "${own%%.*}" ]; then kernel_compiler=; return 0; fi
   if ! is_installed "gcc-$major" && package_known "gcc-$major"; then
     echo "installing gcc-$major"
     apt_install "gcc-$major" || true

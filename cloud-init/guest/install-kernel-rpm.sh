@@ -28,7 +28,7 @@
 #
 # Result lines: @@dkms2bin KEY VALUE with KEY one of
 #   image-package, image-version, headers-version, gcc-version, dkms-version, vmlinuz, initrd, root-uuid, cmdline,
-#   near (a release that exists, when RELEASE was not found), error (one line, on failure);
+#   note (something to tell the user), near (a release that exists, when RELEASE was not found), error (one line, on failure);
 #   of the variant runtime with dnf 4, unless the package sources lack the headers or dkms: toolchain PACKAGES KIB BYTES, see
 #   install-kernel-apt.sh
 #
@@ -50,8 +50,9 @@ while IFS= read -r line; do
 done <<<"$REPOS"
 case $KERNEL_KEY in *[!A-Za-z0-9+/=]*) fail "$E_INPUT" 'KERNEL_KEY is not base64' ;; esac
 case $VARIANT in build | runtime) ;; *) fail "$E_INPUT" "VARIANT is neither build nor runtime: '$VARIANT'" ;; esac
-case "$IMAGE_PACKAGES $MODULE_PACKAGES $EXTRA_PACKAGES $HEADER_PACKAGES ${TOOLCHAIN-} ${BUILD_PACKAGES-} $TOOLCHAIN_REPO $TOOLCHAIN_NEEDS $VERSION_PREFIX" in
+case " $IMAGE_PACKAGES $MODULE_PACKAGES $EXTRA_PACKAGES $HEADER_PACKAGES ${TOOLCHAIN-} ${BUILD_PACKAGES-} $TOOLCHAIN_REPO $TOOLCHAIN_NEEDS $VERSION_PREFIX" in
   *[!A-Za-z0-9.+~_\ ^-]*) fail "$E_INPUT" 'a package name has a character that none has' ;;
+  *' -'*) fail "$E_INPUT" 'a package name begins with a dash' ;;
 esac
 [ -n "$IMAGE_PACKAGES" ] || fail "$E_INPUT" 'IMAGE_PACKAGES is empty'
 

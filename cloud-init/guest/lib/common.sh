@@ -27,9 +27,9 @@ check_release() {
 
 # read_compiler: what the kernel was built with, by the configuration among its headers: `kernel_compiler` in words, `kernel_cc` clang
 # or gcc, and `kernel_cc_major`. Empty where that is not told, or where the headers name their compiler themselves, as Debian's do.
+kernel_compiler='' kernel_cc='' kernel_cc_major=''
 read_compiler() {
   local build=/lib/modules/$RELEASE/build config
-  kernel_compiler='' kernel_cc='' kernel_cc_major=''
   config=$build/.config
   [ -f "$config" ] || config=$build/include/config/auto.conf
   if [ ! -f "$config" ] || [ -f "$build/.kernelvariables" ]; then return 0; fi

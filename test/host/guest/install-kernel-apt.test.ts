@@ -165,8 +165,17 @@ test.each([
   const { code, out, calls } = await install(PROXMOX, known, { config });
   expect(code, out).toBe(0);
   expect(calls.slice(1)).toEqual(more);
+  expect(out).toMatch(says === '' ? /^@@dkms2bin kernel-compiler $/m : /^@@dkms2bin kernel-compiler \S/m);
   if (says === '') expect(out).not.toContain('@@dkms2bin note');
   else expect(out).toMatch(new RegExp(`@@dkms2bin note .*${says}`));
+});
+
+test('a machine that builds nothing gets the kernel alone', async () => {
+  const { code, out, calls } = await install({ ...PROXMOX, VARIANT: 'runtime' }, KNOWN, { config: CLANG });
+  expect(code, out).toBe(0);
+  // Then apt is asked what headers and dkms would have taken.
+  expect(calls).toEqual([`proxmox-kernel-${RELEASE}`, `dkms proxmox-headers-${RELEASE}`]);
+  expect(out).toMatch(/^@@dkms2bin cmdline /m);
 });
 
 test('a kernel built with clang, where there is none, is an error that says so', async () => {
