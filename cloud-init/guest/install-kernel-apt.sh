@@ -261,28 +261,20 @@ echo "installing ${wanted[*]} ${toolchain[*]-}"
 apt_install "${wanted[@]}" ${toolchain[@]+"${toolchain[@]}"} || give_up
 
 # --- the compiler that the kernel was built with --------------------------------------------------------------------------
-want_compiler() {
-  local major own
-  read_compiler
-  major=$kernel_cc_major
-  if [ "$kernel_cc" = clang ]; then want_clang "$major"; return 0; fi
-  own=$(gcc -dumpversion 2>/dev/null)
-  if [ -z "$major" ] || [ "$major" = "${own%%.*}" ]; then kernel_compiler=; return 0; fi
-  if ! is_installed "gcc-$major" && package_known "gcc-$major"; then
-    echo "installing gcc-$major"
-    apt_install "gcc-$major" || true
+install_gcc() {
+  came=gcc-$1
+  if ! is_installed "$came" && package_known "$came"; then
+    echo "installing $came"
+    apt_install "$came" || true
   fi
-  if is_installed "gcc-$major"; then
-    ln -sf "$(command -v "gcc-$major")" /usr/local/bin/gcc
-    say note "The kernel was built with $kernel_compiler: gcc-$major was installed beside gcc $own, and modules are built with it"
-  else
-    say note "The kernel was built with $kernel_compiler, and modules are built with the distro's gcc $own: it has no gcc-$major"
-  fi
+  is_installed "$came" || return 1
+  ln -sf "$(command -v "$came")" /usr/local/bin/gcc
 }
-want_clang() {
+install_clang() {
   local major=$1 tool tools=(clang lld llvm)
   if [ -n "$major" ] && package_known "clang-$major" && package_known "lld-$major"; then tools=("clang-$major" "lld-$major" "llvm-$major"); fi
-  echo "installing ${tools[*]}"
+  came=${tools[*]}
+  echo "installing $came"
   apt_install "${tools[@]}" || fail "$E_NOT_FOUND" "the kernel was built with $kernel_compiler, and the package sources have no clang"
   if [ -n "$major" ] && [ "${tools[0]}" != clang ]; then
     for tool in clang ld.lld llvm-ar llvm-nm llvm-objcopy llvm-objdump llvm-readelf llvm-strip; do
@@ -290,8 +282,7 @@ want_clang() {
     done
   fi
   command -v ld.lld >/dev/null && command -v clang >/dev/null ||
-    fail "$E_NOT_FOUND" "the kernel was built with $kernel_compiler, and ${tools[*]} bring no clang and ld.lld"
-  say note "The kernel was built with $kernel_compiler: ${tools[*]} were installed, and modules are built with it"
+    fail "$E_NOT_FOUND" "the kernel was built with $kernel_compiler, and $came bring no clang and ld.lld"
 }
 if [ "$VARIANT" = build ]; then want_compiler; fi
 

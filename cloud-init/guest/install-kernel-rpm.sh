@@ -349,41 +349,31 @@ is_known() {
     yum) yum -q list available "$1" >/dev/null 2>&1 ;;
   esac
 }
-want_compiler() {
-  local own package program folder=/usr/bin suffix=-$1 tools=(clang lld llvm)
-  if [ "$kernel_cc" = clang ]; then
-    for package in "${tools[@]}"; do
-      rpm -q "$package" >/dev/null 2>&1 || is_known "$package" ||
-        fail "$E_NOT_FOUND" "the kernel was built with $kernel_compiler, and the package sources have no $package"
-    done
-    echo "installing ${tools[*]}"
-    install "${tools[@]}" || give_up
-    say note "The kernel was built with $kernel_compiler: ${tools[*]} were installed, and modules are built with it"
-    return 0
-  fi
-  own=$(gcc -dumpversion 2>/dev/null)
-  if [ -z "$1" ] || [ "$1" = "${own%%.*}" ]; then return 0; fi
-  # SUSE and Fedora have further versions beside their own; Red Hat's family has them in folders of their own.
-  for package in "gcc$1" "gcc-toolset-$1-gcc"; do
-    if is_known "$package"; then break; fi
-    package=''
+install_clang() {
+  local package tools=(clang lld llvm)
+  for package in "${tools[@]}"; do
+    rpm -q "$package" >/dev/null 2>&1 || is_known "$package" ||
+      fail "$E_NOT_FOUND" "the kernel was built with $kernel_compiler, and the package sources have no $package"
   done
-  if [ -z "$package" ]; then
-    say note "The kernel was built with $kernel_compiler, and modules are built with the distro's gcc $own: it has no gcc $1"
-    return 0
-  fi
-  echo "installing $package"
-  install "$package" || give_up
-  if [ "$package" != "gcc$1" ]; then folder=/opt/rh/gcc-toolset-$1/root/usr/bin suffix=''; fi
+  came=${tools[*]}
+  echo "installing $came"
+  install "${tools[@]}" || give_up
+}
+install_gcc() {
+  local program folder=/usr/bin suffix=-$1
+  # SUSE and Fedora have further versions beside their own; Red Hat's family has them in folders of their own.
+  for came in "gcc$1" "gcc-toolset-$1-gcc" ''; do
+    if [ -z "$came" ] || is_known "$came"; then break; fi
+  done
+  if [ -z "$came" ]; then came="gcc $1"; return 1; fi
+  echo "installing $came"
+  install "$came" || give_up
+  if [ "$came" != "gcc$1" ]; then folder=/opt/rh/gcc-toolset-$1/root/usr/bin suffix=''; fi
   for program in gcc ld ld.bfd as ar nm objcopy objdump readelf strip; do
     if [ -x "$folder/$program$suffix" ]; then ln -sf "$folder/$program$suffix" "/usr/local/bin/$program"; fi
   done
-  say note "The kernel was built with $kernel_compiler: $package was installed beside gcc $own, and modules are built with it"
 }
-if [ "$VARIANT" = build ]; then
-  read_compiler
-  want_compiler "$kernel_cc_major"
-fi
+if [ "$VARIANT" = build ]; then want_compiler; fi
 
 # dkms before 3.0 has no framework.conf.d: there it signs only with keys an admin made.
 if [ -f /etc/dkms/framework.conf ] && ! grep -qs 'framework.conf.d' "$(command -v dkms)"; then

@@ -36,10 +36,7 @@ def apt(*command):
     elif STEP == "install":
         options += ["--no-download"]
     else:
-        file = trusted()
-        options += ["-o", "Acquire::Retries=3", "-o", "APT::Sandbox::User=root"]
-        options += ["-o", "Acquire::http::Proxy=" + PROXY, "-o", "Acquire::https::Proxy=" + PROXY] if PROXY else []
-        options += ["-o", "Acquire::https::CAInfo=" + file] if file else []
+        options += distro_options()
     return apt_get(options, command, STEP == "alone")
 
 

@@ -51,10 +51,7 @@ def metapackage(release, version):
 
 
 def fetch():
-    through = ["-o", "Acquire::http::Proxy=" + PROXY, "-o", "Acquire::https::Proxy=" + PROXY] if PROXY else []
-    file = trusted()
-    get = ["apt-get", "-o", "Acquire::Languages=none", "-o", "Acquire::Retries=3", "-o", "APT::Sandbox::User=root"] + through
-    get += ["-o", "Acquire::https::CAInfo=" + file] if file else []
+    get = ["apt-get"] + distro_options()
     await_egress()
     os.makedirs(POOL, exist_ok=True)
     os.chdir(POOL)

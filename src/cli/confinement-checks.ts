@@ -39,18 +39,28 @@ async function packageScripts({ signal }: CliContext): Promise<Found> {
   }
 }
 
-/** What QEMU's process sees of this host. */
-async function qemuSees(): Promise<Found> {
+/** What a process sees of this host that as root does not run without the sandbox. */
+async function seen(inside: string, asRoot: string): Promise<Found> {
   const { isRoot, sandboxWorks } = await import('../lib/sandbox.js');
   try {
     await sandboxWorks();
-    return fine("its VM's files, no process, no network unless its VM has one");
+    return fine(inside);
   } catch (error) {
     const { why, remedy } = failure(error);
     if (!isRoot()) return lacking(`all that this user may see (${why})`, remedy);
-    return { status: 'missing', detail: `QEMU does not start as root without a sandbox (${why})`, remedy };
+    return { status: 'missing', detail: `${asRoot} without a sandbox (${why})`, remedy };
   }
 }
+
+const qemuSees = (): Promise<Found> =>
+  seen("its VM's files, no process, no network unless its VM has one", 'QEMU does not start as root');
+
+/** Programs of this host that read disks and archives from elsewhere. */
+const readers = (): Promise<Found> =>
+  seen(
+    'a disk or archive from elsewhere, programs of this host, no network, no capability',
+    'as root they do not read',
+  );
 
 /** Where compilations run beside an emulated VM. */
 async function compiler(): Promise<Found> {
@@ -98,19 +108,6 @@ async function snapshotMemory(arch: Arch): Promise<Found> {
       ? 'clones map it from a file that they can only read'
       : 'each clone gets a copy (clones share it from QEMU 8.2 on)',
   );
-}
-
-/** What programs of this host see that read disks and archives from elsewhere. */
-async function readers(): Promise<Found> {
-  const { isRoot, sandboxWorks } = await import('../lib/sandbox.js');
-  try {
-    await sandboxWorks();
-    return fine('a disk or archive from elsewhere, programs of this host, no network, no capability');
-  } catch (error) {
-    const { why, remedy } = failure(error);
-    if (!isRoot()) return lacking(`all that this user may see (${why})`, remedy);
-    return { status: 'missing', detail: `as root they do not read without a sandbox (${why})`, remedy };
-  }
 }
 
 /** The same layers on a machine without bubblewrap. */

@@ -5,12 +5,10 @@ import { phaseTimer } from '../cell/phases.js';
 import { RunDir } from '../cell/run-dir.js';
 import { debName } from '../distro/deb-names.js';
 import { offeredKernels } from '../distro/kernels.js';
-import { extraAuthorities } from '../lib/authorities.js';
-import { mirrorsOf } from '../distro/mirrors.js';
 import type { CatalogueRow } from '../distro/catalogue.js';
 import { bootNew, deadline, specOf, type Booted, type Machine } from '../environment/boot.js';
 import { AS_LONG_AS_IT_TAKES_MS } from '../guest/transport.js';
-import { guestProxy } from '../environment/guest-proxy.js';
+import { distroEgress } from '../environment/guest-proxy.js';
 import type { KernelLayer } from '../environment/kernel-layer.js';
 import { bootOn } from '../environment/snapshot.js';
 import { takeStep, type StepResult, type UpgradeOrder, type UpgradeStep } from '../guest/programs/upgrade.js';
@@ -179,17 +177,9 @@ class Walk {
 
   async take({ guest, vm }: Booted, step: UpgradeStep): Promise<StepResult> {
     const { machine, row } = this.input;
-    const { main, security } = await mirrorsOf(row, machine, machine.arch);
-    await using through = await guestProxy({ proxy: machine.proxy ?? '', urls: [main, security] }, 'vm');
-    const order =
-      step === 'fetch'
-        ? {
-            ...this.order,
-            host: '',
-            proxy: through.proxy,
-            authorities: Buffer.from(await extraAuthorities()),
-          }
-        : this.order;
+    await using egress = step === 'fetch' ? await distroEgress(row, machine) : null;
+    const through = egress && { host: '', proxy: egress.proxy, authorities: egress.authorities };
+    const order = { ...this.order, ...through };
     const result = await takeStep(guest, step, order, {
       timeoutMs: AS_LONG_AS_IT_TAKES_MS,
       accel: machine.accel,

@@ -15,9 +15,7 @@ import {
   type ProveOrder,
 } from '../guest/programs/prove.js';
 import type { Guest, ScriptRun } from '../guest/guest.js';
-import { mirrorsOf } from '../distro/mirrors.js';
-import { guestProxy } from '../environment/guest-proxy.js';
-import { extraAuthorities } from '../lib/authorities.js';
+import { distroEgress } from '../environment/guest-proxy.js';
 import { debName } from '../distro/deb-names.js';
 import { provenancePath, readBundle } from '../attest/provenance.js';
 import { keyIdOf } from '../formats/certificate.js';
@@ -198,9 +196,7 @@ async function fetchFromDistro(
   guest: Guest,
   { order, ...run }: ScriptRun & { order: ProveOrder },
 ): Promise<void> {
-  const { main, security } = await mirrorsOf(lookup.row, machine, machine.arch);
-  await using through = await guestProxy({ proxy: machine.proxy ?? '', urls: [main, security] }, 'vm');
-  const egress = { proxy: through.proxy, authorities: Buffer.from(await extraAuthorities()) };
+  await using egress = await distroEgress(lookup.row, machine);
   await fetchPackages(guest, order, { egress, ...run });
 }
 

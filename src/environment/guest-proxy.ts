@@ -1,6 +1,11 @@
+import { mirrorsOf } from '../distro/mirrors.js';
+import type { DistroRow } from '../distro/row.js';
+import type { Egress } from '../guest/programs/prove.js';
+import { extraAuthorities } from '../lib/authorities.js';
 import { credentialsFor } from '../lib/credentials.js';
 import { guestUrl, openGateway } from '../lib/gateway.js';
 import { NET } from '../vm/args.js';
+import type { Machine } from './boot.js';
 
 /** How a guest, or a sandbox on this host, reaches its package sources. Disposing it ends that. */
 export interface GuestProxy extends AsyncDisposable {
@@ -26,6 +31,15 @@ export async function guestProxy(
     named: guestUrl,
     [Symbol.asyncDispose]: () => gateway[Symbol.asyncDispose](),
   };
+}
+
+/** By that a VM reaches the package sources of its image. Disposing it ends that. */
+export async function distroEgress(row: DistroRow, machine: Machine): Promise<Egress & AsyncDisposable> {
+  const { main, security } = await mirrorsOf(row, machine, machine.arch);
+  const authorities = Buffer.from(await extraAuthorities());
+  const through = await guestProxy({ proxy: machine.proxy ?? '', urls: [main, security] }, 'vm');
+  const { proxy } = through;
+  return { proxy, authorities, [Symbol.asyncDispose]: () => through[Symbol.asyncDispose]() };
 }
 
 /** A proxy as a VM sees it: one of the host's own loopback is none there, unless it was asked for. */

@@ -132,11 +132,8 @@ export async function loadConfig(options: {
   if (config.kernels === undefined) return { path, config };
   if (!/\.ya?ml$/.test(path))
     throw new Dkms2binError('usage', `${path}: kernels stands only in a file whose name ends in .yaml`);
-  return { path, config: { ...config, 'kernel-repo': [...severalOf(config['kernel-repo']), path] } };
+  return { path, config: { ...config, 'kernel-repo': [config['kernel-repo'] ?? [], path].flat() } };
 }
-
-const severalOf = (value: string | readonly string[] = []): readonly string[] =>
-  typeof value === 'string' ? [value] : value;
 
 /** `name` stands for the file in errors. */
 export function parseConfig(text: string, name = CONFIG_NAME): Config {

@@ -1,5 +1,5 @@
 import { dirname } from 'node:path';
-import { makeTar, withFolders, type TarFile, type TarFolder, type TarLink } from '../formats/tar.js';
+import { makeTar, withFolders, type TarFolder, type TarLink } from '../formats/tar.js';
 import type { PackageEntry, PackageFolder } from '../formats/package.js';
 
 /** What all kernels' packages of a module share: files of its source package that are no source. */
@@ -61,7 +61,7 @@ export function sharedFiles(
     if (isNoUse(path)) continue;
     const packable =
       isExtraPath(path) &&
-      fits(type === 'symlink' ? { path, target } : { path, mode: 0o644, bytes: NOTHING });
+      (type === 'symlink' ? fits([], [{ path, target }]) : fits([{ path, mode: 0o644, bytes: NOTHING }]));
     if (packable && type === 'file') extras.push({ path, mode, bytes: Buffer.from(file.bytes()) });
     else if (packable && type === 'symlink') links.push({ path, target });
     else left.push(path);
@@ -90,7 +90,7 @@ function ownFolders(
     const mode = ownMode(read);
     const wanted = needed.has(path) ? mode !== 0o755 : !full.has(path);
     if (!wanted || path === '/' || isNoUse(`${path}/`)) continue;
-    if (isExtraPath(path) && fits({ path, mode })) found.folders.push({ path, mode });
+    if (isExtraPath(path) && fits([], [], [{ path, mode }])) found.folders.push({ path, mode });
     else found.left.push(`${path}/`);
   }
   return found;
@@ -105,12 +105,10 @@ function above(entries: readonly { path: string }[]): Set<string> {
   return all;
 }
 
-/** Whether a .deb can hold such an entry. */
-function fits(entry: TarLink | TarFile | TarFolder): boolean {
+/** Whether a .deb can hold such entries. */
+function fits(...entries: Parameters<typeof withFolders>): boolean {
   try {
-    const [files, links] = ['bytes' in entry ? [entry] : [], 'target' in entry ? [entry] : []];
-    const folders = 'bytes' in entry || 'target' in entry ? [] : [entry];
-    makeTar(withFolders(files, links, folders), 0);
+    makeTar(withFolders(...entries), 0);
     return true;
   } catch {
     return false;

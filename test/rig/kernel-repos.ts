@@ -1,11 +1,10 @@
 import { execa } from 'execa';
-import { createReadStream } from 'node:fs';
-import { readFile, stat, writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parse } from 'yaml';
 import { makeKey } from '../unit/fixtures/repository.js';
-import { serve, type Served } from './official.js';
+import { sendFile, serve, type Served } from './official.js';
 import { writeSuite } from './ubuntu-archive.js';
 
 const RIG = fileURLToPath(new URL('.', import.meta.url));
@@ -51,14 +50,7 @@ export async function serveKernelRepos(
   }
   const served = await serve((request, response) => {
     const path = normalize(decodeURIComponent(new URL(request.url ?? '/', 'http://x').pathname));
-    const file = join(folder, 'served', path);
-    void stat(file).then(
-      ({ size }) => {
-        response.writeHead(200, { 'content-length': size });
-        createReadStream(file).pipe(response);
-      },
-      () => response.writeHead(404).end(),
-    );
+    sendFile(response, join(folder, 'served', path));
   }, address);
   await writeFile(join(catalogue, 'key.asc'), publicKey);
   const overlays = await overlaysOf(forms, served, { fingerprint: key!.fingerprint, on });

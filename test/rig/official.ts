@@ -2,7 +2,7 @@ import { execa } from 'execa';
 import { createHash } from 'node:crypto';
 import { createReadStream, existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
-import { createServer, type Server } from 'node:http';
+import { createServer, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -91,14 +91,19 @@ export function serveRigs(folders: Partial<Record<Suite, string>>): Promise<Serv
       /^\/images\/cloud\/(\w+)\/(?:daily\/)?latest\/([\w.-]+)$/.exec(request.url ?? '') ?? [];
     const folder = folders[suite as Suite];
     const file = folder === undefined ? '' : join(folder, basename(name));
-    void stat(file).then(
-      ({ size }) => {
-        response.writeHead(200, { 'content-length': size });
-        createReadStream(file).pipe(response);
-      },
-      () => response.writeHead(404).end(),
-    );
+    sendFile(response, file);
   });
+}
+
+/** Answers with a file, or that there is none. */
+export function sendFile(response: ServerResponse, file: string): void {
+  void stat(file).then(
+    ({ size }) => {
+      response.writeHead(200, { 'content-length': size });
+      createReadStream(file).pipe(response);
+    },
+    () => response.writeHead(404).end(),
+  );
 }
 
 /** Writes a catalogue with the rows that rigs stand for: as they are, but for their names and their server of images. */

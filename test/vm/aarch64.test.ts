@@ -54,11 +54,11 @@ test.for(KERNELS)(
   { timeout },
   async ({ distro, releases }, { skip }) => {
     skip(missing.length > 0, missing.join(', '));
-    const out = join(folder, `out-${KERNELS.findIndex((each) => each.releases === releases)}`);
     const of = ['--arch', 'aarch64', '--distro', distro];
     const listed = await tool(['kernels', ...of, '--json'], { env });
     const { kernels } = JSON.parse(listed.stdout) as { kernels: { release: string }[] };
     const release = kernels.map((each) => each.release).find((each) => releases.test(each))!;
+    const out = join(folder, `out-${release}`);
     const args = ['--dkms', join(FIXTURES, 'tiny'), ...of, '--kernel', release, '--out-dir', out, '--json'];
     const ended = await tool(args, { env });
     expect(ended.code, ended.stderr).toBe(0);

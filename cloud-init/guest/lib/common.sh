@@ -25,20 +25,6 @@ check_release() {
   case $RELEASE in '' | *[!A-Za-z0-9.+~_-]*) fail "$E_INPUT" "RELEASE is not a kernel release: '$RELEASE'" ;; esac
 }
 
-# read_compiler: what the kernel was built with, by the configuration among its headers: `kernel_compiler` in words, `kernel_cc` clang
-# or gcc, and `kernel_cc_major`. Empty where that is not told, or where the headers name their compiler themselves, as Debian's do.
-kernel_compiler='' kernel_cc='' kernel_cc_major=''
-read_compiler() {
-  local build=/lib/modules/$RELEASE/build config
-  config=$build/.config
-  [ -f "$config" ] || config=$build/include/config/auto.conf
-  if [ ! -f "$config" ] || [ -f "$build/.kernelvariables" ]; then return 0; fi
-  kernel_compiler=$(sed -n 's/^CONFIG_CC_VERSION_TEXT="\(.*\)"$/\1/p' "$config")
-  kernel_cc=gcc
-  if grep -q '^CONFIG_CC_IS_CLANG=y' "$config"; then kernel_cc=clang; fi
-  kernel_cc_major=$(sed -n "s/^CONFIG_${kernel_cc^^}_VERSION=\([0-9]*\)[0-9]\{4\}\$/\1/p" "$config")
-}
-
 # check_url NAME VALUE: nothing, or an http URL that stays one word in whatever file or command it comes to. Brackets are for
 # addresses, $ and braces for the variables of dnf.
 check_url() {

@@ -14,6 +14,6 @@ E_INITRAMFS=10        # the initramfs could not be made
 E_LEFT_BEHIND=11      # removing a package left something behind
 E_TOOLCHAIN=12        # the machine has a toolchain and should have none
 E_TOOLCHAIN_CAME=13   # a toolchain came along with the packages
-E_LACKS=14              # the repository alone lacks what its packages depend on
+E_LACKS=14            # the repository alone lacks what its packages depend on
 E_OTHER_KERNEL=20     # another kernel runs
 E_NO_HEADERS=21       # no headers for the kernel

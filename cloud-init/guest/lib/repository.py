@@ -67,6 +67,14 @@ def trusted():
     return WORK + "/authorities.pem"
 
 
+def distro_options():
+    """Of apt, for the distro's own sources: by the proxy, and trusting the further authorities."""
+    file = trusted()
+    options = ["-o", "Acquire::Languages=none", "-o", "Acquire::Retries=3", "-o", "APT::Sandbox::User=root"]
+    options += ["-o", "Acquire::http::Proxy=" + PROXY, "-o", "Acquire::https::Proxy=" + PROXY] if PROXY else []
+    return options + (["-o", "Acquire::https::CAInfo=" + file] if file else [])
+
+
 def await_egress():
     """The link comes up a moment before this runs."""
     for _ in range(120):

@@ -2,11 +2,12 @@ import { z } from 'zod';
 import { nonsense, type Guest, type Report } from '../guest.js';
 import { readEnd, valuesOf, type EndName } from '../protocol.js';
 import { howItLoads, readLoadEnd, runLoads, type Load, type LoadRun } from './load.js';
+import type { Egress } from './prove.js';
 
 /** The steps of a machine's way to its next kernel, in this order; it restarts before the last. */
 export type UpgradeStep = 'fetch' | 'install' | 'hold' | 'upgrade' | 'leave';
 
-export interface UpgradeOrder {
+export interface UpgradeOrder extends Egress {
   from: string;
   to: string;
   /** The distro's kernel metapackage, and its versions that lead to the two; `fromVersion` is '' where no archive has it. */
@@ -22,9 +23,6 @@ export interface UpgradeOrder {
   packages: readonly string[];
   /** Packages of modules for both kernels. */
   modules: readonly { from: string; to: string }[];
-  /** For the distro's own sources: a proxy, '' for none, and certificates of further authorities, PEM. */
-  proxy: string;
-  authorities: Buffer;
 }
 
 export interface StepResult {

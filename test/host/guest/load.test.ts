@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { programText } from '../../../src/guest/program.js';
 import { PROGRAM_ENDS } from '../../../src/guest/protocol.js';
+import { KERNEL_LOG } from '../fixtures/kernel-log.js';
 import { putFile } from '../fixtures/put.js';
 
 // What verify.py makes of a kernel that dies or complains when nobody asks a module for it: run here with stand-ins for dpkg, modprobe
@@ -84,20 +85,10 @@ async function verify({ install = '', load = '', unload = '', remove = '', full 
       /(?<=["'(])\/(?:dev\/kmsg|lib\/modules|proc|sys|var)\b(?!\/tmp\/output)/g,
       (path) => root + path,
     );
-  // A record at a time, as the kernel gives them.
-  const records = `import os, errno
-def record(fd, most, read=os.read):
-    text = b""
-    while not text.endswith(b"\\n"):
-        byte = read(fd, 1)
-        if not byte:
-            raise BlockingIOError(errno.EAGAIN, "")
-        text += byte
-    return text
-os.read = record
-${full ? 'os.statvfs = lambda path: os.statvfs_result((4096, 4096, 9, 9, 0, 9, 9, 9, 0, 255))' : ''}
-`;
-  const { status, stdout, stderr } = spawnSync('python3', ['-I', '-c', records + program], {
+  const disk = full
+    ? 'os.statvfs = lambda path: os.statvfs_result((4096, 4096, 9, 9, 0, 9, 9, 9, 0, 255))\n'
+    : '';
+  const { status, stdout, stderr } = spawnSync('python3', ['-I', '-c', KERNEL_LOG + disk + program], {
     ...{ encoding: 'utf8', input: 'deb' },
   });
   const rows = stdout

@@ -11,6 +11,7 @@ import { control } from '../../unit/fixtures/pack-input.js';
 import { addDeb, makeKey, publishQuietly, tempFolder } from '../../unit/fixtures/repository.js';
 import { Apt } from '../fixtures/apt.js';
 import { hasTool } from '../fixtures/has-tool.js';
+import { KERNEL_LOG } from '../fixtures/kernel-log.js';
 import { putFile } from '../fixtures/put.js';
 
 // prove.py, upgrade.py and the real apt, with a root of its own: what it asks where, up to the installation, which the VM tests show.
@@ -57,16 +58,6 @@ interface Ran {
   said: string;
 }
 
-/** A kernel's log in which nothing is said: at the end of a file there is nothing yet. */
-const SILENT = `import errno, os, stat
-def record(fd, most, read=os.read):
-    got = read(fd, most)
-    if not got and stat.S_ISREG(os.fstat(fd).st_mode):
-        raise BlockingIOError(errno.EAGAIN, "")
-    return got
-os.read = record
-`;
-
 /** A program of the guest, as the host sends it, here. The repository is what `served` serves. */
 async function run(name: ProgramName, variables: Variables, served: Served): Promise<Ran> {
   const { host, port } = new URL(served.url);
@@ -82,7 +73,7 @@ async function run(name: ProgramName, variables: Variables, served: Served): Pro
     );
   mkdirSync(join(tmp.path, 'var/tmp'), { recursive: true });
   writeFileSync(join(tmp.path, 'kmsg'), '');
-  const child = spawn('python3', ['-I', '-c', SILENT + text]);
+  const child = spawn('python3', ['-I', '-c', KERNEL_LOG + text]);
   let said = '';
   for (const from of [child.stdout, child.stderr])
     from.on('data', (bytes: Buffer) => (said += String(bytes)));

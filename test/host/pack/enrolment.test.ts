@@ -9,6 +9,7 @@ import { modulesOfPackages } from '../../../src/engine/published-modules.js';
 import { makeKeyPair, type KeyPair } from '../../../src/pack/keygen.js';
 import { scan } from '../../../src/repo/package-files.js';
 import { publishQuietly } from '../../unit/fixtures/repository.js';
+import { asRoot, good } from '../fixtures/apt.js';
 import { hasTool } from '../fixtures/has-tool.js';
 import { putFile } from '../fixtures/put.js';
 import { RpmRoot } from '../fixtures/rpm-root.js';
@@ -115,8 +116,7 @@ describe('of a folder with .rpm packages', () => {
     // rpm itself unpacks it, where nothing is to be run.
     mkdirSync(join(tmp, 'root'));
     const root = ['--root', join(tmp, 'root'), '--noscripts', '--nodeps', '--nosignature'];
-    const user = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user'];
-    execFileSync('unshare', [...user, '--mount', 'rpm', ...root, '-i', path], { stdio: 'pipe' });
+    await good(asRoot('rpm', [...root, '-i', path]));
     expect(readFileSync(join(tmp, 'root', DER))).toEqual(readFileSync(authority.der!));
   });
 

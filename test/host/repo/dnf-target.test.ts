@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, readdirSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, afterEach, beforeEach, test } from 'vitest';
-import { command, good, type Ended } from '../fixtures/apt.js';
+import { asRoot, command, good, type Ended } from '../fixtures/apt.js';
 import { RpmRoot } from '../fixtures/rpm-root.js';
 import { hasTool } from '../fixtures/has-tool.js';
 import { tempFolder } from '../../unit/fixtures/repository.js';
@@ -128,13 +128,9 @@ test('before an .rpm of ours comes, what dkms has from a folder is told; what a 
     mkdirSync(join(on.root, 'var/lib/dkms/acpi_call', version), { recursive: true });
     symlinkSync(`/usr/src/acpi_call-${version}`, join(on.root, 'var/lib/dkms/acpi_call', version, 'source'));
   };
-  const user = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user'];
   const ask = `rpm() { command rpm --root '${on.root}' "$@"; }\n`;
   const run = (): Promise<Ended> =>
-    command('unshare', [
-      ...[...user, '--mount', 'sh', '-c'],
-      ask + script.replaceAll("'/var/lib/dkms/", `'${on.root}/var/lib/dkms/`),
-    ]);
+    asRoot('sh', ['-c', ask + script.replaceAll("'/var/lib/dkms/", `'${on.root}/var/lib/dkms/`)]);
   expect(await run()).toEqual({ code: 0, text: '' });
   dkms('1.2.2');
   expect(await run()).toEqual({ code: 0, text: '' });

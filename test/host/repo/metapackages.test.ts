@@ -5,7 +5,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { makeDeb } from '../../../src/pack/deb.js';
 import { makeMetapackage, type Following } from '../../../src/pack/metapackage.js';
 import { serveRepository, type Served } from '../../../src/repo/index.js';
-import { Apt, command } from '../fixtures/apt.js';
+import { Apt, asRoot, command } from '../fixtures/apt.js';
 import { hasTool } from '../fixtures/has-tool.js';
 import { publishQuietly, tempFolder } from '../../unit/fixtures/repository.js';
 
@@ -228,12 +228,10 @@ async function unattended(program: string, ...origins: string[]): Promise<string
   // It reads dpkg's own status, wherever apt's may be.
   const run =
     'mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib/dpkg && cp "$2/status" /var/lib/dpkg && mkdir /var/lib/dpkg/info /var/lib/dpkg/updates && exec /usr/bin/python3 "$1/usr/bin/unattended-upgrade" --dry-run --debug';
-  const user = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user'];
-  const { code, text } = await command(
-    'unshare',
-    [...user, '--mount', 'sh', '-c', run, 'sh', program, apt.root],
-    { APT_CONFIG: file, PYTHONPATH: join(program, 'usr/lib/python3/dist-packages') },
-  );
+  const { code, text } = await asRoot('sh', ['-c', run, 'sh', program, apt.root], {
+    APT_CONFIG: file,
+    PYTHONPATH: join(program, 'usr/lib/python3/dist-packages'),
+  });
   expect(code, text).toBe(0);
   return text;
 }
