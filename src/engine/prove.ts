@@ -55,7 +55,8 @@ export interface ProveInput {
 
 /**
  * The packages of modules for a kernel, all or those of `modules`, which are named as in `acpi_call`, `acpi-call` or
- * `acpi-call-modules-<kernel>`. Throws `not-found` naming what the repository has.
+ * `acpi-call-modules-<kernel>`, or are other packages of the repository that bring them, such as its metapackages. Throws
+ * `not-found` naming what the repository has.
  */
 export function choosePackages(offer: Offer, release: string, modules: readonly string[]): OfferedPackage[] {
   const offered = modulesFor(offer, release);
@@ -66,8 +67,9 @@ export function choosePackages(offer: Offer, release: string, modules: readonly 
     });
   }
   if (modules.length === 0) return [...offered.values()];
+  const all = [...offered.values(), ...offer.packages];
   return modules.map((module) => {
-    const found = offered.get(debName(module)) ?? [...offered.values()].find(({ name }) => name === module);
+    const found = offered.get(debName(module)) ?? all.find(({ name }) => name === module);
     if (found) return found;
     throw new Dkms2binError('not-found', `The repository has no package of ${module} for ${release}`, {
       hint: `It has: ${[...offered.keys()].join(', ')}`,
@@ -101,6 +103,10 @@ export async function prove(input: ProveInput): Promise<Proof> {
   const { dir, offer, target, certificate, strict, machine } = input;
   const phases: Record<string, number> = {};
   const came = await install(input, phases);
+  if (came.every(({ loads }) => loads.length === 0)) {
+    const names = input.packages.map(({ name }) => name).join(', ');
+    throw new Dkms2binError('module', `${names}: installed, but no kernel module came with it`);
+  }
   const offered = new Set(offer.packages.map(({ name, version }) => `${name} ${version}`));
   return {
     kernel: target.release,

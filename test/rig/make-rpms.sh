@@ -4,8 +4,9 @@
 #   FOLDER          what kernel-debs.sh left; gets repo/, which will be served at URL
 #   IMAGE-PACKAGES  names of the packages of Debian that the image has, one a line
 # In base: kernel-core, kernel-modules-core and kernel-devel of that release, gcc, make and patch of Debian's packages with all that
-# they need and the image lacks, and rig-base, which provides what the image has and rpm's database does not know. As in the Red Hat
-# family, dkms is elsewhere: extras has rig-epel-release, which brings the repository epel, whose dkms needs a package of crb.
+# they need and the image lacks, rig-base, which provides what the image has and rpm's database does not know, and rig-firmware, which
+# nothing needs of itself. As in the Red Hat family, dkms is elsewhere: extras has rig-epel-release, which brings the repository epel, whose
+# dkms needs a package of crb.
 set -euo pipefail
 release=$1 folder=$(realpath "$2") url=$4
 image_packages=$(realpath "$3") debs=$folder/debs repositories=$folder/repo
@@ -141,6 +142,7 @@ empty() {
   rpmbuild -bb --quiet --define "_topdir $work" --define "_rpmdir $repositories/$1" "$work/$2.spec"
 }
 empty crb rig-crb <<<'%files'
+empty base rig-firmware <<<'%files'
 empty extras rig-epel-release <<SPEC
 mkdir -p %{buildroot}/etc/yum.repos.d
 printf '%s\n' '[epel]' name=epel 'baseurl=$url/epel' enabled=1 gpgcheck=0 >%{buildroot}/etc/yum.repos.d/epel.repo

@@ -71,8 +71,8 @@ afterAll(async () => {
   if (folder) await rm(folder, { recursive: true, force: true });
 });
 
-/** A DKMS package as .rpm, of the fixture `tiny`. */
-async function sourceRpm(): Promise<string> {
+/** A DKMS package as .rpm, of the fixture `tiny`; it needs dkms and `more` packages. */
+async function sourceRpm(more = ''): Promise<string> {
   const spec = join(folder, 'tiny.spec');
   const lines = [
     'Name: dk2b-tiny-dkms',
@@ -81,7 +81,7 @@ async function sourceRpm(): Promise<string> {
     'Summary: x',
     'License: GPL-2.0-only',
     'BuildArch: noarch',
-    'Requires: dkms',
+    `Requires: dkms ${more}`,
     '%description',
     '%install',
     'mkdir -p %{buildroot}/usr/src/dk2b-tiny-1.0 %{buildroot}/etc/modprobe.d',
@@ -187,6 +187,14 @@ test.skipIf(missing.length > 0)(
     expect(instead.installedBytes).toBeGreaterThan(100e6);
     expect(instead.packages).toBe(6);
 
+    // The metapackage, which a machine follows from then on, brings the same.
+    const meta = name!.replace(`-${release}`, '');
+    const followed = await tool([...args, '--module', meta], { env });
+    expect(followed.code, followed.stderr).toBe(0);
+    const followedProof = ProofDocument.parse(JSON.parse(followed.stdout)) as Proof;
+    expect(followedProof.installed.map((each) => each.package).sort()).toEqual([meta, name, common].sort());
+    expect(followedProof.modules).toMatchObject([{ package: name, verdict: 'loaded', reason: null }]);
+
     // What was changed after signing does not install.
     const file = (await readdir(out)).find(
       (each) => each.startsWith(`${name}-`) && each.endsWith('.rpm') && !each.includes('debuginfo'),
@@ -197,6 +205,27 @@ test.skipIf(missing.length > 0)(
     const changed = await tool(args, { env });
     expect(changed.code, changed.stderr).toBe(1);
     expect(changed.stderr).toMatch(/checksum/i);
+  },
+);
+
+test.skipIf(missing.length > 0)(
+  `Stream's form: what a package needs of the distro comes from the image's own sources, by a second VM${skipped}`,
+  async () => {
+    const out = join(folder, 'needing');
+    const of = ['--kernel', release, '--distro', 'stream-rig', '--image', 'official'];
+    const dkms = await sourceRpm('rig-firmware');
+    const built = await tool(['--dkms', dkms, ...of, '--out-dir', out, '--json'], { env });
+    expect(built.code, built.stderr).toBe(0);
+    const ended = await tool(['prove', out, ...of, '--json', '--verbose'], { env });
+    expect(ended.code, ended.stderr).toBe(0);
+    expect(ended.stderr).toMatch(/which the repository lacks \(.*rig-firmware/);
+    const proof = ProofDocument.parse(JSON.parse(ended.stdout)) as Proof;
+    expect(proof).toMatchObject({ pristine: true, fromDistro: ['rig-firmware'] });
+    const [common, module, needed, ...rest] = proof.installed.map((each) => each.package).sort();
+    expect(common).toMatch(/-kmod-common$/);
+    expect(module).toMatch(/^kmod-/);
+    expect([needed, ...rest]).toEqual(['rig-firmware']);
+    expect(proof.modules).toMatchObject([{ verdict: 'loaded', reason: null }]);
   },
 );
 

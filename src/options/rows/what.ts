@@ -138,7 +138,7 @@ export const WHAT = [
     value: '<name>',
     schema: form.texts,
     repeatable: true,
-    help: 'module whose package to install, such as acpi_call',
+    help: 'module whose package to install, such as acpi_call, or another package of the repository, such as a metapackage',
     default: 'all that the repository has for this kernel',
     fallback: [] as string[],
     group: 'what',

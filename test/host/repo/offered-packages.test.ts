@@ -22,6 +22,7 @@ describe('what a repository offers', () => {
       [`tiny-modules-${KERNEL}`, '1'],
       ['tiny-modules-6.12.117+deb12-amd64', '1'],
       ['tiny-modules-common', '1'],
+      ['acpi-call-modules-amd64', '6.1.170-1'],
       ['something-else', '1'],
     ] as const)
       addDeb(tmp.path, name, version);
@@ -48,6 +49,7 @@ describe('what a repository offers', () => {
     expect(names([])).toHaveLength(2);
     for (const form of ['acpi_call', 'acpi-call', `acpi-call-modules-${KERNEL}`])
       expect(names([form])).toEqual([`acpi-call-modules-${KERNEL}`]);
+    expect(names(['acpi-call-modules-amd64'])).toEqual(['acpi-call-modules-amd64']);
     expect(() => names(['nope'])).toThrow(
       expect.objectContaining({ fault: 'not-found', hint: 'It has: acpi-call, tiny' }),
     );
