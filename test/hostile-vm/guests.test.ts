@@ -70,13 +70,14 @@ let work = '';
 let ended: Ended;
 let cells: Map<string, CellResult>;
 const out = (): string => join(work, 'out');
+const common = (): ReturnType<typeof readDeb> =>
+  readDeb(join(out(), 'dk2b-hostile-modules-common_1.0-1_all.deb'));
 const logOf = (name: string): Promise<string> => readFile(cells.get(name)!.log!, 'latin1');
 
 /** All that the packages of the first cell hold, and what they are made of. */
 async function packed(): Promise<{ files: string[]; modes: number[]; times: string }> {
   const main = await readDeb(cells.get('hostile')!.package!);
-  const common = await readDeb(join(out(), 'dk2b-hostile-modules-common_1.0_all.deb'));
-  const files = [...main.files, ...common.files];
+  const files = [...main.files, ...(await common()).files];
   const listed = await execa('dpkg-deb', ['-c', cells.get('hostile')!.package!]);
   return {
     files: files.map(({ path }) => path.replace(/^.*\/(?=[^/]*\.ko$)/, '')),
@@ -132,9 +133,8 @@ const JUDGES: Record<string, (log: string) => void | Promise<void>> = {
       expect(await readFile(`/proc/${pid}/cmdline`, 'latin1').catch(() => '')).not.toContain(`${work}/state`);
   },
   relations: async () => {
-    const common = await readDeb(join(out(), 'dk2b-hostile-modules-common_1.0_all.deb'));
     const main = await readDeb(cells.get('hostile')!.package!);
-    for (const each of [main, common])
+    for (const each of [main, await common()])
       for (const value of each.control.values()) expect(value).not.toContain('libc6');
   },
   depends: async () => {
@@ -210,11 +210,11 @@ describe('the build of a package', () => {
     const main = await readDeb(path!);
     expect(main.files.map((file) => file.path.replace(/^.*\//, ''))).toEqual(['dk2b_hostile.ko']);
     expect(main.control.get('Depends')).not.toContain('systemd');
-    const common = await readDeb(join(out(), 'dk2b-hostile-modules-common_1.0-1_all.deb'));
-    expect(common.files.map((file) => [file.path, file.mode, file.bytes().toString()])).toEqual([
+    const { files, control } = await common();
+    expect(files.map((file) => [file.path, file.mode, file.bytes().toString()])).toEqual([
       [EXTRA, 0o640, 'options dk2b_hostile x=1\n'],
     ]);
-    expect([common.control.get('Conflicts'), common.control.get('Replaces')]).toEqual([
+    expect([control.get('Conflicts'), control.get('Replaces')]).toEqual([
       'dk2b-hostile-dkms',
       'dk2b-hostile-dkms',
     ]);
