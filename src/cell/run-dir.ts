@@ -5,6 +5,7 @@ import { writeAtomic } from '../lib/atomic-write.js';
 import { lock, type Lock } from '../lib/lock.js';
 import { runsDir } from '../lib/paths.js';
 import { newRunId } from '../lib/run-id.js';
+import { sweepScratch } from '../lib/scratch.js';
 
 /** What `run.json` of a run's folder says. */
 const RUN_RECORD = z.object({
@@ -93,10 +94,11 @@ export interface RunState {
 
 /**
  * All runs, oldest first. Runs that nobody holds and nobody kept were left by a killed process: they are removed,
- * with the socket folder of their VM (QEMU itself died with its parent).
+ * with the socket folder of their VM (QEMU itself died with its parent), and so are folders of other killed processes.
  */
 export async function listRunDirs(): Promise<RunState[]> {
   const runs: RunState[] = [];
+  await sweepScratch();
   await using _only = await alone();
   for (const id of (await readdir(runsDir()).catch(() => [])).sort()) {
     const dir = join(runsDir(), id);

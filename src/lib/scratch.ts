@@ -9,10 +9,19 @@ export interface Scratch extends AsyncDisposable {
   dir: string;
 }
 
-export const scratch = (): Promise<Scratch> => ownFolder(join(stateDir(), 'scratch'), 'd-');
+const PREFIX = { scratch: 'd-', sockets: 'dk2b-' };
+const scratchParent = (): string => join(stateDir(), 'scratch');
+
+export const scratch = (): Promise<Scratch> => ownFolder(scratchParent(), PREFIX.scratch);
 
 /** For the sockets of a VM: its path is short. */
-export const socketFolder = (): Promise<Scratch> => ownFolder(socketParent(), 'dk2b-');
+export const socketFolder = (): Promise<Scratch> => ownFolder(socketParent(), PREFIX.sockets);
+
+/** Removes the folders of processes that were killed. */
+export async function sweepScratch(): Promise<void> {
+  await sweepOnce(scratchParent(), PREFIX.scratch);
+  await sweepOnce(socketParent(), PREFIX.sockets);
+}
 
 /** Once in a process is enough. */
 const swept = new Set<string>();
@@ -20,10 +29,7 @@ const swept = new Set<string>();
 /** Its lock is held for as long as it is used: one that nobody holds was left by a process that was killed. */
 async function ownFolder(parent: string, prefix: string): Promise<Scratch> {
   await mkdir(parent, { recursive: true, mode: 0o700 });
-  if (!swept.has(parent)) {
-    swept.add(parent);
-    await sweep(parent, prefix);
-  }
+  await sweepOnce(parent, prefix);
   // Under another name until it is locked: else a sweeper would take it for one that was left.
   const unlocked = await mkdtemp(join(parent, `.${prefix}${process.pid}-`));
   const held = await lock(join(unlocked, 'lock'), 'exclusive', { wait: true });
@@ -57,8 +63,10 @@ function isMaking(name: string, madeMs: number): boolean {
   }
 }
 
-async function sweep(parent: string, prefix: string): Promise<void> {
-  for (const name of await readdir(parent)) {
+async function sweepOnce(parent: string, prefix: string): Promise<void> {
+  if (swept.has(parent)) return;
+  swept.add(parent);
+  for (const name of await readdir(parent).catch(() => [])) {
     // Only what this program has named: a folder of somebody else's may begin with the same letters.
     if (!new RegExp(`^\\.?${prefix}(?:\\d+-)?[A-Za-z0-9]{6}$`).test(name)) continue;
     const dir = join(parent, name);

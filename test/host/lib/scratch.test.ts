@@ -3,6 +3,7 @@ import { chmod, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { listRunDirs } from '../../../src/cell/run-dir.js';
 import { socketFolder } from '../../../src/lib/scratch.js';
 
 let parent = '';
@@ -44,4 +45,18 @@ test('what a dead process left goes; what only looks like it stays', async () =>
     expect(others.filter((dir) => !existsSync(dir))).toEqual([]);
   }
   expect(await readdir(parent)).toHaveLength(others.length);
+});
+
+test('who looks for runs removes what dead processes left, before anything needs a folder', async () => {
+  vi.stubEnv('DKMS2BIN_STATE', join(parent, 'state'));
+  const left = [
+    join(parent, 'dk2b-999999999-abcdef'),
+    join(parent, 'state', 'scratch', 'd-999999999-abcdef'),
+  ];
+  for (const dir of left) {
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    await writeFile(join(dir, 'lock'), '');
+  }
+  expect(await listRunDirs()).toEqual([]);
+  expect(left.filter(existsSync)).toEqual([]);
 });
