@@ -33,6 +33,7 @@ export default defineConfig({
           include: ['test/browser/**/*.test.ts'],
           testTimeout: 60_000,
           hookTimeout: 60_000,
+          maxWorkers: '100%',
         },
       },
       {
@@ -42,6 +43,7 @@ export default defineConfig({
           globalSetup: ['test/queue/setup.ts'],
           testTimeout: 60_000,
           hookTimeout: 60_000,
+          maxWorkers: '100%',
         },
       },
       {
@@ -51,6 +53,7 @@ export default defineConfig({
           include: ['test/pty/**/*.test.ts'],
           testTimeout: 60_000,
           hookTimeout: 60_000,
+          maxWorkers: '100%',
         },
       },
       {
@@ -59,6 +62,7 @@ export default defineConfig({
           include: ['test/package/**/*.test.ts'],
           testTimeout: 5 * 60_000,
           hookTimeout: 5 * 60_000,
+          maxWorkers: '100%',
         },
       },
       {
