@@ -220,7 +220,7 @@ function versionFor(tree: SourceTree, { path, folder }: ConfPlace, hints: ConfHi
   if (found) return found;
   throw new Dkms2binError(
     'usage',
-    `${hints.text}: ${path} leaves the version open, and nothing in the source says it`,
+    `${hints.text}: ${path} leaves PACKAGE_VERSION open, and nothing in the source says it`,
     {
       hint: 'Give it with --module-version. Looked for debian/changelog, a tag of its commit, and a file VERSION.',
     },

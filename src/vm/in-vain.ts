@@ -39,3 +39,19 @@ export function inVain(cpuMs: () => Promise<number>, ms: number): Promise<never>
   waiting.catch(() => undefined);
   return Object.assign(waiting, { [Symbol.dispose]: () => over.abort() });
 }
+
+/**
+ * Resolves or rejects with `work`, unless the machine dies first. What breaks off as it dies may be seen before its death is: then
+ * the death is the reason, if it is known within `ms`.
+ */
+export async function unlessDead<T>(work: Promise<T>, died: Promise<never>, ms = 2000): Promise<T> {
+  try {
+    return await Promise.race([work, died]);
+  } catch (error) {
+    if (!(error instanceof Dkms2binError) || error.fault !== 'transient') throw error;
+    const over = new AbortController();
+    const late = sleep(ms, undefined, { signal: over.signal }).catch(() => undefined);
+    await Promise.race([died, late]).finally(() => over.abort());
+    throw error;
+  }
+}

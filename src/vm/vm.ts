@@ -15,7 +15,7 @@ import { qemuArgs, type VmConfig } from './args.js';
 import { ConsoleWatch } from './console.js';
 import { ConsoleLog } from './console-log.js';
 import { contentsOf, giveTo } from './contents.js';
-import { cpuMsOf } from './in-vain.js';
+import { cpuMsOf, unlessDead } from './in-vain.js';
 import { findQemu } from './qemu-binary.js';
 import { keepQemuLog } from './qemu-log.js';
 import { Qmp } from './qmp.js';
@@ -197,7 +197,7 @@ export class Vm implements AsyncDisposable {
 
   /** Resolves or rejects with `work`, unless the VM dies first. */
   alive<T>(work: Promise<T>): Promise<T> {
-    return Promise.race([work, this.died]);
+    return unlessDead(work, this.died);
   }
 
   /** Takes the network away from the guest: from here on only the management NIC has a link. */

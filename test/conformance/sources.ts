@@ -25,8 +25,7 @@ static void __exit leave(void) { }
 module_init(enter);
 module_exit(leave);
 MODULE_LICENSE("GPL");
-${more}
-`;
+${more === '' ? '' : `${more}\n`}`;
 const X = (text: string): File => ({ text: `#!/bin/sh\n${text}\n`, mode: 0o755 });
 /** A patch that adds a line to the end of a C file of `C()`. */
 const patchOf = (file: string, line: string): string => `--- a/${file}
@@ -145,6 +144,7 @@ export const SOURCES: readonly Source[] = [
     id: 'placeholder',
     conf: replace('PACKAGE_VERSION', 'PACKAGE_VERSION="#MODULE_VERSION#"'),
     names: /#MODULE_VERSION#|version/i,
+    differs: { ours: 'failed', why: 'a placeholder is filled from the source or with --module-version' },
   },
   {
     id: 'version-slash',
@@ -438,7 +438,7 @@ export const SOURCES: readonly Source[] = [
     files: { 'pre.sh': '#!/bin/sh\nexit 0\n' },
     names: /pre\.sh|pre_build/i,
   },
-  { id: 'post-build', conf: 'POST_BUILD="post.sh"', files: { 'post.sh': X('ls *.ko >/var/tmp/post-build') } },
+  { id: 'post-build', conf: 'POST_BUILD="post.sh"', files: { 'post.sh': X('touch /var/tmp/post-build') } },
   {
     id: 'post-build-fails',
     conf: 'POST_BUILD="post.sh"',
@@ -571,7 +571,7 @@ export const SOURCES: readonly Source[] = [
   { id: 'old-objects', files: { 'old_objects.o': 'stale', 'old_objects.ko': 'stale', 'Module.symvers': '' } },
 ];
 
-const koOf = (id: string): string => id.replaceAll(/[^A-Za-z0-9_]/g, '_');
+export const koOf = (id: string): string => id.replaceAll(/[^A-Za-z0-9_]/g, '_');
 
 /** Writes the source's folder. */
 export function writeSource({ id, conf = '', files = {} }: Source, folder: string): void {
@@ -581,12 +581,9 @@ export function writeSource({ id, conf = '', files = {} }: Source, folder: strin
   const all: Record<string, File | null> = {
     [isLink ? 'real.conf' : 'dkms.conf']: text,
     Makefile: `obj-m := ${koOf(id)}.o\n`,
-    ...(files.Makefile === undefined || files[`${koOf(id)}.c`] !== undefined
-      ? { [`${koOf(id)}.c`]: C() }
-      : {}),
+    [`${koOf(id)}.c`]: C(),
     ...files,
   };
-  if (files.Kbuild !== undefined) all[`${koOf(id)}.c`] = C();
   for (const [path, file] of Object.entries(all)) {
     if (file === null) continue;
     const to = join(folder, path);

@@ -75,7 +75,7 @@ describe('a folder', () => {
     expect(confIn(await parsed('./clone'))).toContain('PACKAGE_VERSION="0.5"');
     expect(() => readFileSync(join(dir, 'pwned'))).toThrow('ENOENT');
     git(repo.dir, '-c', 'core.fsmonitor=false', 'commit', '--allow-empty', '--quiet', '-m', 'y');
-    await refused('./clone', /leaves the version open/);
+    await refused('./clone', /leaves PACKAGE_VERSION open/);
   });
 
   test('without any dkms.conf: one is made and shown; init writes it down once', async () => {

@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
-import { cpuMsOf, inVain } from '../../../src/vm/in-vain.js';
+import { Dkms2binError, GuestDeath } from '../../../src/model/errors.js';
+import { cpuMsOf, inVain, unlessDead } from '../../../src/vm/in-vain.js';
 
 it.each([
   ['has both processors', 2, 1],
@@ -27,4 +28,15 @@ it('says nothing any more once it is over', async () => {
   expect(await Promise.race([wait, new Promise((resolve) => setTimeout(resolve, 50, 'nothing'))])).toBe(
     'nothing',
   );
+});
+
+it('takes what broke off for the machine’s death where that comes to light a moment later', async () => {
+  const closed = new Dkms2binError('transient', 'the channel closed');
+  const death = new GuestDeath('died', 'the kernel panicked', 'BUG: x');
+  const later = new Promise<never>((_, reject) => void setTimeout(() => reject(death), 20));
+  await expect(unlessDead(Promise.reject(closed), later)).rejects.toBe(death);
+  const lives = new Promise<never>(() => undefined);
+  await expect(unlessDead(Promise.reject(closed), lives, 20)).rejects.toBe(closed);
+  await expect(unlessDead(Promise.reject(new Dkms2binError('module', 'x')), lives, 1e9)).rejects.toThrow('x');
+  expect(await unlessDead(Promise.resolve(1), lives)).toBe(1);
 });
