@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { mkdir, readdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
@@ -96,7 +96,7 @@ async function makeRoot(tar: string, dir: string): Promise<void> {
   );
   const kernels = await readdir(join(folder, 'lib', 'modules'));
   const release = kernels
-    .filter((each) => existsSync(join(folder, 'lib', 'modules', each, 'build')))
+    .filter((each) => readdirSync(join(folder, 'lib', 'modules', each)).includes('build'))
     .sort()
     .at(-1);
   if (release === undefined) throw new Error('no kernel headers were installed');

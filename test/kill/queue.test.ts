@@ -75,6 +75,8 @@ const KINDS = {
     if (at > 0) expect(await worker.ended).toBeNull();
     const heir = at > 0 ? bench.worker('heir', { seconds: 0.1 }, env) : worker;
     expect(await coordinator.ended, coordinator.output).toBe(0);
+    // Where all was delivered by then it has hardly begun, and would be no run at all.
+    await until('it takes signals', () => heir.output.includes('takes signals'));
     await stopped(heir);
     return stepsOf(worker);
   },

@@ -85,6 +85,7 @@ async function firstTime(mark: string): Promise<boolean> {
 
 const controller = new AbortController();
 process.once('SIGTERM', () => controller.abort());
+console.log('takes signals');
 await runWorker({
   ...setting,
   build,
