@@ -133,6 +133,7 @@ test('a cell that nobody kills leaves packages, a repository and nothing else', 
 
 test('killed at any step, the next run leaves the same, and nothing besides', async () => {
   const count = Math.min(steps, MOST);
+  console.error(`of ${steps} steps ${count} are tried`);
   const points = Array.from({ length: count }, (_, at) => 1 + Math.floor((at * steps) / count));
   const wrong: string[] = [];
   const one = async (point: number): Promise<void> => {
