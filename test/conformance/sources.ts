@@ -27,14 +27,11 @@ module_exit(leave);
 MODULE_LICENSE("GPL");
 ${more === '' ? '' : `${more}\n`}`;
 const X = (text: string): File => ({ text: `#!/bin/sh\n${text}\n`, mode: 0o755 });
-/** A patch that adds a line to the end of a C file of `C()`. */
-const patchOf = (file: string, line: string): string => `--- a/${file}
+/** A patch that adds a line to the end of a C file of `C(before)`. */
+const patchOf = (file: string, line: string, before: readonly string[] = []): string => `--- a/${file}
 +++ b/${file}
-@@ -4,3 +4,4 @@
- module_init(enter);
- module_exit(leave);
- MODULE_LICENSE("GPL");
-+${line}
+@@ -4,${3 + before.length} +4,${4 + before.length} @@
+${['module_init(enter);', 'module_exit(leave);', 'MODULE_LICENSE("GPL");', ...before].map((each) => ` ${each}\n`).join('')}+${line}
 `;
 const BAD_PATCH = '--- a/Makefile\n+++ b/Makefile\n@@ -1 +1 @@\n-nothing like it\n+x\n';
 const replace = (key: string, line: string) => (usual: string) =>
@@ -373,7 +370,7 @@ export const SOURCES: readonly Source[] = [
     conf: 'PATCH=(one.patch two.patch)',
     files: {
       'patches/one.patch': patchOf('patch_list.c', 'MODULE_ALIAS("one");'),
-      'patches/two.patch': patchOf('patch_list.c', 'MODULE_ALIAS("two");'),
+      'patches/two.patch': patchOf('patch_list.c', 'MODULE_ALIAS("two");', ['MODULE_ALIAS("one");']),
     },
   },
   {
@@ -566,6 +563,11 @@ export const SOURCES: readonly Source[] = [
       '.hidden': 'x',
       Makefile: 'include $(src)/.config.mk\n',
       '.config.mk': 'obj-m := hidden_files.o\n',
+    },
+    differs: {
+      dkms: /^(2|3\.0)/,
+      ours: 'built',
+      why: 'dkms add leaves the hidden files of a folder behind there; ours has all that a package would bring',
     },
   },
   { id: 'old-objects', files: { 'old_objects.o': 'stale', 'old_objects.ko': 'stale', 'Module.symvers': '' } },
