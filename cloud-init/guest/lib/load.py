@@ -264,8 +264,9 @@ class Trace:
 
 
 def name_of(number):
-    """ENODEV (No such device). Some are the kernel's alone."""
-    name = {512: "ERESTARTSYS", 517: "EPROBE_DEFER", 524: "ENOTSUPP"}.get(number) or errno.errorcode.get(number)
+    """ENODEV No such device. Some are the kernel's alone, or have another name besides the kernel's."""
+    own = {35: "EDEADLK", 95: "EOPNOTSUPP", 512: "ERESTARTSYS", 517: "EPROBE_DEFER", 524: "ENOTSUPP"}
+    name = own.get(number) or errno.errorcode.get(number)
     return "%s %s" % (name, os.strerror(number) if number < 512 else "") if name else "%d " % -number
 
 
