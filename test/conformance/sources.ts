@@ -528,7 +528,18 @@ export const SOURCES: readonly Source[] = [
 
   // --- other sources
   { id: 'needs-plain', conf: 'BUILD_DEPENDS[0]="plain"', along: ['plain'] },
-  { id: 'needs-two', conf: 'BUILD_DEPENDS="plain patch-fits"', along: ['plain', 'patch-fits'] },
+  {
+    id: 'needs-two',
+    conf: 'BUILD_DEPENDS[0]="plain"\nBUILD_DEPENDS[1]="patch-fits"',
+    along: ['plain', 'patch-fits'],
+  },
+  // To dkms 3.2 that is one name.
+  {
+    id: 'needs-words',
+    conf: 'BUILD_DEPENDS="plain patch-fits"',
+    along: ['plain', 'patch-fits'],
+    names: /plain patch-fits/,
+  },
   {
     id: 'needs-missing',
     conf: 'BUILD_DEPENDS[0]="nobody-has-it"',
