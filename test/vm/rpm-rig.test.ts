@@ -13,7 +13,7 @@ import { ProofDocument } from '../../src/model/result-schema.js';
 import { hostAddress, makeAuthority, serveHttps } from '../rig/https.js';
 import { cachedImage, IMAGE_TOOLS, lacking, lookingTiny } from '../rig/images.js';
 import { makeKey } from '../unit/fixtures/repository.js';
-import { FIXTURES, temporary, tool, type Document } from './tool.js';
+import { cacheWithoutLayers, FIXTURES, temporary, tool, type Document } from './tool.js';
 
 // Real rpm, rpmbuild, dnf, createrepo_c and dkms in a Debian guest, whose image has the form of CentOS Stream 9's or Fedora's and whose
 // kernel and compiler come from an rpm repository: see test/rig.
@@ -27,6 +27,7 @@ const address = hostAddress();
 if (address === undefined) missing.push('an address that guests reach');
 
 let folder = '';
+let cache = '';
 let release = '';
 let fingerprint = '';
 let server: Server | undefined;
@@ -36,6 +37,7 @@ let env: Record<string, string> = {};
 beforeAll(async () => {
   if (missing.length > 0) return;
   folder = await temporary('rpm-rig');
+  cache = await cacheWithoutLayers();
   const kernel = await execa(join(RIG, 'kernel-debs.sh'), [folder, 'bookworm-backports']);
   release = kernel.stdout.trim();
   // One that nobody but NODE_EXTRA_CA_CERTS knows.
@@ -60,6 +62,7 @@ beforeAll(async () => {
   await writeFile(join(catalogue, 'rig.yaml'), rows.replaceAll(`'{domain}'`, `'${new URL(url).host}'`));
   env = {
     DKMS2BIN_STATE: join(folder, 'state'),
+    DKMS2BIN_CACHE: cache,
     DKMS2BIN_CATALOGUE: catalogue,
     NODE_EXTRA_CA_CERTS: authority.file,
   };
@@ -68,7 +71,7 @@ beforeAll(async () => {
 afterAll(async () => {
   server?.closeAllConnections();
   server?.close();
-  if (folder) await rm(folder, { recursive: true, force: true });
+  for (const dir of [folder, cache]) if (dir) await rm(dir, { recursive: true, force: true });
 });
 
 /** A DKMS package as .rpm, of the fixture `tiny`; it needs dkms and `more` packages. */
@@ -214,7 +217,7 @@ test.skipIf(missing.length > 0)(
     const out = join(folder, 'needing');
     const of = ['--kernel', release, '--distro', 'stream-rig', '--image', 'official'];
     const dkms = await sourceRpm('rig-firmware');
-    const built = await tool(['--dkms', dkms, ...of, '--out-dir', out, '--json'], { env });
+    const built = await tool(['--dkms', dkms, ...of, '--out-dir', out, '--repo', '--json'], { env });
     expect(built.code, built.stderr).toBe(0);
     const ended = await tool(['prove', out, ...of, '--json', '--verbose'], { env });
     expect(ended.code, ended.stderr).toBe(0);
