@@ -87,7 +87,7 @@ done
 declare -A verdict reason on_path
 stream=''
 stop_stream() { [ -z "$stream" ] || { kill "$stream" 2>/dev/null; wait "$stream" 2>/dev/null; stream=''; }; }
-trap stop_stream EXIT
+at_exit stop_stream
 
 last_id='' rebuild_id=''
 status=$E_DONE

@@ -18,7 +18,7 @@ check_source
 check_url PROXY "${PROXY:-}"
 
 work=$(mktemp -d) || fail "$E_DISK_FULL" 'no temporary folder'
-trap 'rm -rf "$work"' EXIT
+at_exit 'rm -rf "$work"'
 log=$work/apt.log
 trust_authorities
 apt_opts+=(-o APT::Keep-Downloaded-Packages=true -o Binary::apt-get::APT::Keep-Downloaded-Packages=true)

@@ -64,7 +64,7 @@ cleanup() {
   rm -f "$list" "$kernel_list" "$kernel_key" "$kernel_pin" /etc/dpkg/dpkg.cfg.d/dkms2bin-tmp
   [ -z "$updates_were" ] || printf '%s\n' "$updates_were" >"$updates"
 }
-trap cleanup EXIT
+at_exit cleanup
 log=$work/apt.log
 trust_authorities
 # What apt asks for is what it gets: no newer one of the image's own kernel, which is of the same source package.

@@ -82,7 +82,7 @@ cleanup() {
     rmdir "$hidden"
   fi
 }
-trap cleanup EXIT
+at_exit cleanup
 
 # --- mirrors and proxy, for the time of this script -----------------------------------------------------------------
 if [ -n "$REPOS" ]; then

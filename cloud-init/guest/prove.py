@@ -48,7 +48,8 @@ def dnf(*command):
         options = ["--cacheonly", "--setopt=proxy="]
     else:
         file = trusted()
-        options = ["--downloadonly"] + (["--setopt=proxy=" + PROXY, "--setopt=dkms2bin.proxy=_none_"] if PROXY else [])
+        # What the layer was made with may be of last month.
+        options = ["--downloadonly", "--refresh"] + (["--setopt=proxy=" + PROXY, "--setopt=dkms2bin.proxy=_none_"] if PROXY else [])
         options += ["--setopt=sslcacert=" + file] if file else []
     code, said = run("dnf", "-y", *(options + list(command)))
     show(said)

@@ -6,7 +6,7 @@
 
 watch_progress &
 watcher=$!
-trap 'kill "$watcher" 2>/dev/null' EXIT
+at_exit 'kill "$watcher" 2>/dev/null'
 
 tries=0 before=
 while jobs=$(systemctl list-jobs --no-legend 2>/dev/null) && [ -n "$jobs" ]; do

@@ -21,6 +21,10 @@ say() { local key=$1 text; shift; text=${*//[$'\n\t\r']/ }; printf '@@dkms2bin%s
 # fail CODE TEXT…: the last one.
 fail() { local code=$1; shift; say error "$*"; exit "$code"; }
 
+# at_exit COMMAND: runs when the program ends. A subshell that is killed as it starts runs the trap of the shell that it is of, and there
+# [ ] and || are not what they are elsewhere: bash takes each command for one in the background.
+at_exit() { trap "case \$BASHPID in \$\$) $1 ;; esac" EXIT; }
+
 check_release() {
   case $RELEASE in '' | *[!A-Za-z0-9.+~_-]*) fail "$E_INPUT" "RELEASE is not a kernel release: '$RELEASE'" ;; esac
 }
