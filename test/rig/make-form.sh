@@ -14,7 +14,9 @@ case $form in
     release=$base$(printf "%0${fill}d" 1 | sed 's/^0/1/')-pve version=${base}1
     image=proxmox-kernel-$release-signed headers=proxmox-headers-$release ;;
   xanmod)
-    tail=-x64v3-xanmod1; fill=$((${#old} - ${#series} - 1 - ${#tail}))
+    tail=-x64v3-xanmod1
+    # Debian's may be shorter than any of that series.
+    while fill=$((${#old} - ${#series} - 1 - ${#tail})); [ $fill -lt 1 ]; do series=${series%?}; done
     release=$series.$(printf "%0${fill}d" 1 | sed 's/^0/1/')$tail version=$release-0
     image=linux-image-$release headers=linux-headers-$release ;;
   zabbly)
