@@ -95,6 +95,7 @@ async function makeRoot(tar: string, dir: string): Promise<void> {
     { network: true, env: { DEBIAN_FRONTEND: 'noninteractive' } },
   );
   const kernels = await readdir(join(folder, 'lib', 'modules'));
+  // `build` may be a link that leads into the root, and to nothing here.
   const release = kernels
     .filter((each) => readdirSync(join(folder, 'lib', 'modules', each)).includes('build'))
     .sort()

@@ -8,25 +8,25 @@ old=$1 debs=$(realpath "$2") pool=$(realpath -m "$3") form=$4
 here=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 arch=amd64 abi=''
 series=$(sed -E 's/^([0-9]+\.[0-9]+).*/\1/' <<<"$old")
+# as_long MIDDLE TAIL: a release of the series with them around a number that fills it up. Where they leave no room for one, the series is cut.
+as_long() {
+  local head=$series fill
+  while fill=$((${#old} - ${#head} - ${#1} - ${#2})); [ $fill -lt 1 ] && [ -n "$head" ]; do head=${head%?}; done
+  echo "$head$1$(printf "%0${fill}d" 1 | sed 's/^0/1/')$2"
+}
 case $form in
   proxmox)
-    base=$series.0-; fill=$((${#old} - ${#base} - 4))
-    release=$base$(printf "%0${fill}d" 1 | sed 's/^0/1/')-pve version=${base}1
+    release=$(as_long .0- -pve) version=$series.0-1
     image=proxmox-kernel-$release-signed headers=proxmox-headers-$release ;;
   xanmod)
-    tail=-x64v3-xanmod1
-    # Debian's may be shorter than any of that series.
-    while fill=$((${#old} - ${#series} - 1 - ${#tail})); [ $fill -lt 1 ]; do series=${series%?}; done
-    release=$series.$(printf "%0${fill}d" 1 | sed 's/^0/1/')$tail version=$release-0
+    release=$(as_long . -x64v3-xanmod1) version=$release-0
     image=linux-image-$release headers=linux-headers-$release ;;
   zabbly)
-    tail=-zabbly+; fill=$((${#old} - ${#series} - 1 - ${#tail}))
-    release=$series.$(printf "%0${fill}d" 1 | sed 's/^0/1/')$tail version=${release%-*}-202601010000
+    release=$(as_long . -zabbly+) version=${release%-*}-202601010000
     image=linux-image-$release headers=linux-headers-$release ;;
   rpi)
     # Of Debian's arm64 kernels; split into packages as Debian splits its own.
-    arch=arm64 tail=+rpt-rpi-v8; fill=$((${#old} - ${#series} - 1 - ${#tail}))
-    release=$series.$(printf "%0${fill}d" 1 | sed 's/^0/1/')$tail version=1:${release%%+*}-1+rpt1
+    arch=arm64 release=$(as_long . +rpt-rpi-v8) version=1:${release%%+*}-1+rpt1
     abi=${release%-rpi-v8} image=linux-image-$release headers=linux-headers-$release ;;
   *) echo "no such form: $form" >&2; exit 1 ;;
 esac
