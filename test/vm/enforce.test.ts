@@ -3,54 +3,32 @@ import { execa } from 'execa';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { baseImage } from '../../src/environment/base-image.js';
 import { bootEnforcing } from '../../src/environment/enforcing.js';
-import { kernelLayer, type KernelLayer } from '../../src/environment/kernel-layer.js';
+import type { KernelLayer } from '../../src/environment/kernel-layer.js';
 import type { Booted, Machine } from '../../src/environment/boot.js';
-import { cacheDir } from '../../src/lib/paths.js';
-import { resolveKernels } from '../../src/distro/resolve.js';
-import { findRow, loadCatalogue } from '../../src/distro/catalogue.js';
 import { readDeb } from '../../src/formats/deb.js';
 import { openSigner, type Signer } from '../../src/pack/sign.js';
 import { keyIdOf } from '../../src/formats/certificate.js';
 import { appendSignature, stripSignature } from '../../src/pack/signature.js';
-import { hostMirrors } from '../../src/distro/mirrors.js';
-import { Apt } from '../host/fixtures/apt.js';
-import { chooseAccelerator } from '../../src/vm/accel.js';
-import { DISTRO, FIXTURES, IMAGE, kernels, ROAD, temporary, tool, type Document } from './tool.js';
+import { distroDebs, openLayer } from './layer.js';
+import { FIXTURES, kernels, ROAD, temporary, tool, type Document } from './tool.js';
 
 const { signal } = new AbortController();
 let kernel = '';
 let work = '';
 let layer: KernelLayer;
-let release: (() => Promise<void>)[] = [];
+let opened: Awaited<ReturnType<typeof openLayer>> | undefined;
 let machine: Machine;
 
 beforeAll(async () => {
   kernel = (await kernels()).newest;
   work = await temporary('enforce');
-  const emit = (): void => undefined;
-  const { name: accel, cpu } = await chooseAccelerator('auto', 'x86_64', { emit, signal });
-  machine = { arch: 'x86_64', accel, cpu, cpus: 2, memoryMiB: 2048, emit, signal };
-  const rows = await loadCatalogue();
-  const context = { arch: 'x86_64' as const, offline: false, signal };
-  const row = findRow(rows, DISTRO);
-  const [target] = await resolveKernels([kernel], rows, {
-    distro: DISTRO,
-    ...context,
-    cacheDir: cacheDir(),
-    warn: emit,
-  });
-  const base = await baseImage(row, { ...context, image: IMAGE[1]!, variant: 'build', cwd: work, emit });
-  layer = await kernelLayer(
-    { base, target: target!, variant: 'build', kernelPackages: [], buildPackages: { names: [], files: [] } },
-    machine,
-  );
-  release = [() => layer.entry.use.release(), async () => base.entry?.use.release()];
+  opened = await openLayer(kernel, 'build', work);
+  ({ layer, machine } = opened);
 });
 
 afterAll(async () => {
-  for (const each of release) await each();
+  await opened?.[Symbol.asyncDispose]();
   await rm(work, { recursive: true, force: true });
 });
 
@@ -218,22 +196,6 @@ test('under an enrolled authority a key made later signs; a foreign, a forged an
   await enrolAndPurge(booted, join(work, 'foreign', 'ca.pem'));
 });
 
-/** mokutil and what it needs beside what every Debian has, from the distro's archive. */
-async function mokutil(): Promise<string[]> {
-  const { mirrors } = findRow(await loadCatalogue(), DISTRO);
-  const { main = mirrors.main } = await hostMirrors();
-  const apt = new Apt(join(work, 'apt'));
-  apt.sources(`deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${main} bookworm main\n`);
-  for (const what of [['update'], ['install', '--yes', '--download-only', 'mokutil']]) {
-    const { code, text } = await apt.get(...what);
-    expect(code, text).toBe(0);
-  }
-  const folder = join(apt.root, 'cache/archives');
-  const files = (await readdir(folder)).filter((name) => /^(mokutil|libefivar1|libkeyutils1)_/.test(name));
-  expect(files).toHaveLength(3);
-  return files.map((name) => join(folder, name));
-}
-
 /** The package that a repository gets with --enrol asks the firmware for it, and takes it back. */
 async function enrolAndPurge({ guest }: Booted, authority: string): Promise<void> {
   const repository = join(work, 'enrol');
@@ -241,7 +203,9 @@ async function enrolAndPurge({ guest }: Booted, authority: string): Promise<void
   const published = await tool(['repo', repository, '--enrol', authority, '--json']);
   expect(published.code, published.stderr).toBe(0);
   const [file = ''] = (await readdir(repository)).filter((name) => name.startsWith('module-key-foreign_'));
-  const debs = [...(await mokutil()), join(repository, file)];
+  // What mokutil needs beside what every Debian has.
+  const its = ['mokutil', 'libefivar1', 'libkeyutils1'];
+  const debs = [...(await distroDebs(work, 'mokutil', its)), join(repository, file)];
   for (const [at, path] of debs.entries()) await guest.put({ bytes: await readFile(path) }, `/tmp/${at}.deb`);
   const name = 'module-key-foreign';
   const { raw } = new X509Certificate(await readFile(authority));
