@@ -1,7 +1,8 @@
 #!/bin/bash
 # What the distro's own dkms does with a source, as a person would have it: dkms add, build, install. Runs in a root folder.
 # usage: native.sh RELEASE FOLDER…          the last one is the one that it is about
-#        native.sh RELEASE --package NAME   a package of the distro, which is installed with all that it depends on
+#        native.sh RELEASE --package NAME   a package of the distro, which is installed with all that it depends on; what it brings itself
+#                                           is built
 # Leaves in /var/lib/native what adding printed, and its exit code: add.out, add.code; and for each module that was added N.build
 # and N.install likewise.
 release=$1
@@ -18,9 +19,10 @@ step() { # NAME COMMAND…
   echo $? >"/var/lib/native/$name.code"
 }
 added() { ls -d /var/lib/dkms/*/*/source 2>/dev/null | sort; }
-build_added() { # the sources that were there BEFORE
+build_added() { # of the sources that were not there BEFORE those whose folder matches OF
   local n=0 id
   for id in $(comm -13 <(echo "$1") <(added)); do
+    [[ $(readlink -f "$id") =~ $2 ]] || continue
     n=$((n + 1)) id=${id#/var/lib/dkms/} id=${id%/source}
     step "$n.build" dkms build -m "${id%%/*}" -v "${id#*/}" -k "$release"
     # Nobody installs what did not build.
@@ -36,12 +38,12 @@ if [ "$1" = --package ]; then
   for conf in /usr/src/*/dkms.conf; do
     dkms add "${conf%/dkms.conf}" </dev/null
   done >/var/lib/native/more.out 2>&1
-  build_added "$before"
+  build_added "$before" "^($(dpkg -L "$2" | sed -n 's|^\(/usr/src/[^/]*\)/dkms\.conf$|\1|p' | paste -s -d '|'))\$"
   exit 0
 fi
 for folder; do
   rm -f /var/lib/native/*
   before=$(added)
   step add dkms add "$folder"
-  build_added "$before"
+  build_added "$before" ''
 done

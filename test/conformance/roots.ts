@@ -35,8 +35,12 @@ export function entered(
 /**
  * The root folder of a row of the catalogue. Made from its bootstrapped image, which takes minutes; else from the cache. One that is
  * there already is taken from DKMS2BIN_TEST_ROOT: `FOLDER RELEASE DKMS-VERSION`.
+ * `flavour` is the kernel's: the cloud's has the smallest headers.
  */
-export async function rootOf(distro: string): Promise<Root> {
+export async function rootOf(
+  distro: string,
+  flavour: 'cloud-amd64' | 'amd64' = 'cloud-amd64',
+): Promise<Root> {
   const { DKMS2BIN_TEST_ROOT } = process.env;
   if (DKMS2BIN_TEST_ROOT) {
     const [folder = '', release = '', dkms = ''] = DKMS2BIN_TEST_ROOT.split(' ');
@@ -52,8 +56,13 @@ export async function rootOf(distro: string): Promise<Root> {
     if (!image.root) throw new Error(`the image of ${distro} has no root folder`);
     const cache = process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache');
     // Of an overlay a colon would end its path.
-    const dir = join(cache, 'dkms2bin', 'test-roots', `${distro}-${image.hash}`.replaceAll(':', '-'));
-    if (!existsSync(join(dir, 'ready'))) await makeRoot(image.root.tar, dir);
+    const dir = join(
+      cache,
+      'dkms2bin',
+      'test-roots',
+      `${distro}-${flavour}-${image.hash}`.replaceAll(':', '-'),
+    );
+    if (!existsSync(join(dir, 'ready'))) await makeRoot(image.root.tar, dir, flavour);
     const folder = join(dir, 'root');
     const [release = '', dkms = ''] = (await readFile(join(dir, 'ready'), 'utf8')).split('\n');
     return { folder, release, dkms, config: join(folder, 'boot', `config-${release}`) };
@@ -62,7 +71,7 @@ export async function rootOf(distro: string): Promise<Root> {
   }
 }
 
-async function makeRoot(tar: string, dir: string): Promise<void> {
+async function makeRoot(tar: string, dir: string, flavour: string): Promise<void> {
   const folder = join(dir, 'root');
   await mkdir(folder, { recursive: true });
   const inside = entered({ folder, release: '' }, null);
@@ -81,7 +90,7 @@ async function makeRoot(tar: string, dir: string): Promise<void> {
     '-f',
     tar,
   ]);
-  // The newest kernel of the flavour that the image boots: an older one's headers may have left the mirror.
+  // Its newest kernel: an older one's headers may have left the mirror.
   await run(
     inside[0]!,
     [
@@ -89,7 +98,7 @@ async function makeRoot(tar: string, dir: string): Promise<void> {
       ...['bash', '-ec'],
       `printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d
      apt() { apt-get -qq -o APT::Sandbox::User=root -o Acquire::Check-Valid-Until=false "$@" </dev/null; }
-     apt update; apt -y --no-install-recommends install linux-image-cloud-amd64 linux-headers-cloud-amd64; apt clean
+     apt update; apt -y --no-install-recommends install linux-image-${flavour} linux-headers-${flavour}; apt clean
      rm -f /usr/sbin/policy-rc.d`,
     ],
     { network: true, env: { DEBIAN_FRONTEND: 'noninteractive' } },
