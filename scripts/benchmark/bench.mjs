@@ -9,7 +9,7 @@ import { digestOfModules } from './digest.mjs';
 import { matrix, throughWorkers } from './matrix.mjs';
 import { measure, say, show } from './measure.mjs';
 import { nativeChroot } from './native.mjs';
-import { BY_HAND, CPUS, DISTRO, HELP_RUNS, MAIN, MEMORY_MIB, MODULES } from './options.mjs';
+import { BY_HAND, CPUS, DISTRO, HELP_RUNS, MAIN, MEMORY_MIB } from './options.mjs';
 import { roads } from './roads.mjs';
 import { dist } from './tool.mjs';
 
@@ -42,7 +42,7 @@ export class Bench {
   constructor(options, signal) {
     this.options = options;
     this.signal = signal;
-    this.modules = options.quick ? MODULES.filter((m) => m.name === 'tiny') : MODULES;
+    this.modules = options.modules;
   }
 
   wants(...names) {
@@ -153,9 +153,12 @@ export class Bench {
       { env: { ...env, BENCH_PEAK: peak }, onLine },
     );
     const { wall, cpu, stderr } = ended;
-    const cell = ended.stdout === '' ? undefined : JSON.parse(ended.stdout).cells[0];
-    if (ended.code !== 0 || cell?.verdict !== 'built')
-      throw new Error(`${module.name} was not built (${ended.code}): ${cell?.reason ?? stderr.slice(-2000)}`);
+    const document = ended.stdout === '' ? {} : JSON.parse(ended.stdout);
+    const cell = document.cells?.[0];
+    if (ended.code !== 0 || cell?.verdict !== 'built') {
+      const why = cell?.reason ?? document.error?.message ?? stderr.slice(-2000);
+      throw new Error(`${module.name} was not built (${ended.code}): ${why}`);
+    }
     return {
       module: module.name,
       ...{ proof, wall, cpu, phases: cell.phases },
@@ -203,7 +206,7 @@ export class Bench {
   async compile() {
     const { rounds } = this.options;
     for (let round = 1; round <= rounds; round += 1) {
-      for (const module of this.modules) {
+      for (const module of this.modules.filter(({ host }) => host !== null)) {
         for (const where of ['guest', 'host']) {
           const sample = await this.build(module, { proof: false, more: ['--compile', where] });
           this.samples.compile.push({ ...sample, where });

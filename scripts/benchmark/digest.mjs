@@ -1,19 +1,31 @@
-import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { promisify } from 'node:util';
+import { readdir, readFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { dist } from './tool.mjs';
 
-export function sha256(chunks) {
+/** One digest for modules, by the names of their files. */
+function digestOf(files) {
   const hash = createHash('sha256');
-  for (const chunk of chunks) hash.update(chunk);
+  for (const { name, bytes } of files.sort((a, b) => (a.name < b.name ? -1 : 1))) {
+    hash.update(`${name} ${bytes.length}\n`);
+    hash.update(bytes);
+  }
   return hash.digest('hex');
 }
 
-/** SHA-256 of the modules in a .deb. */
+/** Of the modules in a .deb, which are not compressed in Debian 12. */
 export async function digestOfModules(file) {
-  const { stdout } = await promisify(execFile)(
-    'bash',
-    ['-c', 'set -o pipefail; dpkg-deb --fsys-tarfile "$1" | tar -xO --wildcards "*.ko"', 'bash', file],
-    { encoding: 'buffer', maxBuffer: 2 ** 29 },
+  const { readDeb } = await dist('formats/deb.js');
+  const { files } = await readDeb(file);
+  const modules = files.filter(({ path }) => path.endsWith('.ko'));
+  if (modules.length === 0) throw new Error(`${file} holds no .ko`);
+  return digestOf(modules.map((each) => ({ name: basename(each.path), bytes: each.bytes() })));
+}
+
+/** Of the modules in a folder. */
+export async function digestOfFolder(folder) {
+  const names = await readdir(folder);
+  return digestOf(
+    await Promise.all(names.map(async (name) => ({ name, bytes: await readFile(join(folder, name)) }))),
   );
-  return sha256([stdout]);
 }

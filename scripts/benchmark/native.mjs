@@ -1,10 +1,10 @@
 // The modules' build on this host, outside of any VM.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readFile } from 'node:fs/promises';
+import { mkdtemp } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { sha256 } from './digest.mjs';
+import { digestOfFolder } from './digest.mjs';
 import { say } from './measure.mjs';
 import { EPOCH, JOBS, ROOT } from './options.mjs';
 import { dist } from './tool.mjs';
@@ -68,7 +68,7 @@ export async function nativeChroot(bench) {
     build: async (module) => {
       child.stdin.write(`${module.source}\n`);
       const [, , wall, user, system, name] = await answer();
-      const bytes = sha256([await readFile(join(scratch, 'built', `${name}.ko`))]);
+      const bytes = await digestOfFolder(join(scratch, 'built', name));
       bench.samples.native.push({
         module: module.name,
         ...{ wall: Number(wall), cpu: Number(user) + Number(system), bytes },

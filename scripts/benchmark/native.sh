@@ -6,7 +6,7 @@
 #   TAR      the root folder, zstd
 #   MODULE   a package of the distro, or the path of a folder with dkms.conf
 # Then builds MODULE for each line of standard input that names one, and prints
-#   @@bench built WALL USER SYSTEM NAME     seconds; the module's file is SCRATCH/built/NAME.ko
+#   @@bench built WALL USER SYSTEM NAME     seconds; its modules are in SCRATCH/built/NAME
 # The rest of its output is what apt and dkms say, for standard error.
 set -eu
 set -o pipefail
@@ -81,12 +81,14 @@ while read -r module; do
     cat "$scratch/log" "$tree/build/make.log"
     exit 1
   }
-  file=$scratch/built/$name.ko
-  set -- "$tree/$release"/*/module/*.ko*
-  case $1 in
-    *.xz) xz -dc "$1" >"$file" ;;
-    *) cp "$1" "$file" ;;
-  esac
+  rm -rf "${scratch:?}/built/$name"
+  mkdir "$scratch/built/$name"
+  for file in "$tree/$release"/*/module/*.ko*; do
+    case $file in
+      *.xz) made=${file##*/} && xz -dc "$file" >"$scratch/built/$name/${made%.xz}" ;;
+      *) cp "$file" "$scratch/built/$name" ;;
+    esac
+  done
   read -r wall user system <"$scratch/time"
   echo "@@bench built $wall $user $system $name" >&3
 done

@@ -7,9 +7,17 @@ import { parseArgs } from 'node:util';
 export const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 export const MAIN = join(ROOT, 'dist', 'main.js');
 export const DISTRO = 'debian-12';
+/**
+ * `host` and `native` are the goals: the guest's own build is at least so many times what it is with the host's compiler, and
+ * that at most so many times the native one. `long` ones take half an hour and more in a guest: only when they are named.
+ */
 export const MODULES = [
-  { name: 'acpi-call', source: 'acpi-call-dkms' },
-  { name: 'tiny', source: join(ROOT, 'test', 'fixtures', 'tiny') },
+  { name: 'acpi-call', source: 'acpi-call-dkms', host: 2.2, native: 4 },
+  { name: 'tiny', source: join(ROOT, 'test', 'fixtures', 'tiny'), host: 1.7, native: 5 },
+  { name: 'v4l2loopback', source: 'v4l2loopback-dkms', host: 3, native: 3.5 },
+  { name: 'jool', source: 'jool-dkms', host: 6, native: 3, long: true },
+  // Hours, where the guest compiles it.
+  { name: 'lttng', source: 'lttng-modules-dkms', host: null, native: 2.5, long: true },
 ];
 /** The one that is built by hand. */
 export const [BY_HAND] = MODULES;
@@ -69,6 +77,11 @@ target. What is compared is run in turns, A B A B.
   --quick              one round, and without the figures that take minutes
   --only NAME[,NAME]   only these figures
   --rounds N           how often (default 2); help runs ${HELP_RUNS} times, first-command ${CLONE_RUNS} times in each round
+  --modules NAME[,NAME]
+                       of native, compile and overhead: ${MODULES.map(({ name }) => name).join(', ')} (default: all but
+                       the long ones, ${MODULES.filter(({ long }) => long)
+                         .map(({ name }) => name)
+                         .join(' and ')}; with --quick tiny)
   --matrix MxK         modules and kernels of the matrix (default ${MATRIX.length}x3)
   --image FILE         a qcow2 cloud image of ${DISTRO} for both sides (default: the one that dkms2bin bootstraps)
   --official FOLDER    an official image and its SHA512SUMS, for roads: what test/rig/official/make-debian.sh makes
@@ -80,7 +93,8 @@ ${Object.entries(FIGURES)
   .join('')}
 How it is measured
   Kernel     the newest release of ${DISTRO} that \`dkms2bin kernels\` lists, of the plain flavour.
-  Modules    ${BY_HAND.source} from the distro, and test/fixtures/tiny: one source file of 20 lines.
+  Modules    packages of the distro (${BY_HAND.source} where there is one module alone), and tiny, test/fixtures/tiny: one source
+             file of 20 lines.
   VMs        ${CPUS} processors and ${MEMORY_MIB} MiB, by hand too; the accelerator is the one that dkms2bin finds faster.
   Warm       the user's own cache (DKMS2BIN_CACHE), made ready with \`dkms2bin images warm\` first; what that takes is
              not measured. Before second-module the downloaded package of the module is removed from it, so that it is
@@ -115,6 +129,7 @@ export function readArgs() {
       help: { type: 'boolean', short: 'h' },
       quick: { type: 'boolean' },
       only: { type: 'string', multiple: true },
+      modules: { type: 'string', multiple: true },
       rounds: { type: 'string' },
       matrix: { type: 'string' },
       image: { type: 'string' },
@@ -136,6 +151,7 @@ export function readArgs() {
     image: image === undefined ? 'bootstrap' : resolve(image),
     official: official === undefined ? null : resolve(official),
     json: json === undefined ? null : resolve(json),
+    modules: modulesOf(values.modules, quick),
     asked,
     wanted: new Set(asked.filter((name) => !(quick && FIGURES[name].slow))),
   };
@@ -147,6 +163,15 @@ function askedFigures(lists) {
   const stray = only.find((name) => !Object.hasOwn(FIGURES, name));
   if (stray !== undefined) throw new Error(`--only ${stray}: not one of ${Object.keys(FIGURES).join(', ')}`);
   return Object.keys(FIGURES).filter((name) => only.length === 0 || only.includes(name));
+}
+
+function modulesOf(lists, quick) {
+  if (lists === undefined) return MODULES.filter(({ name, long }) => (quick ? name === 'tiny' : !long));
+  const names = lists.flatMap((list) => list.split(','));
+  const stray = names.find((name) => !MODULES.some((module) => module.name === name));
+  if (stray !== undefined)
+    throw new Error(`--modules ${stray}: not one of ${MODULES.map(({ name }) => name).join(', ')}`);
+  return MODULES.filter(({ name }) => names.includes(name));
 }
 
 function roundsOf(text = '2') {
