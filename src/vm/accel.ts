@@ -19,9 +19,12 @@ import { findQemu } from './qemu-binary.js';
  */
 const TCG_CPU: Record<Arch, string> = { x86_64: 'Nehalem', aarch64: 'neoverse-n1' };
 
-/** What the levels of x86-64 ask for beyond v2. */
+/**
+ * What the levels of x86-64 ask for beyond v2. Linux takes no xsave, and without it no AVX, from a CPU whose cpuid does not go as
+ * far as its leaf (0xd); without xsaveopt 6.12 hangs as it boots under QEMU 7.2.
+ */
 const LEVELS: Record<number, string> = {
-  3: '+xsave,+avx,+avx2,+bmi1,+bmi2,+f16c,+fma,+abm,+movbe',
+  3: 'level=13,+xsave,+xsaveopt,+avx,+avx2,+bmi1,+bmi2,+f16c,+fma,+abm,+movbe',
   4: '+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl',
 };
 
