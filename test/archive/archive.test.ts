@@ -3,20 +3,23 @@ import { appendFileSync, mkdtempSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { messageOf } from '../../src/model/errors.js';
 import { removeScratch } from '../../src/lib/namespace.js';
 import { entered, rootOf, type Root } from '../conformance/roots.js';
 import { nativePackage } from '../conformance/native.js';
 import { ofPrepared } from '../conformance/ours.js';
+import type { CompileCount } from '../../src/compiler/service.js';
 import type { Outcome } from '../conformance/outcome.js';
 
 // Every package of the distro that brings a DKMS source, from main, contrib and non-free: installed and built by the distro's own
 // dkms, and fetched, built and packed by dkms2bin, in the same root folder. Environment: DKMS2BIN_TEST_DISTROS names others than
-// these two; DKMS2BIN_TEST_PACKAGES is a pattern of names; DKMS2BIN_TEST_LARGE=1 takes the large ones as well;
-// DKMS2BIN_TEST_TABLE is a file to which each result is added as a row of Markdown.
+// these two; DKMS2BIN_TEST_PACKAGES is a pattern of names; DKMS2BIN_TEST_LARGE=1 takes the large ones as well; with
+// DKMS2BIN_TEST_COMPILE=host the host compiles for dkms2bin's side, as it does for an emulated VM; DKMS2BIN_TEST_TABLE is a file to which each result is added as a row of Markdown.
 const {
   DKMS2BIN_TEST_DISTROS,
   DKMS2BIN_TEST_PACKAGES = '',
   DKMS2BIN_TEST_LARGE,
+  DKMS2BIN_TEST_COMPILE,
   DKMS2BIN_TEST_TABLE,
 } = process.env;
 const DISTROS = (DKMS2BIN_TEST_DISTROS ?? 'debian-12 debian-13').split(' ');
@@ -25,6 +28,7 @@ const LARGE = /^(?:nvidia-|zfs-|lttng-modules-|openafs-|ezurio-|falcosecurity-)/
 /** Of dkms itself: tools, and a package that is there for its tests. */
 const NONE = ['dh-dkms'];
 /** What differs on purpose. */
+const onHost = DKMS2BIN_TEST_COMPILE === 'host';
 const DIFFERS: Readonly<Record<string, string>> = {};
 
 describe.each(DISTROS)('%s', (distro) => {
@@ -74,13 +78,22 @@ describe.each(DISTROS)('%s', (distro) => {
           package: { name, version: Version },
           ...{ with: [], brings: [], digest: SHA256, network: true },
         },
-        distro,
-      ).catch((error: unknown): Outcome => ({ verdict: 'failed', said: String(error), files: new Map() }));
+        { distro, onHost },
+      ).catch((error: unknown): Awaited<ReturnType<typeof ofPrepared>> => ({
+        verdict: 'failed',
+        said: messageOf(error),
+        files: new Map(),
+      }));
       await removeScratch(here);
       const difference = differenceOf(theirs, own);
       const seconds = Math.round((performance.now() - started) / 1000);
+      const { compilations } = own;
+      const where = compilations ? `, ${compiledText(compilations)}` : '';
       const words =
-        difference ?? (own.verdict === 'built' ? `${own.files.size} modules` : firstLine(own.said));
+        difference ?? (own.verdict === 'built' ? `${own.files.size} modules${where}` : firstLine(own.said));
+      // Where it compiles nothing, its bytes prove nothing.
+      if (compilations?.host === 0 && own.verdict === 'built')
+        wrong.push(`${name}: ${compiledText(compilations)}`);
       if (difference !== null && DIFFERS[name] === undefined)
         wrong.push(`${name}: ${difference}\n${theirs.said}\n${own.said}`);
       if (DKMS2BIN_TEST_TABLE)
@@ -103,5 +116,11 @@ function differenceOf(theirs: Outcome, own: Outcome): string | null {
   );
   return bad.length > 0 ? `other bytes, or in one of them alone: ${bad.sort().join(', ')}` : null;
 }
+
+const compiledText = ({ host, guest }: CompileCount): string =>
+  [
+    `${host} files compiled on the host`,
+    ...Object.entries(guest).map(([why, n]) => `${n} in the root folder (${why})`),
+  ].join(', ');
 
 const firstLine = (text: string): string => text.split('\n')[0]!.slice(0, 160);

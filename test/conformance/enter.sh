@@ -4,6 +4,7 @@
 # usage: enter.sh ROOT UPPER|- RELEASE COMMAND…
 #   UPPER    an empty folder, or one of an earlier call: holds what is written (UPPER/up); -: ROOT itself is written to
 #   RELEASE  the kernel that /proc says runs
+# PORT in the environment is a terminal that stands for the port to the host's compiler, see cc-host.c.
 set -eu
 # shellcheck source=/dev/null
 . "$(dirname -- "${BASH_SOURCE[0]}")/../rig/root-devices.sh"
@@ -17,6 +18,11 @@ if [ "$upper" != - ]; then
 fi
 mount_system "$root"
 mkdir "$root/dev/shm"
+if [ -n "${PORT:-}" ]; then
+  mkdir "$root/dev/virtio-ports"
+  : >"$root/dev/virtio-ports/dkms2bin.cc"
+  mount --bind "$(readlink -f "$PORT")" "$root/dev/virtio-ports/dkms2bin.cc"
+fi
 mount -t tmpfs tmpfs "$root/tmp"
 chmod 1777 "$root/tmp" "$root/dev/shm"
 # Of systemd-resolved it is a link that leads nowhere here.
@@ -26,5 +32,5 @@ if [ "$upper" != - ]; then
   mount --bind "$root/tmp/osrelease" "$root/proc/sys/kernel/osrelease"
 fi
 export HOME=/root LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-unset TMPDIR
+unset TMPDIR PORT
 exec chroot "$root" "$@"

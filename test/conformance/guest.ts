@@ -6,9 +6,9 @@ import { entered, type Root } from './roots.js';
 
 /**
  * A guest that is a root folder in a namespace: its commands run as they would in a VM of it. What they write goes to `upper`;
- * they reach a network for as long as `net.open` says so.
+ * they reach a network for as long as `net.open` says so. `port` is the terminal by which its compiler reaches the host's, '' for none.
  */
-export function namespaceGuest(root: Root, upper: string, net: { open: boolean }): Guest {
+export function namespaceGuest(root: Root, upper: string, net: { open: boolean }, port = ''): Guest {
   const transport: Transport = {
     exec: async (command, { input, stdout, stderr, timeoutMs }) => {
       const program = 'sh' in command ? ['sh', '-c', command.sh] : ['python3', '-I', '-c', command.python];
@@ -16,6 +16,7 @@ export function namespaceGuest(root: Root, upper: string, net: { open: boolean }
       const child = spawn(file!, args, {
         stdio: ['pipe', 'pipe', 'pipe'],
         timeout: timeoutMs,
+        env: { ...process.env, PORT: port },
         killSignal: 'SIGKILL',
       });
       // A command need not read what it is given.

@@ -19,10 +19,10 @@ step() { # NAME COMMAND…
   echo $? >"/var/lib/native/$name.code"
 }
 added() { ls -d /var/lib/dkms/*/*/source 2>/dev/null | sort; }
-build_added() { # of the sources that were not there BEFORE those whose folder matches OF
+build_added() { # of the sources that were not there BEFORE those whose folders are in FOLDERS, a line each; all, if that is empty
   local n=0 id
   for id in $(comm -13 <(echo "$1") <(added)); do
-    [[ $(readlink -f "$id") =~ $2 ]] || continue
+    [ -z "$2" ] || grep -qxF "$(readlink -f "$id")" <<<"$2" || continue
     n=$((n + 1)) id=${id#/var/lib/dkms/} id=${id%/source}
     step "$n.build" dkms build -m "${id%%/*}" -v "${id#*/}" -k "$release"
     # Nobody installs what did not build.
@@ -38,7 +38,7 @@ if [ "$1" = --package ]; then
   for conf in /usr/src/*/dkms.conf; do
     dkms add "${conf%/dkms.conf}" </dev/null
   done >/var/lib/native/more.out 2>&1
-  build_added "$before" "^($(dpkg -L "$2" | sed -n 's|^\(/usr/src/[^/]*\)/dkms\.conf$|\1|p' | paste -s -d '|'))\$"
+  build_added "$before" "$(dpkg -L "$2" | sed -n 's|^\(/usr/src/[^/]*\)/dkms\.conf$|\1|p')"
   exit 0
 fi
 for folder; do

@@ -7,6 +7,7 @@ import { PrebootedVm } from '../../src/cell/prebooted-vm.js';
 import { RunDir } from '../../src/cell/run-dir.js';
 import { dependenciesOf, localDigest, type LocalSource, type Prepared } from '../../src/cell/source.js';
 import type { CellInput } from '../../src/cell/types.js';
+import type { CompileCount } from '../../src/compiler/service.js';
 import { findRow, loadCatalogue } from '../../src/distro/catalogue.js';
 import { parseModuleSource } from '../../src/engine/plan/source.js';
 import type { Booted } from '../../src/environment/boot.js';
@@ -15,6 +16,7 @@ import { Dkms2binError } from '../../src/model/errors.js';
 import type { ModuleSource } from '../../src/model/cell.js';
 import { bare, worstOf, type Outcome } from './outcome.js';
 import { namespaceGuest } from './guest.js';
+import { installStandIn, openPort } from './host-compiler.js';
 import type { Root } from './roots.js';
 
 const { signal } = new AbortController();
@@ -31,7 +33,7 @@ export async function ours(
     const sources: ModuleSource[] = [];
     for (const folder of folders)
       sources.push(...(await parseModuleSource(folder, { cwd: dirname(folder), emit, signal })));
-    return await ofPrepared(root, upper, await prepare(sources), distro);
+    return await ofPrepared(root, upper, await prepare(sources), { distro });
   } catch (error) {
     if (!(error instanceof Dkms2binError) || !['usage', 'module', 'not-found'].includes(error.fault))
       throw error;
@@ -51,13 +53,13 @@ async function prepare(sources: ModuleSource[]): Promise<Prepared> {
   };
 }
 
-/** The same for a source that is ready, of which the guest fetches what it lacks. */
+/** The same for a source that is ready, of which the guest fetches what it lacks; with `onHost` the host compiles for it, and is counted. */
 export async function ofPrepared(
   root: Root,
   upper: string,
   prepared: Prepared,
-  distro: string,
-): Promise<Outcome> {
+  { distro, onHost = false }: { distro: string; onHost?: boolean },
+): Promise<Outcome & { compilations?: CompileCount }> {
   const { release } = root;
   const folder = dirname(upper);
   mkdirSync(folder, { recursive: true });
@@ -68,10 +70,12 @@ export async function ofPrepared(
     net.open = false;
     return Promise.resolve();
   };
-  const guest = namespaceGuest(root, upper, net);
+  await using port = onHost ? await openPort(folder) : null;
+  const guest = namespaceGuest(root, upper, net, port?.port);
+  if (port) await installStandIn(guest, upper);
   const boot = (): Promise<Booted> =>
     Promise.resolve({
-      vm: { socketDir: folder, sshPort: 1, cutEgress },
+      vm: { socketDir: folder, sshPort: 1, cutEgress, compilerSocket: port?.socket },
       guest,
       [Symbol.asyncDispose]: () => Promise.resolve(),
     } as unknown as Booted);
@@ -110,7 +114,7 @@ export async function ofPrepared(
         run,
       },
       verifyVm: new PrebootedVm(boot),
-      conditions: { compiler: null, jobs: 2, boot },
+      conditions: { compiler: port && root.folder, jobs: 2, boot },
     });
     const { modules } = await pack(compiled);
     const files: Outcome['files'] = new Map();
@@ -121,7 +125,8 @@ export async function ofPrepared(
     // What a source lacks is nobody's fault but no module either.
     const verdicts = own.map(({ result: { verdict } }) => (verdict === 'error' ? 'failed' : verdict));
     const said = own.map(({ result }) => result.reason ?? '').join('\n');
-    return { verdict: worstOf(verdicts), said, files };
+    const { compilations } = compiled.built;
+    return { verdict: worstOf(verdicts), said, files, ...(compilations && { compilations }) };
   } finally {
     await run.close();
   }
