@@ -13,6 +13,8 @@ const TOOLS = {
   gcc: ['gcc', 'make', 'flex', 'bison', 'bc', 'cpio', 'rsync', 'dpkg-deb', 'apt-get', 'xz', 'readelf'],
   clang: ['clang', 'ld.lld', 'llvm-nm'],
 };
+// A kernel is compiled, and a layer made of it in a VM.
+const timeout = 3 * 3600_000;
 const asked = process.env.DKMS2BIN_TEST_KERNELS
   ? []
   : ['DKMS2BIN_TEST_KERNELS, as npm run test:kernels sets it'];
@@ -33,6 +35,7 @@ for (const compiler of ['gcc', 'clang'] as const) {
   const skipped = missing.length > 0 ? ` (skipped: no ${missing.join(', ')})` : '';
   test.skipIf(missing.length > 0)(
     `make bindeb-pkg with ${compiler}: its two files are the kernel that a module is built for and loads on${skipped}`,
+    { timeout },
     async () => {
       const made = await execa(OWN_KERNEL, [folder, 'bookworm', compiler]);
       const [release = '', ...files] = made.stdout.trim().split('\n');
