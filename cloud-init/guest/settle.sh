@@ -23,18 +23,30 @@ rm -f /etc/ssh/ssh_host_* /home/*/.ssh/authorized_keys /root/.ssh/authorized_key
 # A machine that builds nothing has nothing more to get ready.
 command -v gcc >/dev/null || { sync; exit 0; }
 
-# The compiler's answers to the probes of the kernel's makefiles are kept: see cc-probes.c. Without them a build is only slower.
+# The answers of compiler and shell to the questions of the kernel's makefiles are kept: see cc-probes.c and sh-probes.c. Without
+# them a build is only slower.
 own=/usr/local/lib/dkms2bin
 mkdir -p "$own/cc" "$own/probes"
-sources=("$own/cc-probes.c" "$own/cc-host.c")
-if gcc -O2 -static -o "$own/cc-probes" "${sources[@]}" || why=$(gcc -O2 -o "$own/cc-probes" "${sources[@]}" 2>&1); then
+compile() { # NAME FILE…
+  local name=$1 why
+  shift
+  gcc -O2 -static -o "$own/$name" "${@/#/$own/}" 2>/dev/null || why=$(gcc -O2 -o "$own/$name" "${@/#/$own/}" 2>&1) || {
+    say note "builds for this kernel are slower: the guest's gcc does not compile $name.c: $why"
+    return 1
+  }
+}
+if compile cc-probes cc-probes.c cc-host.c probes.c; then
   for compiler in /usr/bin/gcc /usr/bin/gcc-[0-9]* /usr/bin/*-linux-gnu-gcc /usr/bin/*-linux-gnu-gcc-[0-9]*; do
     [ ! -x "$compiler" ] || ln -sf "$own/cc-probes" "$own/cc/${compiler##*/}"
   done
   # What has changed since this machine booted is not as the layer has it: see cc-host.c.
   while read -r key value; do [ "$key" != btime ] || touch -d "@$value" "$own/cc-stamp"; done </proc/stat
-else
-  say note "builds for this kernel are slower: the guest's gcc does not compile cc-probes.c: $why"
+fi
+# Where SELinux knows which file is a shell, its own stays.
+shell=$(readlink -f /bin/sh)
+if [ "${shell##*/}" = dash ] && compile sh-probes sh-probes.c probes.c; then
+  ln -sfn "$shell" "$own/sh"
+  ln -sfn "$own/sh-probes" /bin/sh.dkms2bin && mv -fT /bin/sh.dkms2bin /bin/sh
 fi
 
 # A first tiny build: compiler, make and the kernel's makefiles come from memory afterwards.

@@ -203,7 +203,7 @@ const AGENT = [
 /** The guest's end of the control channel, and what settle.sh compiles. */
 const AGENT_FILES: Record<Variant, typeof AGENT> = {
   build: [
-    ...['cc-probes.c', 'cc-host.c', 'cc-host.h'].map((from) => ({
+    ...['cc-probes.c', 'sh-probes.c', 'probes.c', 'probes.h', 'cc-host.c', 'cc-host.h'].map((from) => ({
       ...{ from, to: `/usr/local/lib/dkms2bin/${from}`, mode: 0o644 },
     })),
     ...AGENT,

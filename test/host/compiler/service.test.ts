@@ -1,5 +1,14 @@
 import { execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { once } from 'node:events';
@@ -124,7 +133,7 @@ describe.skipIf(!hasGcc)(`compilations on the host${why}`, () => {
 
     beforeAll(async () => {
       for (const name of ['build', 'lib', 'bin']) mkdirSync(at(name), { recursive: true });
-      const files = ['cc-probes.c', 'cc-host.c'].map((name) => join(source, name));
+      const files = ['cc-probes.c', 'cc-host.c', 'probes.c'].map((name) => join(source, name));
       execFileSync('gcc', ['-O2', `-DPORT="${at('port')}"`, '-o', at('bin', 'gcc'), ...files]);
       writeFileSync(at('lib', 'cc-stamp'), '');
       const now = Date.now() / 1000 + 5;
@@ -182,6 +191,21 @@ describe.skipIf(!hasGcc)(`compilations on the host${why}`, () => {
       expect(readFileSync(at('build', 'x.o'))).toEqual(native('int x = 5;\n'));
       expect(readFileSync(at('build', '.x.o.d'), 'utf8')).toBe('x.o: x.c\n');
       expect(count()).toBe(before + 1);
+    });
+
+    it('sends no log, which other jobs of the build go on writing', async () => {
+      const before = count();
+      writeFileSync(at('build', 'make.log'), '  CC [M]  x.o\n');
+      writeFileSync(at('build', 'x.c'), 'int x = 8;\n');
+      const writing = setInterval(() => appendFileSync(at('build', 'make.log'), 'more\n'.repeat(1000)), 1);
+      try {
+        expect(await compile()).toEqual({ status: 0, stderr: '' });
+      } finally {
+        clearInterval(writing);
+      }
+      expect(count()).toBe(before + 1);
+      expect(existsSync(join(dir, 'cell-2', 'tree', 'x.c'))).toBe(true);
+      expect(existsSync(join(dir, 'cell-2', 'tree', 'make.log'))).toBe(false);
     });
 
     it('compiles itself what the host refuses, with its own message', async () => {
