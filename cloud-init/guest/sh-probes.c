@@ -6,8 +6,8 @@
  * Questions are `sh -c TEXT` in which TEXT is, in scripts/Makefile.compiler and the makefiles beside it,
  *   a trial of the compiler: set -e; TMP=FOLDER/.tmp_$$/tmp; … if ( … ) >/dev/null 2>&1; then echo "…"; else echo "…"; fi
  *   uname, getconf LFS_…, the compiler's --version, pahole-flags.sh
- * Each is known again by all of: TEXT but FOLDER, PATH, working folder unless it is FOLDER, and size and time of the programs that
- * it may start. What is learned comes from the build of an empty module, when the memory snapshot is made, and never from a
+ * Each is known again by all of: TEXT but FOLDER, PATH but dkms's own folder at its end, working folder unless it is FOLDER, and size
+ * and time of the programs that it may start. What is learned comes from the build of an empty module, when the memory snapshot is made, and never from a
  * package's. All else is the shell's: SHELL is where that is now.
  *
  * With DKMS2BIN_LEARN_PROBES in the environment it runs the shell and writes down its answers.
@@ -24,6 +24,7 @@
 #endif
 #define TRIAL "set -e; TMP="
 #define PLACE ".tmp_$$"
+#define DKMS ":/usr/lib/dkms"
 
 static const char *const programs[] = {"/usr/bin/gcc", "/usr/bin/ld", "/usr/bin/as", "/usr/bin/nm", "/usr/bin/pahole", "/usr/bin/getconf",
                                        "/usr/bin/uname", "/usr/bin/sed", "/usr/bin/head", "/usr/bin/grep", "/usr/bin/cmp", SHELL};
@@ -107,12 +108,15 @@ static int add_named(void)
 
 static int ask(const char *asked)
 {
-    char folder[4096] = "", here[4096];
-    const char *path = getenv("PATH");
+    char folder[4096] = "", here[4096], path[4096];
+    const char *given = getenv("PATH");
     size_t length;
 
-    if (!path || told_more() || !getcwd(here, sizeof here) || !(is_trial(asked, folder, sizeof folder) || is_fact(asked)))
+    if (!given || strlen(given) >= sizeof path || told_more() || !getcwd(here, sizeof here) || !(is_trial(asked, folder, sizeof folder) || is_fact(asked)))
         return 0;
+    strcpy(path, given);
+    if (ends(path, DKMS))
+        path[strlen(path) - strlen(DKMS)] = 0;
     if (text[0] == 's') {
         length = strlen(folder);
         /* A folder that a trial cannot make is told by the shell. */

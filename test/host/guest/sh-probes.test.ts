@@ -69,6 +69,8 @@ test('whatever is not the same question goes to the shell', () => {
   const asked = (text: string, more: Asked = {}): string[] => ask(text, more).calls;
   expect(asked(trial(`${at('one')}/`, '-O3'))).toEqual(['gcc', 'rm']);
   expect(asked(known, { env: { PATH: `${at('bin')}:/usr/bin` } })).toEqual(['gcc', 'rm']);
+  // dkms adds its own folder.
+  expect(asked(known, { env: { PATH: `${at('bin')}:/usr/bin:/bin:/usr/lib/dkms` } })).toEqual([]);
   expect(asked(known, { env: { CPATH: at('one') } })).toEqual(['gcc', 'rm']);
   expect(asked(known, { cwd: '/tmp' })).toEqual(['gcc', 'rm']);
   // What was asked so far was answered, and not learned.
