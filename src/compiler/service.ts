@@ -27,6 +27,9 @@ const MAX_LISTING = 8 * 2 ** 20;
 const MAX_REASONS = 50;
 const PASSED =
   /^(?:SOURCE_DATE_EPOCH|LC_ALL|LC_MESSAGES|LC_CTYPE|LANG|LANGUAGE|GCC_COLORS|COLUMNS)=([\w.@:;,= -]{0,200})$/;
+/** Packages have links to their documents, which no compiler looks for. */
+const DOCUMENT =
+  /^(?:README|COPYING|LICEN[CS]E|NEWS|AUTHORS|INSTALL|TODO|Change[Ll]og|CHANGES)|\.(?:gz|txt|md|html|pdf)$/;
 const TREE = /^\/var\/lib\/dkms\/[^/]+\/[^/]+\/build$/;
 
 /**
@@ -223,7 +226,8 @@ class Service {
     const read = new Set<string>();
     const walk = (path: string): Promise<'file' | 'folder' | null> =>
       this.#places.walk(path, { path: tree, find: (relative) => content.find(relative) }, read);
-    for (const path of content.links()) await walk(`${tree}/${path}`);
+    for (const path of content.links())
+      if (!DOCUMENT.test(posix.basename(path))) await walk(`${tree}/${path}`);
     for (const path of compilation.folders) await walk(path);
     const made = await this.#sandbox.run({ folder, command, env, tree, outputs }, this.#signal);
     if (made.stdout !== '' || made.stderr.includes('\ufffd'))

@@ -90,7 +90,7 @@ async function makeRoot(tar: string, dir: string, flavour: string): Promise<void
     '-f',
     tar,
   ]);
-  // Its newest kernel: an older one's headers may have left the mirror.
+  // Its newest kernel, without the metapackages: an older one's headers may have left the mirror, and of an old distro's the metapackages.
   await run(
     inside[0]!,
     [
@@ -98,7 +98,10 @@ async function makeRoot(tar: string, dir: string, flavour: string): Promise<void
       ...['bash', '-ec'],
       `printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d
      apt() { apt-get -qq -o APT::Sandbox::User=root -o Acquire::Check-Valid-Until=false "$@" </dev/null; }
-     apt update; apt -y --no-install-recommends install linux-image-${flavour} linux-headers-${flavour}; apt clean
+     # A boot loader's hook finds no disk.
+     rm -f /etc/kernel/post*.d/zz-update-grub
+     apt update; release=$(apt-cache depends linux-headers-${flavour} | sed -n 's/^ *Depends: linux-headers-\\([0-9].*\\)/\\1/p' | head -n 1)
+     apt -y --no-install-recommends install linux-image-$release linux-headers-$release; apt clean
      rm -f /usr/sbin/policy-rc.d`,
     ],
     { network: true, env: { DEBIAN_FRONTEND: 'noninteractive' } },

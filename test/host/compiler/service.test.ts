@@ -6,6 +6,7 @@ import {
   mkdtempSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   utimesSync,
   writeFileSync,
 } from 'node:fs';
@@ -206,6 +207,18 @@ describe.skipIf(!hasGcc)(`compilations on the host${why}`, () => {
       expect(count()).toBe(before + 1);
       expect(existsSync(join(dir, 'cell-2', 'tree', 'x.c'))).toBe(true);
       expect(existsSync(join(dir, 'cell-2', 'tree', 'make.log'))).toBe(false);
+    });
+
+    it('minds no link to a document, and each that a compiler could look for', async () => {
+      const before = count();
+      writeFileSync(at('build', 'x.c'), 'int x = 9;\n');
+      symlinkSync('/usr/share/doc/x/README.gz', at('build', 'README.gz'));
+      expect(await compile()).toEqual({ status: 0, stderr: '' });
+      expect(count()).toBe(before + 1);
+      symlinkSync('/usr/share/x/y.h', at('build', 'y.h'));
+      expect(await compile()).toEqual({ status: 0, stderr: '' });
+      expect(count()).toBe(before + 1);
+      rmSync(at('build', 'y.h'));
     });
 
     it('compiles itself what the host refuses, with its own message', async () => {
