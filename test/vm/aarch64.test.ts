@@ -1,5 +1,5 @@
 import { execa } from 'execa';
-import { mkdir, rm } from 'node:fs/promises';
+import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { decompress, compressionOf } from '../../src/formats/decompress.js';
@@ -7,7 +7,7 @@ import { readModule } from '../../src/formats/elf.js';
 import { readDeb } from '../../src/formats/deb.js';
 import { hostAddress } from '../rig/https.js';
 import { lacking } from '../rig/images.js';
-import { serveKernelRepos, type KernelRepos } from '../rig/kernel-repos.js';
+import { FORMS, serveKernelRepos, type KernelRepos } from '../rig/kernel-repos.js';
 import { FIXTURES, temporary, tool, type Document } from './tool.js';
 
 // Everything cold takes longer than other tests may: the image's packages are set up by emulated programs.
@@ -80,5 +80,29 @@ test.for(KERNELS)(
     expect(module.machine).toBe('aarch64');
     expect(module.vermagic?.split(' ')[0]).toBe(release);
     expect(module.vermagic).toMatch(/\baarch64$/);
+  },
+);
+
+test(
+  "in the form of Raspberry Pi OS's: latest, what follows its kernels, and a clean machine that loads the module",
+  { timeout },
+  async ({ skip }) => {
+    skip(missing.length > 0, missing.join(', '));
+    const of = ['--arch', 'aarch64', '--distro', 'rpi-rig'];
+    const [out, kernel] = [join(folder, 'out-repo'), served!.releases.rpi!];
+    const args = ['--dkms', join(FIXTURES, 'tiny'), ...of, '--kernel', 'latest', '--out-dir', out];
+    const ended = await tool([...args, '--repo', '--no-verify', '--json'], { env });
+    expect(ended.code, ended.stderr).toBe(0);
+    expect((JSON.parse(ended.stdout) as Document).cells).toMatchObject([{ verdict: 'built', kernel }]);
+    const packages = (await readFile(join(out, 'Packages'), 'utf8')).split('\n\n');
+    const [follows = ''] = packages.filter((each) => each.includes(FORMS.rpi.leads));
+    expect(follows).toMatch(/^Package: dk2b-tiny-modules-/m);
+
+    const proved = await tool(
+      ['prove', out, '--distro', 'rpi-rig', '--kernel', kernel, '--module', 'dk2b_tiny', '--json'],
+      { env },
+    );
+    expect(proved.code, proved.stderr).toBe(0);
+    expect(JSON.parse(proved.stdout)).toMatchObject({ kernel, modules: [{ verdict: 'loaded' }] });
   },
 );

@@ -75,15 +75,15 @@ test.skipIf(missing.length > 0).each(forms)(
   },
 );
 
-test.skipIf(missing.length > 0)(
-  `a clean machine with a kernel of a repository takes the package and loads the module${skipped}`,
-  async () => {
-    const [out, release] = [join(folder, 'out-proxmox'), served!.releases.proxmox!];
+test.skipIf(missing.length > 0).each(forms)(
+  `%s: a clean machine with its kernel takes the package and loads the module${skipped}`,
+  async (form) => {
+    const [out, kernel] = [join(folder, `out-${form}`), served!.releases[form]!];
     const asked = [
       '--kernel',
-      release,
+      kernel,
       '--distro',
-      'proxmox-rig',
+      `${form}-rig`,
       ...IMAGE,
       '--module',
       'dk2b_tiny',
@@ -91,7 +91,7 @@ test.skipIf(missing.length > 0)(
     ];
     const ended = await tool(['prove', out, ...asked], { env });
     expect(ended.code, ended.stderr).toBe(0);
-    expect(JSON.parse(ended.stdout)).toMatchObject({ kernel: release, modules: [{ verdict: 'loaded' }] });
+    expect(JSON.parse(ended.stdout)).toMatchObject({ kernel, modules: [{ verdict: 'loaded' }] });
   },
 );
 
