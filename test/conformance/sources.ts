@@ -162,6 +162,11 @@ export const SOURCES: readonly Source[] = [
     id: 'name-by-package',
     conf: without('BUILT_MODULE_NAME'),
     files: { Makefile: 'obj-m := name-by-package.o\n', 'name-by-package.c': C() },
+    differs: {
+      dkms: /^2\./,
+      ours: 'built',
+      why: '`dkms add FOLDER` does not know the name yet; added by name, as a package is, it builds',
+    },
   },
   {
     id: 'in-folder',
