@@ -172,12 +172,6 @@ static char get(char *data, size_t *size)
     }
 }
 
-static int ends_with(const char *text, const char *end)
-{
-    size_t size = strlen(text), tail = strlen(end);
-    return size >= tail && !strcmp(text + size - tail, end);
-}
-
 /* What builds leave and no compiler reads. */
 static int is_product(const char *name)
 {

@@ -51,7 +51,6 @@ int add_program(const char *program)
     return add(about);
 }
 
-/* Whether the environment changes what the compiler does. */
 int told_more(void)
 {
     static const char *const names[] = {"CPATH", "C_INCLUDE_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "LIBRARY_PATH",
@@ -62,6 +61,12 @@ int told_more(void)
         if (getenv(names[i]))
             return 1;
     return 0;
+}
+
+int ends_with(const char *text, const char *end)
+{
+    size_t size = strlen(text), tail = strlen(end);
+    return size >= tail && !strcmp(text + size - tail, end);
 }
 
 /* FNV-1a: finds the file; the key in it decides. */
@@ -115,7 +120,6 @@ void answer(const char *to)
     find();
     fd = open(path, O_RDONLY | O_CLOEXEC);
     size = fd < 0 ? -1 : read_all(fd, stored, sizeof stored);
-
     if (fd >= 0)
         close(fd);
     if (size < (ssize_t)sizeof *record || (size_t)size != sizeof *record + record->key + record->output ||
@@ -185,4 +189,3 @@ void learn(char **argv, const char *to, int good_alone)
     }
     _exit(record.code);
 }
-

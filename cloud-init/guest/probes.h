@@ -15,5 +15,6 @@ void answer(const char *to);
 void learn(char **argv, const char *to, int good_alone);
 /* Whether the environment changes what the compiler does. */
 int told_more(void);
+int ends_with(const char *text, const char *end);
 /* Whether all of it was written. */
 int write_all(int fd, const char *bytes, size_t size);

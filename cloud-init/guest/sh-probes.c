@@ -7,8 +7,8 @@
  *   a trial of the compiler: set -e; TMP=FOLDER/.tmp_$$/tmp; … if ( … ) >/dev/null 2>&1; then echo "…"; else echo "…"; fi
  *   uname, getconf LFS_…, the compiler's --version, pahole-flags.sh
  * Each is known again by all of: TEXT but FOLDER, PATH but dkms's own folder at its end, working folder unless it is FOLDER, and size
- * and time of the programs that it may start. What is learned comes from the build of an empty module, when the memory snapshot is made, and never from a
- * package's. All else is the shell's: SHELL is where that is now.
+ * and time of the programs that it may start. What is learned comes from the build of an empty module, when the memory snapshot is
+ * made, and never from a package's. All else is the shell's: SHELL is where that is now.
  *
  * With DKMS2BIN_LEARN_PROBES in the environment it runs the shell and writes down its answers.
  */
@@ -35,21 +35,16 @@ static int starts(const char *of, const char *with)
     return !strncmp(of, with, strlen(with));
 }
 
-static int ends(const char *of, const char *with)
-{
-    size_t size = strlen(of), tail = strlen(with);
-    return size >= tail && !strcmp(of + size - tail, with);
-}
-
 /* A trial of the compiler: text is the question with an @ for each name of its folder, which is left in `folder`. */
 static int is_trial(const char *asked, char *folder, size_t room)
 {
-    const char *from = asked + strlen(TRIAL), *place, *next;
+    const char *from, *place, *next;
     char name[4200];
     size_t length, size = 0;
 
-    if (!starts(asked, TRIAL) || !ends(asked, "; fi") || !strstr(asked, ") >/dev/null 2>&1; then echo "))
+    if (!starts(asked, TRIAL) || !ends_with(asked, "; fi") || !strstr(asked, ") >/dev/null 2>&1; then echo "))
         return 0;
+    from = asked + strlen(TRIAL);
     place = strstr(from, PLACE "/tmp;");
     if (!place)
         return 0;
@@ -79,9 +74,9 @@ static int is_fact(const char *asked)
     if (strlen(asked) >= sizeof text || strpbrk(asked, ";&`$(\n"))
         return 0;
     strcpy(text, asked);
-    return starts(asked, "uname -m | sed -e s/i.86/x86/ ") || (starts(asked, "getconf LFS_") && ends(asked, " 2>/dev/null")) ||
-           (starts(asked, "LC_ALL=C ") && ends(asked, " --version 2>/dev/null | head -n 1")) ||
-           (starts(asked, "PAHOLE=") && ends(asked, "/scripts/pahole-flags.sh"));
+    return starts(asked, "uname -m | sed -e s/i.86/x86/ ") || (starts(asked, "getconf LFS_") && ends_with(asked, " 2>/dev/null")) ||
+           (starts(asked, "LC_ALL=C ") && ends_with(asked, " --version 2>/dev/null | head -n 1")) ||
+           (starts(asked, "PAHOLE=") && ends_with(asked, "/scripts/pahole-flags.sh"));
 }
 
 /* Programs by the words of the question: compilers, which have many names, and scripts. 0: one of them is not what it seems. */
@@ -92,7 +87,7 @@ static int add_named(void)
 
     strcpy(words, text);
     while ((word = strsep(&rest, " \t|()"))) {
-        if (word[0] == '/' && ends(word, ".sh")) {
+        if (word[0] == '/' && ends_with(word, ".sh")) {
             if (!add_program(word))
                 return 0;
         } else if (word[0] != '-' && !strpbrk(word, "='\"") && (strstr(word, "gcc") || strstr(word, "clang"))) {
@@ -111,13 +106,14 @@ static int ask(const char *asked)
     char folder[4096] = "", here[4096], path[4096];
     const char *given = getenv("PATH");
     size_t length;
+    int trial = is_trial(asked, folder, sizeof folder);
 
-    if (!given || strlen(given) >= sizeof path || told_more() || !getcwd(here, sizeof here) || !(is_trial(asked, folder, sizeof folder) || is_fact(asked)))
+    if (!(trial || is_fact(asked)) || told_more() || !given || strlen(given) >= sizeof path || !getcwd(here, sizeof here))
         return 0;
     strcpy(path, given);
-    if (ends(path, DKMS))
+    if (ends_with(path, DKMS))
         path[strlen(path) - strlen(DKMS)] = 0;
-    if (text[0] == 's') {
+    if (trial) {
         length = strlen(folder);
         /* A folder that a trial cannot make is told by the shell. */
         if (access(length ? folder : ".", W_OK))

@@ -14,7 +14,8 @@ import type { Outcome } from '../conformance/outcome.js';
 // Every package of the distro that brings a DKMS source, from main, contrib and non-free: installed and built by the distro's own
 // dkms, and fetched, built and packed by dkms2bin, in the same root folder. Environment: DKMS2BIN_TEST_DISTROS names others than
 // these two; DKMS2BIN_TEST_PACKAGES is a pattern of names; DKMS2BIN_TEST_LARGE=1 takes the large ones as well; with
-// DKMS2BIN_TEST_COMPILE=host the host compiles for dkms2bin's side, as it does for an emulated VM; DKMS2BIN_TEST_TABLE is a file to which each result is added as a row of Markdown.
+// DKMS2BIN_TEST_COMPILE=host the host compiles for dkms2bin's side, as it does for an emulated VM; DKMS2BIN_TEST_TABLE is a file
+// to which each result is added as a row of Markdown.
 const {
   DKMS2BIN_TEST_DISTROS,
   DKMS2BIN_TEST_PACKAGES = '',
@@ -27,8 +28,8 @@ const DISTROS = (DKMS2BIN_TEST_DISTROS ?? 'debian-12 debian-13').split(' ');
 const LARGE = /^(?:nvidia-|zfs-|lttng-modules-|openafs-|ezurio-|falcosecurity-)/;
 /** Of dkms itself: tools, and a package that is there for its tests. */
 const NONE = ['dh-dkms'];
-/** What differs on purpose. */
 const onHost = DKMS2BIN_TEST_COMPILE === 'host';
+/** What differs on purpose. */
 const DIFFERS: Readonly<Record<string, string>> = {};
 
 describe.each(DISTROS)('%s', (distro) => {

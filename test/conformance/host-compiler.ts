@@ -1,34 +1,9 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { cpSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Guest } from '../../src/guest/guest.js';
 
 const GUEST = join(import.meta.dirname, '../../cloud-init/guest');
 const OWN = '/usr/local/lib/dkms2bin';
-
-/** What stands for QEMU's port between the stand-in of a root folder's compiler and the host. */
-export interface Port extends AsyncDisposable {
-  /** The guest's end, a terminal. */
-  port: string;
-  /** The host's end. */
-  socket: string;
-}
-
-export async function openPort(folder: string): Promise<Port> {
-  const [port, socket] = [join(folder, 'port'), join(folder, 'cc')];
-  const script = join(import.meta.dirname, '../host/compiler/port.py');
-  const bridge = spawn('python3', [script, port, socket], { stdio: ['ignore', 'pipe', 'inherit'] });
-  const ended = once(bridge, 'close');
-  await once(bridge.stdout, 'data');
-  return {
-    ...{ port, socket },
-    async [Symbol.asyncDispose]() {
-      bridge.kill();
-      await ended;
-    },
-  };
-}
 
 /** Puts the compiler's stand-in into a root folder as settle.sh does, without answers to probes. */
 export async function installStandIn(guest: Guest, upper: string): Promise<void> {

@@ -16,7 +16,8 @@ import { Dkms2binError } from '../../src/model/errors.js';
 import type { ModuleSource } from '../../src/model/cell.js';
 import { bare, worstOf, type Outcome } from './outcome.js';
 import { namespaceGuest } from './guest.js';
-import { installStandIn, openPort } from './host-compiler.js';
+import { openPort } from '../host/compiler/port.js';
+import { installStandIn } from './host-compiler.js';
 import type { Root } from './roots.js';
 
 const { signal } = new AbortController();

@@ -1,4 +1,4 @@
-import { execFileSync, spawn, spawnSync, type ChildProcess } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
   appendFileSync,
   existsSync,
@@ -12,12 +12,12 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { once } from 'node:events';
 import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, it, test } from 'vitest';
 import { serveCompiler, type CompileService } from '../../../src/compiler/service.js';
 import { corpus } from '../../hostile/corpus.js';
 import { ARGS, StandInGuest, TREE, type Asked } from './guest.js';
+import { openPort, type Port } from './port.js';
 import { hostCompiler } from './root.js';
 
 /** The host's end of compilations with this host's own gcc; the guest is a stand-in, or cc-host.c without a VM. */
@@ -127,7 +127,7 @@ describe.skipIf(!hasGcc)(`compilations on the host${why}`, () => {
   });
 
   describe('with the stand-in of cloud-init/guest', () => {
-    let bridge: ChildProcess;
+    let port: Port;
     let own: CompileService;
     const source = join(import.meta.dirname, '../../../cloud-init/guest');
     const at = (...names: string[]): string => join(dir, 'vm', ...names);
@@ -139,15 +139,13 @@ describe.skipIf(!hasGcc)(`compilations on the host${why}`, () => {
       writeFileSync(at('lib', 'cc-stamp'), '');
       const now = Date.now() / 1000 + 5;
       utimesSync(at('lib', 'cc-stamp'), now, now);
-      // Stands for QEMU: a terminal is the guest's port.
-      bridge = spawn('python3', [join(import.meta.dirname, 'port.py'), at('port'), at('s')]);
-      await once(bridge.stdout!, 'data');
-      const places = { socket: at('s'), root: join(dir, 'root'), dir: join(dir, 'cell-2') };
+      port = await openPort(at());
+      const places = { socket: port.socket, root: join(dir, 'root'), dir: join(dir, 'cell-2') };
       own = await serveCompiler(places, new AbortController().signal);
     });
     afterAll(async () => {
       await own[Symbol.asyncDispose]();
-      bridge.kill();
+      await port[Symbol.asyncDispose]();
     });
 
     /** Runs the stand-in where /var/lib/dkms and its own folder are ours. */
@@ -239,8 +237,7 @@ describe.skipIf(!hasGcc)(`compilations on the host${why}`, () => {
     });
 
     it('compiles itself when the host has gone', async () => {
-      bridge.kill();
-      await once(bridge, 'exit');
+      await port[Symbol.asyncDispose]();
       writeFileSync(at('build', 'x.c'), 'int x = 7;\n');
       expect(await compile()).toEqual({ status: 0, stderr: '' });
       expect(readFileSync(at('build', 'x.o'))).toEqual(native('int x = 7;\n'));
